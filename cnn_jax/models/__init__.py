@@ -1,0 +1,69 @@
+"""All networks by name. Importing this module imports none of them."""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from cnn_jax.errors import UserError, check_choice, near
+
+# name -> "module:constructor". The constructor's keyword arguments are the fields of config.model.
+MODELS = {
+    "lenet5": "lenet:LeNet5",
+    "resnet18": "resnet:resnet18",
+    "resnet34": "resnet:resnet34",
+    "resnet50": "resnet:resnet50",
+    "resnet101": "resnet:resnet101",
+    "resnet152": "resnet:resnet152",
+    "cifar_resnet": "resnet:cifar_resnet",
+    "resnet20": "resnet:resnet20",
+    "resnet32": "resnet:resnet32",
+    "resnet44": "resnet:resnet44",
+    "resnet56": "resnet:resnet56",
+    "resnet110": "resnet:resnet110",
+    "resnet1202": "resnet:resnet1202",
+}
+
+
+def constructor(name: str) -> Callable[..., Any]:
+    """Returns the constructor of the network called `name`; imports its family only.
+
+    Raises:
+      UserError: no such network; the message has the near match.
+    """
+    check_choice("model.name", name, MODELS)
+    module, attribute = MODELS[name].split(":")
+    return getattr(importlib.import_module(f"cnn_jax.models.{module}"), attribute)
+
+
+def fields(name: str) -> dict[str, Any]:
+    """Returns the keyword arguments of a network with their defaults: the fields that config.model may have."""
+    build, given = constructor(name), {}
+    while isinstance(build, functools.partial):
+        build, given = build.func, build.keywords | given
+    parameters = inspect.signature(build.__init__).parameters.values()  # a module's metaclass hides its signature
+    return {p.name: p.default for p in parameters if p.default is not p.empty} | given
+
+
+def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
+    """Builds a network, an `nnx.Module` that maps images [B, *spatial, C] to class scores [B, num_classes] (float32).
+
+    Args:
+      name: a key of `MODELS`.
+      seed: of the initial parameters: an int or a key of `jax.random.key`.
+      **kwargs: the constructor's fields: `num_classes`, `input_shape` (without batch), `dtype` (of the computation)
+        and the network's own, such as `head` or `residual`.
+
+    Raises:
+      UserError: an unknown name or field (with the near match), or an impossible value.
+    """
+    import jax
+
+    from cnn_jax.models.layers import Keys
+
+    known = fields(name)
+    for field in kwargs:
+        if field not in known:
+            raise UserError(f"{name} has no field {field!r}{near(field, known)}. Its fields: {', '.join(known)}")
+    return constructor(name)(rngs=Keys(jax.random.key(seed) if isinstance(seed, int) else seed), **kwargs)

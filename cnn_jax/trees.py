@@ -1,0 +1,65 @@
+"""Names of the leaves of a parameter tree, and rules that pick leaves by a regular expression on the name."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_jax.errors import UserError, near
+
+
+def path_name(path: tuple) -> str:
+    """Returns the name of a tree path: `conv2_x/0/conv1/kernel`."""
+    return "/".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
+
+
+def names(tree: Any) -> list[str]:
+    """Returns the name of every leaf, in the order of `jax.tree.leaves`."""
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def match(tree: Any, pattern: str, *, field: str) -> Any:
+    """Returns a tree of bools: does the whole name of the leaf match `pattern`?
+
+    Raises:
+      UserError: `pattern` is no regular expression, or no leaf matches. `field` names the rule in the message.
+    """
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{field}: {pattern!r} is not a regular expression: {error}") from None
+    matches = jax.tree_util.tree_map_with_path(lambda path, _: bool(regex.fullmatch(path_name(path))), tree)
+    if not any(jax.tree.leaves(matches)):
+        known = names(tree)
+        shown = ", ".join(known[:4]) + (", ..." if len(known) > 4 else "")
+        raise UserError(
+            f"{field}: {pattern!r} matches none of the {len(known)} parameters ({shown}){near(pattern, known)}. "
+            "A rule must match whole names, at least one."
+        )
+    return matches
+
+
+def multipliers(tree: Any, rules: Sequence[tuple[str, float]], *, field: str) -> Any:
+    """Returns a tree of floats: for each leaf the value of the first rule `(regex, value)` that matches, else 1.
+
+    Raises:
+      UserError: a rule matches nothing.
+    """
+    values = jax.tree.map(lambda _: 1.0, tree)
+    for pattern, value in reversed(list(rules)):
+        values = jax.tree.map(
+            lambda hit, old, value=value: float(value) if hit else old, match(tree, pattern, field=field), values
+        )
+    return values
+
+
+def count(tree: Any) -> int:
+    """Returns the number of elements of all leaves."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def num_bytes(tree: Any) -> int:
+    """Returns the size of all leaves in bytes."""
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
