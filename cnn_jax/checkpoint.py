@@ -1,0 +1,84 @@
+"""Checkpoints: orbax, asynchronous; the latest few and the best by validation error stay."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from cnn_jax.errors import UserError
+
+Tree = Any
+
+
+def _negative_error(metrics: Any) -> float:
+    return -metrics["error"]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in WORKDIR/checkpoints, named by the number of steps done.
+
+    Each holds the whole TrainState; the data position is its step. Saves run in the background.
+    """
+
+    def __init__(self, workdir: Path, *, keep: int = 1, read_only: bool = False):
+        policy = AnyPreservationPolicy(
+            [LatestN(keep), BestN(get_metric_fn=_negative_error, n=1, keep_checkpoints_without_metrics=False)]
+        )
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_negative_error,
+            best_mode="max",
+            preservation_policy=policy,
+            read_only=read_only,
+            create=not read_only,
+        )
+        self.folder = workdir.resolve() / "checkpoints"  # orbax fails late on a relative path
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """Returns the step of the latest checkpoint, or None."""
+        return self.manager.latest_step()
+
+    def select(self, which: str) -> int:
+        """Returns the step that "latest", "best" or a number means; raises UserError if there is no such one."""
+        steps = sorted(self.manager.all_steps())
+        if not steps:
+            raise UserError(f"no checkpoint in {self.folder}: train first, with --workdir={self.folder.parent}")
+        if which == "latest":
+            return steps[-1]
+        if which == "best":
+            best = self.manager.best_step()
+            if best is None:
+                raise UserError(f"no checkpoint in {self.folder} has a validation error: use --checkpoint=latest")
+            return best
+        if which.isdigit() and int(which) in steps:
+            return int(which)
+        raise UserError(
+            f"--checkpoint is {which!r}, but must be latest, best or one of the steps {', '.join(map(str, steps))}"
+        )
+
+    def save(self, step: int, state: Tree, *, error: float | None) -> None:
+        """Starts to save `state`; `error` is the validation error, in [0, 1], or None if there is none."""
+        metrics = None if error is None else {"error": error}
+        # A copy: the next step donates the buffers that the background thread still reads.
+        state = jax.tree.map(lambda x: x.copy(), state)
+        self.manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    def restore(self, step: int, like: Tree) -> Tree:
+        """Returns the state of `step` with the structure, types and shardings of `like` (arrays or shapes).
+
+        Raises:
+          UserError: the checkpoint has other parameters than `like`: another network, or another optimiser.
+        """
+        try:
+            return self.manager.restore(step, args=ocp.args.StandardRestore(like))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the checkpoint {self.folder / str(step)} does not fit this configuration: {error}"
+            ) from error
+
+    def close(self) -> None:
+        """Waits for running saves."""
+        self.manager.wait_until_finished()
+        self.manager.close()

@@ -1,0 +1,153 @@
+"""What a configuration may say: durations, and one check of every field before anything is built."""
+
+import re
+from typing import Any
+
+from cnn_jax import models
+from cnn_jax.errors import UserError, check, check_choice, near
+
+UNITS = ("steps", "epochs", "examples")
+SCHEDULES = ("constant", "steps", "plateau", "cosine", "polynomial", "exponential")
+# Fields of config.model that come from the data set, the precision and the seed.
+GIVEN = ("num_classes", "input_shape", "dtype", "layout", "depth")
+
+
+def parse_duration(duration: str, *, field: str = "duration") -> tuple[float, str]:
+    """Returns (number, unit) of a string such as "14 epochs" or "64000steps".
+
+    Raises:
+      UserError: not a number >= 0 and one of `UNITS`. `field` names the value in the message.
+    """
+    found = re.fullmatch(r"\s*(\d+\.?\d*(?:[eE][+-]?\d+)?)\s*([a-z]+)\s*", str(duration))
+    unit = found.group(2) if found else ""
+    unit += "s" if unit + "s" in UNITS else ""
+    if not found or unit not in UNITS:
+        raise UserError(
+            f"{field} is {duration!r}, but must be a number and a unit ({', '.join(UNITS)}), "
+            f"such as '14 epochs'{near(unit, UNITS)}"
+        )
+    return float(found.group(1)), unit
+
+
+def to_steps(duration: str, *, batch_size: int, num_examples: int, field: str = "duration") -> int:
+    """Returns a duration in steps of `batch_size` examples, rounded to the nearest; an epoch has `num_examples`.
+
+    A duration above zero is at least one step.
+    """
+    number, unit = parse_duration(duration, field=field)
+    steps = {"steps": number, "epochs": number * num_examples / batch_size, "examples": number / batch_size}[unit]
+    return max(1, round(steps)) if number > 0 else 0
+
+
+def model_fields(config: Any) -> dict[str, Any]:
+    """Returns config.model without its name: the arguments of the network's constructor."""
+    return {field: value for field, value in config.model.items() if field != "name"}
+
+
+def check_config(config: Any) -> None:
+    """Raises UserError for the first impossible value; what passes here can be built, if data and image size fit."""
+    check("name" in config.model, "config.model has no name: the config file must set config.model")
+    known = models.fields(config.model.name)
+    for field in model_fields(config):
+        check(
+            field in known and field not in GIVEN,
+            f"config.model.{field}: {config.model.name} has no such field{near(field, known)}. "
+            f"Its fields: {', '.join(name for name in known if name not in GIVEN)}",
+        )
+
+    _positive(config, "batch_size", "eval.batch_size", "accumulation", "checkpoint.keep", "data.workers")
+    _not_negative(config, "seed", "optim.weight_decay", "optim.clip_norm", "optim.learning_rate")
+    _not_negative(config, "eval.recompute_statistics", "optim.schedule.patience", "optim.schedule.min_improvement")
+    for field in ("label_smoothing", "ema_decay", "optim.momentum"):
+        value = get(config, field)
+        check(0 <= value < 1, f"config.{field} is {value}, but must be in [0, 1)")
+    check(
+        config.batch_size % config.accumulation == 0,
+        f"config.accumulation is {config.accumulation}, but must divide config.batch_size, {config.batch_size}",
+    )
+    check_choice("config.precision", config.precision, ("float32", "bfloat16"))
+
+    _durations(config, "duration", "eval.every", "checkpoint.every", "log.every", above_zero=True)
+    schedule = config.optim.schedule
+    check_choice("config.optim.schedule.name", schedule.name, SCHEDULES)
+    check_choice("config.optim.schedule.warmup_shape", schedule.warmup_shape, ("linear", "constant"))
+    check_choice("config.optim.decay_style", config.optim.decay_style, ("l2", "decoupled"))
+    _durations(config, "optim.schedule.warmup")
+    _durations(config, "optim.schedule.interval", above_zero=True)
+    for boundary in schedule.boundaries:
+        parse_duration(boundary, field="config.optim.schedule.boundaries")
+    check(0 < schedule.factor <= 1, f"config.optim.schedule.factor is {schedule.factor}, but must be in (0, 1]")
+    check(schedule.patience > 0, "config.optim.schedule.patience is 0, but must be at least 1 validation")
+
+    data = config.data
+    check_choice("config.data.source", data.source, ("digits", "synthetic", "tfds"))
+    check_choice("config.data.placement", data.placement, ("device", "stream"))
+    check_choice("config.data.normalize", data.normalize, ("channel", "pixel", "none"))
+    check_choice("config.data.train_crop", data.train_crop, ("resize", "random_resized"))
+    check_choice("config.data.test_crop", data.test_crop, ("resize", "center"))
+    check_choice("config.data.train_on", data.train_on, ("train", "train+validation"))
+    check(
+        len(data.image_size) == 2 and min(data.image_size) >= 1,
+        f"config.data.image_size is {data.image_size}, but must be (height, width) in pixels, each at least 1",
+    )
+    check(
+        data.test_crop != "center" or data.test_resize >= max(data.image_size),
+        f"config.data.test_resize is {data.test_resize}, but the centre crop needs at least {max(data.image_size)}",
+    )
+    check(
+        data.placement == "device" or data.normalize == "none" or (data.normalize == "channel" and data.mean),
+        f"config.data.normalize is {data.normalize!r} with a stream: give config.data.mean and config.data.std "
+        "per channel, or use placement 'device', which measures them",
+    )
+    check(
+        len(data.mean) == len(data.std) and len(data.mean) in (0, data.channels),
+        f"config.data.mean {data.mean} and std {data.std} must have one value for each of {data.channels} channels",
+    )
+    check(
+        data.placement == "stream" or data.train_crop == "resize",
+        "config.data.train_crop is 'random_resized', which differs from epoch to epoch: use placement 'stream'",
+    )
+    check(
+        schedule.name != "plateau" or data.train_on == "train",
+        "config.optim.schedule.name is 'plateau', but data.train_on leaves no validation part to decide by: "
+        "use 'steps' with the boundaries that a run on the train part alone has found",
+    )
+    for name in data.augment:
+        check_augmentation(name)
+
+
+def check_augmentation(name: str) -> tuple[str, int]:
+    """Returns (kind, number) of an augmentation such as "pad_crop:4" or "flip"; raises UserError for another."""
+    kind, _, number = name.partition(":")
+    check_choice("config.data.augment", kind, ("pad_crop", "flip"))
+    if kind == "pad_crop":
+        check(
+            number.isdigit() and int(number) > 0,
+            f"config.data.augment has {name!r}, but must give the padding in pixels: 'pad_crop:4'",
+        )
+    else:
+        check(not number, f"config.data.augment has {name!r}, but flip takes no number")
+    return kind, int(number or 0)
+
+
+def get(config: Any, field: str) -> Any:
+    """Returns the value of a dotted field name."""
+    for name in field.split("."):
+        config = config[name]
+    return config
+
+
+def _positive(config: Any, *fields: str) -> None:
+    for field in fields:
+        check(get(config, field) > 0, f"config.{field} is {get(config, field)}, but must be above 0")
+
+
+def _not_negative(config: Any, *fields: str) -> None:
+    for field in fields:
+        check(get(config, field) >= 0, f"config.{field} is {get(config, field)}, but must not be negative")
+
+
+def _durations(config: Any, *fields: str, above_zero: bool = False) -> None:
+    for field in fields:
+        number, _ = parse_duration(get(config, field), field=f"config.{field}")
+        check(number > 0 or not above_zero, f"config.{field} is {get(config, field)!r}, but must be above 0")

@@ -1,0 +1,189 @@
+"""Where images come from. A source is a sequence: source[i] -> {"image": uint8 [H, W, C], "label": int}."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.errors import UserError, check, near
+
+Example = dict[str, Any]
+PARTS = ("train", "validation", "test")
+
+
+@dataclass
+class Dataset:
+    """The parts of a data set and the names of its classes."""
+
+    parts: dict[str, Sequence[Example]]
+    class_names: list[str]
+    description: str
+
+
+@dataclass
+class ArraySource:
+    """Examples from arrays in memory."""
+
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int [N]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        return {"image": self.images[index], "label": int(self.labels[index])}
+
+
+@dataclass
+class NoiseSource:
+    """Noise images with random labels: example i depends on (seed, i) only."""
+
+    num_images: int
+    shape: tuple[int, int, int]
+    num_classes: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __getitem__(self, index: int) -> Example:
+        random = np.random.Generator(np.random.Philox(key=[self.seed, index]))
+        image = random.integers(0, 256, self.shape, np.uint8)
+        return {"image": image, "label": int(random.integers(self.num_classes))}
+
+
+@dataclass
+class TFDSSource:
+    """One split of a prepared TFDS data set; its other features (ids, file names) are dropped."""
+
+    source: Any
+    name: str
+    num_classes: int = field(default=0)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.source[index]
+        label = int(example["label"])
+        check(
+            0 <= label < self.num_classes,
+            f"data set {self.name!r}: example {index} has label {label}, outside 0..{self.num_classes - 1}",
+        )
+        return {"image": np.asarray(example["image"], np.uint8), "label": label}
+
+
+def load(config: Any, seed: int = 0) -> Dataset:
+    """Opens the parts of the data set that config.data names.
+
+    Args:
+      seed: of synthetic images.
+
+    Raises:
+      UserError: the data set is not there (the message says how to get it), or does not have the classes or channels
+        that the configuration says.
+    """
+    dataset = {"digits": _digits, "synthetic": _synthetic, "tfds": _tfds}[config.source](config, seed)
+    for part, source in dataset.parts.items():
+        check(len(source) > 0, f"the {part} part of {config.name!r} is empty: check config.data.{part}")
+    check(
+        len(dataset.class_names) == config.num_classes,
+        f"config.data.num_classes is {config.num_classes}, but {config.name!r} has {len(dataset.class_names)} classes",
+    )
+    channels = dataset.parts["train"][0]["image"].shape[-1]
+    check(
+        channels == config.channels,
+        f"config.data.channels is {config.channels}, but the images of {config.name!r} have {channels}",
+    )
+    return dataset
+
+
+def _digits(config: Any, seed: int) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    # A fixed shuffle, so that every part has every class; the split does not depend on the run's seed.
+    order = np.random.Generator(np.random.Philox(key=[1797, 0])).permutation(len(images))
+    images, labels = images[order], bunch.target[order]
+    shares = [float(config[part].rstrip("%")) / 100 for part in PARTS]
+    check(
+        min(shares) > 0 and abs(sum(shares) - 1) < 1e-9,
+        f"config.data.train, validation and test are {[config[part] for part in PARTS]}, but must be shares that "
+        "add up to 100%",
+    )
+    ends = [0, *(round(len(images) * share) for share in np.cumsum(shares))]
+    parts = {
+        part: ArraySource(images[start:end], labels[start:end])
+        for part, start, end in zip(PARTS, ends[:-1], ends[1:], strict=True)
+    }
+    return Dataset(parts, [str(digit) for digit in range(10)], "scikit-learn's handwritten digits")
+
+
+def _synthetic(config: Any, seed: int) -> Dataset:
+    check(
+        len(config.num_images) == len(PARTS) and min(config.num_images) > 0,
+        f"config.data.num_images is {config.num_images}, but must have three sizes: train, validation, test",
+    )
+    shape = (*config.image_size, config.channels)
+    parts = {
+        part: NoiseSource(size, shape, config.num_classes, seed * len(PARTS) + i)
+        for i, (part, size) in enumerate(zip(PARTS, config.num_images, strict=True))
+    }
+    names = [str(i) for i in range(config.num_classes)]
+    return Dataset(parts, names, "noise with random labels: nothing can be learnt from it")
+
+
+# ---------------------------------------------------------------- TFDS
+
+
+def data_dir(config: Any) -> Path:
+    """Returns the folder of prepared TFDS data sets: config.data.dir, TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    return Path(config.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _tfds(config: Any, seed: int) -> Dataset:
+    folder = data_dir(config) / config.name
+    versions = sorted(folder.glob("*/dataset_info.json")) if folder.is_dir() else []
+    if not versions:
+        raise UserError(
+            f"data set {config.name!r} is not prepared: no {folder}/VERSION/dataset_info.json.\n"
+            f"If it is elsewhere, give --config.data.dir=FOLDER or set TFDS_DATA_DIR. To download and prepare it here "
+            f"(needs TensorFlow, once):\n"
+            f"  pip install tensorflow importlib_resources\n"
+            f'  python -c "import tensorflow_datasets as tfds; tfds.builder({config.name!r}, '
+            f"data_dir={str(data_dir(config))!r}, file_format='array_record').download_and_prepare()\""
+        )
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(versions[-1].parent)
+    info = builder.info
+    file_format = getattr(info.file_format, "value", info.file_format)
+    check(
+        file_format == "array_record",
+        f"{versions[-1].parent} was prepared as {file_format!r}, which has no random access: prepare it again with "
+        "file_format='array_record'",
+    )
+    check(
+        {"image", "label"} <= set(info.features or {}),
+        f"data set {config.name!r} has the features {sorted(info.features or {})}, but an image and a label are needed",
+    )
+    label = info.features["label"]
+    parts = {}
+    for part in PARTS:
+        split = config[part]
+        base = split.split("[")[0]
+        check(
+            base in info.splits,
+            f"config.data.{part} is {split!r}, but {config.name!r} has the splits {', '.join(info.splits)}"
+            f"{near(base, info.splits)}",
+        )
+        try:
+            parts[part] = TFDSSource(builder.as_data_source(split=split), config.name, label.num_classes)
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"config.data.{part} is {split!r}, which TFDS does not read: {error}") from None
+    names = [label.int2str(i) for i in range(label.num_classes)]
+    return Dataset(parts, names, f"TFDS {info.full_name} in {versions[-1].parent}")

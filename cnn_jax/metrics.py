@@ -1,0 +1,80 @@
+"""What a run records: metrics.jsonl (the record), TensorBoard files, and what the terminal shows."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Returns the records of a metrics.jsonl; a line cut off by a crash at the end is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from None
+    return records
+
+
+class Recorder:
+    """Appends records to WORKDIR/metrics.jsonl and writes their numbers as TensorBoard scalars.
+
+    A record is a flat dict: "kind" ("train", "validation", "test"), "step", "epoch", then metrics. Records after
+    `step`, left by a run that went further than its last checkpoint, are dropped.
+    """
+
+    def __init__(self, workdir: Path, *, step: int, tensorboard: bool):
+        self.path = workdir / "metrics.jsonl"
+        kept = [record for record in read_jsonl(self.path) if record["step"] <= step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        partial.replace(self.path)
+        self.file = self.path.open("a", encoding="utf-8")
+        self.writer = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(self, kind: str, step: int, epoch: float, **metrics: Any) -> None:
+        """Writes one record; numbers that are not finite are stored as strings, because JSON has none."""
+        record = {"kind": kind, "step": step, "epoch": round(epoch, 6)} | metrics
+        self.file.write(json.dumps({name: _jsonable(value) for name, value in record.items()}) + "\n")
+        self.file.flush()
+        if self.writer is not None:
+            for name, value in metrics.items():
+                if isinstance(value, (int, float)):
+                    self.writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return _jsonable(value.tolist())
+    return [_jsonable(item) for item in value] if isinstance(value, list) else value
+
+
+def progress_bar(console: Console) -> Progress:
+    """Returns the bar of a run: epochs, loss, accuracy, images/s, time left. Without a terminal it stays silent."""
+    return Progress(
+        TextColumn("epoch {task.fields[epoch]:.1f}/{task.fields[epochs]:.0f}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )

@@ -1,0 +1,219 @@
+"""The training and evaluation step as pure functions on plain arrays.
+
+A network is split once into a static graph and trees of arrays; the step merges them inside `jax.jit`. So the host
+does no work per layer, the state can be donated, and everything that a run needs to go on is in `TrainState`.
+
+Parameters and BatchNorm: in bfloat16, parameters, their gradients and the optimiser stay float32, BatchNorm computes
+and keeps its statistics in float32. With gradient accumulation every micro-batch is normalised by its own statistics
+and updates the running averages in turn. The exponential moving average covers parameters and statistics alike, so
+that evaluation never mixes averaged weights with statistics of others.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from cnn_jax.data import augment
+from cnn_jax.optim import Plateau, Schedule
+
+Tree = Any
+Batch = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that changes during training. Randomness is not in it: keys derive from the seed and `step`."""
+
+    step: jax.Array  # int32: steps done
+    params: Tree  # float32
+    stats: Tree  # BatchNorm statistics, float32
+    opt_state: Tree
+    ema: Tree  # {"params", "stats"}: exponential moving average; or None
+    plateau: Plateau
+    sums: Tree  # of the training metrics since they were last read
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network's static half: the graphs that merge with its arrays, for training and for evaluation."""
+
+    train: nnx.GraphDef
+    eval: nnx.GraphDef
+
+
+def split(model: nnx.Module) -> tuple[Network, Tree, Tree]:
+    """Returns (network, parameters, BatchNorm statistics) of a model, the latter two as nested dicts of arrays."""
+    modes = dict(raise_if_not_found=False)  # a network without dropout and BatchNorm has no modes
+    graphdef, params, stats = nnx.split(
+        nnx.view(model, deterministic=False, use_running_average=False, **modes), nnx.Param, ...
+    )
+    evaluation = nnx.split(nnx.view(model, deterministic=True, use_running_average=True, **modes), nnx.Param, ...)[0]
+    return Network(graphdef, evaluation), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def zero_sums() -> Tree:
+    """Returns the training sums at zero."""
+    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "correct", "examples", "gradient_norm", "steps")}
+
+
+def create_state(params: Tree, stats: Tree, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    """Returns the state before the first step."""
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        stats=stats,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, {"params": params, "stats": stats}) if ema else None,
+        plateau=Plateau.start(),
+        sums=zero_sums(),
+    )
+
+
+def gather(batch: Batch, resident: Batch | None) -> Batch:
+    """Returns the batch with its images: those of a stream, or those that "index" names among the resident ones."""
+    return batch if resident is None else batch | {name: array[batch["index"]] for name, array in resident.items()}
+
+
+def example_losses(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Returns the cross-entropy of each example, float32 [B], for logits [B, K] and labels int [B]."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def label_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns how many classes stand before the label, int32 [B]: 0 is a top-1 hit, below 5 a top-5 hit.
+
+    Ties count as `argmax` breaks them, so that equal scores for all classes are no hit; a row with NaN is none.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    earlier = jnp.arange(logits.shape[1]) < labels[:, None]
+    ranks = jnp.sum((logits > own) | ((logits == own) & earlier), axis=1)
+    return jnp.where(jnp.isnan(logits).any(axis=1), logits.shape[1], ranks)
+
+
+def make_train_step(
+    network: Network,
+    optimizer: optax.GradientTransformationExtraArgs,
+    schedule: Schedule,
+    *,
+    mean: Any,
+    std: Any,
+    augmentations: Sequence[str] = (),
+    seed: int = 0,
+    label_smoothing: float = 0.0,
+    accumulation: int = 1,
+    ema_decay: float = 0.0,
+) -> Callable[[TrainState, Batch, Batch | None], TrainState]:
+    """Returns the jitted step (state, batch, resident images or None) -> state; it donates the state.
+
+    The batch holds "image" uint8 [B, H, W, C] and "label" int32 [B], or "index" int32 [B] into the resident ones, and
+    "position" uint32 [B]. `mean` and `std` normalise images in [0, 1].
+
+    accumulation: splits the batch into that many equal parts and averages their gradients.
+    ema_decay: of the moving average; after t steps the decay is at most (1 + t) / (10 + t).
+    """
+    dropout_key, augment_key = (jax.random.fold_in(jax.random.key(seed), stream) for stream in (1, 2))
+
+    def loss_fn(params: Tree, stats: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        images = augment.augment(augment_key, batch["image"], batch["position"], augmentations)
+        model = nnx.merge(network.train, params, stats)
+        logits = model(augment.normalize(images, mean, std), rngs=key)
+        loss = example_losses(logits, batch["label"], label_smoothing).mean()
+        correct = jnp.sum(label_ranks(logits, batch["label"]) == 0)
+        return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct)
+
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def accumulated(params: Tree, stats: Tree, batch: Batch, key: jax.Array) -> Any:
+        """`value_and_grad` over micro-batches, one after another."""
+        # Strided parts: each keeps its share of every device's examples.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def one(carry: Any, part: Any) -> Any:
+            stats, total = carry
+            i, micro_batch = part
+            (loss, (stats, correct)), grads = value_and_grad(params, stats, micro_batch, jax.random.fold_in(key, i))
+            return (stats, jax.tree.map(jnp.add, total, (loss, correct, grads))), None
+
+        zero = (jnp.float32(0), jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
+        # XLA runs convolutions inside a loop on one thread of a CPU: there the loop is written out.
+        unroll = accumulation if jax.default_backend() == "cpu" else 1
+        (stats, (loss, correct, grads)), _ = jax.lax.scan(
+            one, (stats, zero), (jnp.arange(accumulation), parts), unroll=unroll
+        )
+        return (loss / accumulation, (stats, correct)), jax.tree.map(lambda g: g / accumulation, grads)
+
+    def train_step(state: TrainState, batch: Batch, resident: Batch | None) -> TrainState:
+        batch = gather(batch, resident)
+        key = jax.random.fold_in(dropout_key, state.step)
+        gradient = accumulated if accumulation > 1 else value_and_grad
+        (loss, (stats, correct)), grads = gradient(state.params, state.stats, batch, key)
+
+        learning_rate = schedule(state.step) * state.plateau.scale
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate=learning_rate)
+        params = optax.apply_updates(state.params, updates)
+
+        ema = state.ema
+        if ema_decay:
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, {"params": params, "stats": stats})
+        size = batch["label"].shape[0]
+        new = dict(loss=loss * size, correct=correct, examples=size, gradient_norm=optax.global_norm(grads), steps=1)
+        sums = {name: state.sums[name] + new[name] for name in state.sums}
+        return replace(
+            state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema, sums=sums
+        )
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(
+    network: Network, *, mean: Any, std: Any, confusion: bool = False
+) -> Callable[[Tree, Tree, Batch, Batch | None], Tree]:
+    """Returns the jitted step (params, stats, batch, resident images or None) -> sums over the examples of mask 1.
+
+    Sums: loss, top1, top5, examples (float32), class_correct and class_examples (float32 [K]) and, with `confusion`,
+    confusion (float32 [K, K], rows are true classes).
+    """
+
+    def eval_step(params: Tree, stats: Tree, batch: Batch, resident: Batch | None) -> Tree:
+        batch = gather(batch, resident)
+        mask, labels = batch["mask"], batch["label"]
+        model = nnx.merge(network.eval, params, stats)
+        logits = model(augment.normalize(batch["image"], mean, std))
+        ranks = label_ranks(logits, labels)
+        truth = jax.nn.one_hot(labels, logits.shape[-1]) * mask[:, None]
+        sums = dict(
+            # where, not a product: an overflow in a filler row must not reach the sum
+            loss=jnp.sum(jnp.where(mask > 0, example_losses(logits, labels), 0)),
+            top1=jnp.sum((ranks < 1) * mask),
+            top5=jnp.sum((ranks < 5) * mask),
+            examples=jnp.sum(mask),
+            class_correct=jnp.sum(truth * (ranks < 1)[:, None], axis=0),
+            class_examples=jnp.sum(truth, axis=0),
+        )
+        if confusion:
+            sums["confusion"] = truth.T @ jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+        return sums
+
+    return jax.jit(eval_step)
+
+
+def make_statistics_step(network: Network, *, mean: Any, std: Any) -> Callable[[Tree, Tree, Batch, Batch | None], Tree]:
+    """Returns the jitted step (params, stats, batch, resident) -> the BatchNorm statistics of that batch alone."""
+
+    def statistics_step(params: Tree, stats: Tree, batch: Batch, resident: Batch | None) -> Tree:
+        model = nnx.merge(network.train, params, stats)
+        for _, module in nnx.iter_graph(model):
+            if isinstance(module, nnx.BatchNorm):
+                module.momentum = 0.0  # the new running average is the batch's own statistic
+        model(augment.normalize(gather(batch, resident)["image"], mean, std), rngs=jax.random.key(0))
+        return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    return jax.jit(statistics_step)

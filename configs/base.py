@@ -1,0 +1,68 @@
+"""Every field of a configuration, once, with its meaning and unit.
+
+Durations are strings of a number and a unit: "14 epochs", "64000 steps" or "1000000 examples".
+A network's config file takes this, sets `config.model` and the recipe of its paper, and locks nothing itself:
+the command line locks the result, so that a mistyped field fails.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import datasets
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    """Returns the defaults for `dataset`, a key of `configs.datasets.DATASETS`; raises ValueError for another."""
+    config = ConfigDict()
+    config.recipe = "ours"  # where the recipe comes from; printed at the start
+    config.seed = 0  # of the initial parameters, the order of the examples, augmentation and dropout
+    config.duration = "10 epochs"  # of training
+    config.batch_size = 128  # examples in one step, over all devices
+    config.precision = "float32"  # of the computation: "float32" or "bfloat16"; parameters are always float32
+    config.label_smoothing = 0.0  # share of the target that is spread evenly over all classes
+    config.accumulation = 1  # micro-batches that one step's gradient is averaged over; each has its own BatchNorm
+    config.ema_decay = 0.0  # running average of parameters and BatchNorm statistics, used by evaluation; 0: none
+
+    # name: a key of cnn_jax.models.MODELS; the other fields: the network's own.
+    config.model = ConfigDict()
+
+    config.data = datasets.get_dataset(dataset)
+
+    config.optim = ConfigDict()
+    config.optim.learning_rate = 0.1  # the highest of the schedule
+    config.optim.momentum = 0.9
+    config.optim.nesterov = False
+    config.optim.weight_decay = 0.0
+    config.optim.decay_style = "l2"  # "l2": added to the gradient, as in the papers; "decoupled": as in AdamW
+    config.optim.decay_rule = ".*"  # regex over parameter names, such as conv2_x/0/conv1/kernel: which ones decay
+    config.optim.clip_norm = 0.0  # largest norm of the whole gradient; 0: no clipping
+    config.optim.lr_multipliers = ()  # ((regex, factor), ...): the first rule that matches a name sets its factor
+
+    config.optim.schedule = ConfigDict()
+    schedule = config.optim.schedule
+    schedule.name = "constant"  # constant, steps, plateau, cosine, polynomial, exponential
+    schedule.warmup = "0 steps"  # before the schedule
+    schedule.warmup_start = 0.0  # factor of the learning rate at the first step
+    schedule.warmup_shape = "linear"  # from warmup_start to 1; or "constant": warmup_start all along
+    schedule.boundaries = ("30 epochs", "60 epochs", "90 epochs")  # steps: when the learning rate drops
+    schedule.factor = 0.1  # steps, plateau: of each drop; exponential: of each interval
+    schedule.patience = 5  # plateau: validations without improvement before a drop
+    schedule.min_improvement = 0.0  # plateau: of the validation error that counts as one, in [0, 1]
+    schedule.interval = "8 epochs"  # exponential: between two factors, in stairs
+    schedule.power = 1.0  # polynomial
+    schedule.end = 0.0  # cosine, polynomial: factor of the learning rate at the end
+
+    config.eval = ConfigDict()
+    config.eval.every = "1 epochs"  # between validations; one follows the last step in any case
+    config.eval.batch_size = 256
+    config.eval.recompute_statistics = 0  # batches of training data to take BatchNorm statistics from, before a test
+    config.eval.confusion_matrix = False  # writes confusion_matrix.png with the final test
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = "1 epochs"  # between saves; one follows the last step in any case
+    config.checkpoint.keep = 2  # the latest that stay, beside the best by validation error
+
+    config.log = ConfigDict()
+    config.log.every = "50 steps"  # between training records
+    config.log.tensorboard = True
+
+    return config

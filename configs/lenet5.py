@@ -1,0 +1,42 @@
+"""LeNet-5 (LeCun et al. 1998).
+
+    python -m cnn_jax.main --config=configs/lenet5.py           bundled digits, enlarged to 28x28
+    python -m cnn_jax.main --config=configs/lenet5.py:mnist     MNIST
+
+The optimiser is ours: the paper's (stochastic diagonal Levenberg-Marquardt) is not plain SGD.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name="lenet5",
+        padding=2,  # of conv1: 2 for 28x28 images, 0 for 32x32
+        activation="tanh",  # or "sigmoid", "relu"
+        pool="average",  # or "max"
+        c5="linear",  # or "conv": the same layer as a convolution
+        head="fc",  # or "flatten", "gap"
+        dropout=0.0,
+        width=1.0,
+        init="glorot_uniform",
+    )
+    if config.data.image_size != (32, 32):
+        config.data.image_size = (28, 28)
+
+    config.duration = "20 epochs"
+    config.batch_size = 128
+    config.optim.learning_rate = 0.1
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup = "1 epochs"
+    if dataset == "digits":
+        config.duration = "60 epochs"
+        config.batch_size = 64
+        config.eval.every = "5 epochs"
+        config.checkpoint.every = "5 epochs"
+        config.log.every = "1 epochs"
+    return config

@@ -1,0 +1,31 @@
+"""Runs a recorded configuration again.
+
+    python -m cnn_jax.main --config=configs/replay.py:runs/NAME/config.json
+
+Fields that were added since the record was written take their defaults.
+"""
+
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(path: str) -> ConfigDict:
+    """Returns the configuration stored in the JSON file at `path`; raises KeyError for fields that no longer exist."""
+    with open(path, encoding="utf-8") as file:
+        stored = _tuples(json.load(file))
+    config = base.get_config(stored["data"]["name"])
+    config.model = stored.pop("model")
+    with config.unlocked():
+        config.update(stored)
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists only; a configuration has tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

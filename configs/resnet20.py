@@ -1,0 +1,56 @@
+"""ResNet-20 for small images, and with `name` the other depths 6n+2 (He et al. 2016, section 4.2).
+
+    python -m cnn_jax.main --config=configs/resnet20.py            bundled digits, enlarged to 16x16
+    python -m cnn_jax.main --config=configs/resnet20.py:cifar10    CIFAR-10, the paper's recipe: 8.75% error
+
+The paper chose its schedule on 45k/5k images and then trained on all 50k:
+add --config.data.train_on=train+validation for that final run.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits", name: str = "resnet20") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name=name,
+        shortcut="A",  # or "B", "C"
+        residual=True,  # False: the plain twin
+        head="gap",  # or "flatten", "fc"
+        fc_sizes=(4096, 4096),  # of head="fc"
+        dropout=0.0,
+        width=1.0,
+        zero_gamma=False,
+        norm_decay=0.9,
+        init="he_fan_out",
+    )
+    config.batch_size = 128
+    config.optim.weight_decay = 1e-4
+    if dataset.startswith("cifar"):
+        config.recipe = "He et al. 2016, section 4.2"
+        config.duration = "64000 steps"
+        config.data.normalize = "pixel"
+        config.optim.learning_rate = 0.1
+        config.optim.schedule.name = "steps"
+        config.optim.schedule.boundaries = ("32000 steps", "48000 steps")
+        config.log.every = "100 steps"
+        if name in ("resnet110", "resnet1202"):  # 400 steps at 0.01: until the training error is below 80%
+            config.optim.schedule.warmup = "400 steps"
+            config.optim.schedule.warmup_shape = "constant"
+            config.optim.schedule.warmup_start = 0.1
+        return config
+
+    config.duration = "40 epochs"
+    config.optim.learning_rate = 0.1
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup = "2 epochs"
+    if dataset == "digits":
+        config.data.image_size = (16, 16)
+        config.duration = "20 epochs"
+        config.batch_size = 64
+        config.eval.every = "2 epochs"
+        config.checkpoint.every = "10 epochs"
+        config.log.every = "10 steps"
+    return config

@@ -1,0 +1,59 @@
+"""ResNet-50, and with `name` the other networks of Table 1 (He et al. 2016).
+
+    python -m cnn_jax.main --config=configs/resnet50.py                bundled digits, enlarged to 16x16
+    python -m cnn_jax.main --config=configs/resnet50.py:imagenet2012   ImageNet, 224x224
+    python -m cnn_jax.main --config=configs/resnet50.py:cifar10        CIFAR-10, our recipe
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits", name: str = "resnet50") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name=name,
+        variant="v1.5",  # or "v1": where the stride of a bottleneck stands
+        shortcut="B",  # or "A", "C"
+        residual=True,  # False: the plain twin
+        groups=1,
+        width_per_group=64,
+        head="gap",  # or "flatten", "fc"
+        fc_sizes=(4096, 4096),  # of head="fc"
+        dropout=0.0,
+        width=1.0,
+        zero_gamma=True,
+        norm_decay=0.9,
+        init="he_fan_out",
+    )
+    config.optim.schedule.warmup = "5 epochs"
+    if dataset == "imagenet2012":
+        # Batch 256 and 90 epochs: the recipe of the ResNet paper with fixed drops, warm-up and zero-gamma.
+        config.recipe = "Goyal et al. 2017, section 5.1"
+        config.duration = "90 epochs"
+        config.batch_size = 256
+        config.optim.learning_rate = 0.1
+        config.optim.weight_decay = 1e-4
+        config.optim.decay_rule = "(?!.*norm).*"  # not the scales and offsets of BatchNorm
+        config.optim.schedule.name = "steps"
+        config.optim.schedule.boundaries = ("30 epochs", "60 epochs", "80 epochs")
+        config.precision = "bfloat16"
+        config.log.every = "100 steps"
+        return config
+
+    config.duration = "60 epochs"
+    config.batch_size = 128
+    config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 5e-4
+    config.optim.schedule.name = "cosine"
+    if dataset == "digits":
+        config.data.image_size = (16, 16)
+        config.duration = "14 epochs"
+        config.batch_size = 64
+        config.optim.weight_decay = 1e-4
+        config.optim.schedule.warmup = "3 epochs"
+        config.eval.every = "2 epochs"
+        config.checkpoint.every = "7 epochs"
+        config.log.every = "10 steps"
+    return config
