@@ -1,5 +1,6 @@
 """Checkpoints: orbax, asynchronous; the latest few and the best by validation error stay."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,9 @@ class Checkpoints:
     Each holds the whole TrainState; the data position is its step. Saves run in the background.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 1, read_only: bool = False):
-        policy = AnyPreservationPolicy(
-            [LatestN(keep), BestN(get_metric_fn=_negative_error, n=1, keep_checkpoints_without_metrics=False)]
-        )
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_negative_error,
-            best_mode="max",
-            preservation_policy=policy,
-            read_only=read_only,
-            create=not read_only,
-        )
+    def __init__(self, workdir: Path, *, keep: int = 1):
+        policy = AnyPreservationPolicy([LatestN(keep), BestN(get_metric_fn=_negative_error, n=1)])
+        options = ocp.CheckpointManagerOptions(best_fn=_negative_error, preservation_policy=policy)
         self.folder = workdir.resolve() / "checkpoints"  # orbax fails late on a relative path
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -48,8 +41,8 @@ class Checkpoints:
         if which == "latest":
             return steps[-1]
         if which == "best":
-            best = self.manager.best_step()
-            if best is None:
+            best = self.manager.best_step() or steps[-1]
+            if math.isinf(self.manager.metrics(best)["error"]):  # pyright: ignore[reportOptionalSubscript]
                 raise UserError(f"no checkpoint in {self.folder} has a validation error: use --checkpoint=latest")
             return best
         if which.isdigit() and int(which) in steps:
@@ -60,7 +53,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Tree, *, error: float | None) -> None:
         """Starts to save `state`; `error` is the validation error, in [0, 1], or None if there is none."""
-        metrics = None if error is None else {"error": error}
+        metrics = {"error": math.inf if error is None else error}  # without one it is never the best
         # A copy: the next step donates the buffers that the background thread still reads.
         state = jax.tree.map(lambda x: x.copy(), state)
         self.manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)

@@ -12,7 +12,9 @@ Tree = Any
 Put = Callable[[Any], Any]  # places a batch on the devices
 
 
-def evaluate(eval_step: Callable, params: Tree, stats: Tree, part: Part, resident: Any, batch_size: int, put: Put) -> dict:
+def evaluate(
+    eval_step: Callable, params: Tree, stats: Tree, part: Part, resident: Any, batch_size: int, put: Put
+) -> dict:
     """Returns the metrics of a network over a part.
 
     loss: mean cross-entropy, nats. error and top5_error: shares in [0, 1]. examples: how many were counted.
@@ -23,7 +25,7 @@ def evaluate(eval_step: Callable, params: Tree, stats: Tree, part: Part, residen
     """
     sums = [eval_step(params, stats, put(batch), resident) for batch in part.test_batches(batch_size)]
     # Sums of a batch are exact counts in float32; over batches they add up in float64.
-    total = jax.tree.map(lambda *values: np.sum(np.float64(values), axis=0), *jax.device_get(sums))
+    total = jax.tree.map(lambda *values: np.sum(np.asarray(values, np.float64), axis=0), *jax.device_get(sums))
     examples = total["examples"]
     with np.errstate(invalid="ignore"):
         class_accuracy = total["class_correct"] / total["class_examples"]
@@ -40,7 +42,14 @@ def evaluate(eval_step: Callable, params: Tree, stats: Tree, part: Part, residen
 
 
 def recompute_statistics(
-    statistics_step: Callable, params: Tree, stats: Tree, part: Part, resident: Any, batch_size: int, batches: int, put: Put
+    statistics_step: Callable,
+    params: Tree,
+    stats: Tree,
+    part: Part,
+    resident: Any,
+    batch_size: int,
+    batches: int,
+    put: Put,
 ) -> Tree:
     """Returns BatchNorm statistics averaged, all alike, over the first training batches, without augmentation.
 

@@ -1,11 +1,10 @@
 """Trains or evaluates a network.
 
-    python -m cnn_jax.main --config=configs/resnet50.py
-    python -m cnn_jax.main --config=configs/resnet20.py:cifar10 --workdir=runs/mine --config.optim.learning_rate=0.05
-    python -m cnn_jax.main --mode=eval --workdir=runs/mine --checkpoint=best
+python -m cnn_jax.main --config=configs/resnet50.py
+python -m cnn_jax.main --config=configs/resnet20.py:cifar10 --workdir=runs/mine --config.optim.learning_rate=0.05
+python -m cnn_jax.main --mode=eval --workdir=runs/mine --checkpoint=best
 """
 
-import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, near
+from configs import replay
 
 # jax is imported by main(), so that --help answers at once.
 
@@ -29,9 +29,30 @@ flags.DEFINE_bool("dry-run", False, "Stop after printing what would run.")
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; prints one message and exits with code 2 where it is wrong."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError, ImportError) as error:
-        sys.exit(fail(UserError(f"--config: {error}")))
+        _check_config_file(argv)
+        return flags.FLAGS(argv)
+    except SystemExit:
+        sys.exit(0)  # --help
+    except UserError as error:
+        sys.exit(fail(error))
+    except (KeyError, AttributeError) as error:  # a field that the configuration does not have
+        message = str(error.args[0]).replace("\n", "; ")
+        sys.exit(fail(UserError(f"the configuration has no field {message}")))
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        message = str(error)
+        if "\nTraceback" in message and "ValueError: " in message:  # raised by the configuration file on purpose
+            message = message.rsplit("ValueError: ", 1)[1]
+        sys.exit(fail(UserError(message.strip())))
+
+
+def _check_config_file(argv: list[str]) -> None:
+    """Raises UserError if the file of --config is not there, with those that are."""
+    for argument in argv:
+        if argument.startswith("--config="):
+            path = Path(argument.removeprefix("--config=").split(":")[0])
+            if not path.is_file():
+                known = sorted(str(other) for other in path.parent.glob("*.py"))
+                raise UserError(f"--config: there is no file {str(path)!r}{near(str(path), known)}")
 
 
 def fail(error: UserError) -> int:
@@ -42,7 +63,7 @@ def fail(error: UserError) -> int:
 
 def main(argv: list[str]) -> int | None:
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # jax and orbax tell much at the level of information
+        logging.set_verbosity(logging.ERROR)  # jax, orbax and tensorflow-datasets say much that is no news
     try:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --")
@@ -58,25 +79,27 @@ def start() -> None:
     """Runs what the flags say."""
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
     if _MODE.value == "eval":
-        if workdir is None:
-            raise UserError("--mode=eval needs --workdir=FOLDER, the folder of a run")
-        if _CONFIG.value is None:
-            recorded = workdir / "config.json"
-            if not recorded.exists():
-                raise UserError(f"{workdir} holds no run: there is no {recorded}")
-            replay = importlib.util.find_spec("configs.replay").origin
-            flags.FLAGS["config"].parse(f"{replay}:{recorded}")
-    config = flags.FLAGS["config"].value
+        evaluate(workdir)
+        return
+    config = _CONFIG.value
     if config is None:
         raise UserError("give --config=FILE, such as --config=configs/resnet50.py")
-
     from cnn_jax import train
 
-    if _MODE.value == "eval":
-        train.evaluate_run(config, workdir, _CHECKPOINT.value)
-    else:
-        default = Path("runs") / f"{config.model.get('name')}-{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        train.run(config, workdir or default, dry_run=flags.FLAGS["dry-run"].value)
+    default = Path("runs") / f"{config.model.get('name')}-{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    train.run(config, workdir or default, dry_run=bool(flags.FLAGS["dry-run"].value))
+
+
+def evaluate(workdir: Path | None) -> None:
+    """Evaluates a checkpoint of `workdir`, with its own configuration unless --config is given."""
+    if workdir is None:
+        raise UserError("--mode=eval needs --workdir=FOLDER, the folder of a run")
+    if not (workdir / "config.json").exists():
+        raise UserError(f"{workdir} holds no run: there is no {workdir / 'config.json'}")
+    config = _CONFIG.value or replay.get_config(str(workdir / "config.json"))
+    from cnn_jax import train
+
+    train.evaluate_run(config, workdir, _CHECKPOINT.value)
 
 
 def cli() -> None:

@@ -61,8 +61,6 @@ class Recorder:
 def _jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if hasattr(value, "tolist"):
-        return _jsonable(value.tolist())
     return [_jsonable(item) for item in value] if isinstance(value, list) else value
 
 

@@ -93,10 +93,10 @@ def make_optimizer(config: Any, params: Any) -> optax.GradientTransformationExtr
 
 
 def _scale_by_learning_rate(factors: Any) -> optax.GradientTransformationExtraArgs:
-    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: jax.Array, **_: Any) -> Any:
-        return jax.tree.map(lambda u, factor: -learning_rate * factor * u, updates, factors), state
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        return jax.tree.map(lambda u, factor: -extra["learning_rate"] * factor * u, updates, factors), state
 
-    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 # ---------------------------------------------------------------- plateau

@@ -39,9 +39,7 @@ def layer_table(create: Callable[[], nnx.Module], input_shape: Sequence[int]) ->
     Args:
       input_shape: [*spatial, C], without batch.
     """
-    model = nnx.view(
-        nnx.eval_shape(create), deterministic=True, use_running_average=True, raise_if_not_found=False
-    )
+    model = nnx.view(nnx.eval_shape(create), deterministic=True, use_running_average=True, raise_if_not_found=False)
     graphdef, state = nnx.split(model)
     rows: list[LayerRow] = []
 

@@ -1,6 +1,7 @@
 """The training loop, and evaluation of what it saved: config -> data -> model -> step -> checkpoints and metrics."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnn_jax import config as config_lib
-from cnn_jax import evaluate, models, optim, report, step, summary, trees
+from cnn_jax import evaluate, models, optim, report, step, summary
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.data import pipeline
 from cnn_jax.errors import UserError, check
@@ -80,7 +81,7 @@ def build(config: Any) -> Run:
             f"the nearest are {max(unit, size // unit * unit)} and {(size // unit + 1) * unit}",
         )
 
-    data = pipeline.load(config.data, config.seed)
+    data = pipeline.Data(config.data, config.seed)
     create_model = partial(
         models.create,
         config.model.name,
@@ -91,9 +92,7 @@ def build(config: Any) -> Run:
     )
     rows = summary.layer_table(create_model, data.image_shape)
 
-    to_steps = partial(
-        config_lib.to_steps, batch_size=config.batch_size, num_examples=len(data.parts["train"])
-    )
+    to_steps = partial(config_lib.to_steps, batch_size=config.batch_size, num_examples=len(data.parts["train"]))
     total_steps = to_steps(config.duration)
     network, abstract_params, _ = step.split(jax.eval_shape(lambda: create_model()))
     optimizer = optim.make_optimizer(config.optim, abstract_params)
@@ -135,7 +134,6 @@ def run(config: Any, workdir: Path, *, dry_run: bool = False, console: Console |
     log_every, eval_every, save_every = (
         this.to_steps(duration) for duration in (config.log.every, config.eval.every, config.checkpoint.every)
     )
-    normalization = dict(mean=data.mean, std=data.std)
     train_step = step.make_train_step(
         this.network,
         this.optimizer,
@@ -145,9 +143,9 @@ def run(config: Any, workdir: Path, *, dry_run: bool = False, console: Console |
         label_smoothing=config.label_smoothing,
         accumulation=config.accumulation,
         ema_decay=config.ema_decay,
-        **normalization,
+        **data.normalization,
     )
-    eval_step = step.make_eval_step(this.network, **normalization, confusion=config.eval.confusion_matrix)
+    eval_step = step.make_eval_step(this.network, **data.normalization, confusion=config.eval.confusion_matrix)
 
     # ------------------------------------------------------------ restore
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
@@ -249,16 +247,14 @@ def evaluate_run(config: Any, workdir: Path, which: str, *, console: Console | N
     """
     console = console or Console()
     check((workdir / "checkpoints").is_dir(), f"{workdir} has no checkpoints: train first, with --workdir={workdir}")
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = Checkpoints(workdir)
     chosen = checkpoints.select(which)
     this = build(config)
     like = jax.eval_shape(this.create_state)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=this.replicated), like)
     state = checkpoints.restore(chosen, like)
     checkpoints.close()
-    eval_step = step.make_eval_step(
-        this.network, mean=this.data.mean, std=this.data.std, confusion=config.eval.confusion_matrix
-    )
+    eval_step = step.make_eval_step(this.network, **this.data.normalization, confusion=config.eval.confusion_matrix)
     final = {}
     if "validation" in this.data.parts:
         params, stats = evaluated_arrays(state)
@@ -288,7 +284,7 @@ def test(this: Run, state: step.TrainState, eval_step: Callable, train_images: A
     params, stats = evaluated_arrays(state)
     config, parts = this.config, this.data.parts
     if config.eval.recompute_statistics and jax.tree.leaves(stats):
-        statistics_step = step.make_statistics_step(this.network, mean=this.data.mean, std=this.data.std)
+        statistics_step = step.make_statistics_step(this.network, **this.data.normalization)
         stats = evaluate.recompute_statistics(
             statistics_step,
             params,
@@ -371,7 +367,7 @@ def print_header(this: Run, workdir: Path, console: Console) -> None:
     height, width, channels = data.image_shape
     devices = jax.devices()
     copies = 3 + (1 if config.ema_decay else 0)  # parameters, gradient, momentum
-    resident_bytes = sum(trees.num_bytes(part.resident) for part in data.parts.values() if part.resident is not None)
+    resident_bytes = sum(len(part) * math.prod(data.image_shape) for part in data.parts.values() if part.is_resident)
     memory = summary.training_bytes(
         this.rows,
         images=config.batch_size // len(devices) // config.accumulation,
@@ -380,9 +376,7 @@ def print_header(this: Run, workdir: Path, console: Console) -> None:
         resident_bytes=resident_bytes,
     )
     shape = config_lib.model_fields(config)
-    changed = {
-        name: value for name, value in shape.items() if models.fields(config.model.name)[name] != value
-    }
+    changed = {name: value for name, value in shape.items() if models.fields(config.model.name)[name] != value}
     epochs = this.total_steps / this.steps_per_epoch
     lines = {
         "data": f"{config.data.name}: {data.description}",
@@ -390,8 +384,7 @@ def print_header(this: Run, workdir: Path, console: Console) -> None:
         "model": f"{config.model.name}: {parameters:,} parameters, {summary.human(macs)}MACs per image"
         + "".join(f", {name}={value}" for name, value in changed.items()),
         "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {config.precision}",
-        "training": f"{this.total_steps:,} steps of {config.batch_size} = {epochs:.4g} epochs; "
-        f"recipe: {config.recipe}",
+        "training": f"{this.total_steps:,} steps of {config.batch_size} = {epochs:.4g} epochs; recipe: {config.recipe}",
         "memory": f"about {summary.human(memory)}B on each device (estimate)",
         "results": str(workdir),
     }

@@ -34,9 +34,10 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup = "1 epochs"
     if dataset == "digits":
-        config.duration = "60 epochs"
+        config.data.augment = ("pad_crop:2",)
+        config.duration = "40 epochs"
         config.batch_size = 64
         config.eval.every = "5 epochs"
-        config.checkpoint.every = "5 epochs"
+        config.checkpoint.every = "10 epochs"
         config.log.every = "1 epochs"
     return config

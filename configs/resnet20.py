@@ -48,6 +48,7 @@ def get_config(dataset: str = "digits", name: str = "resnet20") -> ConfigDict:
     config.optim.schedule.warmup = "2 epochs"
     if dataset == "digits":
         config.data.image_size = (16, 16)
+        config.data.augment = ("pad_crop:1",)
         config.duration = "20 epochs"
         config.batch_size = 64
         config.eval.every = "2 epochs"

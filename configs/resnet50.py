@@ -1,8 +1,8 @@
 """ResNet-50, and with `name` the other networks of Table 1 (He et al. 2016).
 
-    python -m cnn_jax.main --config=configs/resnet50.py                bundled digits, enlarged to 16x16
-    python -m cnn_jax.main --config=configs/resnet50.py:imagenet2012   ImageNet, 224x224
-    python -m cnn_jax.main --config=configs/resnet50.py:cifar10        CIFAR-10, our recipe
+python -m cnn_jax.main --config=configs/resnet50.py                bundled digits, enlarged to 16x16
+python -m cnn_jax.main --config=configs/resnet50.py:imagenet2012   ImageNet, 224x224
+python -m cnn_jax.main --config=configs/resnet50.py:cifar10        CIFAR-10, our recipe
 """
 
 from ml_collections import ConfigDict
@@ -49,6 +49,7 @@ def get_config(dataset: str = "digits", name: str = "resnet50") -> ConfigDict:
     config.optim.schedule.name = "cosine"
     if dataset == "digits":
         config.data.image_size = (16, 16)
+        config.data.augment = ("pad_crop:1",)
         config.duration = "14 epochs"
         config.batch_size = 64
         config.optim.weight_decay = 1e-4

@@ -17,7 +17,9 @@ from cnn_jax.config import check_augmentation
 # ---------------------------------------------------------------- host: uint8 [H, W, C] -> uint8 [h, w, C]
 
 
-def _resample(image: np.ndarray, size: Sequence[int], box: Sequence[float] | None = None) -> np.ndarray:
+def _resample(
+    image: np.ndarray, size: Sequence[int], box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
     """Returns `image` (or its part `box`: left, top, right, bottom) at (height, width), bilinear and antialiased."""
     height, width = size
     if box is None and image.shape[:2] == (height, width):

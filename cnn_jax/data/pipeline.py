@@ -9,7 +9,7 @@ streamed (threads read, decode and crop; a batch holds images). Both give the sa
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from cnn_jax.data import augment, sources
 from cnn_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # of arrays, or of one example's values
 
 
 @functools.lru_cache(maxsize=2)  # a batch touches one epoch, or two
@@ -47,52 +47,43 @@ class Order:
         return indices
 
 
-@dataclass
-class Concatenated:
-    """Several sources one after another."""
-
-    sources: Sequence[Sequence[sources.Example]]
-
-    def __len__(self) -> int:
-        return sum(len(source) for source in self.sources)
-
-    def __getitem__(self, index: int) -> sources.Example:
-        for source in self.sources:
-            if index < len(source):
-                return source[index]
-            index -= len(source)
-        raise IndexError(index)
-
-
 class Part:
-    """One part of a data set, ready to make batches.
+    """One part of a data set, ready to make batches. Nothing is read before it is needed."""
 
-    With config.data.placement "device" all images are read at once and `resident` holds them:
-    {"image": uint8 [N, H, W, C], "label": int32 [N]}; batches then hold "index" in place of "image" and "label".
-    """
-
-    def __init__(self, source: Sequence[sources.Example], config: Any, *, train: bool, seed: int):
+    def __init__(self, source: sources.Source, config: Any, *, train: bool, seed: int):
         self.source = source
         self.config = config
         self.train = train
         self.seed = seed
         self.order = Order(seed, len(source))
-        self.resident: Batch | None = None
-        if config.placement == "device":
-            examples = [self._example(i, i) for i in range(len(source))]
-            self.resident = {name: np.stack([example[name] for example in examples]) for name in ("image", "label")}
+        self.is_resident = config.placement == "device"
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def _example(self, index: int, position: int) -> sources.Example:
-        example = self.source[int(index)]
-        image = augment.crop(example["image"], self.config, train=self.train, seed=self.seed, position=int(position))
-        return {"image": image, "label": np.int32(example["label"])}
+    @functools.cached_property
+    def resident(self) -> Batch | None:
+        """All images, {"image": uint8 [N, H, W, C], "label": int32 [N]}, or None for a stream."""
+        if not self.is_resident:
+            return None
+        images = np.empty((len(self), *self.config.image_size, self.config.channels), np.uint8)
+        labels = np.empty(len(self), np.int32)
+        for start in range(0, len(self), 1024):
+            chunk = range(start, min(start + 1024, len(self)))
+            for i, example in zip(chunk, self.source.read(chunk), strict=True):
+                images[i], labels[i] = self._crop(example["image"], i), example["label"]
+        return {"image": images, "label": labels}
+
+    def _crop(self, image: np.ndarray, position: int) -> np.ndarray:
+        return augment.crop(image, self.config, train=self.train, seed=self.seed, position=position)
+
+    def _example(self, index: int, position: int) -> Batch:
+        example = self.source.read([index])[0]
+        return {"image": self._crop(example["image"], position), "label": np.int32(example["label"])}
 
     def train_batches(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
         """Yields the batches of the steps start .. stop-1: "image" and "label" (or "index"), and "position" [B]."""
-        if self.resident is not None:
+        if self.is_resident:
             for step in range(start, stop):
                 positions = self.order.positions(step, batch_size)
                 yield {
@@ -102,19 +93,19 @@ class Part:
             return
 
         def load(position: int) -> Batch:
-            index = self.order.indices(np.asarray([position]))[0]
+            index = int(self.order.indices(np.asarray([position]))[0])
             return self._example(index, position) | {"position": np.uint32(position)}
 
         yield from self._stream(load, start * batch_size, stop * batch_size, batch_size)
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yields every example once, in order: as above without "position", with "mask" float32 [B].
+        """Yields every example once, in order: as above, with "mask" float32 [B] in place of "position".
 
         The last batch is filled with copies of the first example, whose mask is 0.
         """
         count = len(self)
         padded = -(-count // batch_size) * batch_size
-        if self.resident is not None:
+        if self.is_resident:
             for start in range(0, padded, batch_size):
                 index = np.arange(start, start + batch_size)
                 inside = index < count
@@ -136,50 +127,51 @@ class Part:
         yield from dataset.to_iter_dataset(options)
 
 
-@dataclass
 class Data:
-    """Everything that training and evaluation need to know about the data."""
+    """Everything that training and evaluation need to know about the data.
 
-    parts: dict[str, Part]  # "train", "test" and, unless it is trained on, "validation"
-    class_names: list[str]
-    description: str
-    image_shape: tuple[int, int, int]  # height, width, channels
-    mean: np.ndarray  # float32, broadcasts against image_shape
-    std: np.ndarray
-
-
-def load(config: Any, seed: int) -> Data:
-    """Opens config.data, reads what is resident, and measures the statistics that are not given.
-
-    Args:
-      seed: of the order, of random crops and of synthetic images.
-
-    Raises:
-      UserError: see `sources.load`.
+    parts: "train", "test" and, unless it is trained on, "validation".
+    image_shape: height, width, channels, as the network sees them.
     """
-    dataset = sources.load(config, seed)
-    pieces = config.train_on.split("+")
-    chosen = {"train": Concatenated([dataset.parts[piece] for piece in pieces])}
-    chosen |= {part: source for part, source in dataset.parts.items() if part not in pieces}
-    parts = {part: Part(source, config, train=part == "train", seed=seed) for part, source in chosen.items()}
-    mean, std = statistics(config, parts["train"].resident)
-    return Data(
-        parts, dataset.class_names, dataset.description, (*config.image_size, config.channels), mean, std
-    )
+
+    def __init__(self, config: Any, seed: int):
+        """Opens config.data; `seed` is that of the order, of random crops and of synthetic images.
+
+        Raises:
+          UserError: see `sources.load`.
+        """
+        dataset = sources.load(config, seed)
+        chosen = dict(dataset.parts)
+        if config.train_on == "train+validation":
+            chosen["train"] = sources.Concatenated(chosen["train"], chosen.pop("validation"))
+        self.config = config
+        self.parts = {part: Part(source, config, train=part == "train", seed=seed) for part, source in chosen.items()}
+        self.class_names = dataset.class_names
+        self.description = dataset.description
+        self.image_shape = (*config.image_size, config.channels)
+
+    @functools.cached_property
+    def normalization(self) -> dict[str, np.ndarray]:
+        """{"mean", "std"} of images in [0, 1], float32, given or measured; they broadcast against `image_shape`."""
+        config = self.config
+        if config.normalize == "none":
+            return {"mean": np.zeros(1, np.float32), "std": np.ones(1, np.float32)}
+        if config.normalize == "channel" and config.mean:
+            return {"mean": np.asarray(config.mean, np.float32), "std": np.asarray(config.std, np.float32)}
+        resident = self.parts["train"].resident
+        if resident is None:
+            raise UserError("statistics can only be measured on resident images: give config.data.mean and std")
+        if config.normalize == "pixel":
+            mean = resident["image"].mean(0, dtype=np.float64) / 255
+            return {"mean": mean.astype(np.float32), "std": np.ones(1, np.float32)}
+        return dict(zip(("mean", "std"), channel_statistics(resident["image"]), strict=True))
 
 
-def statistics(config: Any, resident: Batch | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (mean, std) of images in [0, 1] for config.data.normalize: given, or measured on `resident`."""
-    if config.normalize == "none":
-        return np.float32([0.0]), np.float32([1.0])
-    if config.normalize == "channel" and config.mean:
-        return np.float32(config.mean), np.float32(config.std)
-    if resident is None:
-        raise UserError("statistics can only be measured on resident images: give config.data.mean and std")
-    images = resident["image"]
-    if config.normalize == "pixel":
-        return (images.mean(0, dtype=np.float64) / 255).astype(np.float32), np.float32([1.0])
-    values, counts = np.arange(256), [np.bincount(c.ravel(), minlength=256) for c in np.moveaxis(images, -1, 0)]
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (mean, standard deviation) of each channel, float32 [C], of uint8 images [N, H, W, C] over 255."""
+    values = np.arange(256) / 255
+    # Exact and small: a histogram of 256 values in place of float copies of all images.
+    counts = [np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)]
     mean = np.array([np.average(values, weights=count) for count in counts])
-    variance = np.array([np.average((values - m) ** 2, weights=count) for m, count in zip(mean, counts, strict=True)])
-    return (mean / 255).astype(np.float32), np.maximum(np.sqrt(variance) / 255, 1e-6).astype(np.float32)
+    variance = [np.average((values - m) ** 2, weights=count) for m, count in zip(mean, counts, strict=True)]
+    return mean.astype(np.float32), np.maximum(np.sqrt(variance), 1e-6).astype(np.float32)

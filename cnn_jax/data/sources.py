@@ -1,10 +1,13 @@
-"""Where images come from. A source is a sequence: source[i] -> {"image": uint8 [H, W, C], "label": int}."""
+"""Where images come from. A source has a length and reads many examples at once:
+
+source.read([i, ...]) -> [{"image": uint8 [H, W, C], "label": int}, ...]
+"""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,11 +17,19 @@ Example = dict[str, Any]
 PARTS = ("train", "validation", "test")
 
 
+class Source(Protocol):
+    """Examples by random access."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int]) -> list[Example]: ...
+
+
 @dataclass
 class Dataset:
     """The parts of a data set and the names of its classes."""
 
-    parts: dict[str, Sequence[Example]]
+    parts: Mapping[str, Source]
     class_names: list[str]
     description: str
 
@@ -33,8 +44,8 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Example:
-        return {"image": self.images[index], "label": int(self.labels[index])}
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        return [{"image": self.images[i], "label": int(self.labels[i])} for i in indices]
 
 
 @dataclass
@@ -49,7 +60,10 @@ class NoiseSource:
     def __len__(self) -> int:
         return self.num_images
 
-    def __getitem__(self, index: int) -> Example:
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        return [self._example(i) for i in indices]
+
+    def _example(self, index: int) -> Example:
         random = np.random.Generator(np.random.Philox(key=[self.seed, index]))
         image = random.integers(0, 256, self.shape, np.uint8)
         return {"image": image, "label": int(random.integers(self.num_classes))}
@@ -61,19 +75,39 @@ class TFDSSource:
 
     source: Any
     name: str
-    num_classes: int = field(default=0)
+    num_classes: int
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Example:
-        example = self.source[index]
-        label = int(example["label"])
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        stored = self.source.__getitems__([int(i) for i in indices])  # a third of the time of one by one
+        return [self._example(i, example) for i, example in zip(indices, stored, strict=True)]
+
+    def _example(self, index: int, stored: dict[str, Any]) -> Example:
+        label = int(stored["label"])
         check(
             0 <= label < self.num_classes,
             f"data set {self.name!r}: example {index} has label {label}, outside 0..{self.num_classes - 1}",
         )
-        return {"image": np.asarray(example["image"], np.uint8), "label": label}
+        return {"image": np.asarray(stored["image"], np.uint8), "label": label}
+
+
+@dataclass
+class Concatenated:
+    """Two sources, one after the other."""
+
+    first: Source
+    second: Source
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        border = len(self.first)
+        first = iter(self.first.read([i for i in indices if i < border]))
+        second = iter(self.second.read([i - border for i in indices if i >= border]))
+        return [next(first if i < border else second) for i in indices]
 
 
 def load(config: Any, seed: int = 0) -> Dataset:
@@ -93,7 +127,7 @@ def load(config: Any, seed: int = 0) -> Dataset:
         len(dataset.class_names) == config.num_classes,
         f"config.data.num_classes is {config.num_classes}, but {config.name!r} has {len(dataset.class_names)} classes",
     )
-    channels = dataset.parts["train"][0]["image"].shape[-1]
+    channels = dataset.parts["train"].read([0])[0]["image"].shape[-1]
     check(
         channels == config.channels,
         f"config.data.channels is {config.channels}, but the images of {config.name!r} have {channels}",
@@ -104,7 +138,7 @@ def load(config: Any, seed: int = 0) -> Dataset:
 def _digits(config: Any, seed: int) -> Dataset:
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     # A fixed shuffle, so that every part has every class; the split does not depend on the run's seed.
     order = np.random.Generator(np.random.Philox(key=[1797, 0])).permutation(len(images))
@@ -159,7 +193,7 @@ def _tfds(config: Any, seed: int) -> Dataset:
         )
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(versions[-1].parent)
+    builder: Any = tfds.builder_from_directory(versions[-1].parent)
     info = builder.info
     file_format = getattr(info.file_format, "value", info.file_format)
     check(

@@ -179,7 +179,7 @@ class Conv(nnx.Conv):
             kernel_init=get_init(init),
             dtype=dtype,
             conv_general_dilated=cpu.conv_general_dilated,
-            rngs=rngs,
+            rngs=rngs,  # pyright: ignore[reportArgumentType]
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -191,14 +191,23 @@ class Linear(nnx.Linear):
     """Fully connected layer, [B, n_in] -> [B, n_out]."""
 
     def __init__(self, in_features: int, out_features: int, *, init: str, dtype: Any = None, rngs: Keys):
-        super().__init__(in_features, out_features, kernel_init=get_init(init), dtype=dtype, rngs=rngs)
+        super().__init__(
+            in_features,
+            out_features,
+            kernel_init=get_init(init),
+            dtype=dtype,
+            rngs=rngs,  # pyright: ignore[reportArgumentType]
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return _report(self, x, super().__call__(x))
 
 
 class Pool(nnx.Module):
-    """Max or average pooling, [B, *spatial, C] -> [B, *spatial', C]. Padding never wins a maximum; averages count it."""
+    """Max or average pooling, [B, *spatial, C] -> [B, *spatial', C].
+
+    Padding is never the maximum; averages count it.
+    """
 
     def __init__(self, kind: str, kernel: int | Sequence[int], stride: int | Sequence[int], padding: int = 0):
         check_choice("pool", kind, ("max", "average"))
@@ -209,15 +218,12 @@ class Pool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         _check_fits(self, x.shape)
-        window = dict(
-            window_dimensions=(1, *self.kernel_size, 1),
-            window_strides=(1, *self.strides, 1),
-            padding=((0, 0), *((pad, pad) for pad in self.pads), (0, 0)),
-        )
+        window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
+        padding = ((0, 0), *((pad, pad) for pad in self.pads), (0, 0))
         if self.kind == "max":
-            y = lax.reduce_window(x, -jnp.inf, lax.max, **window)
+            y = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
         else:
-            y = lax.reduce_window(x, 0.0, lax.add, **window) / math.prod(self.kernel_size)
+            y = lax.reduce_window(x, 0.0, lax.add, window, strides, padding) / math.prod(self.kernel_size)
         return _report(self, x, y)
 
 
@@ -253,7 +259,7 @@ class BatchNorm(nnx.BatchNorm):
             epsilon=epsilon,
             scale_init=initializers.zeros if zero_scale else initializers.ones,
             dtype=dtype,
-            rngs=rngs,
+            rngs=rngs,  # pyright: ignore[reportArgumentType]
         )
         self.mean = Statistic(jnp.zeros(channels))
         self.var = Statistic(jnp.ones(channels))

@@ -1,13 +1,13 @@
 """LeNet-5 (LeCun, Bottou, Bengio, Haffner 1998, Fig. 2), in the fully connected form that is taught today.
 
-    layer   28x28 input, pad 2    32x32 input, pad 0    parameters
-    conv1   5x5,  6 maps, 28x28   5x5,  6 maps, 28x28          156
-    pool1   2x2/2,        14x14   2x2/2,        14x14
-    conv2   5x5, 16 maps, 10x10   5x5, 16 maps, 10x10        2,416
-    pool2   2x2/2,          5x5   2x2/2,          5x5
-    C5      120 units (linear on 400 features, or the same numbers as a 5x5 convolution)  48,120
-    F6      84 units                                        10,164
-    output  10 classes                                         850
+layer   28x28 input, pad 2    32x32 input, pad 0    parameters
+conv1   5x5,  6 maps, 28x28   5x5,  6 maps, 28x28          156
+pool1   2x2/2,        14x14   2x2/2,        14x14
+conv2   5x5, 16 maps, 10x10   5x5, 16 maps, 10x10        2,416
+pool2   2x2/2,          5x5   2x2/2,          5x5
+C5      120 units (linear on 400 features, or the same numbers as a 5x5 convolution)  48,120
+F6      84 units                                        10,164
+output  10 classes                                         850
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class LeNet5(nnx.Module):
     ):
         check_choice("c5", c5, ("linear", "conv"))
         maps1, maps2, units5, units6 = (scaled(n, width) for n in (6, 16, 120, 84))
-        options = dict(init=init, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
 
         self.activation = get_activation(activation)
         self.conv1 = Conv(input_shape[-1], maps1, 5, padding=padding, **options)

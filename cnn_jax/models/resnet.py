@@ -108,7 +108,7 @@ class Block(nnx.Module):
 
     def shortcut(self, x: jax.Array) -> jax.Array:
         """Returns x in the shape of the block's output."""
-        if self.shortcut_conv is not None:
+        if self.shortcut_conv is not None and self.shortcut_norm is not None:
             return self.shortcut_norm(self.shortcut_conv(x))
         x = x[:, :: self.stride, :: self.stride]
         return jax.lax.pad(x, x.dtype.type(0), ((0, 0, 0),) * 3 + ((0, self.new_channels, 0),))
