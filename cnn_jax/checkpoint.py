@@ -8,6 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from cnn_jax import trees
 from cnn_jax.errors import UserError
 
 Tree = Any
@@ -27,7 +28,8 @@ class Checkpoints:
         policy = AnyPreservationPolicy([LatestN(keep), BestN(get_metric_fn=_negative_error, n=1)])
         options = ocp.CheckpointManagerOptions(best_fn=_negative_error, preservation_policy=policy)
         self.folder = workdir.resolve() / "checkpoints"  # orbax fails late on a relative path
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler()}
+        self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def latest(self) -> int | None:
         """Returns the step of the latest checkpoint, or None."""
@@ -56,22 +58,31 @@ class Checkpoints:
         metrics = {"error": math.inf if error is None else error}  # without one it is never the best
         # A copy: the next step donates the buffers that the background thread still reads.
         state = jax.tree.map(lambda x: x.copy(), state)
-        self.manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics)
 
     def restore(self, step: int, like: Tree) -> Tree:
         """Returns the state of `step` with the structure, types and shardings of `like` (arrays or shapes).
 
         Raises:
-          UserError: the checkpoint has other parameters than `like`: another network, or another optimiser.
+          UserError: the checkpoint has other arrays than `like`: another network, or another optimiser.
         """
-        try:
-            return self.manager.restore(step, args=ocp.args.StandardRestore(like))
-        except (ValueError, KeyError, TypeError) as error:
+        stored = {name: leaf.shape for name, leaf in trees.named_leaves(self.manager.item_metadata(step).state)}
+        wanted = {name: leaf.shape for name, leaf in trees.named_leaves(like)}
+        misfits = [
+            f"  {name}: {stored.get(name, 'absent')} in the checkpoint, {wanted.get(name, 'absent')} here"
+            for name in sorted(stored | wanted)
+            if stored.get(name) != wanted.get(name)
+        ]
+        if misfits:
             raise UserError(
-                f"the checkpoint {self.folder / str(step)} does not fit this configuration: {error}"
-            ) from error
+                f"the checkpoint {self.folder / str(step)} does not fit this configuration:\n" + "\n".join(misfits)
+            )
+        return self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         """Waits for running saves."""
         self.manager.wait_until_finished()
         self.manager.close()

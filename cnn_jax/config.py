@@ -29,14 +29,21 @@ def parse_duration(duration: str, *, field: str = "duration") -> tuple[float, st
     return float(found.group(1)), unit
 
 
-def to_steps(duration: str, *, batch_size: int, num_examples: int, field: str = "duration") -> int:
-    """Returns a duration in steps of `batch_size` examples, rounded to the nearest; an epoch has `num_examples`.
+def in_steps(duration: str, *, batch_size: int, num_examples: int) -> float:
+    """Returns a duration in steps of `batch_size` examples, with its fraction; an epoch has `num_examples`."""
+    number, unit = parse_duration(duration)
+    return {"steps": number, "epochs": number * num_examples / batch_size, "examples": number / batch_size}[unit]
 
-    A duration above zero is at least one step.
-    """
-    number, unit = parse_duration(duration, field=field)
-    steps = {"steps": number, "epochs": number * num_examples / batch_size, "examples": number / batch_size}[unit]
-    return max(1, round(steps)) if number > 0 else 0
+
+def to_steps(duration: str, *, batch_size: int, num_examples: int) -> int:
+    """Returns a duration in whole steps, to the nearest; a duration above zero is at least one step."""
+    steps = in_steps(duration, batch_size=batch_size, num_examples=num_examples)
+    return max(1, round(steps)) if steps > 0 else 0
+
+
+def is_due(step: int, period: float) -> bool:
+    """Returns whether `step` is the nearest to a multiple of `period` (in steps, with its fraction)."""
+    return int((step + 0.5) / period) > int((step - 0.5) / period)
 
 
 def model_fields(config: Any) -> dict[str, Any]:

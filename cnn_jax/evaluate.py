@@ -13,7 +13,7 @@ Put = Callable[[Any], Any]  # places a batch on the devices
 
 
 def evaluate(
-    eval_step: Callable, params: Tree, stats: Tree, part: Part, resident: Any, batch_size: int, put: Put
+    eval_step: Callable, params: Tree, stats: Tree, part: Part, resident: Any, *, batch_size: int, put: Put
 ) -> dict:
     """Returns the metrics of a network over a part.
 

@@ -1,12 +1,13 @@
-"""What a run records: metrics.jsonl (the record), TensorBoard files, and what the terminal shows."""
+"""What a run records: metrics.jsonl (the record) and TensorBoard files."""
 
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+import numpy as np
+
+from cnn_jax.workdir import write_text
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -26,15 +27,14 @@ class Recorder:
     """Appends records to WORKDIR/metrics.jsonl and writes their numbers as TensorBoard scalars.
 
     A record is a flat dict: "kind" ("train", "validation", "test"), "step", "epoch", then metrics. Records after
-    `step`, left by a run that went further than its last checkpoint, are dropped.
+    `step`, left by a run that went further than its last checkpoint, are dropped, and so is the final test: the run
+    that goes on writes them again.
     """
 
     def __init__(self, workdir: Path, *, step: int, tensorboard: bool):
         self.path = workdir / "metrics.jsonl"
-        kept = [record for record in read_jsonl(self.path) if record["step"] <= step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        partial.replace(self.path)
+        kept = [record for record in read_jsonl(self.path) if record["step"] <= step and record["kind"] != "test"]
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file = self.path.open("a", encoding="utf-8")
         self.writer = None
         if tensorboard:
@@ -52,7 +52,10 @@ class Recorder:
                 if isinstance(value, (int, float)):
                     self.writer.add_scalar(f"{kind}/{name}", value, step)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         self.file.close()
         if self.writer is not None:
             self.writer.close()
@@ -64,15 +67,10 @@ def _jsonable(value: Any) -> Any:
     return [_jsonable(item) for item in value] if isinstance(value, list) else value
 
 
-def progress_bar(console: Console) -> Progress:
-    """Returns the bar of a run: epochs, loss, accuracy, images/s, time left. Without a terminal it stays silent."""
-    return Progress(
-        TextColumn("epoch {task.fields[epoch]:.1f}/{task.fields[epochs]:.0f}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
+def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a record holds of an evaluation: its numbers and the accuracy of each class, without confusion."""
+    return {
+        name: [round(float(x), 6) for x in value] if isinstance(value, np.ndarray) else value
+        for name, value in metrics.items()
+        if name != "confusion"
+    }

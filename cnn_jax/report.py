@@ -20,6 +20,8 @@ def plot_curves(workdir: Path) -> Path:
     )
     for kind, style in (("train", dict(color="C0", lw=1)), ("validation", dict(color="C1", marker="o", ms=3))):
         epochs, losses, errors = _columns(records, kind, "epoch", "loss", "error")
+        if not len(epochs):
+            continue
         loss_axis.plot(epochs, losses, label=kind, **style)
         error_axis.plot(epochs, 100 * errors, label=kind, **style)
     epochs, losses, errors = _columns(records, "test", "epoch", "loss", "error")

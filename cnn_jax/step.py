@@ -166,7 +166,7 @@ def make_train_step(
                 lambda old, new: decay * old + (1 - decay) * new, ema, {"params": params, "stats": stats}
             )
         size = batch["label"].shape[0]
-        new = dict(loss=loss * size, correct=correct, examples=size, gradient_norm=optax.global_norm(grads), steps=1)
+        new = dict(loss=loss * size, correct=correct, examples=size, gradient_norm=optax.tree.norm(grads), steps=1)
         sums = {name: state.sums[name] + new[name] for name in state.sums}
         return replace(state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema, sums=sums)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -106,8 +107,8 @@ def human(value: float) -> str:
     return f"{value:.3g} "
 
 
-def write_table(rows: Sequence[LayerRow], console: Console, title: str) -> None:
-    """Prints the layer table with its totals."""
+def write(rows: Sequence[LayerRow], path: Path, title: str) -> None:
+    """Writes the layer table with its totals as a text file."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("layer", "kind", "kernel/stride, padding"):
         table.add_column(heading, no_wrap=True)
@@ -119,4 +120,5 @@ def write_table(rows: Sequence[LayerRow], console: Console, title: str) -> None:
     table.add_section()
     totals = (sum(row.parameters for row in rows), sum(row.macs for row in rows))
     table.add_row("total", "", "", "", *(f"{total:,}" for total in totals))
-    console.print(table)
+    with path.open("w", encoding="utf-8") as file:
+        Console(file=file, width=120).print(table)

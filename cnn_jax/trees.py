@@ -15,9 +15,9 @@ def path_name(path: tuple) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
 
 
-def names(tree: Any) -> list[str]:
-    """Returns the name of every leaf, in the order of `jax.tree.leaves`."""
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Returns (name, leaf) for every leaf, in the order of `jax.tree.leaves`."""
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def match(tree: Any, pattern: str, *, field: str) -> Any:
@@ -32,7 +32,7 @@ def match(tree: Any, pattern: str, *, field: str) -> Any:
         raise UserError(f"{field}: {pattern!r} is not a regular expression: {error}") from None
     matches = jax.tree_util.tree_map_with_path(lambda path, _: bool(regex.fullmatch(path_name(path))), tree)
     if not any(jax.tree.leaves(matches)):
-        known = names(tree)
+        known = [name for name, _ in named_leaves(tree)]
         shown = ", ".join(known[:4]) + (", ..." if len(known) > 4 else "")
         raise UserError(
             f"{field}: {pattern!r} matches none of the {len(known)} parameters ({shown}){near(pattern, known)}. "
@@ -58,8 +58,3 @@ def multipliers(tree: Any, rules: Sequence[tuple[str, float]], *, field: str) ->
 def count(tree: Any) -> int:
     """Returns the number of elements of all leaves."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-
-
-def num_bytes(tree: Any) -> int:
-    """Returns the size of all leaves in bytes."""
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,170 @@
+"""From a configuration to everything a run needs but its parameters. Nothing is computed here, only traced."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from cnn_jax import evaluate, models, optim, step, summary
+from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.config import check_config, get, in_steps, is_due, model_fields, to_steps
+from cnn_jax.data.pipeline import Data
+from cnn_jax.errors import check
+
+PRECISION = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Run:
+    """A configuration, its data, network, optimiser and devices.
+
+    Raises:
+      UserError: an impossible value, a data set that is not there, an image that is too small for the network.
+    """
+
+    def __init__(self, config: Any):
+        check_config(config)
+        check_divisible(config, len(jax.devices()))
+        self.config = config
+        self.data = Data(config.data, config.seed)
+        self.mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(AxisType.Auto,))
+        self.create_model: Callable[..., Any] = functools.partial(
+            models.create,
+            config.model.name,
+            num_classes=config.data.num_classes,
+            input_shape=self.data.image_shape,
+            dtype=PRECISION[config.precision],
+            **model_fields(config),
+        )
+        self.layers = summary.layer_table(self.create_model, self.data.image_shape)
+        self.network, params, _ = step.split(jax.eval_shape(lambda: self.create_model()))
+        self.total_steps = self.to_steps(config.duration)
+        self.optimizer = optim.make_optimizer(config.optim, params)
+        self.schedule = optim.make_schedule(config.optim, self.total_steps, self.to_steps)
+
+    def to_steps(self, duration: str) -> int:
+        """Returns a duration of the configuration in whole steps."""
+        return to_steps(duration, batch_size=self.config.batch_size, num_examples=len(self.data.parts["train"]))
+
+    def is_due(self, step: int, period: str) -> bool:
+        """Returns whether something that happens once in a `period` happens after `step`."""
+        examples = len(self.data.parts["train"])
+        return is_due(step, in_steps(period, batch_size=self.config.batch_size, num_examples=examples))
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self.data.parts["train"]) / self.config.batch_size
+
+    # ------------------------------------------------------------ devices
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def put(self, batch: Any) -> Any:
+        """Places a batch on the devices, split along its first axis."""
+        return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec("data")))
+
+    @functools.cache  # noqa: B019  a run lives as long as its process
+    def images(self, part: str) -> Any:
+        """Returns all images of a part on the devices, or None if they are streamed."""
+        return jax.device_put(self.data.parts[part].resident, self.replicated)
+
+    # ------------------------------------------------------------ state
+
+    def create_state(self) -> step.TrainState:
+        """Returns the state before the first step."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
+        _, params, stats = step.split(self.create_model(seed=key))
+        return step.create_state(params, stats, self.optimizer, ema=self.config.ema_decay > 0)
+
+    def restore(self, checkpoints: Checkpoints, at: int) -> step.TrainState:
+        """Returns the state of the checkpoint of step `at`, on all devices."""
+        like = jax.eval_shape(self.create_state)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), like)
+        return checkpoints.restore(at, like)
+
+    # ------------------------------------------------------------ steps
+
+    def train_step(self) -> Callable[..., step.TrainState]:
+        """Returns the jitted training step."""
+        config = self.config
+        return step.make_train_step(
+            self.network,
+            self.optimizer,
+            self.schedule,
+            augmentations=config.data.augment,
+            seed=config.seed,
+            label_smoothing=config.label_smoothing,
+            accumulation=config.accumulation,
+            ema_decay=config.ema_decay,
+            **self.data.normalization,
+        )
+
+    @functools.cached_property
+    def eval_step(self) -> Callable[..., Any]:
+        """The jitted evaluation step."""
+        confusion = self.config.eval.confusion_matrix
+        return step.make_eval_step(self.network, **self.data.normalization, confusion=confusion)
+
+    def evaluate(self, state: step.TrainState, part: str) -> dict[str, Any]:
+        """Returns the metrics on a part: of the moving average, if there is one.
+
+        On the test part BatchNorm statistics are recomputed first, if the configuration asks for it.
+        """
+        params, stats = (state.params, state.stats) if state.ema is None else (state.ema["params"], state.ema["stats"])
+        eval_config = self.config.eval
+        if part == "test" and eval_config.recompute_statistics and jax.tree.leaves(stats):
+            stats = evaluate.recompute_statistics(
+                step.make_statistics_step(self.network, **self.data.normalization),
+                params,
+                stats,
+                self.data.parts["train"],
+                self.images("train"),
+                batch_size=self.config.batch_size,
+                batches=eval_config.recompute_statistics,
+                put=self.put,
+            )
+        return evaluate.evaluate(
+            self.eval_step,
+            params,
+            stats,
+            self.data.parts[part],
+            self.images(part),
+            batch_size=eval_config.batch_size,
+            put=self.put,
+        )
+
+    # ------------------------------------------------------------ estimates
+
+    def memory_bytes(self) -> int:
+        """Returns an estimate of the memory of one device during training, bytes."""
+        config, parts = self.config, self.data.parts.values()
+        pixels = self.data.image_shape[0] * self.data.image_shape[1] * self.data.image_shape[2]
+        return summary.training_bytes(
+            self.layers,
+            images=config.batch_size // len(jax.devices()) // config.accumulation,
+            bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
+            copies_of_parameters=2 + (config.optim.momentum > 0) + (config.ema_decay > 0),
+            resident_bytes=sum(len(part) * pixels for part in parts if part.is_resident),
+        )
+
+
+def check_divisible(config: Any, devices: int) -> None:
+    """Raises UserError unless the batch sizes can be split over the devices; the message has the nearest that can."""
+    for field, micro_batches in (("batch_size", config.accumulation), ("eval.batch_size", 1)):
+        size, unit = get(config, field), devices * micro_batches
+        lower, higher = max(unit, size // unit * unit), (size // unit + 1) * unit
+        check(
+            size % unit == 0,
+            f"config.{field} is {size}, but must be divisible by {devices} devices x {micro_batches} micro-batches: "
+            f"the nearest are {lower} and {higher}",
+        )
+
+
+def has_unused_gpu() -> bool:
+    """Returns whether this machine has an NVIDIA GPU while jax computes on the CPU."""
+    return jax.default_backend() == "cpu" and Path("/proc/driver/nvidia/version").exists()
