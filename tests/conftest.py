@@ -1,14 +1,26 @@
-"""Shared by all tests: a small run on the bundled digits, and no GPU."""
+"""Shared by all tests: a small run on the bundled digits, the CPU, and one cache of compiled programs."""
 
 import io
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Worker processes and command lines that tests start inherit these. The cache is empty at the start of a session.
+_cache = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnn_jax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import pytest
 from rich.console import Console
 
 from configs import lenet5
+
+
+def pytest_unconfigure():
+    if _cache:
+        shutil.rmtree(_cache, ignore_errors=True)
 
 
 @pytest.fixture

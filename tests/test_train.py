@@ -6,7 +6,7 @@ import pytest
 from cnn_jax import train
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import read_jsonl
-from configs import resnet20
+from configs import cifar_resnet
 
 
 def records(folder, kind=None):
@@ -134,8 +134,8 @@ def test_training_on_the_validation_part_leaves_only_the_test(tmp_path, small_co
 
 
 def test_averages_micro_batches_and_recomputed_statistics_work_together(tmp_path, console):
-    config = resnet20.get_config()
-    config.model.name, config.model.width = "cifar_resnet", 0.25
+    config = cifar_resnet.get_config()
+    config.model.depth, config.model.width = 8, 0.25
     config.data.image_size = (8, 8)
     config.duration = "12 steps"
     config.optim.schedule.warmup = "2 steps"

@@ -1,0 +1,237 @@
+"""Augmentation: sizes for images of any shape, the distributions that the papers say, and randomness by position."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnn_jax.data import augment
+from configs import datasets
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    """An image whose first channel is the column and whose second is the row, at most 256 of each."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([columns, rows, 0 * rows], axis=-1).astype(np.uint8)
+
+
+def box_of(result: np.ndarray) -> tuple[float, float, float, float]:
+    """Measures which box (left, top, right, bottom) of a `ramp` was resized to `result`; exact to about a pixel."""
+    found = []
+    for channel, axis in ((0, 0), (1, 1)):
+        profile = result[..., channel].astype(float).mean(axis)
+        places = np.arange(len(profile)) + 0.5
+        inner = slice(len(profile) // 6, -len(profile) // 6)  # filters are cut off at the borders
+        slope, offset = np.polyfit(places[inner], profile[inner], 1)
+        found.append((offset + 0.5, offset + 0.5 + slope * len(profile)))
+    return found[0][0], found[1][0], found[0][1], found[1][1]
+
+
+# ---------------------------------------------------------------- host: shapes
+
+sides = st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 3, 299, 300]))  # down to 1x300 and 300x1
+sizes = st.tuples(st.integers(1, 33), st.integers(1, 33))
+
+
+@settings(deadline=None, max_examples=100)
+@given(sides, sides, st.sampled_from([1, 3]), sizes, st.integers(0, 20), st.integers(0, 1000))
+def test_every_crop_has_the_size_that_was_asked_for(height, width, channels, size, extra, position):
+    image = noise(height, width, channels)
+    random = np.random.default_rng(position)
+    for result in (
+        augment.resize(image, size),
+        augment.center_crop(image, size, max(size) + extra),
+        augment.random_resized_crop(image, size, random),
+    ):
+        assert result.shape == (*size, channels)
+        assert result.dtype == np.uint8
+        # Interpolation never leaves the range of the values.
+        assert result.min() >= image.min() and result.max() <= image.max()
+
+
+def test_resize_to_the_own_size_changes_nothing_and_a_ramp_stays_a_ramp():
+    image = noise(9, 7, 3)
+    np.testing.assert_array_equal(augment.resize(image, (9, 7)), image)
+    left, top, right, bottom = box_of(augment.resize(ramp(200, 240), (50, 48)))
+    np.testing.assert_allclose((left, top, right, bottom), (0, 0, 240, 200), atol=0.5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 20), st.integers(1, 20), st.booleans(), st.data())
+def test_the_centre_crop_without_resizing_is_the_plain_centre(shorter, extra, tall, data):
+    height, width = (shorter + extra, shorter) if tall else (shorter, shorter + extra)
+    size = data.draw(st.tuples(st.integers(1, shorter), st.integers(1, shorter)))
+    image = np.arange(height * width, dtype=np.uint16).reshape(height, width, 1)
+    image = np.concatenate([image // 256, image % 256, image * 0], axis=-1).astype(np.uint8)  # all pixels differ
+    result = augment.center_crop(image, size, shorter)
+    # An odd margin has two centres.
+    tops, lefts = ({(n - m) // 2, (n - m + 1) // 2} for n, m in zip((height, width), size, strict=True))
+    centres = [image[top : top + size[0], left : left + size[1]] for top in tops for left in lefts]
+    assert any(np.array_equal(result, centre) for centre in centres)
+
+
+def test_the_centre_crop_scales_the_shorter_side_and_keeps_the_aspect():
+    # 120x200 -> 60x100 -> the middle 40x40, which is 80x80 of the image.
+    box = box_of(augment.center_crop(ramp(120, 200), (40, 40), 60))
+    np.testing.assert_allclose(box, (60, 20, 140, 100), atol=0.6)
+
+
+# ---------------------------------------------------------------- host: the random crop
+
+
+@functools.cache
+def random_boxes(count: int = 600, height: int = 200, width: int = 256) -> np.ndarray:
+    image, random = ramp(height, width), np.random.default_rng(1)
+    return np.array([box_of(augment.random_resized_crop(image, (32, 32), random)) for _ in range(count)])
+
+
+def test_random_crops_have_the_area_and_aspect_of_the_paper():
+    left, top, right, bottom = random_boxes().T
+    share, aspect = (right - left) * (bottom - top) / (200 * 256), (right - left) / (bottom - top)
+    assert min(left.min(), top.min()) > -1 and right.max() < 257 and bottom.max() < 201
+    assert 0.07 < share.min() < 0.10 and 0.90 < share.max() < 1.03
+    assert 0.72 < aspect.min() < 0.80 and 1.27 < aspect.max() < 1.38
+    # The distribution: area uniform in 8-100%, log aspect uniform, boxes that do not fit drawn again.
+    random = np.random.default_rng(2)
+    area = 200 * 256 * random.uniform(0.08, 1, 100_000)
+    ratio = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3), 100_000))
+    fits = (np.sqrt(area * ratio) <= 256) & (np.sqrt(area / ratio) <= 200)
+    for ours, expected in ((share, area[fits] / (200 * 256)), (np.log(aspect), np.log(ratio[fits]))):
+        assert abs(ours.mean() - expected.mean()) < 4 * expected.std() / np.sqrt(len(ours))
+        assert abs(ours.std() / expected.std() - 1) < 0.1
+
+
+def test_random_crops_lie_anywhere():
+    left, top, right, bottom = random_boxes().T
+    small = (right - left < 200) & (bottom - top < 150)  # enough room to measure where it lies
+    for place in (left / (256 - right + left), top / (200 - bottom + top)):
+        place = place[small]
+        assert len(place) > 200
+        assert abs(place.mean() - 0.5) < 4 * np.sqrt(1 / 12 / len(place))
+        assert place.min() < 0.05 and place.max() > 0.95
+
+
+def test_where_no_box_fits_the_largest_centred_one_with_an_allowed_aspect_is_taken():
+    # 8% of 3x240 are 58 pixels: a box of any allowed aspect is at least 6 high.
+    result = augment.random_resized_crop(ramp(3, 240), (30, 30), np.random.default_rng(0))
+    left, _, right, _ = box_of(result)
+    np.testing.assert_allclose((left, right), (118, 122), atol=0.6)  # 4 wide, 3 high
+    result = augment.random_resized_crop(ramp(240, 3), (30, 30), np.random.default_rng(0))
+    _, top, _, bottom = box_of(result)
+    np.testing.assert_allclose((top, bottom), (118, 122), atol=0.6)
+
+
+def crop_config(**fields):
+    config = datasets.get_dataset("imagenet2012")
+    config.update(dict(image_size=(16, 16), test_resize=20) | fields)
+    return config
+
+
+def test_a_random_crop_depends_on_the_seed_and_the_position_only():
+    image, config = noise(50, 60, 3), crop_config()
+    crops = {
+        (seed, position): augment.crop(image, config, train=True, seed=seed, position=position)
+        for seed in (0, 1)
+        for position in (0, 1, 70_000)
+    }
+    for (seed, position), result in reversed(crops.items()):
+        np.testing.assert_array_equal(
+            augment.crop(image, config, train=True, seed=seed, position=position), result, err_msg=f"{seed} {position}"
+        )
+    assert len({result.tobytes() for result in crops.values()}) == len(crops)
+
+
+@pytest.mark.parametrize("train_crop", ["resize", "random_resized"])
+def test_the_test_crop_is_not_random_and_the_configuration_chooses_it(train_crop):
+    image = noise(50, 60, 3)
+    for test_crop, expected in (
+        ("center", augment.center_crop(image, (16, 16), 20)),
+        ("resize", augment.resize(image, (16, 16))),
+    ):
+        config = crop_config(train_crop=train_crop, test_crop=test_crop)
+        for position in (0, 1):
+            result = augment.crop(image, config, train=False, seed=position, position=position)
+            np.testing.assert_array_equal(result, expected)
+        if train_crop == "resize":
+            result = augment.crop(image, config, train=True, position=3)
+            np.testing.assert_array_equal(result, augment.resize(image, (16, 16)))
+
+
+# ---------------------------------------------------------------- device
+
+
+@pytest.mark.parametrize(("padding", "channels"), [(1, 3), (2, 1)])
+def test_a_padded_crop_is_one_of_all_windows_of_the_padded_image_and_each_is_as_likely(padding, channels):
+    image = noise(4, 5, channels) | 1  # no zeros, so that all windows differ
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    steps = range(2 * padding + 1)
+    windows = {padded[top : top + 4, left : left + 5].tobytes(): (top, left) for top in steps for left in steps}
+    assert len(windows) == (2 * padding + 1) ** 2
+    keys = jax.random.split(jax.random.key(0), 100 * len(windows))
+    results = np.asarray(jax.vmap(lambda key: augment.pad_crop(key, jnp.asarray(image), padding))(keys))
+    assert results.dtype == np.uint8
+    counts = dict.fromkeys(windows.values(), 0)
+    for result in results:
+        counts[windows[result.tobytes()]] += 1  # a KeyError: not a window
+    assert min(counts.values()) > 60 and max(counts.values()) < 140  # 100 each; the standard deviation is 10
+
+
+def test_half_of_the_images_are_mirrored_left_to_right():
+    image = noise(4, 5, 3)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    results = np.asarray(jax.vmap(lambda key: augment.flip(key, jnp.asarray(image), 0))(keys))
+    mirrored = np.array([np.array_equal(result, image[:, ::-1]) for result in results])
+    for result in results[~mirrored]:
+        np.testing.assert_array_equal(result, image)
+    assert abs(mirrored.mean() - 0.5) < 0.04
+
+
+NAMES = ("pad_crop:2", "flip")
+augmented = jax.jit(augment.augment, static_argnums=3)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.permutations(range(8)), st.sampled_from([1, 3, 8]))
+def test_an_augmented_image_depends_neither_on_its_batch_nor_on_its_place_in_it(order, count):
+    key, images = jax.random.key(3), noise(8, 6, 6, 1)
+    positions = np.uint32([0, 1, 2, 3, 1000, 1001, 2**20, 2**31 + 5])
+    whole = np.asarray(augmented(key, images, positions, NAMES))
+    chosen = np.array(order[:count])
+    np.testing.assert_array_equal(augmented(key, images[chosen], positions[chosen], NAMES), whole[chosen])
+
+
+def test_augmentation_differs_between_positions_and_keys_and_between_the_entries_of_the_list():
+    images = np.broadcast_to(noise(6, 6, 1), (64, 6, 6, 1))
+    positions = np.arange(64, dtype=np.uint32)
+    first, other = (np.asarray(augmented(jax.random.key(seed), images, positions, NAMES)) for seed in (0, 1))
+    assert len({result.tobytes() for result in first}) > 30  # of 25 windows x 2
+    assert np.mean([np.array_equal(a, b) for a, b in zip(first, other, strict=True)]) < 0.2
+    # Two flips have two coins: if they shared one, nothing would ever be mirrored.
+    twice = np.asarray(augmented(jax.random.key(0), images, positions, ("flip", "flip")))
+    mirrored = np.mean([np.array_equal(result, images[0][:, ::-1]) for result in twice])
+    assert 0.25 < mirrored < 0.75
+
+
+def test_without_augmentations_the_images_stay_as_they_are():
+    images = noise(5, 4, 4, 3)
+    result = augment.augment(jax.random.key(0), jnp.asarray(images), jnp.arange(5), ())
+    np.testing.assert_array_equal(result, images)
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 5, 3), (1,)])
+def test_normalisation_subtracts_the_mean_and_divides_by_the_deviation_in_float32(shape):
+    random = np.random.default_rng(0)
+    images = noise(2, 4, 5, 3)
+    mean, std = random.uniform(size=shape).astype(np.float32), random.uniform(0.1, 1, shape).astype(np.float32)
+    result = augment.normalize(jnp.asarray(images), mean, std)
+    assert result.dtype == jnp.float32
+    expected = (images.astype(np.float64) / 255 - mean) / std
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,260 @@
+"""Order and batches: nothing is lost or repeated, placement and threads change nothing, statistics are NumPy's."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnn_jax import models, optim, step
+from cnn_jax.data import pipeline, sources
+from cnn_jax.errors import UserError
+from configs import base, datasets
+
+
+def make_config(**fields):
+    config = datasets.get_dataset("digits")
+    config.update(dict(workers=2) | fields)
+    return config
+
+
+def make_source(count: int, *, side: int = 8, channels: int = 1) -> sources.ArraySource:
+    images = np.random.default_rng(count).integers(0, 256, (count, side, side, channels), np.uint8)
+    return sources.ArraySource(images, np.arange(count))  # the label tells which example it is
+
+
+def make_part(count: int, *, train: bool = True, seed: int = 0, **fields) -> pipeline.Part:
+    return pipeline.Part(make_source(count), make_config(**fields), train=train, seed=seed)
+
+
+def gathered(part: pipeline.Part, batch: pipeline.Batch) -> pipeline.Batch:
+    """Returns a batch with its images, whichever the placement; "index" is dropped."""
+    if part.resident is None:
+        return batch
+    images = {name: array[batch["index"]] for name, array in part.resident.items()}
+    return images | {name: array for name, array in batch.items() if name != "index"}
+
+
+def assert_same(one: pipeline.Batch, other: pipeline.Batch) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+# ---------------------------------------------------------------- order
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32), st.integers(1, 50), st.integers(0, 1000))
+def test_every_epoch_is_a_permutation_of_all_examples(seed, size, epoch):
+    order = pipeline.Order(seed, size)
+    indices = order.indices(np.arange(epoch * size, (epoch + 1) * size))
+    assert sorted(indices) == list(range(size))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = {
+        tuple(pipeline.Order(seed, 30).indices(np.arange(epoch * 30, (epoch + 1) * 30)))
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(orders) == 16
+    # On average an example stands anywhere: mean place 14.5, standard deviation of the mean of 16 shuffles 2.2.
+    places = np.argsort(np.array(sorted(orders)), axis=1).mean(axis=0)
+    assert abs(places - 14.5).max() < 9
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 100), st.integers(1, 30), st.integers(1, 70), st.integers(1, 70))
+def test_batches_of_any_size_are_pieces_of_the_same_sequence(seed, size, one, other):
+    # Batches larger than an epoch, and batches that begin in one epoch and end in the next, included.
+    order = pipeline.Order(seed, size)
+    whole = order.indices(np.arange(140))
+    for batch_size in (one, other):
+        steps = 140 // batch_size
+        positions = [order.positions(step, batch_size) for step in range(steps)]
+        np.testing.assert_array_equal(np.concatenate(positions), np.arange(steps * batch_size))
+        pieces = np.concatenate([order.indices(p) for p in positions])
+        np.testing.assert_array_equal(pieces, whole[: steps * batch_size])
+
+
+def test_a_batch_is_a_function_of_the_seed_and_its_number_only():
+    fresh = [pipeline.Order(5, 33).indices(pipeline.Order(5, 33).positions(k, 16)) for k in range(10)]
+    used = pipeline.Order(5, 33)
+    for k in (9, 2, 7, 0, 2):  # in any order, with other seeds in between
+        pipeline.Order(6, 33).indices(np.arange(100))
+        np.testing.assert_array_equal(used.indices(used.positions(k, 16)), fresh[k])
+
+
+# ---------------------------------------------------------------- training batches
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_batches_from_a_later_start_are_the_tail_of_all_batches(placement):
+    part = make_part(21, placement=placement)
+    batches = list(part.train_batches(0, 7, 8))
+    assert len(batches) == 7
+    for start in (0, 3, 6, 7):  # 7: a finished run, no batch
+        tail = list(make_part(21, placement=placement).train_batches(start, 7, 8))
+        assert len(tail) == 7 - start
+        for one, other in zip(batches[start:], tail, strict=True):
+            assert_same(one, other)
+
+
+def test_training_batches_hold_the_images_labels_and_positions_of_the_order():
+    source = make_source(21)
+    for placement in ("device", "stream"):
+        part = make_part(21, placement=placement, seed=4)
+        for k, batch in enumerate(part.train_batches(0, 6, 8)):
+            positions = np.arange(8 * k, 8 * k + 8)
+            indices = pipeline.Order(4, 21).indices(positions)
+            batch = gathered(part, batch)
+            np.testing.assert_array_equal(batch["image"], source.images[indices])
+            np.testing.assert_array_equal(batch["label"], indices)
+            np.testing.assert_array_equal(batch["position"], positions)
+            assert [batch[name].dtype for name in ("image", "label", "position")] == [np.uint8, np.int32, np.uint32]
+
+
+@pytest.mark.parametrize("test_crop", ["resize", "center"])
+def test_resident_and_streamed_batches_have_the_same_images_and_labels_in_the_same_order(test_crop):
+    fields = dict(image_size=(6, 10), test_crop=test_crop, test_resize=12)
+    resident, stream = (make_part(21, placement=placement, **fields) for placement in ("device", "stream"))
+    assert stream.resident is None and resident.resident["image"].shape == (21, 6, 10, 1)
+    for one, other in zip(resident.train_batches(1, 6, 8), stream.train_batches(1, 6, 8), strict=True):
+        assert_same(gathered(resident, one), other)
+    resident, stream = (make_part(21, placement=p, train=False, **fields) for p in ("device", "stream"))
+    for one, other in zip(resident.test_batches(8), stream.test_batches(8), strict=True):
+        assert_same(gathered(resident, one), other)
+
+
+def test_the_number_of_threads_changes_nothing_even_with_random_crops():
+    fields = dict(placement="stream", train_crop="random_resized", image_size=(5, 5))
+    streams = [list(make_part(21, workers=workers, **fields).train_batches(0, 6, 8)) for workers in (1, 8)]
+    for one, other in zip(*streams, strict=True):
+        assert_same(one, other)
+    # And a crop belongs to the position: the second epoch has other crops of the same images.
+    images, labels = (np.concatenate([batch[name] for batch in streams[0]])[:42] for name in ("image", "label"))
+    first, second = (images[epoch][np.argsort(labels[epoch])] for epoch in (slice(21), slice(21, 42)))
+    assert np.mean([np.array_equal(a, b) for a, b in zip(first, second, strict=True)]) < 0.2
+
+
+def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
+    trained = []
+    for placement in ("device", "stream"):
+        data = pipeline.Data(make_config(placement=placement, normalize="none", image_size=(8, 8)), seed=2)
+        model = models.create("cifar_resnet", depth=8, width=0.25, input_shape=data.image_shape)
+        network, params, stats = step.split(model)
+        optimizer = optim.make_optimizer(base.get_config().optim, params)
+        train_step = step.make_train_step(
+            network, optimizer, lambda _: 0.1, augmentations=("pad_crop:1", "flip"), seed=2, **data.normalization
+        )
+        state = step.create_state(params, stats, optimizer, ema=False)
+        part = data.parts["train"]
+        for batch in part.train_batches(0, 3, 16):
+            state = train_step(state, batch, part.resident)
+        trained.append(jax.device_get((state.params, state.stats, state.sums)))
+    assert trained[0][2]["steps"] == 3
+    jax.tree.map(np.testing.assert_array_equal, *trained)
+
+
+# ---------------------------------------------------------------- test batches
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 30), st.integers(1, 40), st.sampled_from(["device", "stream"]))
+def test_every_test_example_counts_once_whatever_the_batch_size(count, batch_size, placement):
+    part = make_part(count, train=False, placement=placement)
+    batches = [gathered(part, batch) for batch in part.test_batches(batch_size)]
+    assert len(batches) == -(-count // batch_size)
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in ("image", "label", "mask")}
+    assert all(len(batch["label"]) == batch_size for batch in batches)  # one shape: one compilation
+    counted = joined["mask"] == 1
+    np.testing.assert_array_equal(joined["label"][counted], np.arange(count))
+    np.testing.assert_array_equal(joined["image"][counted], make_source(count).images)
+    assert joined["mask"].dtype == np.float32 and set(joined["mask"][~counted]) <= {0}
+
+
+# ---------------------------------------------------------------- statistics and parts
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channel_statistics_equal_those_of_float_images(channels):
+    images = make_source(40, channels=channels).images
+    images[..., 0] //= 3
+    mean, std = pipeline.channel_statistics(images)
+    values = images.astype(np.float64) / 255
+    assert mean.dtype == std.dtype == np.float32 and mean.shape == std.shape == (channels,)
+    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std, values.std((0, 1, 2)), rtol=1e-6)
+
+
+def test_a_constant_channel_does_not_divide_by_zero():
+    images = np.full((3, 4, 4, 2), 51, np.uint8)
+    mean, std = pipeline.channel_statistics(images)
+    np.testing.assert_allclose(mean, 0.2, rtol=1e-6)
+    assert (std > 0).all()
+
+
+def all_images(part: pipeline.Part) -> np.ndarray:
+    return np.stack([example["image"] for example in part.source.read(range(len(part)))])
+
+
+def test_channel_statistics_are_measured_on_the_training_part_alone():
+    data = pipeline.Data(make_config(), seed=0)
+    values = all_images(data.parts["train"]) / 255
+    np.testing.assert_allclose(data.normalization["mean"], [values.mean()], rtol=1e-6)
+    np.testing.assert_allclose(data.normalization["std"], [values.std()], rtol=1e-6)
+
+
+def test_pixel_normalisation_takes_the_mean_image():
+    data = pipeline.Data(make_config(normalize="pixel"), seed=0)
+    assert data.normalization["mean"].shape == (8, 8, 1)
+    expected = (all_images(data.parts["train"]) / 255).mean(0)
+    np.testing.assert_allclose(data.normalization["mean"], expected, rtol=1e-6)
+    np.testing.assert_array_equal(data.normalization["std"], [1])
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_given_statistics_are_taken_as_they_are(placement):
+    data = pipeline.Data(make_config(mean=(0.25,), std=(0.5,), placement=placement), seed=0)
+    assert {name: value.tolist() for name, value in data.normalization.items()} == dict(mean=[0.25], std=[0.5])
+    data = pipeline.Data(make_config(normalize="none", placement=placement), seed=0)
+    assert {name: value.tolist() for name, value in data.normalization.items()} == dict(mean=[0], std=[1])
+
+
+def test_statistics_of_a_stream_must_be_given():
+    data = pipeline.Data(make_config(placement="stream"), seed=0)
+    with pytest.raises(UserError, match=r"give config\.data\.mean and std"):
+        _ = data.normalization
+
+
+def test_training_on_both_parts_joins_them_and_leaves_no_validation():
+    apart, joined = (pipeline.Data(make_config(train_on=on), seed=0) for on in ("train", "train+validation"))
+    assert list(apart.parts) == ["train", "validation", "test"]
+    assert set(joined.parts) == {"train", "test"}
+    assert len(joined.parts["train"]) == 1258 + 180
+    expected = np.concatenate([all_images(apart.parts[part]) for part in ("train", "validation")])
+    np.testing.assert_array_equal(all_images(joined.parts["train"]), expected)
+    np.testing.assert_array_equal(joined.parts["train"].resident["image"], expected)
+    np.testing.assert_array_equal(all_images(joined.parts["test"]), all_images(apart.parts["test"]))
+    # What is measured is measured on all that is trained on.
+    np.testing.assert_allclose(joined.normalization["mean"], [(expected / 255).mean()], rtol=1e-6)
+
+
+def test_the_seed_of_the_data_reaches_the_order_the_crops_and_the_synthetic_images():
+    fields = dict(name="synthetic", source="synthetic", num_images=(30, 5, 5), placement="stream", normalize="none")
+    for extra in (dict(), dict(train_crop="random_resized", image_size=(6, 6))):
+        one, again, other = (
+            next(pipeline.Data(make_config(**fields, **extra), seed=seed).parts["train"].train_batches(0, 1, 8))
+            for seed in (0, 0, 1)
+        )
+        assert_same(one, again)
+        assert not np.array_equal(one["image"], other["image"])
+    one, other = (
+        list(itertools.chain(*(b["index"] for b in make_part(30, seed=seed).train_batches(0, 3, 10))))
+        for seed in (0, 1)
+    )
+    assert one != other and sorted(one) == sorted(other)

@@ -1,0 +1,81 @@
+"""The README's commands, run as they are written, in a folder that has configs/ as a clone does."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import cnn_jax
+from cnn_jax import models, summary
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def commands():
+    """Every command of the bash blocks, with `a && b` as two."""
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line and not line.startswith("#")]
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+def test_every_command_does_what_it_says(tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = 0
+    for command in commands():
+        words = shlex.split(command)
+        if words[:2] == ["pip", "install"]:  # the test runs inside what it installs: check that the extra exists
+            assert words[2] == "-e" and re.fullmatch(r"\.(\[\w+\])?", words[3]), command
+            assert words[3] == "." or words[3][2:-1] in project["optional-dependencies"], command
+            continue
+        if words == ["pytest"]:
+            continue  # this is it
+        assert words[:2] == ["python", "-m"], command
+        data_set = re.search(r"configs/(?!replay)\w+\.py:(\w+)", command)
+        if data_set:  # hours of training, on data that may not be here: everything up to the first step
+            words.append("--dry-run")
+        line = [sys.executable, *words[1:]]
+        result = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+        ran += 1
+        if data_set and result.returncode == 2:
+            assert f"data set {data_set[1]!r} is not prepared" in result.stderr, command
+            continue
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        if "--dry-run" not in words and "--help" not in words:
+            accuracy = float(re.search(r"^test +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
+            assert accuracy >= (97 if "lenet5" in command else 95), f"{command}: {accuracy}%"
+    assert ran >= 8
+
+
+def test_the_python_example_prints_what_stands_below_it():
+    for code, output in re.findall(r"^```python\n(.*?)^```\n+```text\n(.*?)^```", README, re.M | re.S):
+        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert result.stdout == output, result.stderr
+        break
+    else:
+        raise AssertionError("no example")
+
+
+def test_the_table_of_networks_is_complete_and_true():
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| ([\dx]+) \|", README, re.M)
+    assert {name for name, *_ in rows} == set(models.MODELS) - {"cifar_resnet"}
+    for name, parameters, macs, image in rows:
+        if name == "resnet1202":
+            continue  # its numbers are held with the other networks'; tracing it takes 10 s
+        shape = tuple(map(int, image.split("x")))
+        layers = summary.layer_table(lambda name=name, shape=shape: cnn_jax.create(name, input_shape=shape), shape)
+        assert sum(layer.parameters for layer in layers) == int(parameters.replace(",", "")), name
+        assert sum(layer.macs for layer in layers) == int(macs.replace(",", "")), name
+
+
+def test_files_and_pictures_that_the_readme_points_to_are_there():
+    for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
