@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,9 +145,12 @@ def test_the_number_of_threads_changes_nothing_even_with_random_crops():
 def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
     trained = []
     for placement in ("device", "stream"):
-        data = pipeline.Data(make_config(placement=placement, normalize="none", image_size=(8, 8)), seed=2)
-        model = models.create("cifar_resnet", depth=8, width=0.25, input_shape=data.image_shape)
-        network, params, stats = step.split(model)
+        data = pipeline.Data(make_config(placement=placement, normalize="none", image_size=(16, 16)), seed=2)
+        network, params, stats = step.split(
+            jax.eval_shape(lambda shape=data.image_shape: models.create("lenet5", width=0.5, input_shape=shape))
+        )
+        random = np.random.default_rng(0)  # initialisers take long to compile
+        params = jax.tree.map(lambda x, r=random: jnp.asarray(r.normal(0, 0.2, x.shape), x.dtype), params)
         optimizer = optim.make_optimizer(base.get_config().optim, params)
         train_step = step.make_train_step(
             network, optimizer, lambda _: 0.1, augmentations=("pad_crop:1", "flip"), seed=2, **data.normalization
@@ -155,8 +159,8 @@ def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
         part = data.parts["train"]
         for batch in part.train_batches(0, 3, 16):
             state = train_step(state, batch, part.resident)
-        trained.append(jax.device_get((state.params, state.stats, state.sums)))
-    assert trained[0][2]["steps"] == 3
+        trained.append(jax.device_get((state.params, state.sums)))
+    assert trained[0][1]["steps"] == 3
     jax.tree.map(np.testing.assert_array_equal, *trained)
 
 

@@ -9,7 +9,7 @@ streamed (threads read, decode and crop; a batch holds images). Both give the sa
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,64 +66,55 @@ class Part:
         """All images, {"image": uint8 [N, H, W, C], "label": int32 [N]}, or None for a stream."""
         if not self.is_resident:
             return None
-        images = np.empty((len(self), *self.config.image_size, self.config.channels), np.uint8)
-        labels = np.empty(len(self), np.int32)
-        for start in range(0, len(self), 1024):
-            chunk = range(start, min(start + 1024, len(self)))
-            for i, example in zip(chunk, self.source.read(chunk), strict=True):
-                images[i], labels[i] = self._crop(example["image"], i), example["label"]
-        return {"image": images, "label": labels}
+        chunks = [range(start, min(start + 1024, len(self))) for start in range(0, len(self), 1024)]
+        parts = [self._read(chunk, chunk) for chunk in chunks]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _crop(self, image: np.ndarray, position: int) -> np.ndarray:
-        return augment.crop(image, self.config, train=self.train, seed=self.seed, position=position)
-
-    def _example(self, index: int, position: int) -> Batch:
-        example = self.source.read([index])[0]
-        return {"image": self._crop(example["image"], position), "label": np.int32(example["label"])}
+    def _read(self, indices: Iterable[int], positions: Iterable[int]) -> Batch:
+        """Returns {"image", "label"} of the examples, cropped as their positions say."""
+        examples = self.source.read([int(i) for i in indices])
+        images = [
+            augment.crop(example["image"], self.config, train=self.train, seed=self.seed, position=int(position))
+            for example, position in zip(examples, positions, strict=True)
+        ]
+        return {"image": np.stack(images), "label": np.array([example["label"] for example in examples], np.int32)}
 
     def train_batches(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
         """Yields the batches of the steps start .. stop-1: "image" and "label" (or "index"), and "position" [B]."""
-        if self.is_resident:
-            for step in range(start, stop):
-                positions = self.order.positions(step, batch_size)
-                yield {
-                    "index": self.order.indices(positions).astype(np.int32),
-                    "position": positions.astype(np.uint32),
-                }
-            return
 
-        def load(position: int) -> Batch:
-            index = int(self.order.indices(np.asarray([position]))[0])
-            return self._example(index, position) | {"position": np.uint32(position)}
+        def plan(step: int) -> Batch:
+            positions = self.order.positions(step, batch_size)
+            return {"index": self.order.indices(positions).astype(np.int32), "position": positions.astype(np.uint32)}
 
-        yield from self._stream(load, start * batch_size, stop * batch_size, batch_size)
+        return self._batches(plan, range(start, stop))
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """Yields every example once, in order: as above, with "mask" float32 [B] in place of "position".
 
         The last batch is filled with copies of the first example, whose mask is 0.
         """
-        count = len(self)
-        padded = -(-count // batch_size) * batch_size
+
+        def plan(number: int) -> Batch:
+            index = np.arange(number * batch_size, (number + 1) * batch_size)
+            inside = index < len(self)
+            return {"index": np.where(inside, index, 0).astype(np.int32), "mask": inside.astype(np.float32)}
+
+        return self._batches(plan, range(-(-len(self) // batch_size)))
+
+    def _batches(self, plan: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
+        """Yields plan(number) as it is for a resident part, else with its images, read ahead by threads."""
         if self.is_resident:
-            for start in range(0, padded, batch_size):
-                index = np.arange(start, start + batch_size)
-                inside = index < count
-                yield {"index": np.where(inside, index, 0).astype(np.int32), "mask": inside.astype(np.float32)}
+            yield from map(plan, numbers)
             return
-
-        def load(position: int) -> Batch:
-            index = position if position < count else 0
-            return self._example(index, index) | {"mask": np.float32(position < count)}
-
-        yield from self._stream(load, 0, padded, batch_size)
-
-    def _stream(self, load: Any, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
-        """Yields load(start), load(start + 1), ... in batches, read ahead by threads."""
         import grain
 
-        dataset = grain.MapDataset.range(start, stop).map(load).batch(batch_size)
-        options = grain.ReadOptions(num_threads=self.config.workers, prefetch_buffer_size=4)
+        def load(number: int) -> Batch:
+            batch = plan(number)
+            index = batch.pop("index")
+            return self._read(index, batch.get("position", index)) | batch
+
+        dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(load)
+        options = grain.ReadOptions(num_threads=self.config.workers, prefetch_buffer_size=self.config.workers)
         yield from dataset.to_iter_dataset(options)
 
 

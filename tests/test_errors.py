@@ -1,0 +1,26 @@
+import pytest
+
+from cnn_jax.errors import UserError, check, check_choice, near
+
+
+def test_the_near_match_is_named_and_a_far_one_is_not():
+    assert near("resnt50", ["lenet5", "resnet50"]) == "; did you mean 'resnet50'?"
+    assert near("xyzzy", ["lenet5", "resnet50"]) == ""
+    assert near("lenet5", []) == ""
+    assert near(None, {"none": 1}) == "; did you mean 'none'?"  # values that are no strings, options that are keys
+
+
+def test_a_value_must_be_one_of_its_options():
+    check_choice("pool", "max", ("max", "average"))
+    with pytest.raises(UserError, match=r"^pool is 'maks', but must be one of max, average; did you mean 'max'\?$"):
+        check_choice("pool", "maks", (name for name in ("max", "average")))
+
+
+def test_a_condition_that_does_not_hold_is_a_users_error():
+    check(True, "not raised")
+    with pytest.raises(UserError, match=r"^the message$"):
+        check(False, "the message")
+
+
+def test_a_users_error_is_a_value_error():
+    assert issubclass(UserError, ValueError)

@@ -1,0 +1,454 @@
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from cnn_jax.errors import UserError
+from cnn_jax.models import cpu, layers
+from cnn_jax.models.layers import BatchNorm, Conv, GlobalAveragePool, Head, Keys, Linear, Pool
+
+
+def keys(seed: int = 0) -> Keys:
+    return Keys(jax.random.key(seed))
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# ---------------------------------------------------------------- convolution
+
+
+def conv_by_loops(x, kernel, bias, stride, padding, dilation, groups):
+    """The definition: every output is a sum over one window of the padded input, for two or any number of axes."""
+    dims = x.ndim - 2
+    x = np.pad(x.astype(np.float64), [(0, 0), *[(p, p) for p in padding], (0, 0)])
+    extent = [d * (k - 1) + 1 for d, k in zip(dilation, kernel.shape[:dims], strict=True)]
+    sizes = [(n - e) // s + 1 for n, e, s in zip(x.shape[1:-1], extent, stride, strict=True)]
+    per_group_in, per_group_out = kernel.shape[-2], kernel.shape[-1] // groups
+    y = np.zeros((x.shape[0], *sizes, kernel.shape[-1]))
+    for position in itertools.product(*map(range, sizes)):
+        for o in range(kernel.shape[-1]):
+            first = o // per_group_out * per_group_in  # the input channels of the output channel's group
+            for tap in itertools.product(*map(range, kernel.shape[:dims])):
+                source = [p * s + t * d for p, s, t, d in zip(position, stride, tap, dilation, strict=True)]
+                window = x[(slice(None), *source, slice(first, first + per_group_in))]
+                y[(slice(None), *position, o)] += window @ kernel[(*tap, slice(None), o)]
+    return y + bias
+
+
+@st.composite
+def convolutions(draw):
+    dims = draw(st.integers(1, 3))
+    small = st.integers(1, 3 if dims < 3 else 2)
+
+    def axes(values):
+        return tuple(draw(values) for _ in range(dims))
+
+    kernel, stride, dilation = axes(small), axes(st.integers(1, 3)), axes(st.integers(1, 2))
+    padding = axes(st.integers(0, 2))
+    extent = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    sizes = tuple(max(1, e - 2 * p) + draw(st.integers(0, 3)) for e, p in zip(extent, padding, strict=True))
+    groups = draw(st.integers(1, 3))
+    channels_in, channels_out = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
+    return sizes, channels_in, channels_out, kernel, stride, padding, dilation, groups, draw(st.booleans())
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(convolutions())
+def test_a_convolution_is_the_sum_over_windows(case):
+    sizes, channels_in, channels_out, kernel, stride, padding, dilation, groups, bias = case
+    fields = dict(dilation=dilation, groups=groups, bias=bias, init="he_fan_in")
+    model = nnx.eval_shape(lambda: Conv(channels_in, channels_out, kernel, stride, padding, **fields, rngs=keys()))
+    assert model.kernel.shape == (*kernel, channels_in // groups, channels_out)
+    weights = noise(*model.kernel.shape, seed=1)
+    offsets = noise(channels_out, seed=2) if bias else np.zeros(channels_out)
+    model.kernel.set_value(jnp.asarray(weights))
+    if bias:
+        model.bias.set_value(jnp.asarray(offsets))
+    else:
+        assert model.bias is None
+    x = noise(2, *sizes, channels_in)
+    expected = conv_by_loops(x, weights, offsets, stride, padding, dilation, groups)
+    y = model(jnp.asarray(x))
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
+def test_one_number_stands_for_two_axes():
+    one = nnx.eval_shape(lambda: Conv(4, 6, 3, 2, 1, dilation=2, groups=2, init="he_fan_in", rngs=keys()))
+    pair = dict(dilation=(2, 2), groups=2, init="he_fan_in")
+    two = nnx.eval_shape(lambda: Conv(4, 6, (3, 3), (2, 2), (1, 1), **pair, rngs=keys()))
+    assert one.kernel.shape == two.kernel.shape == (3, 3, 2, 6)
+    for conv in (one, two):
+        conv.kernel.set_value(jnp.ones((3, 3, 2, 6)))
+        conv.bias.set_value(jnp.zeros(6))
+        y = conv(jnp.ones((1, 9, 8, 4)))
+        assert y.shape == (1, 4, 3, 6)  # (9 + 2 - 5) // 2 + 1, (8 + 2 - 5) // 2 + 1
+        assert y[0, 1, 1, 0] == 9 * 2 and y[0, 0, 0, 0] == 4 * 2  # a corner loses a row and a column to the padding
+
+
+def test_groups_that_do_not_divide_the_channels_are_an_error():
+    for channels_in, channels_out in ((4, 6), (6, 4)):
+        with pytest.raises(UserError, match="groups is 3, but must divide both"):
+            Conv(channels_in, channels_out, 3, groups=3, init="he_fan_in", rngs=keys())
+
+
+def test_a_kernel_larger_than_its_padded_input_is_an_error_of_that_layer():
+    conv = nnx.eval_shape(lambda: Conv(1, 1, 3, padding=1, dilation=3, init="he_fan_in", rngs=keys()))
+    with pytest.raises(layers.DoesNotFitError, match="kernel of 3 with padding 1 does not fit its 6x4") as error:
+        conv(jnp.zeros((1, 6, 4, 1)))  # 4 + 2 < 3 * 2 + 1
+    assert error.value.layer is conv
+    with pytest.raises(layers.DoesNotFitError, match="kernel of 2 with padding 0"):
+        Pool("max", 2, 2)(jnp.zeros((1, 1, 4, 1)))
+
+
+# ---------------------------------------------------------------- the fast path of CPUs
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 3)])
+def test_a_pointwise_convolution_on_a_cpu_has_the_values_and_gradients_of_xlas(stride):
+    x, kernel, weights = jnp.asarray(noise(2, 7, 6, 5)), jnp.asarray(noise(1, 1, 5, 4, seed=1)), noise(2, 7, 6, 4)
+    results = []
+    for function in (cpu.conv_general_dilated, lax.conv_general_dilated):
+
+        def loss(x, kernel, function=function):
+            y = function(x, kernel, stride, ((0, 0), (0, 0)), dimension_numbers=NHWC)
+            return jnp.sum(jnp.sin(y) * weights[:, : y.shape[1], : y.shape[2]]), y
+
+        (_, y), (by_x, by_kernel) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, kernel)
+        results.append((y, by_x, by_kernel))
+    for ours, xlas in zip(*results, strict=True):
+        assert ours.shape == xlas.shape and ours.dtype == xlas.dtype
+        np.testing.assert_allclose(ours, xlas, atol=1e-4)
+
+
+def primitives(function, *args) -> set[str]:
+    return {equation.primitive.name for equation in jax.make_jaxpr(function)(*args).jaxpr.eqns}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "groups", "fast"),
+    [
+        ((1, 1), (0, 0), 1, True),
+        ((3, 3), (1, 1), 1, False),
+        ((1, 3), (0, 1), 1, False),
+        ((1, 1), (1, 0), 1, False),  # padding makes outputs that a product over the input does not have
+        ((1, 1), (0, 0), 2, False),
+    ],
+)
+def test_only_unpadded_pointwise_convolutions_become_matrix_products(kernel, padding, groups, fast):
+    conv = nnx.eval_shape(
+        lambda: Conv(4, 4, kernel, 2, padding, groups=groups, bias=False, init="he_fan_in", rngs=keys())
+    )
+    graphdef, state = nnx.split(conv)
+    x = jax.ShapeDtypeStruct((1, 6, 6, 4), jnp.float32)
+    used = primitives(lambda state, x: nnx.merge(graphdef, state)(x), state, x)
+    assert ("dot_general" in used) == fast
+    assert ("conv_general_dilated" in used) == (not fast)
+
+
+def test_other_platforms_keep_xlas_convolutions(monkeypatch):
+    monkeypatch.setattr(cpu.jax, "default_backend", lambda: "gpu")
+    x, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 1, 3, 2))
+
+    def conv(x, kernel):
+        return cpu.conv_general_dilated(x, kernel, (1, 1), ((0, 0), (0, 0)), dimension_numbers=NHWC)
+
+    assert primitives(conv, x, kernel) == {"conv_general_dilated"}
+
+
+# ---------------------------------------------------------------- pooling
+
+
+def pool_by_loops(x, function, kernel, stride):
+    sizes = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], kernel, stride, strict=True)]
+    y = np.zeros((x.shape[0], *sizes, x.shape[-1]))
+    for i, j in itertools.product(*map(range, sizes)):
+        rows, columns = slice(i * stride[0], i * stride[0] + kernel[0]), slice(j * stride[1], j * stride[1] + kernel[1])
+        y[:, i, j] = function(x[:, rows, columns], axis=(1, 2))
+    return y
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1), ((2, 3), (1, 2), 0), (3, 3, 0)]
+)
+def test_pooling_takes_the_maximum_or_mean_of_each_window(kernel, stride, padding):
+    x = -1 - np.abs(noise(2, 7, 8, 3))  # all below zero: a zero in the padding would be the maximum
+    pair = [(value, value) if isinstance(value, int) else value for value in (kernel, stride)]
+    pads = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+    largest = pool_by_loops(np.pad(x, pads, constant_values=-np.inf), np.max, *pair)
+    mean = pool_by_loops(np.pad(x, pads), np.mean, *pair)  # padding counts as zeros
+    np.testing.assert_array_equal(Pool("max", kernel, stride, padding)(jnp.asarray(x)), largest)
+    np.testing.assert_allclose(Pool("average", kernel, stride, padding)(jnp.asarray(x)), mean, atol=1e-5)
+
+
+def test_averages_count_the_padding():
+    y = Pool("average", 3, 2, 1)(jnp.ones((1, 4, 4, 1)))
+    np.testing.assert_allclose(y[0, :, :, 0], [[4 / 9, 6 / 9], [6 / 9, 1]], rtol=1e-6)
+
+
+def test_pooling_works_on_any_number_of_axes():
+    x = noise(1, 4, 4, 4, 2)
+    windows = x.reshape(1, 2, 2, 2, 2, 2, 2, 2)
+    np.testing.assert_array_equal(Pool("max", (2, 2, 2), 2)(jnp.asarray(x)), windows.max((2, 4, 6)))
+    np.testing.assert_array_equal(Pool("max", (2,), 2)(jnp.asarray(x[0, 0])), x[0, 0].reshape(4, 2, 2, 2).max(2))
+
+
+def test_pooling_has_two_kinds():
+    with pytest.raises(UserError, match="pool is 'mean'"):
+        Pool("mean", 2, 2)
+
+
+def test_global_average_pooling_is_the_mean_over_positions():
+    x = noise(2, 3, 5, 4)
+    np.testing.assert_allclose(GlobalAveragePool()(jnp.asarray(x)), x.mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(GlobalAveragePool()(jnp.asarray(x[..., None])), x.mean((1, 2, 3))[..., None], atol=1e-6)
+
+
+def test_global_average_pooling_sums_in_float32():
+    # In bfloat16 a sum stops growing at 256: 256 + 1 is 256 again.
+    y = GlobalAveragePool()(jnp.ones((1, 64, 64, 1), jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    assert y[0, 0] == 1
+
+
+# ---------------------------------------------------------------- normalisation
+
+
+def test_batch_normalisation_has_the_formula_of_the_paper():
+    x, (scale, offset) = noise(4, 3, 2, 5) * 2 + 1, noise(2, 5)
+    norm = BatchNorm(5, decay=0.75, epsilon=0.01, rngs=keys())
+    norm.scale[...], norm.bias[...] = jnp.asarray(scale), jnp.asarray(offset)
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    y = norm(jnp.asarray(x))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 0.01) * scale + offset, atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.75 * 0 + 0.25 * mean, atol=1e-6)
+    np.testing.assert_allclose(norm.var[...], 0.75 * 1 + 0.25 * variance, atol=1e-5)  # biased: divided by n
+
+    running = nnx.view(norm, use_running_average=True)
+    y = running(jnp.asarray(x))
+    expected = (x - 0.25 * mean) / np.sqrt(0.75 + 0.25 * variance + 0.01) * scale + offset
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.25 * mean, atol=1e-6)  # unchanged
+
+
+def test_batch_normalisation_starts_as_asked():
+    for zero, scale in ((False, 1), (True, 0)):
+        norm = BatchNorm(3, zero_scale=zero, rngs=keys())
+        for variable, value in ((norm.scale, scale), (norm.bias, 0), (norm.mean, 0), (norm.var, 1)):
+            np.testing.assert_array_equal(variable[...], [value] * 3)
+
+
+# ---------------------------------------------------------------- head
+
+
+def head(in_shape, num_classes, **fields) -> Head:
+    fields = dict(init="glorot_uniform", classifier_init="glorot_uniform") | fields
+    return Head(in_shape, num_classes, **fields, rngs=keys())
+
+
+def test_the_heads_have_their_layers():
+    x = noise(2, 3, 4, 5)
+    gap, flatten = head((3, 4, 5), 7, kind="gap"), head((3, 4, 5), 7, kind="flatten", fc_sizes=(9,))
+    fc = head((3, 4, 5), 7, kind="fc", fc_sizes=(6, 8))
+    assert gap.classifier.kernel.shape == (5, 7)
+    assert flatten.classifier.kernel.shape == (60, 7) and not flatten.hidden
+    assert [layer.kernel.shape for layer in fc.hidden] == [(60, 6), (6, 8)] and fc.classifier.kernel.shape == (8, 7)
+
+    def linear(layer, x):
+        return x @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+
+    flat = x.reshape(2, 60)
+    hidden = np.maximum(linear(fc.hidden[1], np.maximum(linear(fc.hidden[0], flat), 0)), 0)
+    for model, expected in (
+        (gap, linear(gap.classifier, x.mean((1, 2)))),
+        (flatten, linear(flatten.classifier, flat)),
+        (fc, linear(fc.classifier, hidden)),
+    ):
+        y = nnx.view(model, deterministic=True)(jnp.asarray(x))
+        assert y.dtype == jnp.float32
+        np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_the_classifier_has_its_own_initial_values():
+    model = head((1000,), 100, kind="fc", fc_sizes=(100,), classifier_init="normal_0.01")
+    assert float(jnp.std(model.classifier.kernel[...])) == pytest.approx(0.01, rel=0.05)
+    assert float(jnp.std(model.hidden[0].kernel[...])) == pytest.approx(math.sqrt(2 / 1100), rel=0.05)
+    for layer in (model.classifier, model.hidden[0]):
+        np.testing.assert_array_equal(layer.bias[...], 0)
+
+
+def test_dropout_before_the_classifier_zeroes_its_share_and_scales_the_rest():
+    rate, size = 0.3, 200
+    model = head((size,), size, kind="flatten", dropout=rate)
+    model.classifier.kernel[...] = jnp.eye(size)  # shows what comes in
+    x = np.abs(noise(200, size)) + 0.1
+    np.testing.assert_allclose(nnx.view(model, deterministic=True)(jnp.asarray(x)), x, rtol=1e-6)
+
+    y = np.asarray(model(jnp.asarray(x), rngs=jax.random.key(0)))
+    kept = y != 0
+    assert np.mean(~kept) == pytest.approx(rate, abs=0.01)  # of 40,000: the standard deviation is 0.0023
+    np.testing.assert_allclose(y[kept], (x / (1 - rate))[kept], rtol=1e-5)
+    np.testing.assert_array_equal(y, model(jnp.asarray(x), rngs=jax.random.key(0)))
+    assert not np.array_equal(y, model(jnp.asarray(x), rngs=jax.random.key(1)))
+
+
+def test_every_hidden_layer_has_its_own_dropout_after_its_activation():
+    model = head((64,), 64, kind="fc", fc_sizes=(64, 64), dropout=0.5, activation="sigmoid")
+    with layers.listen() as calls:
+        model(jnp.asarray(noise(32, 64)), rngs=jax.random.key(0))
+    assert [layer for layer, _, _ in calls] == [*model.hidden, model.classifier]
+    masks = []
+    for (_, _, out), (_, after, _) in itertools.pairwise(calls):
+        active, after = np.asarray(jax.nn.sigmoid(out)), np.asarray(after)
+        masks.append(after != 0)
+        assert np.mean(masks[-1]) == pytest.approx(0.5, abs=0.06)
+        np.testing.assert_allclose(after[masks[-1]], 2 * active[masks[-1]], rtol=1e-5)
+    assert np.mean(masks[0] == masks[1]) == pytest.approx(0.5, abs=0.06)  # independent
+
+
+def test_dropout_in_training_needs_a_key():
+    with pytest.raises(ValueError, match="rngs"):
+        head((4,), 2, kind="flatten", dropout=0.5)(jnp.ones((1, 4)))
+    head((4,), 2, kind="flatten", dropout=0.0)(jnp.ones((1, 4)))  # and none without dropout
+
+
+# ---------------------------------------------------------------- keys and initial values
+
+
+def test_keys_are_distinct_and_the_same_for_the_same_seed():
+    def take(seed):
+        source = keys(seed)
+        return [tuple(np.asarray(jax.random.key_data(source.params()))) for _ in range(50)]
+
+    assert take(0) == take(0)
+    assert len(set(take(0) + take(1))) == 100
+
+
+def test_layers_of_one_shape_get_different_parameters():
+    model = head((8,), 8, kind="fc", fc_sizes=(8, 8, 8))
+    kernels = [np.asarray(layer.kernel[...]) for layer in [*model.hidden, model.classifier]]
+    for one, other in itertools.combinations(kernels, 2):
+        assert not np.any(one == other)
+
+
+SHAPE = (3, 3, 32, 64)  # fan-in 3*3*32 = 288, fan-out 3*3*64 = 576
+# name -> (standard deviation, largest value or None)
+INITS = {
+    "he_fan_in": (math.sqrt(2 / 288), None),
+    "he_fan_out": (math.sqrt(2 / 576), None),
+    "glorot_normal": (math.sqrt(2 / (288 + 576)), None),
+    "glorot_uniform": (math.sqrt(2 / (288 + 576)), math.sqrt(6 / (288 + 576))),
+    "lecun_normal": (math.sqrt(1 / 288), None),
+    "lecun_uniform_1998": (2.4 / 288 / math.sqrt(3), 2.4 / 288),
+    "normal_0.01": (0.01, None),
+}
+
+
+def test_every_initialiser_has_a_formula_here():
+    assert set(INITS) == set(layers.INITS)
+
+
+@pytest.mark.parametrize("name", INITS)
+def test_initial_values_have_the_spread_of_their_formula(name):
+    deviation, largest = INITS[name]
+    values = np.asarray(layers.get_init(name)(jax.random.key(0), SHAPE, jnp.float32))
+    assert values.shape == SHAPE
+    assert np.std(values) == pytest.approx(deviation, rel=0.03)  # of 18,432: the standard error is 0.5%
+    assert np.mean(values) == pytest.approx(0, abs=0.03 * deviation)
+    if largest is None:
+        assert np.max(np.abs(values)) > 3 * deviation  # a normal distribution, not cut off
+    else:
+        assert 0.99 * largest < np.max(np.abs(values)) <= largest
+
+
+@pytest.mark.parametrize("layer", [Conv, Linear])
+def test_layers_start_with_the_initialiser_that_they_name(layer):
+    model = layer(*((32, 64, 3) if layer is Conv else (288, 64)), init="lecun_uniform_1998", rngs=keys())
+    assert 0.99 * 2.4 / 288 < float(jnp.max(jnp.abs(model.kernel[...]))) <= 2.4 / 288
+    np.testing.assert_array_equal(model.bias[...], 0)
+
+
+def test_unknown_names_are_errors_with_the_near_match():
+    with pytest.raises(UserError, match="did you mean 'glorot_normal'"):
+        layers.get_init("glorot_norma")
+    with pytest.raises(UserError, match="did you mean 'relu'"):
+        layers.get_activation("rleu")
+
+
+def test_the_activations_are_their_formulas():
+    x = np.linspace(-3, 3, 13, dtype=np.float32)
+    for name, expected in (
+        ("relu", np.maximum(x, 0)),
+        ("sigmoid", 1 / (1 + np.exp(-x))),
+        ("tanh", (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1)),
+    ):
+        np.testing.assert_allclose(layers.get_activation(name)(jnp.asarray(x)), expected, atol=1e-6)
+
+
+def test_a_width_scales_channels_to_the_nearest_number_but_not_to_none():
+    assert [layers.scaled(64, width) for width in (1, 0.5, 2, 0.13, 0.001)] == [64, 32, 128, 8, 1]
+    for width in (0, -1):
+        with pytest.raises(UserError, match=f"width is {width}"):
+            layers.scaled(64, width)
+
+
+# ---------------------------------------------------------------- listening, shapes
+
+
+class Small(nnx.Module):
+    """conv1, pool, norm, conv2: enough to listen to."""
+
+    def __init__(self):
+        self.conv1 = Conv(2, 3, 3, init="glorot_uniform", rngs=keys())
+        self.pool = Pool("max", 2, 2)
+        self.norm = BatchNorm(3, rngs=keys())
+        self.conv2 = Conv(3, 4, (2, 3), init="glorot_uniform", rngs=keys())
+
+    def features(self, x):
+        return self.conv2(self.norm(self.pool(self.conv1(x))))
+
+
+def test_listening_collects_inputs_and_outputs_in_the_order_of_calls():
+    model, x = Small(), jnp.asarray(noise(2, 10, 12, 2))
+    with layers.listen() as calls:
+        y = model.features(x)
+    model.features(x)  # not heard
+    assert [layer for layer, _, _ in calls] == [model.conv1, model.pool, model.norm, model.conv2]
+    assert calls[0][1] is x and calls[-1][2] is y
+    for (_, _, out), (_, following, _) in itertools.pairwise(calls):
+        assert out is following
+    assert [out.shape for _, _, out in calls] == [(2, 8, 10, 3), (2, 4, 5, 3), (2, 4, 5, 3), (2, 3, 3, 4)]
+
+
+def test_listening_ends_with_an_exception_too():
+    pool, x = Pool("max", 2, 2), jnp.zeros((1, 2, 2, 1))
+    with pytest.raises(RuntimeError), layers.listen() as calls:
+        raise RuntimeError
+    pool(x)
+    assert calls == []
+
+
+def test_the_shape_of_features_is_found_without_computing():
+    model = nnx.eval_shape(Small)
+    assert layers.feature_shape(model, (10, 12, 2)) == (3, 3, 4)
+    assert layers.feature_shape(model, (7, 9, 2)) == (1, 1, 4)
+
+
+def test_an_image_that_is_too_small_names_the_layer():
+    model = nnx.eval_shape(Small)
+    for shape, layer in (((2, 12, 2), "conv1"), ((3, 12, 2), "pool"), ((5, 12, 2), "conv2")):
+        with pytest.raises(UserError) as error:
+            layers.feature_shape(model, shape)
+        assert f"an image of {shape[0]}x12 is too small" in str(error.value)
+        assert f"in layer '{layer}'" in str(error.value)
