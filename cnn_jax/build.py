@@ -1,6 +1,7 @@
 """From a configuration to everything a run needs but its parameters. Nothing is computed here, only traced."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Run:
         self.layers = summary.layer_table(self.create_model, self.data.image_shape)
         self.network, params, _ = step.split(jax.eval_shape(lambda: self.create_model()))
         self.total_steps = self.to_steps(config.duration)
+        self._images: dict[str, Any] = {}
         self.optimizer = optim.make_optimizer(config.optim, params)
         self.schedule = optim.make_schedule(config.optim, self.total_steps, self.to_steps)
 
@@ -68,10 +70,11 @@ class Run:
         """Places a batch on the devices, split along its first axis."""
         return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec("data")))
 
-    @functools.cache  # noqa: B019  a run lives as long as its process
     def images(self, part: str) -> Any:
         """Returns all images of a part on the devices, or None if they are streamed."""
-        return jax.device_put(self.data.parts[part].resident, self.replicated)
+        if part not in self._images:
+            self._images[part] = jax.device_put(self.data.parts[part].resident, self.replicated)
+        return self._images[part]
 
     # ------------------------------------------------------------ state
 
@@ -166,5 +169,7 @@ def check_divisible(config: Any, devices: int) -> None:
 
 
 def has_unused_gpu() -> bool:
-    """Returns whether this machine has an NVIDIA GPU while jax computes on the CPU."""
-    return jax.default_backend() == "cpu" and Path("/proc/driver/nvidia/version").exists()
+    """Returns whether this machine has an NVIDIA GPU while jax computes on the CPU, and nobody asked for the CPU."""
+    drivers = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/usr/lib/wsl/lib/nvidia-smi")
+    wanted = "cpu" in os.environ.get("JAX_PLATFORMS", "")
+    return jax.default_backend() == "cpu" and not wanted and any(Path(path).exists() for path in drivers)

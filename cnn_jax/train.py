@@ -99,7 +99,7 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
 
                 validates = has_validation and (last or this.is_due(done, config.eval.every))
                 if validates:
-                    with clock.paused():
+                    with clock.paused(state):
                         final["validation"] = this.evaluate(state, "validation")
                     metrics = final["validation"]
                     recorder.write("validation", done, epoch, **scalars(metrics))
@@ -110,7 +110,7 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
                         state = replace(state, plateau=jax.device_put(plateau, this.replicated))
 
                 if last or this.is_due(done, config.checkpoint.every):
-                    with clock.paused():
+                    with clock.paused(state):
                         checkpoints.save(done, state, error=final["validation"]["error"] if validates else None)
                         report.plot_curves(folder)
 
@@ -180,11 +180,10 @@ class Stopwatch:
         self.done, self.since = done, now
         return speed
 
-    def paused(self) -> "Stopwatch":
-        return self
-
-    def __enter__(self) -> None:
-        self.pause_started = time.perf_counter()
-
-    def __exit__(self, *_: Any) -> None:
-        self.since += time.perf_counter() - self.pause_started
+    @contextlib.contextmanager
+    def paused(self, state: Any) -> Iterator[None]:
+        """Leaves out what happens inside the block, but not the steps under way to `state`."""
+        jax.block_until_ready(state)
+        started = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - started

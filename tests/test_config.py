@@ -147,6 +147,7 @@ MEAN = {"data.mean": (0.5,), "data.std": (0.25,)}
         {"data.test_crop": "center", "data.test_resize": 16},
         {"data.augment": ("pad_crop:4", "flip")},
         {"model.residual": False, "model.shortcut": "C"},
+        {"model.name": "cifar_resnet", "model.depth": 8},
     ],
 )
 def test_a_possible_configuration_passes(values):
@@ -160,8 +161,11 @@ def test_a_possible_configuration_passes(values):
         ({"model.name": "resnt20"}, ["model.name", "did you mean 'resnet20'"]),
         ({"model.resdual": False}, ["config.model.resdual", "did you mean 'residual'"]),
         ({"model.xyzzy": 1}, ["config.model.xyzzy", "resnet20 has no such field", "zero_gamma"]),
-        *(({f"model.{field}": 8}, [f"config.model.{field}"]) for field in ("num_classes", "depth")),
-        *(({f"model.{field}": None}, [f"config.model.{field}"]) for field in ("input_shape", "dtype", "layout")),
+        # set by the data set, the precision and the name
+        *(
+            ({f"model.{field}": None}, [f"config.model.{field}: resnet20 has no such field"])
+            for field in ("num_classes", "input_shape", "dtype", "layout")
+        ),
         # above zero
         *(
             ({field: value}, [f"config.{field} is {value}", "above 0"])

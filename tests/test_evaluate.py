@@ -147,11 +147,12 @@ class Explosive(nnx.Module):
 
 
 @pytest.mark.parametrize("filler", [0, 1, 2])
-def test_filler_rows_never_count_even_if_their_scores_overflow(filler):
+@pytest.mark.parametrize("brightness", [0, 255])  # a filler row may be a hit, or overflow
+def test_filler_rows_never_count_even_if_their_scores_overflow(brightness, filler):
     network, params, stats = step.split(Explosive())
     one = step.make_eval_step(network, mean=np.float32([0]), std=np.float32([1]), confusion=True)
     images = np.zeros((5, 4, 4, 1), np.uint8)
-    images[3:] = 255
+    images[3:] = brightness
     batch = {"image": images, "label": np.int32([1, 0, 1, filler, filler]), "mask": np.float32([1, 1, 1, 0, 0])}
     sums = one(params, stats, batch, None)
     # Scores 0, 3, -1: class 1 is predicted three times.

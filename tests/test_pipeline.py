@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn_jax import models, optim, step
-from cnn_jax.data import pipeline, sources
+from cnn_jax.data import augment, pipeline, sources
 from cnn_jax.errors import UserError
 from configs import base, datasets
 
@@ -195,11 +195,13 @@ def test_channel_statistics_equal_those_of_float_images(channels):
     np.testing.assert_allclose(std, values.std((0, 1, 2)), rtol=1e-6)
 
 
-def test_a_constant_channel_does_not_divide_by_zero():
-    images = np.full((3, 4, 4, 2), 51, np.uint8)
+@pytest.mark.parametrize("value", [0, 51, 255])
+def test_a_constant_channel_does_not_divide_by_zero(value):
+    images = np.full((3, 4, 4, 2), value, np.uint8)
     mean, std = pipeline.channel_statistics(images)
-    np.testing.assert_allclose(mean, 0.2, rtol=1e-6)
-    assert (std > 0).all()
+    np.testing.assert_allclose(mean, value / 255, rtol=1e-6)
+    assert (std >= 1e-6).all()
+    assert abs(augment.normalize(jnp.asarray(images), mean, std)).max() < 0.1
 
 
 def all_images(part: pipeline.Part) -> np.ndarray:

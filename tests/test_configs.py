@@ -1,0 +1,236 @@
+import ast
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+import configs
+from cnn_jax import models
+from cnn_jax.config import GIVEN, check_config, get, model_fields
+from configs import base, datasets, replay
+
+FOLDER = Path(configs.__file__).parent
+FILES = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
+NETWORKS = sorted(set(FILES) - {"__init__", "base", "datasets", "replay"})
+# Values of config.model that differ from the constructor's on purpose: of the recipe, or of the file's network.
+OVERRIDES = {
+    **{name: {"zero_gamma": True} for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
+}
+# Basic blocks have one form: the configurations of networks that can have no others leave these out.
+BOTTLENECKS_ONLY = {"variant", "groups", "width_per_group"}
+SMALL_IMAGES = {"cifar_resnet", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202"}
+
+every_network = pytest.mark.parametrize("name", NETWORKS)
+every_data_set = pytest.mark.parametrize("dataset", datasets.DATASETS)
+
+
+def get_config(name: str, *args: str) -> ConfigDict:
+    return importlib.import_module(f"configs.{name}").get_config(*args)
+
+
+def build(config: ConfigDict):
+    """Returns the network as the training loop builds it, but of shapes only."""
+    return nnx.eval_shape(
+        lambda: models.create(
+            config.model.name,
+            num_classes=config.data.num_classes,
+            input_shape=(*config.data.image_size, config.data.channels),
+            **model_fields(config),
+        )
+    )
+
+
+def test_every_network_has_a_configuration_of_its_name():
+    assert set(NETWORKS) == set(models.MODELS)
+    for name in NETWORKS:
+        assert get_config(name).model.name == name
+
+
+@every_data_set
+@every_network
+def test_every_configuration_passes_the_check_on_every_data_set(name, dataset):
+    config = get_config(name, dataset)
+    check_config(config)
+    assert config.data.name == dataset
+    row = datasets.DATASETS[dataset]
+    for field in set(row) - {"image_size", "augment", "normalize"}:  # a recipe may enlarge or augment
+        assert config.data[field] == row[field]
+
+
+@every_network
+def test_without_a_data_set_it_is_the_bundled_digits(name):
+    assert get_config(name).to_json() == get_config(name, "digits").to_json()
+    assert get_config(name).data.source == "digits"
+
+
+@every_data_set
+@pytest.mark.parametrize("name", ["lenet5", "resnet20", "resnet50"])
+def test_the_networks_fit_the_images_of_every_data_set(name, dataset):
+    config = get_config(name, dataset)
+    model = build(config)
+    shape = (2, *config.data.image_size, config.data.channels)
+    graphdef, state = nnx.split(nnx.view(model, deterministic=True, raise_if_not_found=False))
+    logits = jax.eval_shape(
+        lambda state, x: nnx.merge(graphdef, state)(x), state, jax.ShapeDtypeStruct(shape, "float32")
+    )
+    assert logits.shape == (2, config.data.num_classes)
+
+
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"lenet5", "resnet20", "resnet50", "resnet1202"}))
+def test_the_other_networks_can_be_built(name):
+    # All but ResNet-1202, which differs from ResNet-110 by its depth only and takes 8 s.
+    model = build(get_config(name))
+    assert model.head.classifier.kernel.shape[-1] == 10
+
+
+def test_resnet1202_has_the_configuration_of_resnet110():
+    assert get_config("resnet1202").to_dict() | {"model": None} == get_config("resnet110").to_dict() | {"model": None}
+    assert model_fields(get_config("resnet1202")) == model_fields(get_config("resnet110"))
+
+
+@every_data_set
+@every_network
+def test_the_fields_of_the_network_have_the_constructors_defaults(name, dataset):
+    defaults, given = models.fields(name), model_fields(get_config(name, dataset))
+    assert set(given) <= set(defaults)
+    differing = {field: value for field, value in given.items() if value != defaults[field]}
+    assert differing == OVERRIDES.get(name, {})
+    for field, value in given.items():  # the command line parses a value by the type that is there: 1 is not 1.0
+        assert type(value) is type(defaults[field]), field
+
+
+@every_network
+def test_every_field_of_the_network_can_be_set_on_the_command_line(name):
+    hidden = set(GIVEN) | (BOTTLENECKS_ONLY if name in SMALL_IMAGES else set())
+    if name != "cifar_resnet":
+        hidden |= {"depth"}  # the name says it
+    assert set(model_fields(get_config(name))) == set(models.fields(name)) - hidden
+
+
+@every_network
+def test_every_configuration_has_the_fields_of_the_base_and_no_others(name):
+    for dataset in datasets.DATASETS:
+        fields, known = get_config(name, dataset).to_dict(), base.get_config(dataset).to_dict()
+        assert names(fields | {"model": None}) == names(known | {"model": None})
+        for field in names(known):
+            value, default = get(get_config(name, dataset), field), get(base.get_config(dataset), field)
+            assert type(value) is type(default), field
+
+
+def names(tree: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for name, value in tree.items():
+        found |= names(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name}
+    return found - {"model"}
+
+
+@every_network
+def test_a_mistyped_field_fails_once_the_configuration_is_locked(name):
+    config = get_config(name).lock()
+    with pytest.raises(AttributeError):
+        config.model.widht = 2.0
+    with pytest.raises(AttributeError):
+        config.bach_size = 2
+    with pytest.raises(TypeError):
+        config.batch_size = "64"
+
+
+def test_an_unknown_data_set_is_an_error_with_the_near_match():
+    with pytest.raises(ValueError, match="no data set is called 'cifar1'; did you mean 'cifar10'"):
+        get_config("resnet20", "cifar1")
+    with pytest.raises(ValueError, match="imagenet2012"):
+        get_config("lenet5", "xyzzy")
+
+
+def test_every_row_of_the_table_of_data_sets_has_known_fields():
+    for row in datasets.DATASETS.values():
+        assert set(row) <= set(datasets.FIELDS)
+        for field, value in row.items():
+            assert type(value) is type(datasets.FIELDS[field])
+
+
+def test_the_paper_recipes_are_the_papers():
+    for name, warmup in (("resnet20", "0 steps"), ("resnet56", "0 steps"), ("resnet110", "400 steps")):
+        config = get_config(name, "cifar10")  # section 4.2
+        assert (config.duration, config.batch_size) == ("64000 steps", 128)
+        assert tuple(config.optim.schedule.boundaries) == ("32000 steps", "48000 steps")
+        assert (config.optim.schedule.name, config.optim.schedule.factor) == ("steps", 0.1)
+        assert (config.optim.learning_rate, config.optim.momentum, config.optim.weight_decay) == (0.1, 0.9, 1e-4)
+        assert config.optim.schedule.warmup == warmup
+        assert config.data.augment == ("pad_crop:4", "flip") and config.data.normalize == "pixel"
+        assert (config.data.train, config.data.validation) == ("train[:45000]", "train[45000:]")
+        assert config.model.init == "he_fan_out" and config.model.shortcut == "A"
+    config = get_config("resnet110", "cifar10").optim
+    assert config.learning_rate * config.schedule.warmup_start == pytest.approx(0.01)
+
+    config = get_config("resnet50", "imagenet2012")  # Goyal et al. 2017, section 5.1
+    assert (config.duration, config.batch_size, config.optim.learning_rate) == ("90 epochs", 256, 0.1)
+    assert tuple(config.optim.schedule.boundaries) == ("30 epochs", "60 epochs", "80 epochs")
+    assert (config.optim.schedule.warmup, config.optim.weight_decay) == ("5 epochs", 1e-4)
+
+
+# ---------------------------------------------------------------- replay
+
+
+def stored(config: ConfigDict, folder: Path) -> str:
+    path = folder / "config.json"
+    path.write_text(config.to_json(), encoding="utf-8")
+    return str(path)
+
+
+@every_network
+def test_a_stored_configuration_comes_back_exactly(name, tmp_path):
+    for dataset in datasets.DATASETS:
+        config = get_config(name, dataset)
+        again = replay.get_config(stored(config, tmp_path))
+        assert again.to_json() == config.to_json()
+        assert again.to_dict() == config.to_dict()  # tuples are tuples, where JSON has lists
+        check_config(again)
+
+
+def test_changed_values_come_back_too(tmp_path):
+    config = get_config("resnet50").lock()
+    config.seed = 7
+    config.model.fc_sizes = (128,)
+    config.model.width = 0.5
+    config.data.mean, config.data.std = (0.25,), (0.125,)
+    config.optim.lr_multipliers = (("head/.*", 10.0), (".*", 1.0))
+    config.optim.schedule.boundaries = ()
+    again = replay.get_config(stored(config, tmp_path))
+    assert again.to_dict() == config.to_dict()
+    assert again.optim.lr_multipliers == (("head/.*", 10.0), (".*", 1.0))
+    assert again.to_json() == config.to_json()
+
+
+def test_fields_that_a_record_lacks_take_their_defaults(tmp_path):
+    record = json.loads(get_config("resnet20").to_json())
+    del record["ema_decay"], record["optim"]["schedule"]["power"], record["model"]["zero_gamma"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    again = replay.get_config(str(path))
+    assert again.ema_decay == 0.0 and again.optim.schedule.power == 1.0
+    check_config(again)
+
+
+# ---------------------------------------------------------------- imports
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} has a relative import"
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_configurations_import_ml_collections_and_each_other_only(name):
+    assert imported(FILES[name]) - set(sys.stdlib_module_names) <= {"ml_collections", "configs"}

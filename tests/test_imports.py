@@ -1,0 +1,129 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+import cnn_jax
+
+ROOT = Path(cnn_jax.__file__).parent
+
+# module -> the modules of cnn_jax that it may import. Arrows point to lines above only.
+ALLOWED = {
+    "errors": set(),
+    "trees": {"errors"},
+    # The networks. Families import no family, and nothing below imports a family: models.create() finds it by name.
+    "models.cpu": set(),
+    "models.layers": {"errors", "trees", "models.cpu"},
+    "models.lenet": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.resnet": {"errors", "trees", "models.cpu", "models.layers"},
+    "models": {"errors", "models.layers"},
+    "cnn_jax": {"models"},  # the package itself
+    "config": {"errors", "models"},
+    # From images to batches.
+    "data": set(),
+    "data.sources": {"errors"},
+    "data.augment": {"config"},
+    "data.pipeline": {"errors", "data.sources", "data.augment"},
+    # The step receives a network and imports none.
+    "optim": {"errors", "trees"},
+    "step": {"data.augment", "optim"},
+    "evaluate": {"data.pipeline"},
+    # Files.
+    "workdir": {"errors"},
+    "checkpoint": {"errors", "trees"},
+    "metrics": {"workdir"},
+    "report": {"metrics"},
+    "summary": {"trees", "models.layers"},
+    # The run.
+    "build": {
+        *("errors", "config", "models", "data.pipeline"),
+        *("optim", "step", "evaluate", "checkpoint", "summary"),
+    },
+    "show": {"config", "models", "summary", "build"},
+    "train": {
+        *("errors", "step", "workdir", "checkpoint", "metrics"),
+        *("report", "summary", "build", "show"),
+    },
+    "main": {"errors", "train"},
+}
+# Top-level modules that cnn_jax imports nowhere: the first two are for tests, the other two never needed to train.
+FORBIDDEN = {"tests", "experiments", "torch", "tensorflow"}
+
+
+def module_name(path: Path) -> str:
+    """Returns `data.augment` for data/augment.py, `data` for data/__init__.py, `cnn_jax` for the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "cnn_jax"
+
+
+FILES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(source: str) -> set[str]:
+    """Returns the dotted names of all modules that `source` imports, at the top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used here"
+            # `from cnn_jax import trees` imports a module, `from cnn_jax.trees import count` a name of one.
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full.removeprefix("cnn_jax.") in FILES else node.module)
+    return found
+
+
+def internal(source: str) -> set[str]:
+    names = {name for name in imports(source) if name.split(".")[0] == "cnn_jax"}
+    return {name.removeprefix("cnn_jax.") for name in names}
+
+
+def test_the_modules_are_those_of_the_list():
+    assert set(FILES) == set(ALLOWED)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_only_what_it_may(module):
+    assert internal(FILES[module].read_text(encoding="utf-8")) <= ALLOWED[module]
+
+
+def test_the_list_goes_down_only():
+    order = list(ALLOWED)
+    for module, allowed in ALLOWED.items():
+        assert allowed <= set(order[: order.index(module)]), module
+
+
+def test_only_main_imports_the_loop_and_nothing_imports_main():
+    importers = {name: internal(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+    assert {name for name, found in importers.items() if "train" in found} == {"main"}
+    assert not {name for name, found in importers.items() if "main" in found}
+
+
+def test_only_main_imports_configurations():
+    importers = {name for name, path in FILES.items() if "configs" in top_level(path)}
+    assert importers == {"main"}
+
+
+def top_level(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_no_module_imports_tests_experiments_or_another_framework(module):
+    assert not top_level(FILES[module]) & FORBIDDEN
+
+
+def test_every_way_to_import_is_seen():
+    source = """
+import cnn_jax.trees, os.path as path
+from cnn_jax import step, create
+from cnn_jax.data import augment as a
+from cnn_jax.models.layers import Conv
+def later():
+    import torch.nn
+    if True:
+        from cnn_jax.models import constructor
+"""
+    assert internal(source) == {"trees", "step", "cnn_jax", "data.augment", "models.layers", "models"}
+    assert imports(source) - {f"cnn_jax.{name}" for name in FILES} == {"os.path", "torch.nn", "cnn_jax"}

@@ -1,0 +1,701 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import cnn_jax
+from cnn_jax import models, summary, trees
+from cnn_jax.errors import UserError
+from cnn_jax.models import layers, resnet
+from cnn_jax.models.layers import Conv, Keys, Linear, listen
+
+ROOT = Path(cnn_jax.__file__).parents[1]
+EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
+TRAIN = dict(deterministic=False, use_running_average=False, raise_if_not_found=False)
+
+# ---------------------------------------------------------------- the table
+
+
+def names(tree):
+    return [name for name, _ in trees.named_leaves(tree)]
+
+
+def small_image_resnet(n: int, base: int = 16, classes: int = 10) -> tuple[int, int, int]:
+    """Returns (parameters, statistics, MACs) of the net of depth 6n+2 on 32x32x3, by hand: section 4.2 of the paper."""
+    weights = [(27 * base, 32 * 32), (2 * n * 9 * base**2, 32 * 32)]  # (weights, positions of the output)
+    for wide, size in ((2 * base, 16), (4 * base, 8)):
+        weights += [(9 * (wide // 2) * wide, size**2), ((2 * n - 1) * 9 * wide**2, size**2)]
+    channels = base + 2 * n * (base + 2 * base + 4 * base)  # one BatchNorm for each convolution
+    linear = 4 * base * classes
+    parameters = sum(number for number, _ in weights) + 2 * channels + linear + classes
+    return parameters, 2 * channels, sum(number * positions for number, positions in weights) + linear
+
+
+RESNEXT = dict(groups=32, width_per_group=4)
+WIDE = dict(width_per_group=128)
+# The 1x1 convolutions that v1.5 runs on the larger map, in the first blocks of conv3_x to conv5_x; each is
+# 256*128*(56*56 - 28*28) = 512*256*(28*28 - 14*14) = 1024*512*(14*14 - 7*7).
+V15 = 3 * 77_070_336
+LENET_32 = dict(input_shape=(32, 32, 1), padding=0)
+
+# (name, fields that differ from the defaults, parameters, BatchNorm statistics, MACs of one image)
+TABLE = [
+    ("lenet5", {}, 61_706, 0, 416_520),
+    ("lenet5", dict(c5="conv"), 61_706, 0, 416_520),
+    ("lenet5", LENET_32, 61_706, 0, 416_520),
+    ("lenet5", LENET_32 | dict(c5="conv"), 61_706, 0, 416_520),
+    ("resnet18", {}, 11_689_512, 9_600, 1_814_073_344),
+    ("resnet18", dict(shortcut="C"), 12_043_816, 11_648, 1_878_298_624),
+    ("resnet18", dict(residual=False), 11_515_688, 7_808, 1_794_805_760),
+    ("resnet34", {}, 21_797_672, 17_024, 3_663_761_408),
+    ("resnet34", dict(shortcut="A"), 21_623_848, 15_232, 3_644_493_824),
+    ("resnet34", dict(residual=False), 21_623_848, 15_232, 3_644_493_824),
+    ("resnet50", {}, 25_557_032, 53_120, 4_089_184_256),
+    ("resnet50", dict(shortcut="A"), 22_780_456, 45_440, 3_729_522_688),
+    ("resnet50", dict(shortcut="C"), 40_128_552, 75_648, 6_555_435_008),
+    ("resnet50", dict(variant="v1"), 25_557_032, 53_120, 3_857_973_248),
+    ("resnet50", dict(variant="v1", shortcut="A"), 22_780_456, 45_440, 3_498_311_680),
+    ("resnet50", dict(variant="v1", shortcut="C"), 40_128_552, 75_648, 6_324_224_000),
+    ("resnet50", RESNEXT, 25_028_904, 68_224, 4_230_479_872),
+    ("resnet50", WIDE, 68_883_240, 68_224, 11_398_021_120),
+    ("resnet101", {}, 44_549_160, 105_344, 7_570_194_432 + V15),
+    ("resnet101", dict(variant="v1"), 44_549_160, 105_344, 7_570_194_432),
+    ("resnet101", dict(groups=64, width_per_group=4), 83_455_272, 202_880, 15_460_270_080),
+    ("resnet152", {}, 60_192_808, 151_424, 11_282_415_616 + V15),
+    ("resnet152", dict(variant="v1", shortcut="A"), 57_416_232, 143_744, 10_922_754_048),
+    ("cifar_resnet", {}, 269_722, 1_376, 40_551_040),
+    ("cifar_resnet", dict(depth=8), *small_image_resnet(1)),
+    ("cifar_resnet", dict(depth=14, width=2.0, num_classes=100), *small_image_resnet(2, base=32, classes=100)),
+    ("resnet20", {}, 269_722, 1_376, 40_551_040),
+    ("resnet20", dict(shortcut="B"), 272_474, 1_568, 40_813_184),
+    ("resnet20", dict(residual=False), 269_722, 1_376, 40_551_040),
+    ("resnet32", {}, 464_154, 2_272, 68_862_592),
+    ("resnet44", {}, *small_image_resnet(7)),
+    ("resnet56", {}, 853_018, 4_064, 125_485_696),
+    ("resnet56", dict(shortcut="B"), 855_770, 4_256, 125_747_840),
+    ("resnet110", {}, 1_727_962, 8_096, 252_887_680),
+    ("resnet1202", {}, 19_421_274, 89_632, 2_829_238_912),  # 10 s to trace
+]
+
+
+def abstract(name: str, **fields):
+    """Returns the network with shapes in the place of arrays: nothing is computed."""
+    return nnx.eval_shape(lambda: models.create(name, **fields))
+
+
+def layer_table(name: str, **fields) -> list[summary.LayerRow]:
+    shape = fields.get("input_shape", models.fields(name)["input_shape"])
+    return summary.layer_table(lambda: models.create(name, **fields), shape)
+
+
+def test_every_network_has_a_row_with_its_default_fields():
+    assert {name for name, fields, *_ in TABLE if not fields} == set(models.MODELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "parameters", "statistics", "macs"),
+    TABLE,
+    ids=["-".join([name, *(f"{field}={value}" for field, value in fields.items())]) for name, fields, *_ in TABLE],
+)
+def test_a_network_has_the_published_counts(name, fields, parameters, statistics, macs):
+    counts = []
+
+    def create():  # runs inside nnx.eval_shape; counting here saves a second build
+        model = models.create(name, **fields)
+        counts.append((trees.count(nnx.state(model, nnx.Param)), trees.count(nnx.state(model, nnx.BatchStat))))
+        return model
+
+    rows = summary.layer_table(create, fields.get("input_shape", models.fields(name)["input_shape"]))
+    assert counts == [(parameters, statistics)]
+    assert sum(row.macs for row in rows) == macs
+    assert sum(row.parameters for row in rows) == parameters  # no layer is called twice or never
+
+
+def test_the_closed_form_for_small_images_agrees_with_the_published_counts():
+    literal = {name: tuple(counts) for name, fields, *counts in TABLE if not fields}
+    for n, name in ((3, "resnet20"), (5, "resnet32"), (9, "resnet56"), (18, "resnet110"), (200, "resnet1202")):
+        assert small_image_resnet(n) == literal[name]
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameters"),
+    [
+        (dict(head="gap"), 2_049_000),  # 2048*1000 + 1000
+        (dict(head="flatten"), 100_353_000),  # 7*7*2048*1000 + 1000
+        (dict(head="fc", fc_sizes=(4096, 4096)), 431_924_200),
+    ],
+)
+def test_the_heads_of_resnet50_differ_by_two_orders_of_magnitude(fields, parameters):
+    model = abstract("resnet50", **fields)
+    assert trees.count(nnx.state(model.head, nnx.Param)) == parameters
+    assert trees.count(nnx.state(model, nnx.Param)) == 25_557_032 - 2_049_000 + parameters
+
+
+def test_the_head_of_lenet5_can_be_one_layer():
+    assert trees.count(nnx.state(abstract("lenet5", head="flatten").head, nnx.Param)) == 400 * 10 + 10
+    assert trees.count(nnx.state(abstract("lenet5", head="gap").head, nnx.Param)) == 16 * 10 + 10
+
+
+# ---------------------------------------------------------------- shapes
+
+
+@pytest.mark.parametrize("variant", ["v1", "v1.5"])
+def test_resnet50_halves_the_map_where_the_papers_table_does(variant):
+    rows = layer_table("resnet50", variant=variant)
+    shapes = {row.name: row.output_shape for row in rows}
+    assert shapes["conv1"] == (112, 112, 64)
+    assert shapes["pool1"] == (56, 56, 64)
+    for stage, blocks, size, channels in (
+        ("conv2_x", 3, 56, 256),
+        ("conv3_x", 4, 28, 512),
+        ("conv4_x", 6, 14, 1024),
+        ("conv5_x", 3, 7, 2048),
+    ):
+        outputs = [shapes[f"{stage}/{b}/norm3"] for b in range(blocks)]
+        assert outputs == [(size, size, channels)] * blocks
+        assert f"{stage}/{blocks}/norm3" not in shapes
+    assert shapes["head/pool"] == (2048,)
+    assert shapes["head/classifier"] == (1000,)
+    # v1 has the stride in the first 1x1, v1.5 in the 3x3.
+    assert shapes["conv4_x/0/conv1"] == ((14, 14, 256) if variant == "v1" else (28, 28, 256))
+    assert shapes["conv4_x/0/conv2"] == (14, 14, 256)
+
+
+@pytest.mark.parametrize("fields", [{}, LENET_32], ids=["28x28", "32x32"])
+def test_lenet5_has_the_layers_of_the_lectures_table(fields):
+    rows = [(row.name, row.output_shape, row.parameters, row.macs) for row in layer_table("lenet5", **fields)]
+    assert rows == [
+        ("conv1", (28, 28, 6), 156, 117_600),
+        ("pool1", (14, 14, 6), 0, 0),
+        ("conv2", (10, 10, 16), 2_416, 240_000),
+        ("pool2", (5, 5, 16), 0, 0),
+        ("head/hidden/0", (120,), 48_120, 48_000),
+        ("head/hidden/1", (84,), 10_164, 10_080),
+        ("head/classifier", (10,), 850, 840),
+    ]
+
+
+def test_c5_as_a_convolution_has_the_numbers_of_the_linear_layer():
+    rows = {row.name: row for row in layer_table("lenet5", c5="conv")}
+    assert (rows["conv3"].output_shape, rows["conv3"].parameters, rows["conv3"].macs) == ((1, 1, 120), 48_120, 48_000)
+    assert rows["head/hidden/0"].output_shape == (84,)
+    larger = {row.name: row for row in layer_table("lenet5", c5="conv", input_shape=(36, 40, 1), head="gap")}
+    assert larger["conv3"].output_shape == (3, 4, 120)  # it slides
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "messages"),
+    [
+        ("resnt50", {}, ["resnt50", "did you mean 'resnet50'?"]),
+        ("lenet5", dict(pading=0), ["lenet5 has no field 'pading'", "did you mean 'padding'?", "c5"]),
+        ("resnet20", dict(xyzzy=1), ["resnet20 has no field 'xyzzy'", "zero_gamma"]),
+        ("lenet5", dict(input_shape=(4, 4, 1)), ["4x4", "too small", "'conv2'", "kernel of 5"]),
+        ("lenet5", dict(input_shape=(8, 8, 1), c5="conv"), ["8x8", "too small", "'conv2'"]),
+        ("lenet5", dict(input_shape=(24, 24, 1), c5="conv"), ["24x24", "too small", "'conv3'"]),
+        ("cifar_resnet", dict(depth=21), ["depth is 21", "6n+2", "20"]),
+        ("cifar_resnet", dict(depth=2), ["depth is 2", "6n+2", "8"]),
+        ("resnet50", dict(depth=60), ["depth is 60", "18, 34, 50, 101, 152"]),
+        ("resnet50", dict(layout="imagnet"), ["layout", "did you mean 'imagenet'?"]),
+        ("resnet34", dict(groups=32), ["groups is 32", "depth 34", "bottlenecks"]),
+        ("resnet20", dict(width_per_group=128), ["width_per_group 128", "depth 20", "bottlenecks"]),
+        ("resnet20", dict(width=0), ["width is 0", "positive"]),
+        ("lenet5", dict(width=-0.5), ["width is -0.5", "positive"]),
+        ("resnet50", dict(shortcut="D"), ["shortcut is 'D'", "A, B, C"]),
+        ("resnet50", dict(variant="v2"), ["variant is 'v2'", "v1.5"]),
+        ("resnet20", dict(head="conv"), ["head is 'conv'", "gap, flatten, fc"]),
+        ("resnet20", dict(dropout=1.0), ["dropout is 1.0", "[0, 1)"]),
+        ("resnet20", dict(norm_decay=1.0), ["norm_decay is 1.0", "[0, 1)"]),
+        ("resnet20", dict(init="he"), ["init is 'he'", "he_fan_out"]),
+        ("resnet20", dict(num_classes=1), ["num_classes is 1", "at least 2"]),
+        ("lenet5", dict(c5="dense"), ["c5 is 'dense'", "linear, conv"]),
+        ("lenet5", dict(pool="mean"), ["pool is 'mean'", "max, average"]),
+        ("lenet5", dict(activation="tan"), ["activation is 'tan'", "did you mean 'tanh'?"]),
+    ],
+)
+def test_an_impossible_network_is_a_users_error_that_says_what_is_possible(name, fields, messages):
+    with pytest.raises(UserError) as error:
+        abstract(name, **fields)
+    for message in messages:
+        assert message in str(error.value)
+
+
+def test_the_nearest_possible_depth_is_possible():
+    for depth, nearest in ((9, 8), (16, 14), (22, 20), (30, 32), (1000, 998)):
+        with pytest.raises(UserError, match=f"the nearest is {nearest}$"):
+            resnet.table("cifar", depth)
+        resnet.table("cifar", nearest)
+
+
+def test_the_fields_of_a_network_are_its_keyword_arguments_with_their_defaults():
+    assert models.fields("lenet5")["padding"] == 2
+    assert models.fields("resnet50") | dict(depth=101) == models.fields("resnet101")
+    assert models.fields("resnet50")["shortcut"] == "B"
+    small = models.fields("resnet56")  # through two partials: the outer one wins
+    assert (small["depth"], small["shortcut"], small["num_classes"], small["width"]) == (56, "A", 10, 1.0)
+    for name in models.MODELS:
+        assert {"num_classes", "input_shape", "dtype"} <= set(models.fields(name))
+        assert "rngs" not in models.fields(name)
+
+
+# ---------------------------------------------------------------- blocks
+
+SMALL = dict(depth=8, width=0.25, input_shape=(8, 8, 3))  # 4, 8, 16 channels
+BLOCK = dict(shortcut="B", residual=True, zero_gamma=False, norm_decay=0.9, init="he_fan_out", dtype=None)
+
+
+def small(**fields):
+    return models.create("cifar_resnet", **(SMALL | fields))
+
+
+def noise(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def filled(name: str, seed: int = 0, **fields):
+    """Returns a network with numpy's random numbers: compiling an initialiser for each shape would take seconds."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        kind = trees.path_name(path).removesuffix("/value").split("/")[-1]
+        if kind in ("scale", "var"):
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+        if kind in ("bias", "mean"):
+            return jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape), jnp.float32)
+        assert kind == "kernel"
+        return jnp.asarray(rng.normal(0, (2 / np.prod(leaf.shape[:-1])) ** 0.5, leaf.shape), jnp.float32)
+
+    graphdef, state = nnx.split(abstract(name, **fields))
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(fill, state))
+
+
+def named(state) -> list:
+    """Returns (name, array) of all parameters or statistics, with the names that configurations use."""
+    return trees.named_leaves(nnx.as_pure(state))
+
+
+def blocks_of(model) -> list:
+    return [block for stage in model.stages for block in getattr(model, stage)]
+
+
+def forward(model, x, **view):
+    """Returns (output, BatchNorm statistics afterwards) under jit."""
+    graphdef, state = nnx.split(nnx.view(model, **view))
+
+    @jax.jit
+    def run(state, x):
+        merged = nnx.merge(graphdef, state)
+        y = merged(x)
+        return y, nnx.as_pure(nnx.state(merged, nnx.BatchStat))
+
+    return run(state, x)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet34", "resnet50"])
+def test_the_plain_twin_and_option_a_have_the_same_parameters(name):
+    plain, option_a, option_b = (
+        [(leaf_name, leaf.shape) for leaf_name, leaf in named(nnx.state(abstract(name, **fields)))]
+        for fields in (dict(residual=False), dict(shortcut="A"), dict(shortcut="B"))
+    )
+    assert plain == option_a
+    assert plain != option_b
+
+
+def test_the_plain_twin_has_no_shortcut():
+    # A block without the addition: relu(norm2(conv2(relu(norm1(conv1(x)))))).
+    for residual in (True, False):
+        block = nnx.view(filled("cifar_resnet", **SMALL, residual=residual, shortcut="B"), **EVAL).conv3_x[0]
+        x = noise(2, 8, 8, 4)
+        body = block.norm2(block.conv2(jax.nn.relu(block.norm1(block.conv1(x)))))
+        if residual:
+            body += block.shortcut_norm(block.shortcut_conv(x))
+        else:
+            assert block.shortcut_conv is None and block.shortcut_norm is None
+        np.testing.assert_allclose(block(x), jax.nn.relu(body), atol=1e-6)
+
+
+def test_option_c_projects_in_every_block_and_option_b_only_where_shapes_change():
+    for option, projects in (
+        ("A", [False] * 6),
+        ("B", [False, False, True, False, True, False]),
+        ("C", [True] * 6),
+    ):
+        model = abstract("cifar_resnet", **(SMALL | dict(depth=14)), shortcut=option)
+        assert [block.shortcut_conv is not None for block in blocks_of(model)] == projects
+
+
+@pytest.fixture
+def quick_init(monkeypatch):
+    """Kernels from numpy, for tests that build a network as it starts: jax compiles its own for each shape."""
+
+    def normal(key, shape, dtype=jnp.float32, **_):
+        return jnp.asarray(np.random.default_rng(0).normal(0, 0.3, shape), dtype)
+
+    for name in ("he_fan_out", "normal_0.01"):
+        monkeypatch.setitem(layers.INITS, name, normal)
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_zero_gamma_makes_each_block_the_relu_of_its_shortcut(shortcut, quick_init):
+    blocks = {zero: blocks_of(nnx.view(small(shortcut=shortcut, zero_gamma=zero), **EVAL)) for zero in (True, False)}
+    for zero, one in zip(blocks[True], blocks[False], strict=True):
+        x = noise(2, 4, 4, zero.conv1.in_features)
+        np.testing.assert_array_equal(zero(x), jax.nn.relu(zero.shortcut(x)))
+        assert not np.allclose(one(x), jax.nn.relu(one.shortcut(x)))
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_zero_gamma_makes_a_bottleneck_the_relu_of_its_shortcut(shortcut, quick_init):
+    plan = resnet.bottleneck(2, 2, variant="v1.5", groups=1, width_per_group=64)
+    fields = BLOCK | dict(shortcut=shortcut, zero_gamma=True)
+    block = nnx.view(resnet.Block(4, plan, **fields, rngs=Keys(jax.random.key(0))), **EVAL)
+    x = noise(2, 4, 4, 4)
+    np.testing.assert_array_equal(block(x), jax.nn.relu(block.shortcut(x)))
+    assert block(x).shape == (2, 2, 2, 8)
+
+
+def test_zero_gamma_zeroes_the_last_scale_of_each_block_only(quick_init):
+    model = small(zero_gamma=True, shortcut="B")
+    zero = {name for name, scale in named(nnx.state(model, nnx.Param)) if "scale" in name and not np.any(scale)}
+    assert zero == {f"conv{i}_x/0/norm2/scale" for i in (2, 3, 4)}
+
+
+def test_option_a_subsamples_and_pads_with_zero_channels():
+    block = nnx.view(filled("cifar_resnet", **SMALL, shortcut="A"), **EVAL).conv3_x[0]
+    x = noise(2, 7, 6, 4)
+    y = np.asarray(block.shortcut(x))
+    assert y.shape == (2, 4, 3, 8) == block(x).shape
+    np.testing.assert_array_equal(y[..., :4], x[:, [0, 2, 4, 6]][:, :, [0, 2, 4]])
+    np.testing.assert_array_equal(y[..., 4:], 0)
+
+
+def test_option_a_is_the_identity_where_shapes_stay():
+    x = noise(2, 5, 5, 4)
+    np.testing.assert_array_equal(filled("cifar_resnet", **SMALL, shortcut="A").conv2_x[0].shortcut(x), x)
+
+
+def test_the_seed_decides_the_parameters():
+    first, again, from_key, other = (
+        named(nnx.state(models.create("lenet5", head="flatten", seed=seed), nnx.Param))
+        for seed in (1, 1, jax.random.key(1), 2)
+    )
+    for (name, a), (_, b), (_, c), (_, d) in zip(first, again, from_key, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+        assert np.array_equal(a, d) == name.endswith("bias")
+
+
+# ---------------------------------------------------------------- imports
+
+
+def modules_after(code: str) -> set[str]:
+    """Returns sys.modules of a fresh interpreter after `code`."""
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(run.stdout.split())
+
+
+def test_importing_the_package_imports_neither_jax_nor_a_network():
+    loaded = modules_after("import cnn_jax\nassert cnn_jax.create")
+    assert "cnn_jax.models" in loaded
+    assert not {"jax", "flax"} & loaded
+    assert not [name for name in loaded if name.startswith("cnn_jax.models.")]
+
+
+@pytest.mark.parametrize("family", sorted({path.split(":")[0] for path in models.MODELS.values()}))
+def test_building_one_family_imports_no_other(family):
+    families = {f"cnn_jax.models.{path.split(':')[0]}" for path in models.MODELS.values()}
+    name = next(name for name, path in models.MODELS.items() if path.split(":")[0] == family)
+    loaded = modules_after(f"from cnn_jax import models\nmodels.constructor({name!r})")
+    assert families & loaded == {f"cnn_jax.models.{family}"}
+
+
+# ---------------------------------------------------------------- dtypes
+
+
+@pytest.fixture
+def strict(monkeypatch):
+    """No implicit promotion, but inside Flax's BatchNorm: in training it mixes bfloat16 and float32 on purpose."""
+    original = nnx.BatchNorm.__call__
+
+    def call(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"):
+            return original(*args, **kwargs)
+
+    monkeypatch.setattr(nnx.BatchNorm, "__call__", call)
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def test_the_fixture_is_strict(strict):
+    with pytest.raises(jax.dtypes.TypePromotionError):
+        jnp.ones(2, jnp.bfloat16) + jnp.ones(2, jnp.float32)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("lenet5", dict(dropout=0.5)),
+        ("lenet5", dict(activation="sigmoid", pool="max", c5="conv", head="gap")),
+        ("resnet20", dict(width=0.125, input_shape=(8, 8, 3))),
+        ("resnet20", dict(width=0.125, input_shape=(8, 8, 3), residual=False, head="fc", fc_sizes=(8,))),
+        ("resnet50", dict(width=0.125, input_shape=(32, 32, 3))),
+        ("resnet50", dict(width=0.125, input_shape=(32, 32, 3), shortcut="A", variant="v1", head="flatten")),
+    ],
+)
+def test_every_layer_computes_in_the_asked_precision_and_mixes_none(name, fields, dtype, strict):
+    # Tracing is enough here: strict promotion raises while it traces. The test below computes.
+    model = abstract(name, dtype=dtype, **fields)
+    shape = (2, *fields.get("input_shape", (28, 28, 1)))
+    for view, key in ((EVAL, None), (TRAIN, jax.random.key(0))):
+        graphdef, state = nnx.split(nnx.view(model, **view))
+        dtypes = {}
+
+        def run(state, x, graphdef=graphdef, key=key, dtypes=dtypes):
+            merged = nnx.merge(graphdef, state)
+            with listen() as calls:
+                y = merged(x, rngs=key)
+            dtypes.update({type(layer): out.dtype for layer, _, out in calls})
+            return y, nnx.as_pure(nnx.state(merged))
+
+        logits, after = jax.eval_shape(run, state, jax.ShapeDtypeStruct(shape, jnp.float32))
+        assert logits.dtype == jnp.float32
+        assert set(dtypes.values()) == {jnp.dtype(dtype)}
+        assert {Conv, Linear} <= set(dtypes)
+        assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype(jnp.float32)}  # parameters, statistics
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "view"),
+    [
+        ("lenet5", {}, TRAIN),
+        ("resnet20", dict(width=0.125, input_shape=(8, 8, 3)), TRAIN),
+        ("resnet50", dict(width=0.125, input_shape=(32, 32, 3)), EVAL),  # long to compile in training
+    ],
+)
+def test_both_precisions_run_under_strict_promotion_and_nearly_agree(name, fields, view, strict):
+    shape = fields.get("input_shape", (28, 28, 1))
+    x = noise(4, *shape)
+    logits = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        y, statistics = forward(filled(name, dtype=dtype, **fields), x, **view)
+        assert y.dtype == jnp.float32
+        assert y.shape == (4, models.fields(name)["num_classes"])
+        assert len(jax.tree.leaves(statistics)) == {"lenet5": 0, "resnet20": 2 * 19, "resnet50": 2 * 53}[name]
+        for leaf in jax.tree.leaves(statistics):
+            assert leaf.dtype == jnp.float32 and np.all(np.isfinite(leaf))
+        logits[dtype] = np.asarray(y)
+    scale = np.max(np.abs(logits[jnp.float32]))
+    # bfloat16 has 8 significant bits: one rounding is 2**-9 = 0.002. Not a difference of 0: it is really used.
+    assert 1e-4 < np.max(np.abs(logits[jnp.bfloat16] - logits[jnp.float32])) / scale < 0.05
+
+
+def test_running_averages_of_bfloat16_networks_are_not_rounded(strict):
+    model = filled("cifar_resnet", dtype=jnp.bfloat16, **SMALL)
+    x = noise(4, 8, 8, 3)
+    for name, leaf in named(forward(model, x, **TRAIN)[1]):
+        assert not np.array_equal(leaf, leaf.astype(jnp.bfloat16).astype(jnp.float32)), name
+
+
+# ---------------------------------------------------------------- parity with PyTorch
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The networks as one writes them in PyTorch."""
+    torch = pytest.importorskip("torch")
+    tnn, relu = torch.nn, torch.relu
+
+    class LeNet5(tnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = tnn.Conv2d(1, 6, 5, padding=2), tnn.Conv2d(6, 16, 5)
+            self.fc1, self.fc2, self.fc3 = tnn.Linear(400, 120), tnn.Linear(120, 84), tnn.Linear(84, 10)
+
+        def forward(self, x):
+            x = tnn.functional.avg_pool2d(torch.tanh(self.conv1(x)), 2)
+            x = tnn.functional.avg_pool2d(torch.tanh(self.conv2(x)), 2)
+            return self.fc3(torch.tanh(self.fc2(torch.tanh(self.fc1(x.flatten(1))))))
+
+    class BasicBlock(tnn.Module):
+        def __init__(self, before, channels, stride):
+            super().__init__()
+            self.conv1 = tnn.Conv2d(before, channels, 3, stride, 1, bias=False)
+            self.conv2 = tnn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+            self.norm1, self.norm2 = tnn.BatchNorm2d(channels), tnn.BatchNorm2d(channels)
+            if stride != 1 or before != channels:
+                self.shortcut_conv = tnn.Conv2d(before, channels, 1, stride, bias=False)
+                self.shortcut_norm = tnn.BatchNorm2d(channels)
+
+        def forward(self, x):
+            y = self.norm2(self.conv2(relu(self.norm1(self.conv1(x)))))
+            return relu(y + (self.shortcut_norm(self.shortcut_conv(x)) if hasattr(self, "shortcut_conv") else x))
+
+    class Bottleneck(tnn.Module):
+        def __init__(self, before, channels, stride, strides, inner, groups):
+            super().__init__()
+            self.conv1 = tnn.Conv2d(before, inner, 1, strides[0], bias=False)
+            self.conv2 = tnn.Conv2d(inner, inner, 3, strides[1], 1, groups=groups, bias=False)
+            self.conv3 = tnn.Conv2d(inner, 4 * channels, 1, bias=False)
+            self.norm1, self.norm2 = tnn.BatchNorm2d(inner), tnn.BatchNorm2d(inner)
+            self.norm3, self.shortcut_norm = tnn.BatchNorm2d(4 * channels), tnn.BatchNorm2d(4 * channels)
+            self.shortcut_conv = tnn.Conv2d(before, 4 * channels, 1, stride, bias=False)
+
+        def forward(self, x):
+            y = relu(self.norm2(self.conv2(relu(self.norm1(self.conv1(x))))))
+            return relu(self.norm3(self.conv3(y)) + self.shortcut_norm(self.shortcut_conv(x)))
+
+    class SmallImageResNet(tnn.Module):
+        def __init__(self, n, channels):
+            super().__init__()
+            self.conv1, self.norm1 = tnn.Conv2d(3, channels, 3, 1, 1, bias=False), tnn.BatchNorm2d(channels)
+            before, stages = channels, []
+            for stride, out in ((1, channels), (2, 2 * channels), (2, 4 * channels)):
+                stages.append([BasicBlock(before if b == 0 else out, out, stride if b == 0 else 1) for b in range(n)])
+                before = out
+            self.conv2_x, self.conv3_x, self.conv4_x = (tnn.Sequential(*blocks) for blocks in stages)
+            self.classifier = tnn.Linear(before, 10)
+
+        def forward(self, x):
+            x = self.conv4_x(self.conv3_x(self.conv2_x(relu(self.norm1(self.conv1(x))))))
+            return self.classifier(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    return SimpleNamespace(
+        torch=torch, LeNet5=LeNet5, SmallImageResNet=SmallImageResNet, Bottleneck=Bottleneck, BasicBlock=BasicBlock
+    )
+
+
+def put(variable, tensor):
+    value = tensor.detach().numpy().copy()
+    assert value.shape == variable.shape  # Flax would take another shape in silence
+    variable[...] = jnp.asarray(value)
+
+
+def copy(source, target, torch):
+    """Copies the weights of a torch module to our layers of the same names; random values for BatchNorm first."""
+    for name, layer in source.named_modules():
+        ours = target
+        for part in name.split(".") if name else ():
+            if isinstance(ours, nnx.List):
+                ours = ours[int(part)]
+            else:
+                ours = ours.head.classifier if part == "classifier" else getattr(ours, part)
+        if isinstance(layer, torch.nn.Conv2d):
+            put(ours.kernel, layer.weight.permute(2, 3, 1, 0))
+            if layer.bias is not None:
+                put(ours.bias, layer.bias)
+        elif isinstance(layer, torch.nn.Linear):
+            put(ours.kernel, layer.weight.T)
+            put(ours.bias, layer.bias)
+        elif isinstance(layer, torch.nn.BatchNorm2d):
+            with torch.no_grad():
+                for value, low, high in ((layer.weight, 0.5, 1.5), (layer.bias, -1, 1)):
+                    value.uniform_(low, high)
+                layer.running_mean.uniform_(-0.5, 0.5)
+                layer.running_var.uniform_(0.5, 1.5)
+            for variable, value in (
+                (ours.scale, layer.weight),
+                (ours.bias, layer.bias),
+                (ours.mean, layer.running_mean),
+                (ours.var, layer.running_var),
+            ):
+                put(variable, value)
+
+
+def assert_close(ours, theirs):
+    """Fails unless max|a-b| / max|b| < 1e-4."""
+    ours, theirs = np.asarray(ours), theirs.detach().numpy()
+    assert ours.shape == theirs.shape
+    assert np.max(np.abs(theirs)) > 0.1
+    assert np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)) < 1e-4
+
+
+def check_statistics(source, statistics, before, counts, torch):
+    """Compares the running averages after one training step of both."""
+    norms = {name: layer for name, layer in source.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
+    ours = {name: np.asarray(leaf) for name, leaf in named(statistics)}
+    assert len(ours) == 2 * len(norms) > 0
+    for name, layer in norms.items():
+        path, n = name.replace(".", "/"), counts[name]
+        assert_close(ours[f"{path}/mean"], layer.running_mean)
+        # torch's new value is 0.9 old + 0.1 n/(n-1) biased; ours lacks the factor.
+        kept = 0.9 * before[name]
+        biased = kept + (layer.running_var - kept) * (n - 1) / n
+        assert_close(ours[f"{path}/var"], biased)
+        assert float((layer.running_var - before[name]).abs().max()) > 0.01  # it moved
+
+
+def compare(source, model, x, torch):
+    """Compares outputs in eval mode, then outputs and statistics of one forward pass in training mode."""
+    images = torch.tensor(np.array(x)).permute(0, 3, 1, 2)
+    source.eval()
+    theirs = source(images)
+    channels_last = (lambda y: y.permute(0, 2, 3, 1)) if theirs.ndim == 4 else (lambda y: y)
+    assert_close(forward(model, x, **EVAL)[0], channels_last(theirs))
+
+    counts, before = {}, {}
+    for name, layer in source.named_modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            before[name] = layer.running_var.clone()
+
+            def count(layer, inputs, name=name):
+                counts[name] = inputs[0].numel() // inputs[0].shape[1]
+
+            layer.register_forward_pre_hook(count)
+    source.train()
+    theirs = source(images)
+    ours, statistics = forward(model, x, **TRAIN)
+    assert_close(ours, channels_last(theirs))
+    if counts:
+        check_statistics(source, statistics, before, counts, torch)
+
+
+def test_lenet5_gives_the_logits_of_pytorch(reference):
+    torch, source, model = reference.torch, reference.LeNet5(), filled("lenet5")
+    hidden = model.head.hidden
+    target = SimpleNamespace(conv1=model.conv1, conv2=model.conv2, fc1=hidden[0], fc2=hidden[1])
+    target.fc3 = model.head.classifier
+    # torch flattens [C, H, W], we flatten [H, W, C]: the columns of its first linear layer change order.
+    ours = torch.nn.Linear(400, 120)
+    ours.weight.data = source.fc1.weight.data.reshape(120, 16, 5, 5).permute(0, 2, 3, 1).reshape(120, 400)
+    ours.bias.data = source.fc1.bias.data
+    copy(source, target, torch)
+    put(hidden[0].kernel, ours.weight.T)
+    put(hidden[0].bias, ours.bias)
+    compare(source, model, noise(4, 28, 28, 1), torch)
+
+
+def test_a_small_residual_network_gives_the_logits_of_pytorch(reference):
+    source = reference.SmallImageResNet(n=2, channels=8)
+    model = filled("cifar_resnet", depth=14, width=0.5, shortcut="B", input_shape=(16, 16, 3))
+    copy(source, model, reference.torch)
+    compare(source, model, noise(4, 16, 16, 3), reference.torch)
+
+
+@pytest.mark.parametrize(
+    ("variant", "groups", "width_per_group"), [("v1.5", 1, 64), ("v1", 1, 64), ("v1.5", 4, 16), ("v1.5", 1, 128)]
+)
+def test_a_bottleneck_gives_the_output_of_pytorch(reference, variant, groups, width_per_group):
+    plan = resnet.bottleneck(8, 2, variant=variant, groups=groups, width_per_group=width_per_group)
+    model = resnet.Block(16, plan, **BLOCK, rngs=Keys(jax.random.key(0)))
+    inner = {64: 8, 16: 8, 128: 16}[width_per_group]
+    source = reference.Bottleneck(16, 8, 2, (2, 1) if variant == "v1" else (1, 2), inner, groups)
+    copy(source, model, reference.torch)
+    compare(source, model, noise(3, 7, 6, 16), reference.torch)
