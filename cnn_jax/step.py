@@ -21,6 +21,8 @@ from flax import nnx
 from cnn_jax.data import augment
 from cnn_jax.optim import Plateau, Schedule
 
+NO_RANK = jnp.iinfo(jnp.int32).max  # of a label whose scores are not numbers: never a hit
+
 Tree = Any
 Batch = dict[str, jax.Array]
 
@@ -94,7 +96,7 @@ def label_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     earlier = jnp.arange(logits.shape[1]) < labels[:, None]
     ranks = jnp.sum((logits > own) | ((logits == own) & earlier), axis=1)
-    return jnp.where(jnp.isnan(logits).any(axis=1), logits.shape[1], ranks)
+    return jnp.where(jnp.isnan(logits).any(axis=1), NO_RANK, ranks)
 
 
 def make_train_step(
@@ -199,7 +201,8 @@ def make_eval_step(
             class_examples=jnp.sum(truth, axis=0),
         )
         if confusion:
-            sums["confusion"] = truth.T @ jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+            predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+            sums["confusion"] = truth.T @ jnp.where(ranks[:, None] < NO_RANK, predicted, 0)
         return sums
 
     return jax.jit(eval_step)

@@ -46,7 +46,7 @@ ALLOWED = {
     },
     "main": {"errors", "train"},
 }
-# Top-level modules that cnn_jax imports nowhere: the first two are for tests, the other two never needed to train.
+# What stands above cnn_jax, and other frameworks: tests compare with torch, data sets are prepared with tensorflow.
 FORBIDDEN = {"tests", "experiments", "torch", "tensorflow"}
 
 

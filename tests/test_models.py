@@ -333,6 +333,16 @@ def test_option_c_projects_in_every_block_and_option_b_only_where_shapes_change(
         assert [block.shortcut_conv is not None for block in blocks_of(model)] == projects
 
 
+def test_a_stride_alone_changes_the_shape_too():
+    # In no network of the tables, but a block can be used on its own.
+    for shortcut, projects in (("A", False), ("B", True)):
+        fields = BLOCK | dict(shortcut=shortcut)
+        block = nnx.eval_shape(
+            lambda fields=fields: resnet.Block(4, resnet.basic(4, 2), **fields, rngs=Keys(jax.random.key(0)))
+        )
+        assert (block.shortcut_conv is not None) == projects
+
+
 @pytest.fixture
 def quick_init(monkeypatch):
     """Kernels from numpy, for tests that build a network as it starts: jax compiles its own for each shape."""
@@ -394,6 +404,27 @@ def test_the_seed_decides_the_parameters():
         assert np.array_equal(a, d) == name.endswith("bias")
 
 
+def test_the_classifier_of_a_resnet_starts_small_and_all_other_kernels_as_asked(monkeypatch):
+    for name, value in (("glorot_normal", 3.0), ("normal_0.01", 7.0)):
+        monkeypatch.setitem(layers.INITS, name, lambda key, shape, dtype, value=value: jnp.full(shape, value, dtype))
+    model = small(init="glorot_normal", shortcut="B", head="fc", fc_sizes=(8,))
+    kernels = {name: set(np.unique(leaf)) for name, leaf in named(nnx.state(model)) if name.endswith("kernel")}
+    assert kernels.pop("head/classifier/kernel") == {7.0}
+    assert len(kernels) == 7 + 2 + 1
+    assert all(values == {3.0} for values in kernels.values())
+
+
+def test_c5_as_a_convolution_computes_what_the_linear_layer_computes():
+    linear, conv = (nnx.view(filled("lenet5", c5=c5), **EVAL) for c5 in ("linear", "conv"))
+    for ours, other in ((conv.conv1, linear.conv1), (conv.conv2, linear.conv2), (conv.conv3, linear.head.hidden[0])):
+        ours.kernel[...] = other.kernel[...].reshape(ours.kernel.shape)
+        ours.bias[...] = other.bias[...]
+    for ours, other in ((conv.head.hidden[0], linear.head.hidden[1]), (conv.head.classifier, linear.head.classifier)):
+        ours.kernel[...], ours.bias[...] = other.kernel[...], other.bias[...]
+    x = noise(2, 28, 28, 1)
+    np.testing.assert_allclose(conv(x), linear(x), atol=1e-5)
+
+
 # ---------------------------------------------------------------- imports
 
 
@@ -420,7 +451,9 @@ def test_importing_the_package_imports_neither_jax_nor_a_network():
 def test_building_one_family_imports_no_other(family):
     families = {f"cnn_jax.models.{path.split(':')[0]}" for path in models.MODELS.values()}
     name = next(name for name, path in models.MODELS.items() if path.split(":")[0] == family)
-    loaded = modules_after(f"from cnn_jax import models\nmodels.constructor({name!r})")
+    loaded = modules_after(
+        f"from flax import nnx\nfrom cnn_jax import models\nnnx.eval_shape(lambda: models.create({name!r}))"
+    )
     assert families & loaded == {f"cnn_jax.models.{family}"}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from sklearn.datasets import load_digits
+from tfds_files import prepare
 
 from cnn_jax.data import pipeline, sources
 from cnn_jax.errors import UserError
@@ -138,41 +138,14 @@ def test_concatenated_parts_are_read_in_the_order_that_was_asked_for(first, seco
 # ---------------------------------------------------------------- TFDS
 
 
-def prepare(folder: Path, *, train: int = 50, test: int = 20, num_classes: int = 10) -> Path:
-    """Prepares a small "mnist" as TFDS does, in the array_record format: image i is filled with i, its label i % 10.
+def prepare_mnist(folder: Path, *, train: int = 50, test: int = 20, num_classes: int = 10) -> Path:
+    """Prepares a small "mnist": image i is filled with i, its label is i % num_classes. Returns data_dir."""
 
-    Returns:
-      data_dir. TFDS copies a PNG file as it is, so that no TensorFlow is needed.
-    """
-    import tensorflow_datasets as tfds
+    def filled(_split: str, i: int) -> np.ndarray:
+        return np.full((28, 28, 1), i, np.uint8)
 
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True)
-
-    with tfds.core.registered.skip_registration():
-
-        class Mnist(tfds.core.GeneratorBasedBuilder):
-            name = "mnist"
-            VERSION = tfds.core.Version("3.0.1")
-
-            def _info(self):
-                image = tfds.features.Image(shape=(28, 28, 1))
-                label = tfds.features.ClassLabel(num_classes=num_classes)
-                features = tfds.features.FeaturesDict({"image": image, "label": label})
-                return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-
-            def _split_generators(self, dl_manager):
-                return {"train": self._generate_examples("train", train), "test": self._generate_examples("test", test)}
-
-            def _generate_examples(self, part, count):
-                for i in range(count):
-                    path = pictures / f"{part}{i}.png"
-                    Image.fromarray(np.full((28, 28), i, np.uint8)).save(path)
-                    yield i, {"image": str(path), "label": i % num_classes}
-
-    builder = Mnist(data_dir=str(folder / "data"), file_format="array_record")
-    builder.download_and_prepare()
-    return folder / "data"
+    sizes = dict(splits=dict(train=train, test=test), shape=(28, 28, 1), num_classes=num_classes)
+    return prepare(folder, "mnist", "3.0.1", filled, **sizes)
 
 
 def edit(data_dir: Path, file: str, old: str, new: str) -> None:
@@ -191,7 +164,7 @@ def mnist_config(data_dir: Path | str, **fields):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("tfds"))
+    return prepare_mnist(tmp_path_factory.mktemp("tfds"))
 
 
 def test_a_prepared_data_set_is_read_as_its_split_slices_say(prepared):
@@ -269,7 +242,7 @@ def test_a_data_set_without_labels_is_refused(prepared, tmp_path):
 
 
 def test_a_label_out_of_range_names_the_data_set_the_example_and_the_label(tmp_path):
-    data_dir = prepare(tmp_path, train=20, test=5, num_classes=20)
+    data_dir = prepare_mnist(tmp_path, train=20, test=5, num_classes=20)
     edit(data_dir, "features.json", '"20"', '"10"')  # now labels 10 .. 19 are outside
     source = sources.load(mnist_config(data_dir, train="train[:15]", validation="train[15:]")).parts["train"]
     assert [e["label"] for e in source.read(range(10))] == list(range(10))

@@ -2,11 +2,12 @@ import json
 
 import numpy as np
 import pytest
+from tfds_files import prepare
 
 from cnn_jax import train
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import read_jsonl
-from configs import cifar_resnet
+from configs import cifar_resnet, resnet18
 
 
 def records(folder, kind=None):
@@ -157,3 +158,26 @@ def test_batches_are_asked_for_ahead_of_the_step_that_takes_them():
     ahead = train.ahead((asked.append(i) or i for i in range(5)), count=2)
     assert next(ahead) == 0 and asked == [0, 1, 2]
     assert list(ahead) == [1, 2, 3, 4]
+
+
+def test_the_recipe_of_imagenet_trains_on_photographs_of_any_size(tmp_path, console):
+    """Streamed JPEG files, random crops, a centre crop for the test, bfloat16: all but the size of the real thing."""
+    random = np.random.default_rng(0)
+
+    def photograph(_split, i):
+        return random.integers(0, 256, (20 + 3 * i % 17, 24 + 5 * i % 13, 3), np.uint8)
+
+    files = dict(splits=dict(train=100, validation=9), shape=(None, None, 3), num_classes=1000, file_type="jpeg")
+    data_dir = prepare(tmp_path / "files", "imagenet2012", "5.1.0", photograph, **files)
+    config = resnet18.get_config("imagenet2012")
+    config.data.dir = str(data_dir)
+    config.data.image_size, config.data.test_resize = (16, 16), 18
+    config.model.width = 0.0625
+    config.duration, config.batch_size, config.eval.batch_size = "3 steps", 8, 8
+    config.optim.schedule.warmup = "1 steps"
+    config.log.tensorboard = False
+    final = train.run(config.lock(), tmp_path / "run", console=console)
+    assert final["test"]["examples"] == 9 and final["validation"]["examples"] == 1
+    assert (
+        train.evaluate_run(config, tmp_path / "run", "latest", console=console)["test"]["loss"] == final["test"]["loss"]
+    )

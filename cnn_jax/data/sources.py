@@ -4,6 +4,7 @@ source.read([i, ...]) -> [{"image": uint8 [H, W, C], "label": int}, ...]
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,11 +144,12 @@ def _digits(config: Any, seed: int) -> Dataset:
     # A fixed shuffle, so that every part has every class; the split does not depend on the run's seed.
     order = np.random.Generator(np.random.Philox(key=[1797, 0])).permutation(len(images))
     images, labels = images[order], bunch.target[order]
-    shares = [float(config[part].rstrip("%")) / 100 for part in PARTS]
+    written = [config[part] for part in PARTS]
+    shares = [float(share[:-1]) / 100 for share in written if re.fullmatch(r"\d+(\.\d+)?%", share)]
     check(
-        min(shares) > 0 and abs(sum(shares) - 1) < 1e-9,
-        f"config.data.train, validation and test are {[config[part] for part in PARTS]}, but must be shares that "
-        "add up to 100%",
+        len(shares) == len(PARTS) and min(shares) > 0 and abs(sum(shares) - 1) < 1e-9,
+        f"config.data.train, validation and test are {written}, but of the digits they must be shares above zero "
+        "that add up to 100%, such as 70%, 10%, 20%",
     )
     ends = [0, *(round(len(images) * share) for share in np.cumsum(shares))]
     parts = {
@@ -179,9 +181,14 @@ def data_dir(config: Any) -> Path:
     return Path(config.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
+def _version(info: Path) -> list[int]:
+    """Returns the version of a prepared data set, the name of its folder, so that 10.0.0 is after 9.0.0."""
+    return [int(number) for number in re.findall(r"\d+", info.parent.name)]
+
+
 def _tfds(config: Any, seed: int) -> Dataset:
     folder = data_dir(config) / config.name
-    versions = sorted(folder.glob("*/dataset_info.json")) if folder.is_dir() else []
+    versions = sorted(folder.glob("*/dataset_info.json"), key=_version)
     if not versions:
         raise UserError(
             f"data set {config.name!r} is not prepared: no {folder}/VERSION/dataset_info.json.\n"
@@ -209,12 +216,13 @@ def _tfds(config: Any, seed: int) -> Dataset:
     parts = {}
     for part in PARTS:
         split = config[part]
-        base = split.split("[")[0]
-        check(
-            base in info.splits,
-            f"config.data.{part} is {split!r}, but {config.name!r} has the splits {', '.join(info.splits)}"
-            f"{near(base, info.splits)}",
-        )
+        for piece in split.split("+"):
+            base = piece.split("[")[0].strip()
+            check(
+                base in info.splits,
+                f"config.data.{part} is {split!r}, but {config.name!r} has the splits {', '.join(info.splits)}"
+                f"{near(base, info.splits)}",
+            )
         try:
             parts[part] = TFDSSource(builder.as_data_source(split=split), config.name, label.num_classes)
         except (ValueError, AssertionError) as error:
