@@ -1,5 +1,6 @@
 """What a configuration may say: durations, and one check of every field before anything is built."""
 
+import math
 import re
 from typing import Any
 
@@ -26,6 +27,7 @@ def parse_duration(duration: str, *, field: str = "duration") -> tuple[float, st
             f"{field} is {duration!r}, but must be a number and a unit ({', '.join(UNITS)}), "
             f"such as '14 epochs'{near(unit, UNITS)}"
         )
+    check(math.isfinite(float(found.group(1))), f"{field} is {duration!r}, which is no finite number")
     return float(found.group(1)), unit
 
 
@@ -129,7 +131,7 @@ def check_augmentation(name: str) -> tuple[str, int]:
     check_choice("config.data.augment", kind, ("pad_crop", "flip"))
     if kind == "pad_crop":
         check(
-            number.isdigit() and int(number) > 0,
+            number.isdecimal() and int(number) > 0,
             f"config.data.augment has {name!r}, but must give the padding in pixels: 'pad_crop:4'",
         )
     else:

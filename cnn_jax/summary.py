@@ -102,7 +102,7 @@ def training_bytes(
 def human(value: float) -> str:
     """Returns a number with three significant digits and a unit prefix: 25.6 M."""
     for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= factor:
+        if float(f"{value:.3g}") >= factor:
             return f"{value / factor:.3g}{prefix}"
     return f"{value:.3g} "
 

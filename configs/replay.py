@@ -19,8 +19,8 @@ def get_config(path: str) -> ConfigDict:
         stored = _tuples(json.load(file))
     config = base.get_config(stored["data"]["name"])
     config.model = stored.pop("model")
-    with config.unlocked():
-        config.update(stored)
+    config.lock()  # from here on an unknown field is an error
+    config.update(stored)
     return config
 
 

@@ -51,7 +51,7 @@ def test_every_call_of_a_layer_is_a_row_with_the_numbers_counted_by_hand():
 
 
 def test_the_form_that_a_platform_computes_in_does_not_change_the_macs(monkeypatch):
-    # On a CPU a 1x1 convolution is a matrix product, elsewhere not.
+    # On a CPU some convolutions are matrix products, elsewhere none.
     macs = {}
     for fast in (True, False):
         monkeypatch.setattr(layers.cpu, "use_fast_path", lambda fast=fast: fast)
@@ -59,7 +59,7 @@ def test_the_form_that_a_platform_computes_in_does_not_change_the_macs(monkeypat
         graphdef, state = nnx.split(nnx.eval_shape(Small))
         jaxpr = jax.make_jaxpr(lambda state, x, g=graphdef: nnx.merge(g, state)(x))(state, x)
         convolutions = str(jaxpr).count("conv_general_dilated[")
-        assert convolutions == (4 if fast else 5)
+        assert convolutions < 5 if fast else convolutions == 5
         macs[fast] = [row.macs for row in summary.layer_table(Small, (12, 15, 3))]
     assert macs[True] == macs[False] == [row.macs for row in ROWS]
 

@@ -78,7 +78,7 @@ def listen() -> Iterator[list[tuple[nnx.Module, jax.Array, jax.Array]]]:
     try:
         yield calls
     finally:
-        _listeners.remove(calls)
+        _listeners.pop()
 
 
 def _report(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -129,6 +129,11 @@ class DoesNotFitError(UserError):
 
 
 def _check_fits(layer: Any, shape: Sequence[int], dilation: Sequence[int] | None = None) -> None:
+    dims = len(layer.kernel_size)
+    check(
+        len(shape) == dims + 2,
+        f"the input of a {dims}-D layer has the shape {tuple(shape)}, but must be [batch, {dims} sizes, channels]",
+    )
     for size, kernel, padding, rate in zip(
         shape[1:-1], layer.kernel_size, layer.pads, dilation or (1,) * len(layer.kernel_size), strict=True
     ):
@@ -265,7 +270,13 @@ class BatchNorm(nnx.BatchNorm):
         self.var = Statistic(jnp.ones(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _report(self, x, super().__call__(x))
+        return _report(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
+
+    def _evaluate(self, x: jax.Array) -> jax.Array:
+        """Normalises with the running averages. Flax rounds them to the computation's type, a bias in bfloat16."""
+        dtype = self.dtype or x.dtype
+        mean, var, scale, bias = (v[...] for v in (self.mean, self.var, self.scale, self.bias) if v is not None)
+        return ((x.astype(jnp.float32) - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(dtype)
 
 
 # ---------------------------------------------------------------- head
@@ -306,6 +317,7 @@ class Head(nnx.Module):
         features = in_shape[-1] if kind == "gap" else math.prod(in_shape)
         self.pool = GlobalAveragePool() if kind == "gap" else None
         self.hidden = nnx.List([])
+        check(all(size > 0 for size in fc_sizes), f"fc_sizes is {tuple(fc_sizes)}, but every size must be above 0")
         for size in fc_sizes if kind == "fc" else ():
             self.hidden.append(Linear(features, size, init=init, dtype=dtype, rngs=rngs))
             features = size

@@ -40,6 +40,11 @@ def bottleneck(channels: int, stride: int, *, variant: str, groups: int, width_p
     """
     first, second = (stride, 1) if variant == "v1" else (1, stride)
     inner = int(channels * width_per_group / 64) * groups
+    check(
+        groups > 0 and inner > 0,
+        f"groups is {groups} and width_per_group {width_per_group}, which leaves {inner} channels in a bottleneck of "
+        f"{channels}: use larger ones, or a larger width",
+    )
     return [(1, inner, first, 1), (3, inner, second, groups), (1, 4 * channels, 1, 1)]
 
 
