@@ -1,5 +1,6 @@
 """From recorded files to plots. Reads files only, so a report can be made again without running anything."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def plot_curves(workdir: Path) -> Path:
     """
     records = read_jsonl(workdir / "metrics.jsonl")
     figure, (loss_axis, error_axis, rate_axis) = _subplots(
-        3, height_ratios=(3, 3, 1), sharex=True, figsize=(8, 6), layout="constrained"
+        3, height_ratios=(3, 3, 1.5), sharex=True, figsize=(8, 6), layout="constrained"
     )
     for kind, style in (("train", dict(color="C0", lw=1)), ("validation", dict(color="C1", marker="o", ms=3))):
         epochs, losses, errors = _columns(records, kind, "epoch", "loss", "error")
@@ -34,6 +35,10 @@ def plot_curves(workdir: Path) -> Path:
     error_axis.set_ylabel("top-1 error, %")
     rate_axis.set_ylabel("learning rate")
     rate_axis.set_xlabel("epoch")
+    config = workdir / "config.json"
+    if config.exists():
+        stored = json.loads(config.read_text(encoding="utf-8"))
+        figure.suptitle(f"{stored['model']['name']} on {stored['data']['name']}", fontsize=11)
     loss_axis.set_yscale("log")
     error_axis.set_ylim(bottom=0)
     for axis in (loss_axis, error_axis):
