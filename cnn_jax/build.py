@@ -31,6 +31,12 @@ class Run:
         check_divisible(config, len(jax.devices()))
         self.config = config
         self.data = Data(config.data, config.seed)
+        train_size = len(self.data.parts["train"])
+        check(
+            config.batch_size <= train_size,
+            f"config.batch_size is {config.batch_size}, but the train part has {train_size:,} examples: a batch must "
+            "not hold one twice",
+        )
         self.mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(AxisType.Auto,))
         self.create_model: Callable[..., Any] = functools.partial(
             models.create,
@@ -43,6 +49,16 @@ class Run:
         self.layers = summary.layer_table(self.create_model, self.data.image_shape)
         self.network, params, _ = step.split(jax.eval_shape(lambda: self.create_model()))
         self.total_steps = self.to_steps(config.duration)
+        check(
+            self.total_steps * config.batch_size < 2**32,
+            f"config.duration is {config.duration!r} = {self.total_steps * config.batch_size:,} examples, but must be "
+            "below 2**32: positions in a run are counted in 32 bits",
+        )
+        check(
+            not config.eval.recompute_statistics or any(row.kind == "norm" for row in self.layers),
+            f"config.eval.recompute_statistics is {config.eval.recompute_statistics}, but {config.model.name} has no "
+            "BatchNorm",
+        )
         self._images: dict[str, Any] = {}
         self.optimizer = optim.make_optimizer(config.optim, params)
         self.schedule = optim.make_schedule(config.optim, self.total_steps, self.to_steps)

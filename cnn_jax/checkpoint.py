@@ -53,6 +53,11 @@ class Checkpoints:
             f"--checkpoint is {which!r}, but must be latest, best or one of the steps {', '.join(map(str, steps))}"
         )
 
+    def best_error(self) -> float:
+        """Returns the lowest validation error of the checkpoints, infinity if none has one."""
+        errors = [info["error"] for info in map(self.manager.metrics, self.manager.all_steps()) if info]
+        return min(errors, default=math.inf)
+
     def save(self, step: int, state: Tree, *, error: float | None) -> None:
         """Starts to save `state`; `error` is the validation error, in [0, 1], or None if there is none."""
         metrics = {"error": math.inf if error is None else error}  # without one it is never the best
@@ -74,9 +79,9 @@ class Checkpoints:
             if stored.get(name) != wanted.get(name)
         ]
         if misfits:
-            raise UserError(
-                f"the checkpoint {self.folder / str(step)} does not fit this configuration:\n" + "\n".join(misfits)
-            )
+            more = [f"  and {len(misfits) - 12} more"] if len(misfits) > 12 else []
+            title = f"the checkpoint {self.folder / str(step)} does not fit this configuration:"
+            raise UserError("\n".join([title, *misfits[:12], *more]))
         return self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
 
     def __enter__(self) -> "Checkpoints":

@@ -88,7 +88,26 @@ def check_config(config: Any) -> None:
     check(0 < schedule.factor <= 1, f"config.optim.schedule.factor is {schedule.factor}, but must be in (0, 1]")
     check(schedule.patience > 0, "config.optim.schedule.patience is 0, but must be at least 1 validation")
 
+    for rule in config.optim.lr_multipliers:
+        check(
+            isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str) and _is_number(rule[1]),
+            f"config.optim.lr_multipliers has {rule!r}, but every rule must be (regex, factor)",
+        )
+    for field, low, high in (("end", 0, 1), ("warmup_start", 0, 1), ("power", 0, 100)):
+        value = schedule[field]
+        check(low <= value <= high, f"config.optim.schedule.{field} is {value}, but must be in [{low}, {high}]")
+    check(
+        config.optim.momentum > 0 or not config.optim.nesterov,
+        "config.optim.nesterov is True, but config.optim.momentum is 0: Nesterov's form needs momentum",
+    )
+    check(config.seed < 2**32, f"config.seed is {config.seed}, but must be below 2**32")
+
     data = config.data
+    check(
+        data.source == "tfds" or data.name == data.source,
+        f"config.data.name is {data.name!r}, but config.data.source is {data.source!r}: name the data set behind the "
+        f"configuration file, as in --config=configs/lenet5.py:{data.name}",
+    )
     check_choice("config.data.source", data.source, ("digits", "synthetic", "tfds"))
     check_choice("config.data.placement", data.placement, ("device", "stream"))
     check_choice("config.data.normalize", data.normalize, ("channel", "pixel", "none"))
@@ -96,7 +115,7 @@ def check_config(config: Any) -> None:
     check_choice("config.data.test_crop", data.test_crop, ("resize", "center"))
     check_choice("config.data.train_on", data.train_on, ("train", "train+validation"))
     check(
-        len(data.image_size) == 2 and min(data.image_size) >= 1,
+        len(data.image_size) == 2 and all(isinstance(size, int) and size >= 1 for size in data.image_size),
         f"config.data.image_size is {data.image_size}, but must be (height, width) in pixels, each at least 1",
     )
     check(
@@ -108,10 +127,18 @@ def check_config(config: Any) -> None:
         f"config.data.normalize is {data.normalize!r} with a stream: give config.data.mean and config.data.std "
         "per channel, or use placement 'device', which measures them",
     )
+    for name in ("mean", "std"):
+        finite = all(isinstance(value, (int, float)) and math.isfinite(value) for value in data[name])
+        check(finite, f"config.data.{name} is {data[name]}, but must hold finite numbers")
     check(
         len(data.mean) == len(data.std) and len(data.mean) in (0, data.channels),
         f"config.data.mean {data.mean} and std {data.std} must have one value for each of {data.channels} channels",
     )
+    check(
+        not data.mean or data.normalize == "channel",
+        f"config.data.mean and std are given, but config.data.normalize is {data.normalize!r} and does not use them",
+    )
+    check(all(std > 0 for std in data.std), f"config.data.std is {data.std}, but every value must be above 0")
     check(
         data.placement == "stream" or data.train_crop == "resize",
         "config.data.train_crop is 'random_resized', which differs from epoch to epoch: use placement 'stream'",
@@ -122,7 +149,12 @@ def check_config(config: Any) -> None:
         "use 'steps' with the boundaries that a run on the train part alone has found",
     )
     for name in data.augment:
-        check_augmentation(name)
+        check(isinstance(name, str), f"config.data.augment has {name!r}, but must hold names such as 'flip'")
+        _, padding = check_augmentation(name)
+        check(
+            padding < min(data.image_size),
+            f"config.data.augment has {name!r}, which can leave nothing of an image of {data.image_size} pixels",
+        )
 
 
 def check_augmentation(name: str) -> tuple[str, int]:
@@ -139,6 +171,10 @@ def check_augmentation(name: str) -> tuple[str, int]:
     return kind, int(number or 0)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
+
+
 def get(config: Any, field: str) -> Any:
     """Returns the value of a dotted field name."""
     for name in field.split("."):
@@ -153,7 +189,8 @@ def _positive(config: Any, *fields: str) -> None:
 
 def _not_negative(config: Any, *fields: str) -> None:
     for field in fields:
-        check(get(config, field) >= 0, f"config.{field} is {get(config, field)}, but must not be negative")
+        value = get(config, field)
+        check(math.isfinite(value) and value >= 0, f"config.{field} is {value}, but must be finite and not negative")
 
 
 def _durations(config: Any, *fields: str, above_zero: bool = False) -> None:

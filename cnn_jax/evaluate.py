@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnn_jax import step
 from cnn_jax.data.pipeline import Part
 
 Tree = Any
@@ -23,9 +24,14 @@ def evaluate(
     Args:
       eval_step: of `step.make_eval_step`. resident: the part's images on the devices, or None for a stream.
     """
-    sums = [eval_step(params, stats, put(batch), resident) for batch in part.test_batches(batch_size)]
-    # Sums of a batch are exact counts in float32; over batches they add up in float64.
-    total = jax.tree.map(lambda *values: np.sum(np.asarray(values, np.float64), axis=0), *jax.device_get(sums))
+    total: Tree = None
+    sums: list[Tree] = []
+    for batch in part.test_batches(batch_size):
+        # Gathered apart, so that parts of all sizes share one compiled evaluation step.
+        sums.append(eval_step(params, stats, gather(put(batch), resident), None))
+        if len(sums) == 32:  # sums of a batch are exact counts in float32; over batches they add up in float64
+            total, sums = _add(total, sums), []
+    total = _add(total, sums) if sums else total
     examples = total["examples"]
     with np.errstate(invalid="ignore"):
         class_accuracy = total["class_correct"] / total["class_examples"]
@@ -39,6 +45,18 @@ def evaluate(
     if "confusion" in total:
         metrics["confusion"] = total["confusion"].astype(int)
     return metrics
+
+
+@jax.jit
+def gather(batch: Tree, resident: Tree) -> Tree:
+    """`step.gather`, compiled by itself."""
+    return step.gather(batch, resident)
+
+
+def _add(total: Tree, sums: list[Tree]) -> Tree:
+    fetched = jax.device_get(sums)
+    added = jax.tree.map(lambda *values: np.sum(np.asarray(values, np.float64), axis=0), *fetched)
+    return added if total is None else jax.tree.map(np.add, total, added)
 
 
 def recompute_statistics(

@@ -22,7 +22,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate a checkpoint of --workdir.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of results; goes on if it has a checkpoint. Default: runs/...")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "With --mode=eval: latest, best, or a step.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "With --mode=eval: latest (the default), best, or a step.")
 flags.DEFINE_bool("dry-run", False, "Stop after printing what would run.")
 
 
@@ -35,21 +35,31 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(0)  # --help
     except UserError as error:
         sys.exit(fail(error))
-    except (KeyError, AttributeError) as error:  # a field that the configuration does not have
-        message = str(error.args[0]).replace("\n", "; ")
-        sys.exit(fail(UserError(f"the configuration has no field {message}")))
-    except (flags.Error, OSError, TypeError, ValueError) as error:
-        message = str(error)
-        if "\nTraceback" in message and "ValueError: " in message:  # raised by the configuration file on purpose
-            message = message.rsplit("ValueError: ", 1)[1]
-        sys.exit(fail(UserError(message.strip())))
+    except (flags.Error, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+        sys.exit(fail(explain(error)))
+
+
+def explain(error: Exception) -> UserError:
+    """Returns what a user can make use of in an error of a configuration file or of a flag."""
+    message = str(error)
+    if isinstance(error, (KeyError, AttributeError)):  # a field that the configuration does not have
+        missing, *hint = message.replace("\\n", "\n").replace("\\'", "'").strip("'\"").split("\n")
+        return UserError("; ".join([f"the configuration has no field {missing.strip(chr(39))!r}", *hint]))
+    if "\nTraceback" in message or "  Traceback" in message:
+        for kind in ("ValueError: ", "KeyError: "):  # raised by the configuration file on purpose
+            if kind in message:
+                return UserError(message.rsplit(kind, 1)[1].strip())
+    return UserError(message.strip())
 
 
 def _check_config_file(argv: list[str]) -> None:
-    """Raises UserError if the file of --config is not there, with those that are."""
-    for argument in argv:
-        if argument.startswith("--config="):
-            path = Path(argument.removeprefix("--config=").split(":")[0])
+    """Raises UserError if the file of --config is not there, with the nearest that is."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if argument in ("--config", "-config") or argument.lstrip("-").startswith("config="):
+            value = argument.partition("=")[2] or following
+            path = Path(value.split(":")[0])
+            if path.is_file() and path.suffix != ".py":
+                raise UserError(f"--config: {str(path)!r} is no configuration file: those end in .py")
             if not path.is_file():
                 known = sorted(str(other) for other in path.parent.glob("*.py"))
                 raise UserError(f"--config: there is no file {str(path)!r}{near(str(path), known)}")
@@ -78,28 +88,37 @@ def main(argv: list[str]) -> int | None:
 def start() -> None:
     """Runs what the flags say."""
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
+    dry_run = bool(flags.FLAGS["dry-run"].value)
     if _MODE.value == "eval":
+        if dry_run:
+            raise UserError("--dry-run goes with training: --mode=eval has nothing to try out")
         evaluate(workdir)
         return
+    if _CHECKPOINT.value:
+        raise UserError("--checkpoint goes with --mode=eval: training goes on from the latest one of --workdir")
     config = _CONFIG.value
     if config is None:
         raise UserError("give --config=FILE, such as --config=configs/resnet50.py")
     from cnn_jax import train
 
     default = Path("runs") / f"{config.model.get('name')}-{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    train.run(config, workdir or default, dry_run=bool(flags.FLAGS["dry-run"].value))
+    train.run(config, workdir or default, dry_run=dry_run)
 
 
 def evaluate(workdir: Path | None) -> None:
-    """Evaluates a checkpoint of `workdir`, with its own configuration unless --config is given."""
+    """Evaluates a checkpoint of `workdir`, with its own configuration; --config may change only how it evaluates."""
     if workdir is None:
         raise UserError("--mode=eval needs --workdir=FOLDER, the folder of a run")
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} holds no run: there is no {workdir / 'config.json'}")
-    config = _CONFIG.value or replay.get_config(str(workdir / "config.json"))
+    try:
+        recorded = replay.get_config(str(workdir / "config.json"))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise explain(error) from None
+    config = _CONFIG.value or recorded
     from cnn_jax import train
 
-    train.evaluate_run(config, workdir, _CHECKPOINT.value)
+    train.evaluate_run(config, workdir, _CHECKPOINT.value or "latest")
 
 
 def cli() -> None:

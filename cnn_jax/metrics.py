@@ -40,7 +40,7 @@ class Recorder:
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+            self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, epoch: float, **metrics: Any) -> None:
         """Writes one record; numbers that are not finite are stored as strings, because JSON has none."""

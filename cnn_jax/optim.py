@@ -77,10 +77,8 @@ def make_optimizer(config: Any, params: Any) -> optax.GradientTransformationExtr
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
-    decay = optax.identity()
-    if config.weight_decay:
-        mask = trees.match(params, config.decay_rule, field="config.optim.decay_rule")
-        decay = optax.add_decayed_weights(config.weight_decay, mask)
+    mask = trees.match(params, config.decay_rule, field="config.optim.decay_rule")
+    decay = optax.add_decayed_weights(config.weight_decay, mask) if config.weight_decay else optax.identity()
     if config.decay_style == "l2":
         parts.append(decay)
     if config.momentum:

@@ -42,7 +42,8 @@ def plot_curves(workdir: Path) -> Path:
     loss_axis.set_yscale("log")
     error_axis.set_ylim(bottom=0)
     for axis in (loss_axis, error_axis):
-        axis.legend(loc="upper right")
+        if axis.lines:
+            axis.legend(loc="upper right")
     for axis in (loss_axis, error_axis, rate_axis):
         axis.grid(alpha=0.3)
     return _save(figure, workdir / "curves.png")

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -43,7 +44,7 @@ def print_header(run: Run, workdir: Path, console: Console) -> None:
         ("results", str(workdir)),
     )
     for name, value in lines:
-        console.print(f"[bold]{name:10}[/bold]{value}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name:10}[/bold]{escape(value)}", highlight=False, soft_wrap=True)
     if has_unused_gpu():
         console.print(
             "[bold red]warning:[/bold red] this machine has an NVIDIA GPU, but jax computes on the CPU: "
@@ -103,7 +104,7 @@ class ProgressLine:
 
     def message(self, text: str) -> None:
         """Prints a line above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
     started = time.perf_counter()
 
     # ------------------------------------------------------------ build
+    workdir.check_same(config, folder)
     this = Run(config)
     show.print_header(this, folder, console)
     if dry_run:
@@ -64,6 +65,7 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
 
         # -------------------------------------------------------- train
         final: dict[str, Any] = {}
+        best_error = checkpoints.best_error()
         clock = Stopwatch(first_step)
         with progress:
             batches = this.data.parts["train"].train_batches(first_step, total_steps, config.batch_size)
@@ -81,9 +83,8 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
                     sums = jax.device_get(state.sums)
                     rate = schedule(jnp.int32(done - 1)) * state.plateau.scale
                     state = replace(state, sums=jax.device_put(zero_sums(), this.replicated))
-                    loss = float(sums["loss"] / sums["examples"])
                     metrics = dict(
-                        loss=loss,
+                        loss=float(sums["loss"] / sums["examples"]),
                         error=float(1 - sums["correct"] / sums["examples"]),
                         learning_rate=float(rate),
                         gradient_norm=float(sums["gradient_norm"] / sums["steps"]),
@@ -91,13 +92,10 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
                     )
                     recorder.write("train", done, epoch, **metrics)
                     progress.numbers(done, metrics)
-                    if not math.isfinite(loss):
-                        raise UserError(
-                            f"the loss is {loss} at step {done:,}: a lower config.optim.learning_rate, a longer "
-                            "warmup or config.optim.clip_norm may help"
-                        )
+                    check_finite(sums, done)
 
                 validates = has_validation and (last or this.is_due(done, config.eval.every))
+                improves = False
                 if validates:
                     with clock.paused(state):
                         final["validation"] = this.evaluate(state, "validation")
@@ -105,11 +103,14 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
                     recorder.write("validation", done, epoch, **scalars(metrics))
                     accuracy = f"accuracy {1 - metrics['error']:.2%}, loss {metrics['loss']:.4f}"
                     progress.message(f"epoch {epoch:5.1f}  validation: {accuracy}")
+                    improves = metrics["error"] < best_error
+                    best_error = min(best_error, metrics["error"])
                     if config.optim.schedule.name == "plateau":
                         plateau = state.plateau.update(metrics["error"], config.optim.schedule)
                         state = replace(state, plateau=jax.device_put(plateau, this.replicated))
 
-                if last or this.is_due(done, config.checkpoint.every):
+                if last or improves or this.is_due(done, config.checkpoint.every):
+                    check_finite(jax.device_get(state.sums), done)
                     with clock.paused(state):
                         checkpoints.save(done, state, error=final["validation"]["error"] if validates else None)
                         report.plot_curves(folder)
@@ -125,7 +126,8 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
     if config.eval.confusion_matrix:
         report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
     show.print_results(final, console)
-    console.print(f"{time.perf_counter() - started:.0f} s; results are in {folder}", highlight=False, soft_wrap=True)
+    seconds = time.perf_counter() - started
+    console.print(f"{seconds:.0f} s; results are in {folder}", highlight=False, markup=False, soft_wrap=True)
     return final
 
 
@@ -140,6 +142,7 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
     console = console or Console()
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} has no checkpoints yet: train with --workdir={folder}")
+    workdir.check_same(config, folder, may_differ=("eval.", "batch_size"))
     with Checkpoints(folder) as checkpoints:
         chosen = checkpoints.select(which)
         this = Run(config)
@@ -151,9 +154,20 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
             file.write(json.dumps({"kind": part, "step": chosen} | scalars(metrics)) + "\n")
     if config.eval.confusion_matrix:
         report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
-    console.print(f"{config.model.name} at step {chosen:,} of {folder}", highlight=False, soft_wrap=True)
+    what = f"{config.model.name} at step {chosen:,} of {folder}"
+    console.print(what, highlight=False, markup=False, soft_wrap=True)
     show.print_results(final, console)
     return final
+
+
+def check_finite(sums: dict[str, Any], done: int) -> None:
+    """Raises UserError if a loss or gradient since the last record was not finite: such a state is not saved."""
+    for name in ("loss", "gradient_norm"):
+        if not math.isfinite(sums[name]):
+            raise UserError(
+                f"the {name.replace('_', ' ')} is {sums[name]} at step {done:,}: a lower config.optim.learning_rate, "
+                "a longer warmup or config.optim.clip_norm may help"
+            )
 
 
 def ahead(batches: Iterable[Any], count: int = 2) -> Iterator[Any]:

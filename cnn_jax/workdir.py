@@ -23,25 +23,41 @@ def prepare(config: Any, workdir: Path) -> None:
         raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
     if not os.access(workdir, os.W_OK):
         raise UserError(f"--workdir={workdir} cannot be written")
+    check_same(config, workdir)
+    write_text(workdir / "config.json", json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+
+
+def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = ()) -> None:
+    """Checks that `workdir` holds no run, or one of the same configuration but for fields that may differ.
+
+    Raises:
+      UserError: it holds another one, and the message shows what differs; or its config.json is damaged.
+    """
     path = workdir / "config.json"
-    new = json.loads(config.to_json())
-    if path.exists():
-        differing = differences(json.loads(path.read_text(encoding="utf-8")), new)
-        if differing:
-            raise UserError(
-                f"{workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
-                "Give these fields as they were to go on with it, or another --workdir for a new run."
-            )
-    write_text(path, json.dumps(new, indent=2) + "\n")
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: name a folder")
+    # Without a checkpoint there is nothing to go on from, and nothing to lose.
+    if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
+        return
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        differing = differences(old, json.loads(config.to_json()), may_differ=(*CHANGEABLE, *may_differ))
+    except (json.JSONDecodeError, AttributeError):
+        raise UserError(f"{path} is damaged: remove it, or give another --workdir") from None
+    if differing:
+        raise UserError(
+            f"{workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
+            "Give these fields as they were to go on with it, or another --workdir for a new run."
+        )
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns a line for each field that differs between two stored configurations and is not CHANGEABLE."""
+def differences(old: dict[str, Any], new: dict[str, Any], *, may_differ: tuple[str, ...] = CHANGEABLE) -> list[str]:
+    """Returns a line for each field that differs between two stored configurations, without those that may."""
     before, after = flat(old), flat(new)
     return [
         f"  config.{field}: {before.get(field, 'absent')!r} in the folder, {after.get(field, 'absent')!r} now"
         for field in sorted(before | after)
-        if before.get(field) != after.get(field) and not field.startswith(CHANGEABLE)
+        if before.get(field) != after.get(field) and not field.startswith(may_differ)
     ]
 
 

@@ -26,7 +26,9 @@ def get_config(dataset: str = "digits") -> ConfigDict:
         width=1.0,
         init="glorot_uniform",
     )
-    if config.data.image_size != (32, 32):
+    if config.data.image_size == (32, 32):
+        config.model.padding = 0
+    else:
         config.data.image_size = (28, 28)
 
     config.duration = "20 epochs"

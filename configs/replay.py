@@ -10,15 +10,28 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, datasets
 
 
-def get_config(path: str) -> ConfigDict:
-    """Returns the configuration stored in the JSON file at `path`; raises KeyError for fields that no longer exist."""
-    with open(path, encoding="utf-8") as file:
-        stored = _tuples(json.load(file))
-    config = base.get_config(stored["data"]["name"])
-    config.model = stored.pop("model")
+def get_config(path: str = "") -> ConfigDict:
+    """Returns the configuration stored in the JSON file at `path`.
+
+    Raises:
+      ValueError: the file cannot be read or is damaged.
+      KeyError: it has a field that no longer exists.
+    """
+    if not path:
+        raise ValueError("name the recorded file: --config=configs/replay.py:runs/NAME/config.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            stored = _tuples(json.load(file))
+        config = base.get_config()
+        config.data = dict(name="") | datasets.FIELDS
+        config.model = stored.pop("model")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, AttributeError, KeyError):
+        raise ValueError(f"{path} is damaged: it holds no configuration of a run") from None
     config.lock()  # from here on an unknown field is an error
     config.update(stored)
     return config

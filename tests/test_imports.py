@@ -27,7 +27,7 @@ ALLOWED = {
     # The step receives a network and imports none.
     "optim": {"errors", "trees"},
     "step": {"data.augment", "optim"},
-    "evaluate": {"data.pipeline"},
+    "evaluate": {"data.pipeline", "step"},
     # Files.
     "workdir": {"errors"},
     "checkpoint": {"errors", "trees"},

@@ -3,6 +3,7 @@
 source.read([i, ...]) -> [{"image": uint8 [H, W, C], "label": int}, ...]
 """
 
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -186,6 +187,27 @@ def _version(info: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", info.parent.name)]
 
 
+def _check_disjoint(config: Any, splits: Any) -> None:
+    """Raises UserError if an example is in two parts."""
+    import tensorflow_datasets as tfds
+
+    sizes = {name: split.num_examples for name, split in splits.items()}
+    pieces = {
+        part: [
+            (piece.splitname, piece.from_ or 0, sizes[piece.splitname] if piece.to is None else piece.to)
+            for piece in tfds.core.ReadInstruction.from_spec(config[part]).to_absolute(splits)
+        ]
+        for part in PARTS
+    }
+    for one, other in itertools.combinations(PARTS, 2):
+        for (name, start, stop), (other_name, other_start, other_stop) in itertools.product(pieces[one], pieces[other]):
+            check(
+                name != other_name or stop <= other_start or other_stop <= start,
+                f"config.data.{one} {config[one]!r} and config.data.{other} {config[other]!r} share examples: the "
+                "parts must be disjoint (to train on both, set config.data.train_on=train+validation)",
+            )
+
+
 def _tfds(config: Any, seed: int) -> Dataset:
     folder = data_dir(config) / config.name
     versions = sorted(folder.glob("*/dataset_info.json"), key=_version)
@@ -227,5 +249,6 @@ def _tfds(config: Any, seed: int) -> Dataset:
             parts[part] = TFDSSource(builder.as_data_source(split=split), config.name, label.num_classes)
         except (ValueError, AssertionError) as error:
             raise UserError(f"config.data.{part} is {split!r}, which TFDS does not read: {error}") from None
+    _check_disjoint(config, info.splits)
     names = [label.int2str(i) for i in range(label.num_classes)]
     return Dataset(parts, names, f"TFDS {info.full_name} in {versions[-1].parent}")

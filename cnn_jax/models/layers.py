@@ -166,6 +166,7 @@ class Conv(nnx.Conv):
     ):
         kernel = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
         dims = len(kernel)
+        check(min(_per_axis(padding, dims)) >= 0, f"padding is {padding}, but must not be negative")
         self.pads = _per_axis(padding, dims)
         self.dilation = _per_axis(dilation, dims)
         check(
