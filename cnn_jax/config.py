@@ -103,12 +103,12 @@ def check_config(config: Any) -> None:
     check(config.seed < 2**32, f"config.seed is {config.seed}, but must be below 2**32")
 
     data = config.data
+    check_choice("config.data.source", data.source, ("digits", "synthetic", "tfds"))
     check(
         data.source == "tfds" or data.name == data.source,
         f"config.data.name is {data.name!r}, but config.data.source is {data.source!r}: name the data set behind the "
         f"configuration file, as in --config=configs/lenet5.py:{data.name}",
     )
-    check_choice("config.data.source", data.source, ("digits", "synthetic", "tfds"))
     check_choice("config.data.placement", data.placement, ("device", "stream"))
     check_choice("config.data.normalize", data.normalize, ("channel", "pixel", "none"))
     check_choice("config.data.train_crop", data.train_crop, ("resize", "random_resized"))

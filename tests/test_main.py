@@ -30,6 +30,13 @@ def command(*arguments, **options):
         (("--config=configs/lenet5.py", "extra"), "unexpected argument 'extra'"),
         (("--mode=evaluate",), "should be one of"),
         (("--mode=eval",), "--mode=eval needs --workdir"),
+        (("--mode=eval", "--dry-run"), "--dry-run goes with training"),
+        (("--config=configs/lenet5.py", "--checkpoint=best"), "--checkpoint goes with --mode=eval"),
+        (("--config", "configs/lenet.py"), "no file 'configs/lenet.py'; did you mean 'configs/lenet5.py'?"),
+        (("--config=README.md",), "'README.md' is no configuration file"),
+        (("--config=configs/replay.py",), "name the recorded file"),
+        (("--config=configs/replay.py:no/config.json",), "no/config.json cannot be read"),
+        (("--config=configs/lenet5.py", "--config.data.name=mnist"), "as in --config=configs/lenet5.py:mnist"),
         (("--mode=eval", "--workdir=no/such/run"), "no/such/run holds no run"),
     ],
 )
@@ -88,6 +95,9 @@ def test_a_run_its_evaluation_and_its_replay_from_the_command_line(tmp_path):
     assert replayed.stdout[replayed.stdout.index("top-1") :].splitlines()[1:3] == table
     wrong = command("--mode=eval", f"--workdir={tmp_path}/a", "--checkpoint=7")
     assert wrong.returncode == 2 and "must be latest, best or one of the steps 10" in wrong.stderr
+    (tmp_path / "a" / "config.json").write_text('{"seed": ')
+    damaged = command("--mode=eval", f"--workdir={tmp_path}/a")
+    assert damaged.returncode == 2 and "is damaged" in damaged.stderr and "Traceback" not in damaged.stderr
 
 
 def test_the_installed_package_declares_what_it_ships():

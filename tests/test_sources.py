@@ -227,6 +227,19 @@ def test_what_a_prepared_data_set_does_not_have_is_an_error_that_names_the_field
         sources.load(mnist_config(prepared, **fields))
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "shared"),
+    [("train", "train[80%:]", True), ("train[:41]", "train[40:]", True), ("train[:-10]", "train[-10:]", False)],
+)
+def test_parts_that_share_examples_are_refused(prepared, train, validation, shared):
+    config = mnist_config(prepared, train=train, validation=validation)
+    if shared:
+        with pytest.raises(UserError, match="share examples: the parts must be disjoint"):
+            sources.load(config)
+    else:
+        assert len(sources.load(config).parts["train"]) == 40
+
+
 def test_a_data_set_that_was_prepared_as_tfrecord_is_refused(prepared, tmp_path):
     data_dir = shutil.copytree(prepared, tmp_path / "data")
     edit(data_dir, "dataset_info.json", '"array_record"', '"tfrecord"')

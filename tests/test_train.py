@@ -1,10 +1,13 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 from tfds_files import prepare
 
 from cnn_jax import train
+from cnn_jax.build import Run
+from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import read_jsonl
 from configs import cifar_resnet, resnet18
@@ -54,6 +57,7 @@ def test_evaluation_alone_gives_the_numbers_of_training_to_the_last_digit(tmp_pa
 
 
 def test_an_evaluation_at_an_earlier_step_equals_the_record_of_that_step(tmp_path, small_config, console):
+    small_config.checkpoint.keep = 10
     train.run(small_config, tmp_path, console=console)
     recorded = next(r for r in records(tmp_path, "validation") if r["step"] == 10)
     again = train.evaluate_run(small_config, tmp_path, "10", console=console)["validation"]
@@ -106,6 +110,43 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, sm
         train.run(small_config, tmp_path, console=console)
 
 
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path, small_config, console):
+    small_config.model.activation = "relu"
+    small_config.optim.learning_rate = 1e20
+    small_config.log.every = "20 steps"
+    small_config.checkpoint.every = "1 steps"
+    with pytest.raises(UserError, match=r"is nan|is inf"):
+        train.run(small_config, tmp_path, console=console)
+    with Checkpoints(tmp_path) as checkpoints:
+        run = Run(small_config)
+        state = run.restore(checkpoints, checkpoints.select("latest"))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_a_folder_without_a_checkpoint_takes_another_configuration(tmp_path, small_config, console):
+    small_config.model.activation = "relu"
+    small_config.optim.learning_rate = 1e20
+    with pytest.raises(UserError, match=r"is nan|is inf"):
+        train.run(small_config, tmp_path, console=console)
+    small_config.optim.learning_rate = 0.1
+    assert train.run(small_config, tmp_path, console=console)["test"]["examples"] == 359
+
+
+def test_all_parts_share_one_compiled_evaluation(small_config):
+    run = Run(small_config)
+    state = run.create_state()
+    for part in ("validation", "test", "validation"):
+        run.evaluate(state, part)
+    assert run.eval_step._cache_size() == 1
+
+
+def test_an_evaluation_with_another_configuration_is_refused(tmp_path, small_config, console):
+    train.run(small_config, tmp_path, console=console)
+    small_config.model.activation = "relu"  # the same arrays, another function
+    with pytest.raises(UserError, match=r"config\.model\.activation: 'tanh' in the folder, 'relu' now"):
+        train.evaluate_run(small_config, tmp_path, "latest", console=console)
+
+
 def test_the_plateau_divides_the_learning_rate_when_the_validation_error_stays(tmp_path, small_config, console):
     small_config.optim.schedule.name = "plateau"
     small_config.optim.schedule.warmup = "0 steps"
@@ -116,9 +157,11 @@ def test_the_plateau_divides_the_learning_rate_when_the_validation_error_stays(t
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.001, 0.001], rtol=1e-6)
 
 
-def test_the_best_checkpoint_stays_beside_the_latest(tmp_path, small_config, console):
-    small_config.checkpoint.every = "5 steps"
+def test_the_best_validation_is_kept_even_where_no_save_is_due(tmp_path, small_config, console):
+    small_config.checkpoint.every = "19 steps"  # no validation falls on it
     small_config.checkpoint.keep = 1
+    small_config.optim.learning_rate = 0.3
+    small_config.optim.schedule.name = "constant"
     train.run(small_config, tmp_path, console=console)
     errors = {r["step"]: r["error"] for r in records(tmp_path, "validation")}
     best = train.evaluate_run(small_config, tmp_path, "best", console=console)["validation"]
