@@ -69,7 +69,9 @@ def recompute_statistics(
     batches: int,
     put: Put,
 ) -> Tree:
-    """Returns BatchNorm statistics averaged, all alike, over the first training batches, without augmentation.
+    """Returns BatchNorm statistics averaged, all alike, over the first training batches.
+
+    The step's augmentations are left out; the random crops of a stream are not.
 
     This is what the ResNet authors did after training, in place of the running averages
     (github.com/KaimingHe/deep-residual-networks, "Disclaimer and known issues").
