@@ -108,19 +108,28 @@ class Run:
 
     # ------------------------------------------------------------ steps
 
+    @functools.cached_property
+    def loss(self) -> Callable[..., Any]:
+        """The training loss; see `step.make_loss`."""
+        config = self.config
+        return step.make_loss(
+            self.network,
+            augmentations=config.data.augment,
+            seed=config.seed,
+            label_smoothing=config.label_smoothing,
+            **self.data.normalization,
+        )
+
     def train_step(self) -> Callable[..., step.TrainState]:
         """Returns the jitted training step."""
         config = self.config
         return step.make_train_step(
-            self.network,
+            self.loss,
             self.optimizer,
             self.schedule,
-            augmentations=config.data.augment,
             seed=config.seed,
-            label_smoothing=config.label_smoothing,
             accumulation=config.accumulation,
             ema_decay=config.ema_decay,
-            **self.data.normalization,
         )
 
     @functools.cached_property

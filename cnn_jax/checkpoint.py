@@ -1,69 +1,214 @@
-"""Checkpoints: orbax, asynchronous; the latest few and the best by validation error stay."""
+"""Checkpoints: written by orbax in the background, counted only when whole, checked before they are used.
 
+    WORKDIR/checkpoints/200/state/         orbax's files
+    WORKDIR/checkpoints/200/manifest.json  step, validation error, size and SHA-256 of every file; written last
+
+A save is made in 200.partial and renamed when its manifest stands, so a process that dies at any moment leaves the
+earlier checkpoints as they were. Orbax reads a flipped bit in silence; the manifest does not.
+"""
+
+import contextlib
+import hashlib
+import json
 import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from cnn_jax import trees
-from cnn_jax.errors import UserError
+from cnn_jax.errors import StorageError, UserError
+from cnn_jax.workdir import storage_errors, write_text
 
 Tree = Any
-
-
-def _negative_error(metrics: Any) -> float:
-    return -metrics["error"]
+MANIFEST = "manifest.json"
 
 
 class Checkpoints:
     """The checkpoints of one run, in WORKDIR/checkpoints, named by the number of steps done.
 
-    Each holds the whole TrainState; the data position is its step. Saves run in the background.
+    Each holds the whole TrainState; the data position is its step. The latest `keep` stay, and the best by validation
+    error. Only one process may save (see `workdir.locked`); any may read.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 1):
-        policy = AnyPreservationPolicy([LatestN(keep), BestN(get_metric_fn=_negative_error, n=1)])
-        options = ocp.CheckpointManagerOptions(best_fn=_negative_error, preservation_policy=policy)
         self.folder = workdir.resolve() / "checkpoints"  # orbax fails late on a relative path
-        handlers = {"state": ocp.StandardCheckpointHandler()}
-        self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        self.keep = keep
+        self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future | None = None
 
-    def latest(self) -> int | None:
-        """Returns the step of the latest checkpoint, or None."""
-        return self.manager.latest_step()
+    # ------------------------------------------------------------ what is there
 
-    def select(self, which: str) -> int:
-        """Returns the step that "latest", "best" or a number means; raises UserError if there is no such one."""
-        steps = sorted(self.manager.all_steps())
-        if not steps:
-            raise UserError(f"no checkpoint in {self.folder}: train first, with --workdir={self.folder.parent}")
-        if which == "latest":
-            return steps[-1]
-        if which == "best":
-            best = self.manager.best_step() or steps[-1]
-            if math.isinf(self.manager.metrics(best)["error"]):  # pyright: ignore[reportOptionalSubscript]
-                raise UserError(f"no checkpoint in {self.folder} has a validation error: use --checkpoint=latest")
-            return best
-        if which.isdigit() and int(which) in steps:
-            return int(which)
-        raise UserError(
-            f"--checkpoint is {which!r}, but must be latest, best or one of the steps {', '.join(map(str, steps))}"
-        )
+    def steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint, in order; some may be damaged."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def best(self) -> int | None:
+        """Returns the step of the lowest validation error, the first of equals, or None if none was validated."""
+        errors = {step: self._error(step) for step in self.steps()}
+        validated = [step for step, error in errors.items() if error < math.inf]
+        return min(validated, key=lambda step: (errors[step], step), default=None)
 
     def best_error(self) -> float:
         """Returns the lowest validation error of the checkpoints, infinity if none has one."""
-        errors = [info["error"] for info in map(self.manager.metrics, self.manager.all_steps()) if info]
-        return min(errors, default=math.inf)
+        best = self.best()
+        return math.inf if best is None else self._error(best)
+
+    def _error(self, step: int) -> float:
+        try:
+            error = json.loads((self.folder / str(step) / MANIFEST).read_text(encoding="utf-8"))["error"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return math.inf  # `damage` reports it
+        return math.inf if error is None else error
+
+    def damage(self, step: int) -> str | None:
+        """Returns what is wrong with the files of a checkpoint, or None if they are those that were saved."""
+        folder = self.folder / str(step)
+        try:
+            files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"].items()
+            expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files}
+        except FileNotFoundError:
+            return f"{MANIFEST} is missing"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return f"{MANIFEST} cannot be read"
+        found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+        for name, (size, digest) in expected.items():
+            if name not in found:
+                return f"{name} is missing"
+            if found[name].stat().st_size != size:
+                return f"{name} has {found[name].stat().st_size:,} bytes, but had {size:,} when it was saved"
+            if _digest(found[name]) != digest:
+                return f"{name} has changed since it was saved (its SHA-256 differs)"
+        unknown = sorted(found.keys() - expected.keys())
+        return f"{unknown[0]} does not belong to it" if unknown else None
+
+    # ------------------------------------------------------------ choose
+
+    def latest(self, report: Callable[[str], Any], *, set_aside: bool = False) -> int | None:
+        """Returns the latest step whose checkpoint is whole, or None if there are no checkpoints at all.
+
+        Args:
+          report: is called with a sentence for every damaged checkpoint that is passed over.
+          set_aside: renames those to STEP.damaged, so that the run that goes on can save at that step again.
+
+        Raises:
+          StorageError: there are checkpoints, but none is whole.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            problem = self.damage(step)
+            if problem is None:
+                return step
+            report(f"the checkpoint of step {step:,} is damaged: {problem}")
+            if set_aside:
+                checkpoint = self.folder / str(step)
+                shutil.rmtree(self.folder / f"{step}.damaged", ignore_errors=True)
+                checkpoint.rename(self.folder / f"{step}.damaged")
+        if steps:
+            raise StorageError(
+                f"no checkpoint in {self.folder} is whole ({problem}): restore the folder from a copy, or remove it to "
+                "start from the first step"
+            )
+        return None
+
+    def select(self, which: str, report: Callable[[str], Any]) -> int:
+        """Returns the step that "latest", "best" or a number means.
+
+        Raises:
+          UserError: there is no such checkpoint.
+          StorageError: it is damaged; of "latest", all are. `report`: see `latest`.
+        """
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"no checkpoint in {self.folder}: train first, with --workdir={self.folder.parent}")
+        if which == "latest":
+            latest = self.latest(report)
+            assert latest is not None
+            return latest
+        if which == "best":
+            best = self.best()
+            if best is None:
+                raise UserError(f"no checkpoint in {self.folder} has a validation error: use --checkpoint=latest")
+            step = best
+        elif which.isdecimal() and int(which) in steps:
+            step = int(which)
+        else:
+            raise UserError(
+                f"--checkpoint is {which!r}, but must be latest, best or one of the steps {', '.join(map(str, steps))}"
+            )
+        problem = self.damage(step)
+        if problem:
+            raise StorageError(f"the checkpoint of step {step:,} is damaged: {problem}: use --checkpoint=latest")
+        return step
+
+    # ------------------------------------------------------------ save and restore
 
     def save(self, step: int, state: Tree, *, error: float | None) -> None:
-        """Starts to save `state`; `error` is the validation error, in [0, 1], or None if there is none."""
-        metrics = {"error": math.inf if error is None else error}  # without one it is never the best
-        # A copy: the next step donates the buffers that the background thread still reads.
-        state = jax.tree.map(lambda x: x.copy(), state)
-        self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics)
+        """Starts to save `state`; `error` is the validation error, in [0, 1], or None if there is none.
+
+        Raises:
+          StorageError: this save or the one before could not be written.
+        """
+        self.wait()
+        partial = self.folder / f"{step}.partial"
+        with self._writing(step):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            # A copy: the next step donates the buffers that the background thread still reads.
+            state = jax.tree.map(lambda x: x.copy(), state)
+            self._orbax.save(partial / "state", args=ocp.args.StandardSave(state))
+        self._saving = self._thread.submit(self._commit, step, error)
+
+    def wait(self) -> None:
+        """Waits until the save under way is on the disk; raises StorageError if it failed."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def _commit(self, step: int, error: float | None) -> None:
+        """Waits for orbax, writes the manifest, gives the checkpoint its name, and removes those that need not stay."""
+        partial, final = self.folder / f"{step}.partial", self.folder / str(step)
+        with self._writing(step):
+            self._orbax.wait_until_finished()
+            files = {
+                path.relative_to(partial).as_posix(): {
+                    "bytes": path.stat().st_size,
+                    "sha256": _digest(path, flush=True),
+                }
+                for path in sorted(_files(partial))
+            }
+            manifest = {"step": step, "error": error, "files": files}
+            write_text(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            if final.exists():
+                self._remove(final)
+            partial.rename(final)
+            steps, best = self.steps(), self.best()
+            for old in steps[: -self.keep]:
+                if old != best:
+                    self._remove(self.folder / str(old))
+            for left_over in self.folder.glob("*.partial"):  # of a process that died
+                shutil.rmtree(left_over)
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Removes a checkpoint; a process that dies meanwhile leaves none that looks whole."""
+        shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.removed.partial")))
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """Ends in a StorageError if the files cannot be written, and leaves nothing of them."""
+        try:
+            with storage_errors(f"the checkpoint of step {step:,} cannot be written; the earlier ones are whole"):
+                yield
+        except StorageError:
+            shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
+            raise
 
     def restore(self, step: int, like: Tree) -> Tree:
         """Returns the state of `step` with the structure, types and shardings of `like` (arrays or shapes).
@@ -71,7 +216,9 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint has other arrays than `like`: another network, or another optimiser.
         """
-        stored = {name: leaf.shape for name, leaf in trees.named_leaves(self.manager.item_metadata(step).state)}
+        path = self.folder / str(step) / "state"
+        stored_tree = self._orbax.metadata(path).item_metadata.tree  # pyright: ignore[reportOptionalMemberAccess]
+        stored = {name: leaf.shape for name, leaf in trees.named_leaves(stored_tree)}
         wanted = {name: leaf.shape for name, leaf in trees.named_leaves(like)}
         misfits = [
             f"  {name}: {stored.get(name, 'absent')} in the checkpoint, {wanted.get(name, 'absent')} here"
@@ -82,12 +229,27 @@ class Checkpoints:
             more = [f"  and {len(misfits) - 12} more"] if len(misfits) > 12 else []
             title = f"the checkpoint {self.folder / str(step)} does not fit this configuration:"
             raise UserError("\n".join([title, *misfits[:12], *more]))
-        return self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
+        return self._orbax.restore(path, args=ocp.args.StandardRestore(like))
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Waits for running saves."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+        """Waits for the save under way."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST]
+
+
+def _digest(path: Path, *, flush: bool = False) -> str:
+    """Returns the SHA-256 of a file, hexadecimal; with `flush` its data are on the disk afterwards."""
+    with path.open("rb") as file:
+        if flush:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,9 @@
-"""The one exception for a user's mistake; the command line prints it without a traceback and exits with code 2."""
+"""What ends a run with one message in place of a traceback, each kind with an exit code of its own.
+
+Exit codes: 0 done; 1 a defect of the program, with a traceback; 2 a user's mistake; 3 the loss or a gradient is not
+finite; 74 storage failed; 75 stopped by a signal after saving: start the same command again. After a second signal it
+is 128 + the signal's number, and nothing more is saved.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +11,26 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """Bad input. The message names the value, the rule that it breaks and the way out."""
+
+    exit_code = 2
+
+
+class NotFiniteError(UserError):
+    """The loss or a gradient became infinite or NaN."""
+
+    exit_code = 3
+
+
+class StorageError(UserError):
+    """A disk is full, a folder cannot be written, no checkpoint is whole."""
+
+    exit_code = 74  # EX_IOERR
+
+
+class Stopped(UserError):
+    """A signal stopped the run, and everything is saved."""
+
+    exit_code = 75  # EX_TEMPFAIL: try again
 
 
 def near(value: str, options: Iterable[str]) -> str:

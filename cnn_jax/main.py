@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cnn_jax.errors import UserError, near
+from cnn_jax.errors import Stopped, UserError, near
 from configs import replay
 
 # jax is imported by main(), so that --help answers at once.
@@ -24,6 +24,7 @@ _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluat
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of results; goes on if it has a checkpoint. Default: runs/...")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "With --mode=eval: latest (the default), best, or a step.")
 flags.DEFINE_bool("dry-run", False, "Stop after printing what would run.")
+_EXTEND = flags.DEFINE_bool("extend", False, "Allow a longer --config.duration than that of the run in --workdir.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -66,14 +67,14 @@ def _check_config_file(argv: list[str]) -> None:
 
 
 def fail(error: UserError) -> int:
-    """Prints the message and returns the exit code of a user's mistake."""
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+    """Prints the message and returns the exit code; see `cnn_jax.errors`."""
+    print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def main(argv: list[str]) -> int | None:
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.ERROR)  # jax, orbax and tensorflow-datasets say much that is no news
+        logging.set_verbosity(logging.FATAL)  # what matters of jax, orbax and tensorflow-datasets arrives as exceptions
     try:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --")
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int | None:
     except UserError as error:
         return fail(error)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same --workdir goes on from its latest checkpoint", file=sys.stderr)
+        print("\ninterrupted", file=sys.stderr)
         return 130
 
 
@@ -90,8 +91,9 @@ def start() -> None:
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
     dry_run = bool(flags.FLAGS["dry-run"].value)
     if _MODE.value == "eval":
-        if dry_run:
-            raise UserError("--dry-run goes with training: --mode=eval has nothing to try out")
+        for flag in ("dry-run", "extend"):
+            if flags.FLAGS[flag].value:
+                raise UserError(f"--{flag} goes with training, not with --mode=eval")
         evaluate(workdir)
         return
     if _CHECKPOINT.value:
@@ -102,7 +104,7 @@ def start() -> None:
     from cnn_jax import train
 
     default = Path("runs") / f"{config.model.get('name')}-{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    train.run(config, workdir or default, dry_run=dry_run)
+    train.run(config, workdir or default, dry_run=dry_run, extend=_EXTEND.value)
 
 
 def evaluate(workdir: Path | None) -> None:

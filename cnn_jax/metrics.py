@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,18 @@ class Recorder:
             self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, epoch: float, **metrics: Any) -> None:
-        """Writes one record; numbers that are not finite are stored as strings, because JSON has none."""
+        """Writes one record."""
         record = {"kind": kind, "step": step, "epoch": round(epoch, 6)} | metrics
-        self.file.write(json.dumps({name: _jsonable(value) for name, value in record.items()}) + "\n")
+        self.file.write(json.dumps(jsonable(record)) + "\n")
         self.file.flush()
         if self.writer is not None:
             for name, value in metrics.items():
                 if isinstance(value, (int, float)):
                     self.writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def sync(self) -> None:
+        """Returns when all records are on the disk, so that a checkpoint never outlives the records before it."""
+        os.fsync(self.file.fileno())
 
     def __enter__(self) -> "Recorder":
         return self
@@ -61,10 +66,13 @@ class Recorder:
             self.writer.close()
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """Returns nested dicts and lists with numbers that are not finite as strings, because JSON has none."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return [_jsonable(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, dict):
+        return {name: jsonable(item) for name, item in value.items()}
+    return [jsonable(item) for item in value] if isinstance(value, list) else value
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -99,12 +99,17 @@ class ProgressLine:
         if not self.console.is_terminal and now - self.printed > 30:
             left = (now - self.started) / (done - self.first_step) * (self.total_steps - done)
             epoch = f"epoch {done / self.steps_per_epoch:.1f}/{self.epochs:.0f}"
-            self.console.print(f"{epoch}  {numbers}, {duration(left)} left", highlight=False, soft_wrap=True)
+            say(self.console, f"{epoch}  {numbers}, {duration(left)} left")
             self.printed = now
 
     def message(self, text: str) -> None:
         """Prints a line above the bar."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, text)
+
+
+def say(console: Console, text: str) -> None:
+    """Prints a line as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

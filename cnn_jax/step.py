@@ -39,6 +39,7 @@ class TrainState:
     ema: Tree  # {"params", "stats"}: exponential moving average; or None
     plateau: Plateau
     sums: Tree  # of the training metrics since they were last read
+    failed: jax.Array  # int32: the first step whose loss or gradient was not finite, or 0; nothing changes after it
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def create_state(params: Tree, stats: Tree, optimizer: optax.GradientTransformat
         ema=jax.tree.map(jnp.copy, {"params": params, "stats": stats}) if ema else None,
         plateau=Plateau.start(),
         sums=zero_sums(),
+        failed=jnp.int32(0),
     )
 
 
@@ -99,28 +101,20 @@ def label_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(logits).any(axis=1), NO_RANK, ranks)
 
 
-def make_train_step(
+def make_loss(
     network: Network,
-    optimizer: optax.GradientTransformationExtraArgs,
-    schedule: Schedule,
     *,
     mean: Any,
     std: Any,
     augmentations: Sequence[str] = (),
     seed: int = 0,
     label_smoothing: float = 0.0,
-    accumulation: int = 1,
-    ema_decay: float = 0.0,
-) -> Callable[[TrainState, Batch, Batch | None], TrainState]:
-    """Returns the jitted step (state, batch, resident images or None) -> state; it donates the state.
+) -> Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, jax.Array]]]:
+    """Returns (parameters, statistics, batch with images, key of dropout) -> (loss, (new statistics, top-1 hits)).
 
-    The batch holds "image" uint8 [B, H, W, C] and "label" int32 [B], or "index" int32 [B] into the resident ones, and
-    "position" uint32 [B]. `mean` and `std` normalise images in [0, 1].
-
-    accumulation: splits the batch into that many equal parts and averages their gradients.
-    ema_decay: of the moving average; after t steps the decay is at most (1 + t) / (10 + t).
+    `mean` and `std` normalise images in [0, 1].
     """
-    dropout_key, augment_key = (jax.random.fold_in(jax.random.key(seed), stream) for stream in (1, 2))
+    augment_key = jax.random.fold_in(jax.random.key(seed), 2)
 
     def loss_fn(params: Tree, stats: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         images = augment.augment(augment_key, batch["image"], batch["position"], augmentations)
@@ -130,6 +124,34 @@ def make_train_step(
         correct = jnp.sum(label_ranks(logits, batch["label"]) == 0)
         return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct)
 
+    return loss_fn
+
+
+def dropout_key(seed: int, step: jax.Array) -> jax.Array:
+    """Returns the key of dropout in the step after `step`."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+
+
+def make_train_step(
+    loss_fn: Callable,
+    optimizer: optax.GradientTransformationExtraArgs,
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+    accumulation: int = 1,
+    ema_decay: float = 0.0,
+) -> Callable[[TrainState, Batch, Batch | None], TrainState]:
+    """Returns the jitted step (state, batch, resident images or None) -> state; it donates the state.
+
+    The batch holds "image" uint8 [B, H, W, C] and "label" int32 [B], or "index" int32 [B] into the resident ones, and
+    "position" uint32 [B]. A step whose loss or gradient is not finite changes nothing but `sums` and `failed`, so that
+    the state before it can be looked at; all steps after it change nothing.
+
+    Args:
+      loss_fn: of `make_loss`.
+      accumulation: splits the batch into that many equal parts and averages their gradients.
+      ema_decay: of the moving average; after t steps the decay is at most (1 + t) / (10 + t).
+    """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
     def accumulated(params: Tree, stats: Tree, batch: Batch, key: jax.Array) -> Any:
@@ -153,7 +175,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, resident: Batch | None) -> TrainState:
         batch = gather(batch, resident)
-        key = jax.random.fold_in(dropout_key, state.step)
+        key = dropout_key(seed, state.step)
         gradient = accumulated if accumulation > 1 else value_and_grad
         (loss, (stats, correct)), grads = gradient(state.params, state.stats, batch, key)
 
@@ -167,10 +189,15 @@ def make_train_step(
             ema = jax.tree.map(
                 lambda old, new: decay * old + (1 - decay) * new, ema, {"params": params, "stats": stats}
             )
-        size = batch["label"].shape[0]
-        new = dict(loss=loss * size, correct=correct, examples=size, gradient_norm=optax.tree.norm(grads), steps=1)
-        sums = {name: state.sums[name] + new[name] for name in state.sums}
-        return replace(state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema, sums=sums)
+        size, norm = batch["label"].shape[0], optax.tree.norm(grads)
+        running = state.failed == 0
+        new = dict(loss=loss * size, correct=correct, examples=size, gradient_norm=norm, steps=1)
+        sums = {name: state.sums[name] + jnp.where(running, new[name], 0) for name in state.sums}
+        good = running & jnp.isfinite(loss) & jnp.isfinite(norm)
+        failed = jnp.where(running & ~good, state.step + 1, state.failed)
+        after = replace(state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema)
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
+        return replace(kept, sums=sums, failed=failed)
 
     return jax.jit(train_step, donate_argnums=0)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -13,52 +12,67 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from cnn_jax import report, show, summary, workdir
+from cnn_jax import guard, report, show, summary, workdir
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.errors import UserError
+from cnn_jax.errors import Stopped, UserError
 from cnn_jax.metrics import Recorder, scalars
+from cnn_jax.signals import StopSignals
 from cnn_jax.step import zero_sums
 
 
-def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | None = None) -> dict[str, Any]:
+def run(
+    config: Any, folder: Path, *, dry_run: bool = False, extend: bool = False, console: Console | None = None
+) -> dict[str, Any]:
     """Trains as `config` says and returns the final metrics: {"validation": ..., "test": ...}.
 
-    `folder` receives config.json, summary.txt, metrics.jsonl, TensorBoard files, checkpoints and curves.png. If it
-    has a checkpoint, training goes on from the latest. With `dry_run` nothing is written, and {} returned.
+    `folder` receives config.json, data.json, summary.txt, metrics.jsonl, TensorBoard files, checkpoints and curves.png.
+    If it has a checkpoint, training goes on from the latest one that is whole, to the same numbers as if it had never
+    stopped. With `dry_run` nothing is written, and {} returned.
+
+    Args:
+      extend: allows `config.duration` to be longer than that of the run in `folder`.
 
     Raises:
-      UserError: see `Run`; `folder` holds a run of another configuration; the loss is not finite.
+      UserError: see `Run`; `folder` holds a run of another configuration, or is in use.
+      NotFiniteError: the loss or a gradient is not finite.
+      StorageError: a disk is full, a folder cannot be written, no checkpoint is whole.
+      Stopped: SIGTERM or SIGINT came, and the state after the step that was under way is saved.
     """
     console = console or Console()
     started = time.perf_counter()
+    with contextlib.ExitStack() as resources:  # an error, too, closes the record and finishes a running save
+        resources.enter_context(workdir.storage_errors(f"the run in {folder} stops"))
+        stop = resources.enter_context(StopSignals(lambda text: show.say(console, text)))
 
-    # ------------------------------------------------------------ build
-    workdir.check_same(config, folder)
-    this = Run(config)
-    show.print_header(this, folder, console)
-    if dry_run:
-        return {}
-    workdir.prepare(config, folder)
-    summary.write(this.layers, folder / "summary.txt", title=config.model.name)
-    total_steps, steps_per_epoch = this.total_steps, this.steps_per_epoch
-    has_validation = "validation" in this.data.parts
+        # -------------------------------------------------------- build
+        workdir.check_same(config, folder, extend=extend)
+        this = Run(config)
+        total_steps, steps_per_epoch = this.total_steps, this.steps_per_epoch
+        if extend:
+            check_longer(this, folder)
+        show.print_header(this, folder, console)
+        if dry_run:
+            return {}
+        resources.enter_context(workdir.locked(folder))
+        workdir.prepare(config, folder, data=this.data.identity, extend=extend)
+        summary.write(this.layers, folder / "summary.txt", title=config.model.name)
+        has_validation = "validation" in this.data.parts
 
-    with contextlib.ExitStack() as open_files:  # an error, too, closes the record and finishes a running save
         # -------------------------------------------------------- restore
-        checkpoints = open_files.enter_context(Checkpoints(folder, keep=config.checkpoint.keep))
+        checkpoints = resources.enter_context(Checkpoints(folder, keep=config.checkpoint.keep))
         with show.waiting(console, "reading the data and preparing the network"):
             images = this.images("train")
             train_step, schedule = this.train_step(), jax.jit(this.schedule)
-            latest = checkpoints.latest()
+            latest = checkpoints.latest(lambda text: show.say(console, text), set_aside=True)
             if latest is None:
                 state = jax.jit(this.create_state, out_shardings=this.replicated)()
             else:
                 state = this.restore(checkpoints, latest)
         first_step = int(state.step)
         if latest is not None:
-            console.print(f"going on from the checkpoint of step {first_step:,}", highlight=False)
-        recorder = open_files.enter_context(Recorder(folder, step=first_step, tensorboard=config.log.tensorboard))
+            show.say(console, f"going on from the checkpoint of step {first_step:,}")
+        recorder = resources.enter_context(Recorder(folder, step=first_step, tensorboard=config.log.tensorboard))
         progress = show.ProgressLine(
             console, first_step=first_step, total_steps=total_steps, steps_per_epoch=steps_per_epoch
         )
@@ -67,6 +81,7 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
         final: dict[str, Any] = {}
         best_error = checkpoints.best_error()
         clock = Stopwatch(first_step)
+        done = first_step
         with progress:
             batches = this.data.parts["train"].train_batches(first_step, total_steps, config.batch_size)
             for done, batch in enumerate(ahead(map(this.put, batches)), start=first_step + 1):
@@ -77,9 +92,13 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
                     jax.block_until_ready(state)
                     progress.message(f"first step after {time.perf_counter() - started:.1f} s")
                     clock = Stopwatch(done)
-                last = done == total_steps
+                    stop.hold()
+                last, stops = done == total_steps, stop.received is not None
+                logs = last or this.is_due(done, config.log.every)
+                validates = has_validation and (last or this.is_due(done, config.eval.every))
+                saves = last or stops or this.is_due(done, config.checkpoint.every)
 
-                if last or this.is_due(done, config.log.every):
+                if logs:
                     sums = jax.device_get(state.sums)
                     rate = schedule(jnp.int32(done - 1)) * state.plateau.scale
                     state = replace(state, sums=jax.device_put(zero_sums(), this.replicated))
@@ -92,10 +111,10 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
                     )
                     recorder.write("train", done, epoch, **metrics)
                     progress.numbers(done, metrics)
-                    check_finite(sums, done)
 
-                validates = has_validation and (last or this.is_due(done, config.eval.every))
-                improves = False
+                if logs or validates or saves:
+                    guard.check_finite(this, state, folder)  # a state that is not finite is never saved
+
                 if validates:
                     with clock.paused(state):
                         final["validation"] = this.evaluate(state, "validation")
@@ -103,17 +122,26 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
                     recorder.write("validation", done, epoch, **scalars(metrics))
                     accuracy = f"accuracy {1 - metrics['error']:.2%}, loss {metrics['loss']:.4f}"
                     progress.message(f"epoch {epoch:5.1f}  validation: {accuracy}")
-                    improves = metrics["error"] < best_error
-                    best_error = min(best_error, metrics["error"])
+                    if metrics["error"] < best_error:
+                        best_error, saves = metrics["error"], True
                     if config.optim.schedule.name == "plateau":
                         plateau = state.plateau.update(metrics["error"], config.optim.schedule)
                         state = replace(state, plateau=jax.device_put(plateau, this.replicated))
 
-                if last or improves or this.is_due(done, config.checkpoint.every):
-                    check_finite(jax.device_get(state.sums), done)
+                if saves:
+                    recorder.sync()
                     with clock.paused(state):
                         checkpoints.save(done, state, error=final["validation"]["error"] if validates else None)
                         report.plot_curves(folder)
+                if stops:
+                    break
+        checkpoints.wait()
+        stop.release()
+        if stop.received:
+            raise Stopped(
+                f"stopped by {stop.received} after step {done:,} of {total_steps:,}, which is saved: the same command "
+                f"with --workdir={folder} goes on"
+            )
 
         # -------------------------------------------------------- test
         if has_validation and "validation" not in final:  # everything was done before this start
@@ -121,14 +149,26 @@ def run(config: Any, folder: Path, *, dry_run: bool = False, console: Console | 
         final["test"] = this.evaluate(state, "test")
         recorder.write("test", total_steps, total_steps / steps_per_epoch, **scalars(final["test"]))
 
-    # ------------------------------------------------------------ report
-    report.plot_curves(folder)
-    if config.eval.confusion_matrix:
-        report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
+        # -------------------------------------------------------- report
+        report.plot_curves(folder)
+        if config.eval.confusion_matrix:
+            report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
     show.print_results(final, console)
     seconds = time.perf_counter() - started
-    console.print(f"{seconds:.0f} s; results are in {folder}", highlight=False, markup=False, soft_wrap=True)
+    show.say(console, f"{seconds:.0f} s; results are in {folder}")
     return final
+
+
+def check_longer(this: Run, folder: Path) -> None:
+    """Raises UserError unless `folder` has a run that is not longer than this one."""
+    if not workdir.has_checkpoint(folder):
+        raise UserError(f"--extend goes on with a run, but {folder} has no checkpoint: leave --extend out")
+    before = workdir.stored_config(folder)["duration"]
+    if this.total_steps < this.to_steps(before):
+        raise UserError(
+            f"--extend: config.duration is {this.config.duration!r}, but must not be shorter than the {before!r} that "
+            f"{folder} has been trained for"
+        )
 
 
 def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | None = None) -> dict[str, Any]:
@@ -144,7 +184,7 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
         raise UserError(f"{folder} has no checkpoints yet: train with --workdir={folder}")
     workdir.check_same(config, folder, may_differ=("eval.", "batch_size"))
     with Checkpoints(folder) as checkpoints:
-        chosen = checkpoints.select(which)
+        chosen = checkpoints.select(which, lambda text: show.say(console, text))
         this = Run(config)
         state = this.restore(checkpoints, chosen)
     with show.waiting(console, "evaluating"):
@@ -154,20 +194,9 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
             file.write(json.dumps({"kind": part, "step": chosen} | scalars(metrics)) + "\n")
     if config.eval.confusion_matrix:
         report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
-    what = f"{config.model.name} at step {chosen:,} of {folder}"
-    console.print(what, highlight=False, markup=False, soft_wrap=True)
+    show.say(console, f"{config.model.name} at step {chosen:,} of {folder}")
     show.print_results(final, console)
     return final
-
-
-def check_finite(sums: dict[str, Any], done: int) -> None:
-    """Raises UserError if a loss or gradient since the last record was not finite: such a state is not saved."""
-    for name in ("loss", "gradient_norm"):
-        if not math.isfinite(sums[name]):
-            raise UserError(
-                f"the {name.replace('_', ' ')} is {sums[name]} at step {done:,}: a lower config.optim.learning_rate, "
-                "a longer warmup or config.optim.clip_norm may help"
-            )
 
 
 def ahead(batches: Iterable[Any], count: int = 2) -> Iterator[Any]:

@@ -1,34 +1,112 @@
-"""The folder of a run: its configuration, stored as data, and what may change when the run goes on."""
+"""The folder of a run: its configuration, stored as data, what may change when the run goes on, and its lock."""
 
+import contextlib
+import errno
 import json
 import os
+import re
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.errors import UserError
+import filelock
+
+from cnn_jax.errors import StorageError, UserError
 
 # Fields that may change when a run goes on: what is printed and kept, not what is computed.
 CHANGEABLE = ("log.", "checkpoint.", "data.dir", "data.workers", "eval.confusion_matrix")
 
 
-def prepare(config: Any, workdir: Path) -> None:
-    """Makes `workdir` and writes config.json, or checks that the one there computes the same.
+# What the system says when a disk or its owner refuses; other errors of files are defects of the program.
+REFUSALS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")}
+
+
+@contextlib.contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Turns what is raised when a disk is full or a file cannot be written into one StorageError that begins so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        raise StorageError(f"{what}: {error.strerror}{place}") from None
+    except ValueError as error:
+        reason = re.search(r"([^:]+) \[os_error_code=", str(error))  # of tensorstore, which writes for orbax
+        if reason is None:
+            raise
+        raise StorageError(f"{what}: {reason.group(1).strip()}") from None
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Makes `workdir` and holds it for this process; the lock dies with the process, however it dies.
 
     Raises:
-      UserError: the folder cannot be written, or holds a run of another configuration; the message shows what differs.
+      UserError: another process holds it.
+      StorageError: the folder cannot be made or written.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
-    if not os.access(workdir, os.W_OK):
-        raise UserError(f"--workdir={workdir} cannot be written")
-    check_same(config, workdir)
+    with storage_errors(f"--workdir={workdir} cannot be written"):
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"--workdir={workdir} cannot be made: a part of this path is a file") from None
+        lock = filelock.FileLock(workdir / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            holder = (workdir / ".lock").read_text(encoding="utf-8").strip() or "another process"
+            raise UserError(f"{workdir} is in use by {holder}: wait until it ends, or give another --workdir") from None
+        try:
+            (workdir / ".lock").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            yield
+        finally:
+            lock.release()
+
+
+def prepare(config: Any, workdir: Path, *, data: dict[str, Any], extend: bool = False) -> None:
+    """Writes config.json and data.json, or checks that those in `workdir` compute the same.
+
+    Args:
+      data: name, version and sizes of the data set. extend: see `check_same`.
+
+    Raises:
+      UserError: the folder holds a run of another configuration or other data; the message shows what differs.
+    """
+    check_same(config, workdir, extend=extend)
+    path = workdir / "data.json"
+    if has_checkpoint(workdir) and path.exists():
+        differing = differences(json.loads(path.read_text(encoding="utf-8")), data, prefix="")
+        if differing:
+            raise UserError(
+                f"{workdir} holds a run on other data of that name:\n" + "\n".join(differing) + "\n"
+                "Give the data as they were (--config.data.dir), or another --workdir for a new run."
+            )
+    write_text(path, json.dumps(data, indent=2) + "\n")
     write_text(workdir / "config.json", json.dumps(json.loads(config.to_json()), indent=2) + "\n")
 
 
-def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = ()) -> None:
+def has_checkpoint(workdir: Path) -> bool:
+    """Returns whether `workdir` has a checkpoint, whole or damaged, but not one that was never finished."""
+    names = [path.name for path in (workdir / "checkpoints").glob("[0-9]*")]
+    return any(name.removesuffix(".damaged").isdecimal() for name in names)
+
+
+def stored_config(workdir: Path) -> dict[str, Any]:
+    """Returns the configuration of the run in `workdir`; raises UserError if it is damaged."""
+    path = workdir / "config.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is damaged: remove it, or give another --workdir") from None
+
+
+def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), extend: bool = False) -> None:
     """Checks that `workdir` holds no run, or one of the same configuration but for fields that may differ.
+
+    Args:
+      extend: `config.duration` may differ as well.
 
     Raises:
       UserError: it holds another one, and the message shows what differs; or its config.json is damaged.
@@ -37,25 +115,26 @@ def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = ()) 
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a folder")
     # Without a checkpoint there is nothing to go on from, and nothing to lose.
-    if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
+    if not path.exists() or not has_checkpoint(workdir):
         return
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-        differing = differences(old, json.loads(config.to_json()), may_differ=(*CHANGEABLE, *may_differ))
-    except (json.JSONDecodeError, AttributeError):
-        raise UserError(f"{path} is damaged: remove it, or give another --workdir") from None
+    may_differ = (*CHANGEABLE, *may_differ, *(("duration",) if extend else ()))
+    differing = differences(stored_config(workdir), json.loads(config.to_json()), may_differ=may_differ)
     if differing:
+        only_duration = len(differing) == 1 and differing[0].startswith("  config.duration:")
+        way_out = "Give these fields as they were to go on with it, or another --workdir for a new run."
         raise UserError(
             f"{workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
-            "Give these fields as they were to go on with it, or another --workdir for a new run."
+            f"{way_out}{' To train it for longer, add --extend.' if only_duration else ''}"
         )
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], *, may_differ: tuple[str, ...] = CHANGEABLE) -> list[str]:
+def differences(
+    old: dict[str, Any], new: dict[str, Any], *, may_differ: tuple[str, ...] = CHANGEABLE, prefix: str = "config."
+) -> list[str]:
     """Returns a line for each field that differs between two stored configurations, without those that may."""
     before, after = flat(old), flat(new)
     return [
-        f"  config.{field}: {before.get(field, 'absent')!r} in the folder, {after.get(field, 'absent')!r} now"
+        f"  {prefix}{field}: {before.get(field, 'absent')!r} in the folder, {after.get(field, 'absent')!r} now"
         for field in sorted(before | after)
         if before.get(field) != after.get(field) and not field.startswith(may_differ)
     ]

@@ -28,9 +28,10 @@ ALLOWED = {
     "optim": {"errors", "trees"},
     "step": {"data.augment", "optim"},
     "evaluate": {"data.pipeline", "step"},
-    # Files.
+    # Files, and signals.
     "workdir": {"errors"},
-    "checkpoint": {"errors", "trees"},
+    "signals": {"errors"},
+    "checkpoint": {"errors", "trees", "workdir"},
     "metrics": {"workdir"},
     "report": {"metrics"},
     "summary": {"trees", "models.layers"},
@@ -39,10 +40,11 @@ ALLOWED = {
         *("errors", "config", "models", "data.pipeline"),
         *("optim", "step", "evaluate", "checkpoint", "summary"),
     },
+    "guard": {"errors", "trees", "models.layers", "step", "workdir", "checkpoint", "metrics", "build"},
     "show": {"config", "models", "summary", "build"},
     "train": {
-        *("errors", "step", "workdir", "checkpoint", "metrics"),
-        *("report", "summary", "build", "show"),
+        *("errors", "step", "workdir", "signals", "checkpoint", "metrics"),
+        *("report", "summary", "build", "guard", "show"),
     },
     "main": {"errors", "train"},
 }

@@ -66,14 +66,15 @@ def make(create, *, fields=(), momentum=0.9, rate=RATE, ema=False, **options):
     config = base.get_config().optim
     config.momentum = momentum
     optimizer = optim.make_optimizer(config, params)
+    of_step = {name: options.pop(name) for name in ("accumulation",) if name in options}
+    loss = step.make_loss(network, mean=MEAN, std=STD, **options)
     train_step = step.make_train_step(
-        network,
+        loss,
         optimizer,
         lambda _: jnp.float32(rate),
-        mean=MEAN,
-        std=STD,
+        seed=options.get("seed", 0),
         **({"ema_decay": ema} if ema else {}),
-        **options,
+        **of_step,
     )
 
     def fresh() -> step.TrainState:
@@ -142,9 +143,8 @@ def test_training_and_evaluation_compile_once():
     config = base.get_config().optim
     optimizer = optim.make_optimizer(config, params)
     schedule = optim.make_schedule(config, 10, lambda _: 0)
-    train_step = step.make_train_step(
-        network, optimizer, schedule, mean=MEAN, std=STD, augmentations=("pad_crop:1", "flip"), ema_decay=0.9
-    )
+    loss = step.make_loss(network, mean=MEAN, std=STD, augmentations=("pad_crop:1", "flip"))
+    train_step = step.make_train_step(loss, optimizer, schedule, ema_decay=0.9)
     eval_step = step.make_eval_step(network, mean=MEAN, std=STD)
     images = {name: make_batch(0, 64)[name] for name in ("image", "label")}
     resident = jax.device_put(images, replicated)
@@ -416,10 +416,10 @@ trained = []
 for devices in (jax.devices()[:1], jax.devices()):
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    train_step = step.make_train_step(
-        network, optimizer, lambda _: 0.02, mean=np.float32([0.4]), std=np.float32([0.3]),
-        augmentations=("pad_crop:1", "flip"),
+    loss = step.make_loss(
+        network, mean=np.float32([0.4]), std=np.float32([0.3]), augmentations=("pad_crop:1", "flip")
     )
+    train_step = step.make_train_step(loss, optimizer, lambda _: 0.02)
     resident = jax.device_put(images, replicated)
     state = jax.jit(lambda: step.create_state(params, stats, optimizer, ema=False), out_shardings=replicated)()
     for number in range(5):

@@ -8,7 +8,7 @@ from tfds_files import prepare
 from cnn_jax import train
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.errors import UserError
+from cnn_jax.errors import NotFiniteError, UserError
 from cnn_jax.metrics import read_jsonl
 from configs import cifar_resnet, resnet18
 
@@ -24,7 +24,16 @@ def test_a_run_leaves_everything_that_is_needed_to_look_at_it_and_to_go_on(tmp_p
     small_config.eval.confusion_matrix = True
     final = train.run(small_config, tmp_path / "run", console=console)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    expected = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "summary.txt", "curves.png"}
+    expected = {
+        ".lock",
+        "config.json",
+        "data.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "summary.txt",
+        "curves.png",
+    }
     assert names == expected | {"confusion_matrix.png"}
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == json.loads(small_config.to_json())
@@ -106,7 +115,7 @@ def test_what_is_only_printed_or_kept_may_change_when_a_run_goes_on(tmp_path, sm
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, small_config, console):
     small_config.model.activation = "relu"
     small_config.optim.learning_rate = 1e20
-    with pytest.raises(UserError, match=r"loss is nan at step \d+: a lower config\.optim\.learning_rate"):
+    with pytest.raises(NotFiniteError, match=r"loss is nan .* at step \d+; .*\n.*lower config\.optim\.learning_rate"):
         train.run(small_config, tmp_path, console=console)
 
 
@@ -119,7 +128,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, small_config, conso
         train.run(small_config, tmp_path, console=console)
     with Checkpoints(tmp_path) as checkpoints:
         run = Run(small_config)
-        state = run.restore(checkpoints, checkpoints.select("latest"))
+        state = run.restore(checkpoints, checkpoints.select("latest", print))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 

@@ -7,10 +7,11 @@ from cnn_jax.errors import UserError
 
 
 def test_the_configuration_is_stored_as_data(tmp_path, small_config):
-    workdir.prepare(small_config, tmp_path / "a" / "b")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    workdir.prepare(small_config, tmp_path / "a" / "b", data={"name": "x"})
     stored = json.loads((tmp_path / "a" / "b" / "config.json").read_text())
     assert stored["model"]["name"] == "lenet5" and stored["data"]["image_size"] == [28, 28]
-    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["config.json"]
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {"config.json", "data.json"}
 
 
 def test_differences_show_both_values_and_leave_out_what_may_change():
@@ -25,8 +26,8 @@ def test_differences_show_both_values_and_leave_out_what_may_change():
 
 def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path, small_config):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--workdir=.*file/run cannot be made"):
-        workdir.prepare(small_config, tmp_path / "file" / "run")
+    with pytest.raises(UserError, match=r"--workdir=.*file/run cannot be made"), workdir.locked(tmp_path / "file/run"):
+        pass
 
 
 def test_a_file_is_written_in_one_piece(tmp_path, monkeypatch):

@@ -136,10 +136,16 @@ class Data:
         if config.train_on == "train+validation":
             chosen["train"] = sources.Concatenated(chosen["train"], chosen.pop("validation"))
         self.config = config
+        self.name = dataset.name
         self.parts = {part: Part(source, config, train=part == "train", seed=seed) for part, source in chosen.items()}
         self.class_names = dataset.class_names
         self.description = dataset.description
         self.image_shape = (*config.image_size, config.channels)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run is on: {"name": with the version, "examples": {part: number}}."""
+        return {"name": self.name, "examples": {name: len(part) for name, part in self.parts.items()}}
 
     @functools.cached_property
     def normalization(self) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ class Source(Protocol):
 class Dataset:
     """The parts of a data set and the names of its classes."""
 
+    name: str  # with its version, if it has one
     parts: Mapping[str, Source]
     class_names: list[str]
     description: str
@@ -157,7 +158,7 @@ def _digits(config: Any, seed: int) -> Dataset:
         part: ArraySource(images[start:end], labels[start:end])
         for part, start, end in zip(PARTS, ends[:-1], ends[1:], strict=True)
     }
-    return Dataset(parts, [str(digit) for digit in range(10)], "scikit-learn's handwritten digits")
+    return Dataset("digits", parts, [str(digit) for digit in range(10)], "scikit-learn's handwritten digits")
 
 
 def _synthetic(config: Any, seed: int) -> Dataset:
@@ -171,7 +172,7 @@ def _synthetic(config: Any, seed: int) -> Dataset:
         for i, (part, size) in enumerate(zip(PARTS, config.num_images, strict=True))
     }
     names = [str(i) for i in range(config.num_classes)]
-    return Dataset(parts, names, "noise with random labels: nothing can be learnt from it")
+    return Dataset("synthetic", parts, names, "noise with random labels: nothing can be learnt from it")
 
 
 # ---------------------------------------------------------------- TFDS
@@ -251,4 +252,4 @@ def _tfds(config: Any, seed: int) -> Dataset:
             raise UserError(f"config.data.{part} is {split!r}, which TFDS does not read: {error}") from None
     _check_disjoint(config, info.splits)
     names = [label.int2str(i) for i in range(label.num_classes)]
-    return Dataset(parts, names, f"TFDS {info.full_name} in {versions[-1].parent}")
+    return Dataset(info.full_name, parts, names, f"TFDS {info.full_name} in {versions[-1].parent}")
