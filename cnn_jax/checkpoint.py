@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from cnn_jax import trees
@@ -91,23 +92,26 @@ class Checkpoints:
 
     # ------------------------------------------------------------ choose
 
-    def latest(self, report: Callable[[str], Any], *, set_aside: bool = False) -> int | None:
+    def latest(self, report: Callable[[str], Any], *, tidy: bool = False) -> int | None:
         """Returns the latest step whose checkpoint is whole, or None if there are no checkpoints at all.
 
         Args:
           report: is called with a sentence for every damaged checkpoint that is passed over.
-          set_aside: renames those to STEP.damaged, so that the run that goes on can save at that step again.
+          tidy: renames those to STEP.damaged, so that the run that goes on can save at that step again, and removes
+            what a process that died left half-written.
 
         Raises:
           StorageError: there are checkpoints, but none is whole.
         """
+        for left_over in self.folder.glob("*.partial") if tidy else ():
+            shutil.rmtree(left_over)
         steps = self.steps()
         for step in reversed(steps):
             problem = self.damage(step)
             if problem is None:
                 return step
             report(f"the checkpoint of step {step:,} is damaged: {problem}")
-            if set_aside:
+            if tidy:
                 checkpoint = self.folder / str(step)
                 shutil.rmtree(self.folder / f"{step}.damaged", ignore_errors=True)
                 checkpoint.rename(self.folder / f"{step}.damaged")
@@ -161,9 +165,7 @@ class Checkpoints:
         with self._writing(step):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            # A copy: the next step donates the buffers that the background thread still reads.
-            state = jax.tree.map(lambda x: x.copy(), state)
-            self._orbax.save(partial / "state", args=ocp.args.StandardSave(state))
+            self._orbax.save(partial / "state", args=ocp.args.StandardSave(_copy(state)))
         self._saving = self._thread.submit(self._commit, step, error)
 
     def wait(self) -> None:
@@ -193,8 +195,6 @@ class Checkpoints:
             for old in steps[: -self.keep]:
                 if old != best:
                     self._remove(self.folder / str(old))
-            for left_over in self.folder.glob("*.partial"):  # of a process that died
-                shutil.rmtree(left_over)
 
     def _remove(self, checkpoint: Path) -> None:
         """Removes a checkpoint; a process that dies meanwhile leaves none that looks whole."""
@@ -241,6 +241,12 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._orbax.close()
+
+
+@jax.jit
+def _copy(state: Tree) -> Tree:
+    """The next step donates its state, which the background thread still reads."""
+    return jax.tree.map(jnp.copy, state)
 
 
 def _files(folder: Path) -> list[Path]:

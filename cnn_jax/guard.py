@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from cnn_jax import step, trees
 from cnn_jax.build import Run
@@ -58,13 +59,13 @@ def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, An
 
         (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         norms = jax.tree.map(jnp.linalg.norm, (state.params, grads))
-        return loss, outputs, norms
+        return loss, optax.tree.norm(grads), outputs, norms
 
-    loss, outputs, (norms, grad_norms) = jax.device_get(measure(state, batch))
+    loss, gradient_norm, outputs, (norms, grad_norms) = jax.device_get(measure(state, batch))
     grad_norms = dict(trees.named_leaves(grad_norms))
     return {
         "loss": float(loss),
-        "gradient_norm": float(np.sqrt(sum(np.square(norm, dtype=np.float64) for norm in grad_norms.values()))),
+        "gradient_norm": float(gradient_norm),
         "learning_rate": float(run.schedule(state.step) * state.plateau.scale),
         "layers": [
             {"name": row.name, "kind": row.kind, "largest_output": float(largest), "finite": bool(finite)}

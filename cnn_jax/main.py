@@ -101,8 +101,9 @@ def start() -> None:
     config = _CONFIG.value
     if config is None:
         raise UserError("give --config=FILE, such as --config=configs/resnet50.py")
-    from cnn_jax import train
+    from cnn_jax import compilation_cache, train
 
+    compilation_cache.enable()
     default = Path("runs") / f"{config.model.get('name')}-{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     train.run(config, workdir or default, dry_run=dry_run, extend=_EXTEND.value)
 
@@ -118,8 +119,9 @@ def evaluate(workdir: Path | None) -> None:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise explain(error) from None
     config = _CONFIG.value or recorded
-    from cnn_jax import train
+    from cnn_jax import compilation_cache, train
 
+    compilation_cache.enable()
     train.evaluate_run(config, workdir, _CHECKPOINT.value or "latest")
 
 

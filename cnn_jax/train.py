@@ -64,7 +64,7 @@ def run(
         with show.waiting(console, "reading the data and preparing the network"):
             images = this.images("train")
             train_step, schedule = this.train_step(), jax.jit(this.schedule)
-            latest = checkpoints.latest(lambda text: show.say(console, text), set_aside=True)
+            latest = checkpoints.latest(lambda text: show.say(console, text), tidy=True)
             if latest is None:
                 state = jax.jit(this.create_state, out_shardings=this.replicated)()
             else:
@@ -81,7 +81,7 @@ def run(
         final: dict[str, Any] = {}
         best_error = checkpoints.best_error()
         clock = Stopwatch(first_step)
-        done = first_step
+        done, plotted = first_step, time.perf_counter()
         with progress:
             batches = this.data.parts["train"].train_batches(first_step, total_steps, config.batch_size)
             for done, batch in enumerate(ahead(map(this.put, batches)), start=first_step + 1):
@@ -90,9 +90,9 @@ def run(
                 progress.advance(done)
                 if done == first_step + 1:
                     jax.block_until_ready(state)
+                    stop.hold()
                     progress.message(f"first step after {time.perf_counter() - started:.1f} s")
                     clock = Stopwatch(done)
-                    stop.hold()
                 last, stops = done == total_steps, stop.received is not None
                 logs = last or this.is_due(done, config.log.every)
                 validates = has_validation and (last or this.is_due(done, config.eval.every))
@@ -132,7 +132,9 @@ def run(
                     recorder.sync()
                     with clock.paused(state):
                         checkpoints.save(done, state, error=final["validation"]["error"] if validates else None)
-                        report.plot_curves(folder)
+                        if stops or time.perf_counter() - plotted > 30:  # drawing takes as long as many short steps
+                            report.plot_curves(folder)
+                            plotted = time.perf_counter()
                 if stops:
                     break
         checkpoints.wait()

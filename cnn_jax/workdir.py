@@ -47,22 +47,20 @@ def locked(workdir: Path) -> Iterator[None]:
       UserError: another process holds it.
       StorageError: the folder cannot be made or written.
     """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
+    holder = workdir / ".lock"
     with storage_errors(f"--workdir={workdir} cannot be written"):
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"--workdir={workdir} cannot be made: a part of this path is a file") from None
-        lock = filelock.FileLock(workdir / ".lock")
-        try:
-            lock.acquire(blocking=False)
+            lock = filelock.FileLock(holder).acquire(blocking=False)
         except filelock.Timeout:
-            holder = (workdir / ".lock").read_text(encoding="utf-8").strip() or "another process"
-            raise UserError(f"{workdir} is in use by {holder}: wait until it ends, or give another --workdir") from None
-        try:
-            (workdir / ".lock").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-            yield
-        finally:
-            lock.release()
+            by = holder.read_text(encoding="utf-8").strip() or "another process"
+            raise UserError(f"{workdir} is in use by {by}: wait until it ends, or give another --workdir") from None
+    with lock:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
 
 
 def prepare(config: Any, workdir: Path, *, data: dict[str, Any], extend: bool = False) -> None:

@@ -1,10 +1,12 @@
+import errno
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.errors import UserError
+from cnn_jax.errors import StorageError, UserError
 
 
 def tree(value):
@@ -92,3 +94,102 @@ def test_another_network_does_not_fit(tmp_path):
     larger = tree(0) | {"list": {i: jnp.zeros(5) for i in range(12)}}
     with pytest.raises(UserError, match="does not fit this configuration"):
         Checkpoints(tmp_path).restore(1, shapes(larger))
+
+
+# ---------------------------------------------------------------- integrity
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def data_file(checkpoint):
+    """The file with most of the arrays."""
+    return max((checkpoint / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+DAMAGES = {
+    "has changed since it was saved": lambda folder: flip_a_bit(data_file(folder)),
+    "bytes, but had": lambda folder: data_file(folder).write_bytes(data_file(folder).read_bytes()[:-1]),
+    "is missing": lambda folder: data_file(folder).unlink(),
+    "manifest.json is missing": lambda folder: (folder / "manifest.json").unlink(),
+    "manifest.json cannot be read": lambda folder: (folder / "manifest.json").write_text('{"files": {"a": 1}}'),
+    "does not belong to it": lambda folder: (folder / "state" / "zz").write_text("x"),
+}
+
+
+@pytest.mark.parametrize("words", DAMAGES)
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, words):
+    with Checkpoints(tmp_path, keep=3) as saved:
+        for step in (1, 2):
+            saved.save(step, tree(step), error=0.1)
+    DAMAGES[words](tmp_path / "checkpoints" / "2")
+    checkpoints, said = Checkpoints(tmp_path, keep=3), []
+    assert checkpoints.select("latest", said.append) == 1
+    assert len(said) == 1 and said[0].startswith("the checkpoint of step 2 is damaged: ") and words in said[0]
+    with pytest.raises(StorageError, match="step 2 is damaged"):
+        checkpoints.select("2", said.append)
+    assert checkpoints.steps() == [1, 2]  # reading changes nothing
+    assert checkpoints.latest(said.append, tidy=True) == 1
+    assert checkpoints.steps() == [1] and (tmp_path / "checkpoints" / "2.damaged").is_dir()
+    with checkpoints:
+        checkpoints.save(2, tree(7), error=0.1)
+        checkpoints.wait()
+        assert checkpoints.damage(2) is None
+        assert checkpoints.restore(2, shapes(tree(0)))["step"] == 7
+
+
+def test_a_bit_that_orbax_does_not_notice_is_noticed(tmp_path):
+    """Why there is a manifest: if orbax complains one day, it can go."""
+    state = {"x": jax.random.normal(jax.random.key(0), (100_000,))}
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, state, error=None)
+    flip_a_bit(data_file(tmp_path / "checkpoints" / "1"))
+    damaged = Checkpoints(tmp_path)
+    assert not np.array_equal(damaged.restore(1, shapes(state))["x"], state["x"])
+    assert damaged.damage(1) is not None
+
+
+def test_where_no_checkpoint_is_whole_nothing_starts_from_scratch(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, tree(1), error=None)
+    flip_a_bit(data_file(tmp_path / "checkpoints" / "1"))
+    with pytest.raises(StorageError, match=r"no checkpoint in .* is whole"):
+        Checkpoints(tmp_path).latest(print)
+
+
+def test_what_a_process_that_died_left_half_written_does_not_count_and_goes(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, tree(1), error=None)
+    (tmp_path / "checkpoints" / "2.partial" / "state").mkdir(parents=True)
+    assert Checkpoints(tmp_path).steps() == [1]
+    assert Checkpoints(tmp_path).latest(pytest.fail, tidy=True) == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_a_save_that_fails_is_an_error_of_the_next_call_and_leaves_nothing(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, tree(1), error=None)
+        saved.wait()
+
+        def full(path, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("cnn_jax.checkpoint.write_text", full)
+        saved.save(2, tree(2), error=None)
+        with pytest.raises(StorageError, match="step 2 cannot be written; the earlier ones are whole: No space left"):
+            saved.wait()
+        assert [path.name for path in saved.folder.iterdir()] == ["1"]
+        monkeypatch.undo()
+        saved.save(2, tree(2), error=None)
+    assert Checkpoints(tmp_path).select("latest", pytest.fail) == 2
+
+
+def test_of_equal_errors_the_first_is_the_best(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        for step, error in ((1, 0.3), (2, 0.1), (3, 0.1), (4, 0.2)):
+            saved.save(step, tree(step), error=error)
+    assert Checkpoints(tmp_path).steps() == [2, 4]
+    assert Checkpoints(tmp_path).best_error() == 0.1

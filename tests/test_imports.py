@@ -46,7 +46,8 @@ ALLOWED = {
         *("errors", "step", "workdir", "signals", "checkpoint", "metrics"),
         *("report", "summary", "build", "guard", "show"),
     },
-    "main": {"errors", "train"},
+    "compilation_cache": set(),
+    "main": {"errors", "compilation_cache", "train"},
 }
 # What stands above cnn_jax, and other frameworks: tests compare with torch, data sets are prepared with tensorflow.
 FORBIDDEN = {"tests", "experiments", "torch", "tensorflow"}

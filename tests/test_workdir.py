@@ -1,9 +1,11 @@
+import errno
 import json
+import os
 
 import pytest
 
 from cnn_jax import workdir
-from cnn_jax.errors import UserError
+from cnn_jax.errors import StorageError, UserError
 
 
 def test_the_configuration_is_stored_as_data(tmp_path, small_config):
@@ -42,3 +44,46 @@ def test_a_file_is_written_in_one_piece(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         workdir.write_text(path, "newer text")
     assert path.read_text() == "old"
+
+
+def test_a_folder_is_held_by_one_and_free_afterwards(tmp_path):
+    holder = rf"run is in use by process {os.getpid()} on "
+    with (
+        workdir.locked(tmp_path / "run"),
+        pytest.raises(UserError, match=holder),
+        workdir.locked(tmp_path / "run"),
+    ):
+        pass
+    with workdir.locked(tmp_path / "run"):
+        pass
+
+
+def test_other_data_of_the_same_name_are_refused_once_there_is_a_checkpoint(tmp_path, small_config):
+    data = {"name": "mnist/3.0.1", "examples": {"train": 10}}
+    workdir.prepare(small_config, tmp_path, data=data)
+    newer = data | {"name": "mnist/4.0.0"}
+    workdir.prepare(small_config, tmp_path, data=newer)  # nothing has been trained
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"name: 'mnist/4\.0\.0' in the folder, 'mnist/3\.0\.1' now"):
+        workdir.prepare(small_config, tmp_path, data=data)
+    assert json.loads((tmp_path / "data.json").read_text()) == newer
+
+
+@pytest.mark.parametrize(
+    ("names", "has"), [((), False), (("5.partial",), False), (("5.damaged",), True), (("5.partial", "3"), True)]
+)
+def test_a_checkpoint_that_was_never_finished_is_none(tmp_path, names, has):
+    for name in names:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert workdir.has_checkpoint(tmp_path) == has
+
+
+def test_only_refusals_of_the_storage_become_its_error():
+    with pytest.raises(StorageError, match=r"^it stops: No space left \(file\)$"), workdir.storage_errors("it stops"):
+        raise OSError(errno.ENOSPC, "No space left", "file")
+    with pytest.raises(StorageError, match=r"^it stops: No space left$"), workdir.storage_errors("it stops"):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing \"x\": Failed: No space left [os_error_code='28']")
+    for defect in (FileNotFoundError(errno.ENOENT, "no such file"), ValueError("a: b")):
+        with pytest.raises(type(defect)) as raised, workdir.storage_errors("it stops"):
+            raise defect
+        assert raised.value is defect
