@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -93,7 +94,7 @@ def flax_loop(run: Run, batches: Callable[[int], Iterable[Batch]], examples: Bat
     graphdef, initial = nnx.split((model, nnx.Optimizer(model, sgd, wrt=nnx.Param), metrics))
 
     def start() -> Any:
-        return nnx.merge(graphdef, initial)
+        return nnx.merge(graphdef, jax.tree.map(jnp.copy, initial))  # merge alone would share the variables
 
     def steps(state: Any, count: int) -> Any:
         model, optimizer, metrics = state
