@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -88,13 +87,17 @@ def flax_loop(run: Run, batches: Callable[[int], Iterable[Batch]], examples: Bat
         metrics.update(loss=loss, logits=logits, labels=batch["label"])
         optimizer.update(model, grads)
 
-    model = nnx.jit(lambda: run.create_model(seed=jax.random.fold_in(key, 0)))()
-    model = nnx.view(model, deterministic=False, use_running_average=False, raise_if_not_found=False)
-    metrics = nnx.MultiMetric(accuracy=nnx.metrics.Accuracy(), loss=nnx.metrics.Average("loss"))
-    graphdef, initial = nnx.split((model, nnx.Optimizer(model, sgd, wrt=nnx.Param), metrics))
+    @nnx.jit  # one program in place of one for each layer
+    def create() -> Any:
+        model = run.create_model(seed=jax.random.fold_in(key, 0))
+        model = nnx.view(model, deterministic=False, use_running_average=False, raise_if_not_found=False)
+        metrics = nnx.MultiMetric(accuracy=nnx.metrics.Accuracy(), loss=nnx.metrics.Average("loss"))
+        return model, nnx.Optimizer(model, sgd, wrt=nnx.Param), metrics
+
+    graphdef, initial = nnx.split(create())
 
     def start() -> Any:
-        return nnx.merge(graphdef, jax.tree.map(jnp.copy, initial))  # merge alone would share the variables
+        return nnx.merge(graphdef, jax.tree.map(lambda array: array, initial))  # in variables of its own
 
     def steps(state: Any, count: int) -> Any:
         model, optimizer, metrics = state

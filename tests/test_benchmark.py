@@ -185,7 +185,6 @@ def test_ratios_are_taken_within_each_round():
     ("get_config", "fields"),
     [
         (lenet5.get_config, {"optim.nesterov": True}),
-        (lenet5.get_config, {"optim.momentum": 0.0, "optim.weight_decay": 0.0}),
         (cifar_resnet.get_config, {"model.depth": 8, "model.width": 0.25, "optim.decay_rule": "(?!.*norm).*"}),
     ],
 )
@@ -196,9 +195,8 @@ def test_the_flax_loop_equals_ours(get_config, fields):
     run = Run(config.lock())
     examples = measure.random_examples(len(run.data.parts["train"]), run.data.image_shape, 10)
     train_step, images = run.train_step(), jax.device_put(examples)
-    state = run.create_state()
-    before = state.params
-    state = jax.tree.map(jnp.copy, state)
+    state = jax.jit(run.create_state)()
+    before = jax.device_get(state.params)
     for batch in measure.host_batches(run)(2):
         state = train_step(state, run.put(batch), images)
 
