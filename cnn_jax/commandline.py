@@ -1,5 +1,6 @@
 """What the commands share: --config, mistakes as one message each, and how a command ends."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +46,9 @@ def launch(start: Callable[[], None], *, interrupted: str) -> None:
         except UserError as error:
             return fail(error)
         except KeyboardInterrupt:
-            print(f"\ninterrupted: {interrupted}", file=sys.stderr)
-            return 130
+            print(f"\ninterrupted: {interrupted}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            os._exit(130)  # files are closed by now; to tear jax down under steps that still run can crash
 
     app.run(main, flags_parser=parse_flags)
 
