@@ -6,9 +6,11 @@ compute the same sums in another form and change results by rounding only; GPUs 
 Parameters and MACs are those of the layer, whichever form runs.
 """
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -20,9 +22,22 @@ SMALL_MAP = 64  # output positions
 FEW_CHANNELS = 8
 
 
+_stock = ContextVar("stock", default=False)
+
+
+@contextlib.contextmanager
+def stock() -> Iterator[None]:
+    """Functions that are traced inside the block take XLA's own operations only: what a comparison starts from."""
+    token = _stock.set(True)
+    try:
+        yield
+    finally:
+        _stock.reset(token)
+
+
 def use_fast_path() -> bool:
-    """Returns whether computation goes to a CPU (decided when a function is traced)."""
-    return jax.default_backend() == "cpu"
+    """Returns whether computation goes to a CPU, outside `stock` (decided when a function is traced)."""
+    return jax.default_backend() == "cpu" and not _stock.get()
 
 
 def conv_general_dilated(

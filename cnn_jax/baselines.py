@@ -1,0 +1,299 @@
+"""What a training speed is compared with: the loop of Flax's tutorial, and PyTorch, on the same network.
+
+A contender is a pair of functions: `start() -> state`, which is not timed, and `run(state, steps) -> mean loss`,
+which returns when all is computed. PyTorch is imported inside functions only: nothing else needs it.
+"""
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from cnn_jax import models, trees
+from cnn_jax.build import Run
+from cnn_jax.config import get, model_fields
+from cnn_jax.data import augment
+from cnn_jax.data.pipeline import Batch
+from cnn_jax.errors import UserError, check, check_choice
+from cnn_jax.models import cpu, resnet
+from cnn_jax.models.layers import scaled
+from cnn_jax.step import gather
+
+Contender = tuple[Callable[[], Any], Callable[[Any, int], Any]]
+
+# The references are plain SGD: settings that they do not have, with the value that they can be compared at.
+PLAIN = {
+    "accumulation": 1,
+    "ema_decay": 0.0,
+    "label_smoothing": 0.0,
+    "optim.clip_norm": 0.0,
+    "optim.lr_multipliers": (),
+    "optim.decay_style": "l2",
+}
+
+
+def check_comparable(config: Any) -> None:
+    """Raises UserError unless a reference can do the work of `config` on the devices of this machine."""
+    for field, plain in PLAIN.items():
+        value = get(config, field)
+        check(
+            value == plain,
+            f"config.{field} is {value!r}, which the loops of --against do not have: compare with "
+            f"--config.{field}={plain!r}",
+        )
+    devices = len(jax.devices())
+    check(devices == 1, f"the loops of --against run on one device, but there are {devices}: let jax see one only")
+
+
+# ---------------------------------------------------------------- Flax
+
+
+def flax_loop(run: Run, batches: Callable[[int], Iterable[Batch]], examples: Batch | None) -> Contender:
+    """Returns the loop of Flax's MNIST tutorial: nnx.jit over modules, one batch of the host at a time.
+
+    The network is ours with XLA's own operations (`cpu.stock`); learning rate, momentum and decay are the
+    configuration's. Images are normalised, but not augmented.
+
+    Args:
+      batches: steps -> host batches with "image" and "label", or with "index" into `examples`.
+    """
+    config = run.config
+    key = jax.random.key(config.seed)
+    mean, std = run.data.normalization["mean"], run.data.normalization["std"]
+    learning_rate: Any = run.schedule
+
+    def decayed(params: Any) -> Any:
+        matches = trees.match(nnx.to_pure_dict(params), config.optim.decay_rule, field="config.optim.decay_rule")
+        return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(matches))
+
+    sgd = optax.sgd(learning_rate, config.optim.momentum or None, nesterov=config.optim.nesterov)
+    if config.optim.weight_decay:
+        sgd = optax.chain(optax.add_decayed_weights(config.optim.weight_decay, mask=decayed), sgd)
+
+    def loss_fn(model: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = model(augment.normalize(batch["image"], mean, std), rngs=key)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), logits
+
+    @nnx.jit
+    def train_step(model: Any, optimizer: nnx.Optimizer, metrics: nnx.MultiMetric, batch: Batch) -> None:
+        with cpu.stock():
+            dropout_key = jax.random.fold_in(key, optimizer.step[...])
+            (loss, logits), grads = nnx.value_and_grad(loss_fn, has_aux=True)(model, batch, dropout_key)
+        metrics.update(loss=loss, logits=logits, labels=batch["label"])
+        optimizer.update(model, grads)
+
+    @nnx.jit  # one program in place of one for each layer
+    def create() -> Any:
+        model = run.create_model(seed=jax.random.fold_in(key, 0))
+        model = nnx.view(model, deterministic=False, use_running_average=False, raise_if_not_found=False)
+        metrics = nnx.MultiMetric(accuracy=nnx.metrics.Accuracy(), loss=nnx.metrics.Average("loss"))
+        return model, nnx.Optimizer(model, sgd, wrt=nnx.Param), metrics
+
+    graphdef, initial = nnx.split(create())
+
+    def start() -> Any:
+        return nnx.merge(graphdef, jax.tree.map(lambda array: array, initial))  # in variables of its own
+
+    def steps(state: Any, count: int) -> Any:
+        model, optimizer, metrics = state
+        for batch in batches(count):
+            batch = gather(batch, examples)
+            train_step(model, optimizer, metrics, {"image": batch["image"], "label": batch["label"]})
+        jax.block_until_ready(nnx.state(model))
+        return metrics.compute()["loss"]
+
+    return start, steps
+
+
+# ---------------------------------------------------------------- PyTorch
+
+
+def torch_loop(run: Run, examples: Batch) -> Contender:
+    """Returns the same training in PyTorch: channels last, eager on a CPU and `torch.compile` on a GPU.
+
+    Batches are taken in turn from `examples` ("image" and "label", NumPy arrays), which are on the device before the
+    first step; images are normalised, but not augmented. Decay is on all parameters and the learning rate constant,
+    which costs the same.
+
+    Raises:
+      UserError: there is no PyTorch here, or none for jax's device; the network has no twin.
+    """
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError("--against=torch needs PyTorch: pip install torch") from None
+    platform = jax.default_backend()
+    device = {"cpu": "cpu", "gpu": "cuda"}.get(platform, "")
+    check(device != "", f"--against=torch compares CPUs and NVIDIA GPUs, but jax computes on {platform!r}")
+    has_device = device == "cpu" or torch.cuda.is_available()
+    check(has_device, "jax computes on a GPU, but this PyTorch does not see one: install its CUDA build")
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as in jax
+
+    config = run.config
+    network = torch_network(config, run.data.image_shape)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    ours = sum(row.parameters for row in run.layers)
+    if count != ours:
+        raise RuntimeError(f"the PyTorch twin of {config.model.name} has {count:,} parameters, but ours {ours:,}")
+    network = network.to(device, memory_format=torch.channels_last).train()
+    initial = copy.deepcopy(network.state_dict())
+    forward = torch.compile(network) if device == "cuda" else network
+    optim = config.optim
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=optim.learning_rate,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        nesterov=optim.nesterov,
+    )
+    images = torch.as_tensor(examples["image"], device=device).split(config.batch_size)
+    labels = torch.as_tensor(examples["label"], device=device).long().split(config.batch_size)
+    whole = len(examples["image"]) // config.batch_size  # batches
+    mean, std = (torch.as_tensor(np.array(run.data.normalization[name]), device=device) for name in ("mean", "std"))
+
+    def train_step(sums: dict[str, Any], image: Any, label: Any) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            # [B, H, W, C] seen as [B, C, H, W] is what "channels last" means.
+            logits = forward(((image.float() / 255 - mean) / std).permute(0, 3, 1, 2)).float()
+            loss = torch.nn.functional.cross_entropy(logits, label)
+        loss.backward()
+        optimizer.step()
+        sums["loss"] += loss.detach()
+        sums["correct"] += (logits.detach().argmax(1) == label).sum()
+
+    def start() -> Any:
+        network.load_state_dict(initial)
+        optimizer.state.clear()
+
+    def steps(_: Any, count: int) -> float:
+        sums = {name: torch.zeros((), device=device) for name in ("loss", "correct")}
+        for i in range(count):
+            train_step(sums, images[i % whole], labels[i % whole])
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return float(sums["loss"]) / count
+
+    return start, steps
+
+
+def torch_network(config: Any, image_shape: Sequence[int]) -> Any:
+    """Returns the network of `config` as a torch.nn.Module, float [B, C, H, W] -> class scores [B, num_classes].
+
+    Layers stand in the order in which ours are called; initial values are PyTorch's.
+
+    Raises:
+      UserError: there is no twin of this network, or it lacks a field.
+    """
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch import nn  # pyright: ignore[reportMissingImports]
+
+    name, fields = config.model.name, models.fields(config.model.name) | model_fields(config)
+    twins = {"lenet": (LENET_FIELDS, _lenet_features), "resnet": (RESNET_FIELDS, _resnet_features)}
+    family = models.MODELS[name].split(":")[0]
+    known = ", ".join(other for other, path in models.MODELS.items() if path.split(":")[0] in twins)
+    check(family in twins, f"{name} has no twin in PyTorch yet: --against=torch knows {known}")
+    known_fields, make_features = twins[family]
+    for field in model_fields(config):
+        check(
+            field in known_fields.split(),
+            f"config.model.{field}: the twin of {name} in PyTorch has no such field. Its fields: {known_fields}",
+        )
+
+    height, width, channels = image_shape
+    features = make_features(nn, fields, channels)
+    with torch.no_grad():
+        shape = features.eval()(torch.zeros(1, channels, height, width)).shape[1:]
+    gap = fields["head"] == "gap"
+    size = shape[0] if gap else shape.numel()
+    layers = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if gap else [nn.Flatten()]
+    for units in fields["fc_sizes"] if fields["head"] == "fc" else ():
+        layers += [nn.Linear(size, units), _activation(nn, fields), nn.Dropout(fields["dropout"])]
+        size = units
+    layers += [nn.Dropout(fields["dropout"])] if fields["head"] != "fc" else []
+    return nn.Sequential(features, *layers, nn.Linear(size, config.data.num_classes)).train()
+
+
+def _activation(nn: Any, fields: dict[str, Any]) -> Any:
+    activations = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU}
+    name = fields.get("activation", "relu")
+    check_choice("config.model.activation", name, activations)
+    return activations[name]()
+
+
+LENET_FIELDS = "padding activation pool c5 head dropout width init"
+
+
+def _lenet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:
+    """Returns LeNet-5 without its head, and sets `fields["fc_sizes"]`."""
+    maps1, maps2, units5, units6 = (scaled(n, fields["width"]) for n in (6, 16, 120, 84))
+    pools = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
+    check_choice("config.model.pool", fields["pool"], pools)
+    layers = []
+    for inputs, outputs, padding in ((channels, maps1, fields["padding"]), (maps1, maps2, 0)):
+        layers += [nn.Conv2d(inputs, outputs, 5, padding=padding), _activation(nn, fields), pools[fields["pool"]](2)]
+    if fields["c5"] == "conv":
+        layers += [nn.Conv2d(maps2, units5, 5), _activation(nn, fields)]
+    fields["fc_sizes"] = (units6,) if fields["c5"] == "conv" else (units5, units6)
+    return nn.Sequential(*layers)
+
+
+RESNET_FIELDS = (
+    "depth variant shortcut residual groups width_per_group head fc_sizes dropout width zero_gamma norm_decay init"
+)
+
+
+def _resnet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:
+    """Returns a residual network, or its plain twin, without its head."""
+    functional = nn.functional
+
+    def norm(size: int) -> Any:
+        return nn.BatchNorm2d(size, momentum=1 - fields["norm_decay"])
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, plan: resnet.Plan):
+            super().__init__()
+            layers, size, self.stride = [], inputs, 1
+            for kernel, outputs, stride, groups in plan:
+                conv = nn.Conv2d(size, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+                layers += [conv, norm(outputs), nn.ReLU(inplace=True)]
+                size, self.stride = outputs, self.stride * stride
+            self.body = nn.Sequential(*layers[:-1])
+            self.new_channels = size - inputs
+            changes = self.stride != 1 or self.new_channels != 0
+            self.projection = None
+            if fields["residual"] and (fields["shortcut"] == "C" or (fields["shortcut"] == "B" and changes)):
+                self.projection = nn.Sequential(nn.Conv2d(inputs, size, 1, self.stride, bias=False), norm(size))
+
+        def forward(self, x: Any) -> Any:
+            y = self.body(x)
+            if self.projection is not None:
+                y = y + self.projection(x)
+            elif fields["residual"]:
+                shortcut = x[:, :, :: self.stride, :: self.stride]
+                y = (
+                    y + functional.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))
+                    if self.new_channels
+                    else y + shortcut
+                )
+            return functional.relu(y, inplace=True)
+
+    block, blocks_per_stage, base = resnet.table(fields["layout"], fields["depth"])
+    large, size = fields["layout"] == "imagenet", scaled(base, fields["width"])
+    kernel, stride = (7, 2) if large else (3, 1)
+    layers = [nn.Conv2d(channels, size, kernel, stride, kernel // 2, bias=False), norm(size), nn.ReLU(inplace=True)]
+    layers += [nn.MaxPool2d(3, 2, 1)] if large else []
+    forms = {name: fields[name] for name in ("variant", "groups", "width_per_group")}
+    for stage, blocks in enumerate(blocks_per_stage):
+        for i in range(blocks):
+            stride = 2 if stage > 0 and i == 0 else 1
+            plan = block(scaled(base * 2**stage, fields["width"]), stride, **forms)
+            layers.append(Block(size, plan))
+            size = plan[-1][1]
+    return nn.Sequential(*layers)

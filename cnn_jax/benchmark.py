@@ -1,0 +1,91 @@
+"""Measures training: its speed and where it is lost, compile time, memory, and the share of the machine's peak.
+
+python -m cnn_jax.benchmark --config=configs/resnet50.py
+python -m cnn_jax.benchmark --config=configs/lenet5.py --against=flax --json
+python -m cnn_jax.benchmark --config=configs/resnet20.py:cifar10 --only=data --config.data.placement=stream
+
+How it is measured stands in `measure`, and what --against compares with in `baselines`.
+"""
+
+import json
+import math
+from typing import Any
+
+from absl import flags
+
+from cnn_jax import commandline
+from cnn_jax.errors import check, check_choice
+
+# jax is imported by start(), so that --help answers at once.
+
+flags.adopt_module_key_flags(commandline)  # --help shows --config
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object in place of the table.")
+_AGAINST = flags.DEFINE_enum(
+    "against", None, ["flax", "torch"], "Also measure the loop of Flax's tutorial, or PyTorch."
+)
+_ONLY = flags.DEFINE_string("only", "step,data,both", "What to measure: the step, its data, both at once.")
+_SECONDS = flags.DEFINE_float("seconds", 2.0, "Length of one measurement; there are 5 of each.")
+
+
+def start() -> None:
+    """Runs what the flags say."""
+    config = commandline.needed_config()
+    seconds, only = _SECONDS.value, _ONLY.value.split(",")
+    check(math.isfinite(seconds) and seconds > 0, f"--seconds is {seconds}, but must be above 0")
+    from rich.console import Console
+
+    from cnn_jax import compilation_cache, measure
+
+    compilation_cache.enable()
+    for part in only:
+        check_choice("--only", part, measure.PARTS)
+    progress = Console(stderr=True)
+    result = measure.benchmark(config, only=only, against=_AGAINST.value, seconds=seconds, progress=progress)
+    if _JSON.value:
+        print(json.dumps(result, indent=2))
+    else:
+        print_result(result, Console())
+
+
+def print_result(result: dict[str, Any], console: Any) -> None:
+    """Prints the short table."""
+    from rich.table import Table
+
+    from cnn_jax.summary import human
+
+    devices = f"{result['device_count']} x {result['device_kind']} ({result['platform']}), jax {result['jax_version']}"
+    console.print(
+        f"{result['model']} on {result['data']}, batch {result['batch_size']}, {result['precision']}; {devices}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("median", justify="right")
+    table.add_column(f"min - max of {result['repeats']}", justify="right")
+    for names, number in ((result["images_per_second"], "{:,.0f}"), (result["ratios"], "{:.3f}")):
+        for name, values in names.items():
+            if values:
+                median, low, high = (number.format(values[key]) for key in ("median", "min", "max"))
+                unit = ", images/s" if names is result["images_per_second"] else ""
+                table.add_row(name + unit, median, f"{low} - {high}")
+    console.print(table, highlight=False)
+    memory, seconds = result["memory"], result["compile_seconds"]
+    lines = []
+    if seconds:
+        lines.append(f"compilation {seconds['trace_and_lower']:.2f} s tracing + {seconds['compile']:.2f} s compiling")
+    step = f"{human(memory['step_bytes'])}B for the step by XLA's account, " if memory["step_bytes"] else ""
+    lines.append(f"memory      {step}{human(memory['peak_bytes'])}B peak of {memory['peak_of']}")
+    if result["share_of_matmul_peak"]:
+        peak = f"{human(result['matmul_peak_flops_per_second'])}FLOP/s measured on products of square matrices"
+        lines.append(f"peak        {peak}")
+        share = f"{result['share_of_matmul_peak']:.1%} of it: 2 FLOPs x 3 x MACs for each image"
+        lines.append(f"share       {share}")
+    if result["reference"]:
+        lines.append(f"reference   {result['reference']}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    commandline.launch(start)

@@ -1,0 +1,95 @@
+"""What the commands share: --config, mistakes as one message each, and how a command ends."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cnn_jax.errors import Stopped, UserError, near
+
+# Nothing here imports jax, so that --help answers at once.
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file, with :DATASET for another than the bundled digits.", lock_config=True
+)
+
+
+def given_config() -> Any:
+    """Returns the configuration of --config with its overrides, locked, or None."""
+    return _CONFIG.value
+
+
+def needed_config() -> Any:
+    """Returns the configuration of --config; raises UserError if there is none."""
+    if _CONFIG.value is None:
+        raise UserError("give --config=FILE, such as --config=configs/resnet50.py")
+    return _CONFIG.value
+
+
+def launch(start: Callable[[], None]) -> None:
+    """Parses the flags, calls `start` and exits: with 0, with the code of an error, with 130 after Ctrl-C."""
+
+    def main(argv: list[str]) -> int | None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.FATAL)  # what matters of jax and orbax arrives as exceptions
+        try:
+            if len(argv) > 1:
+                raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --")
+            return start()
+        except UserError as error:
+            return fail(error)
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            os._exit(130)  # files are closed by now; to tear jax down under steps that still run can crash
+
+    app.run(main, flags_parser=parse_flags)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; prints one message and exits with code 2 where it is wrong."""
+    try:
+        _check_config_file(argv)
+        return flags.FLAGS(argv)
+    except SystemExit:
+        sys.exit(0)  # --help
+    except UserError as error:
+        sys.exit(fail(error))
+    except (flags.Error, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+        sys.exit(fail(explain(error)))
+
+
+def explain(error: Exception) -> UserError:
+    """Returns what a user can make use of in an error of a configuration file or of a flag."""
+    message = str(error)
+    if isinstance(error, (KeyError, AttributeError)):  # a field that the configuration does not have
+        missing, *hint = message.replace("\\n", "\n").replace("\\'", "'").strip("'\"").split("\n")
+        return UserError("; ".join([f"the configuration has no field {missing.strip(chr(39))!r}", *hint]))
+    if "\nTraceback" in message or "  Traceback" in message:
+        for kind in ("ValueError: ", "KeyError: "):  # raised by the configuration file on purpose
+            if kind in message:
+                return UserError(message.rsplit(kind, 1)[1].strip())
+    return UserError(message.strip())
+
+
+def _check_config_file(argv: list[str]) -> None:
+    """Raises UserError if the file of --config is not there, with the nearest that is."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if argument in ("--config", "-config") or argument.lstrip("-").startswith("config="):
+            value = argument.partition("=")[2] or following
+            path = Path(value.split(":")[0])
+            if path.is_file() and path.suffix != ".py":
+                raise UserError(f"--config: {str(path)!r} is no configuration file: those end in .py")
+            if not path.is_file():
+                known = sorted(str(other) for other in path.parent.glob("*.py"))
+                raise UserError(f"--config: there is no file {str(path)!r}{near(str(path), known)}")
+
+
+def fail(error: UserError) -> int:
+    """Prints the message and returns the exit code; see `cnn_jax.errors`."""
+    print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
+    return error.exit_code

@@ -1,0 +1,281 @@
+"""Training speed, compile time, memory and the machine's peak.
+
+What is compared runs in turn, `ROUNDS` times each, and the result is the median with the smallest and the largest
+value. Every segment starts from the initial parameters and trains on random labels: labels that can be learnt would
+drive gradients into denormal numbers, which are slow on CPUs.
+"""
+
+import importlib.metadata
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from rich.console import Console
+
+from cnn_jax import baselines, show, train
+from cnn_jax.baselines import Contender
+from cnn_jax.build import PRECISION, Run
+from cnn_jax.data.pipeline import Batch
+from cnn_jax.errors import UserError
+
+ROUNDS = 5
+PARTS = ("step", "data", "both")
+STREAMED_BATCHES = 8  # of random images beside a stream
+FLOPS_PER_MAC = 2 * 3  # a multiplication and an addition; forward, gradient by the input, gradient by the parameters
+
+
+def benchmark(
+    config: Any,
+    *,
+    only: Sequence[str] = PARTS,
+    against: str | None = None,
+    seconds: float = 2.0,
+    progress: Console,
+) -> dict[str, Any]:
+    """Returns everything that was measured, as it is printed with --json; what `only` leaves out is None.
+
+    Args:
+      only: of `PARTS`. against: "flax", "torch" or None. seconds: of one segment; at least two steps are made.
+      progress: the console that shows what is going on, if it is a terminal.
+
+    Raises:
+      UserError: see `build.Run` and `baselines`; a loss is not finite.
+    """
+    run = Run(config)
+    if against:
+        baselines.check_comparable(config)
+    trains = set(only) != {"data"}
+    with show.waiting(progress, "reading the data and compiling"):
+        part = run.data.parts["train"]
+        size = len(part) if part.is_resident else STREAMED_BATCHES * config.batch_size
+        examples = random_examples(size, run.data.image_shape, config.data.num_classes)
+        compiled, contenders = ours(run, examples, compiles=trains)
+        contenders = {name: contenders[name] for name in PARTS if name in only}
+        counts = {name: calibrate(name, contender, seconds) for name, contender in contenders.items()}
+        memory = {"step_bytes": compiled["step_bytes"]} | peak_memory()  # before the reference takes its own
+        if against == "flax":
+            contenders["flax"] = baselines.flax_loop(run, host_batches(run), examples if part.is_resident else None)
+        elif against == "torch":
+            contenders["torch"] = baselines.torch_loop(run, examples)
+        if against:
+            counts[against] = calibrate(against, contenders[against], seconds)
+    with show.waiting(progress, f"measuring {', '.join(contenders)}: about {seconds * ROUNDS * len(counts):.0f} s"):
+        speeds: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(ROUNDS):
+            for name, contender in contenders.items():
+                taken = timed(name, contender, counts[name])
+                speeds[name].append(counts[name] * config.batch_size / taken)
+    with show.waiting(progress, "measuring matrix products"):
+        peak = matmul_peak(config.precision, seconds) if trains else None
+
+    device = jax.devices()[0]
+    flops = FLOPS_PER_MAC * sum(row.macs for row in run.layers)
+    speed = {name: summarize(values) for name, values in speeds.items()}
+    trained = speed.get("step") or speed.get("both")
+    return {
+        "model": config.model.name,
+        "data": config.data.name,
+        "batch_size": config.batch_size,
+        "precision": config.precision,
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "device_count": len(jax.devices()),
+        "jax_version": jax.__version__,
+        "reference": f"{against} {importlib.metadata.version(against)}" if against else None,
+        "repeats": ROUNDS,
+        "seconds": seconds,
+        "steps": counts,
+        "images_per_second": {name: speed.get(name) for name in dict.fromkeys((*PARTS, *speed))},
+        "ratios": ratios(speeds, against),
+        "compile_seconds": compiled["seconds"],
+        "memory": memory,
+        "flops_per_image": flops,
+        "matmul_peak_flops_per_second": peak,
+        "share_of_matmul_peak": trained["median"] * flops / peak if trained and peak else None,
+        "config": json.loads(config.to_json()),
+    }
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def random_examples(size: int, image_shape: Sequence[int], num_classes: int) -> Batch:
+    """Returns {"image": uint8 [size, H, W, C] of 1..255, "label": int32 [size]}, NumPy arrays."""
+    random = np.random.default_rng(0)
+    image = random.integers(1, 256, (size, *image_shape), np.uint8)
+    return {"image": image, "label": random.integers(num_classes, size=size, dtype=np.int32)}
+
+
+def host_batches(run: Run) -> Callable[[int], Iterator[Batch]]:
+    """Returns steps -> that many batches of the input pipeline; every call goes on where the last one ended.
+
+    A resident part gives indices, a stream the data set's images with random labels.
+    """
+    part, size = run.data.parts["train"], run.config.batch_size
+    random = np.random.default_rng(1)
+    done = 0
+
+    def batches(count: int) -> Iterator[Batch]:
+        nonlocal done
+        done += count
+        for batch in part.train_batches(done - count, done, size):
+            labels = random.integers(run.config.data.num_classes, size=size, dtype=np.int32)
+            yield batch if part.is_resident else batch | {"label": labels}
+
+    return batches
+
+
+def ours(run: Run, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], dict[str, Contender]]:
+    """Returns what `compilation` does of the step, and the contenders "step", "data" and "both" (see `baselines`).
+
+    Args:
+      examples: the random ones; all of them stay on the devices if the part is resident.
+      compiles: False leaves compilation out.
+    """
+    resident = run.data.parts["train"].is_resident
+    images = jax.device_put(examples, run.replicated) if resident else None
+    batches = host_batches(run)
+    batch = next(batches(1))
+    if not resident:
+        batch |= {name: array[: run.config.batch_size] for name, array in examples.items()}
+    batch = run.put(batch)
+    create = jax.jit(run.create_state, out_shardings=run.replicated)
+    train_step = run.train_step()
+    compiled: dict[str, Any] = {"seconds": None, "step_bytes": None}
+    if compiles:
+        compiled = compilation(train_step, jax.block_until_ready(create()), batch, images)
+
+    def mean_loss(state: Any) -> Any:
+        sums = jax.block_until_ready(state).sums
+        return sums["loss"] / sums["examples"]
+
+    def step(state: Any, count: int) -> Any:
+        for _ in range(count):
+            state = train_step(state, batch, images)
+        return mean_loss(state)
+
+    def data(_: Any, count: int) -> float:
+        for arrays in train.ahead(map(run.put, batches(count))):
+            jax.block_until_ready(arrays)
+        return 0.0
+
+    def both(state: Any, count: int) -> Any:  # as train.run does it
+        for arrays in train.ahead(map(run.put, batches(count))):
+            state = train_step(state, arrays, images)
+        return mean_loss(state)
+
+    return compiled, {"step": (create, step), "data": (lambda: None, data), "both": (create, both)}
+
+
+def compilation(train_step: Any, *arguments: Any) -> dict[str, Any]:
+    """Compiles without the persistent cache; returns {"seconds": {"trace_and_lower", "compile"}, "step_bytes"}.
+
+    Bytes are XLA's account for one device, None where it has none: arguments + outputs - those that share memory with
+    arguments + temporaries.
+    """
+    was_enabled = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # jax asks the configuration once only
+    try:
+        started = time.perf_counter()
+        lowered = train_step.lower(*arguments)
+        traced = time.perf_counter()
+        compiled = lowered.compile()
+        done = time.perf_counter()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", was_enabled)
+        compilation_cache.reset_cache()
+    account = compiled.memory_analysis()
+    step_bytes = account and (
+        account.argument_size_in_bytes
+        + account.output_size_in_bytes
+        - account.alias_size_in_bytes
+        + account.temp_size_in_bytes
+    )
+    return {
+        "seconds": {"trace_and_lower": traced - started, "compile": done - traced},
+        "step_bytes": step_bytes,
+    }
+
+
+def peak_memory() -> dict[str, Any]:
+    """Returns {"peak_bytes", "peak_of"}: the most that a device has used, or this process where jax does not count."""
+    used = [stats["peak_bytes_in_use"] for device in jax.devices() if (stats := device.memory_stats())]
+    if used:
+        return {"peak_bytes": max(used), "peak_of": "the fullest device"}
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes on Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"peak_bytes": peak, "peak_of": "the process (resident size)"}
+
+
+def matmul_peak(precision: str, seconds: float) -> float:
+    """Returns the fastest product of square matrices on one device times the devices, FLOP/s; takes about `seconds`."""
+    sizes = (512, 1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
+    best = 0.0
+    for size in sizes:
+        matrix = jax.random.normal(jax.random.key(0), (size, size), PRECISION[precision])
+        product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
+        jax.block_until_ready(product(matrix, matrix))
+        until = time.perf_counter() + seconds / len(sizes)
+        repeats = 0
+        while repeats < 3 or time.perf_counter() < until:
+            started = time.perf_counter()
+            jax.block_until_ready([product(matrix, matrix) for _ in range(3)])
+            best = max(best, 3 * 2 * size**3 / (time.perf_counter() - started))
+            repeats += 1
+    return best * len(jax.devices())
+
+
+# ---------------------------------------------------------------- how it is measured
+
+
+def timed(name: str, contender: Contender, count: int) -> float:
+    """Returns the seconds of `count` steps of a contender; raises UserError if their mean loss is not finite."""
+    begin, steps = contender
+    state = jax.block_until_ready(begin())
+    started = time.perf_counter()
+    loss = steps(state, count)
+    taken = time.perf_counter() - started
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss of {name!r} is {float(loss)} after {count:,} steps: its speed says nothing. A lower "
+            "--config.optim.learning_rate may help"
+        )
+    return taken
+
+
+def calibrate(name: str, contender: Contender, seconds: float) -> int:
+    """Returns how many steps take about `seconds`, at least 2; compiles and warms up."""
+    count = 2
+    timed(name, contender, count)
+    while (taken := timed(name, contender, count)) < seconds / 4:
+        count *= 2
+    return max(2, round(count * seconds / taken))
+
+
+def summarize(values: Sequence[float]) -> dict[str, float]:
+    """Returns the median, the smallest and the largest of `values`."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratios(speeds: dict[str, list[float]], against: str | None) -> dict[str, dict[str, float] | None]:
+    """Returns ratios of speeds, taken within each round; None where a part was not measured."""
+    slower = [min(pair) for pair in zip(speeds.get("step", ()), speeds.get("data", ()), strict=False)]
+    known = speeds | {"min(step, data)": slower}
+    pairs = [("both", "step"), ("both", "min(step, data)")]
+    pairs += [("step", against), ("both", against)] if against else []
+    result: dict[str, dict[str, float] | None] = {}
+    for top, bottom in pairs:
+        values = [a / b for a, b in zip(known.get(top, ()), known.get(bottom, ()), strict=False)]
+        result[f"{top}/{bottom}"] = summarize(values) if values else None
+    return result
