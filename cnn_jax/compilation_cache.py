@@ -16,7 +16,7 @@ def enable() -> None:
 
     JAX_COMPILATION_CACHE_DIR is another place, JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         try:
             folder().mkdir(parents=True, exist_ok=True)
         except OSError as error:

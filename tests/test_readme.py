@@ -42,6 +42,9 @@ def test_every_command_does_what_it_says(tmp_path):
         data_set = re.search(r"configs/(?!replay)\w+\.py:(\w+)", command)
         if data_set:  # hours of training, on data that may not be here: everything up to the first step
             words.append("--dry-run")
+        measures = words[2] == "cnn_jax.benchmark"
+        if measures:
+            words.append("--seconds=0.05")
         line = [sys.executable, *words[1:]]
         result = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
         ran += 1
@@ -49,7 +52,9 @@ def test_every_command_does_what_it_says(tmp_path):
             assert f"data set {data_set[1]!r} is not prepared" in result.stderr, command
             continue
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-        if "--dry-run" not in words and "--help" not in words:
+        if measures:
+            assert "images/s" in result.stdout, command
+        elif "--dry-run" not in words and "--help" not in words:
             accuracy = float(re.search(r"^test +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
             assert accuracy >= (97 if "lenet5" in command else 95), f"{command}: {accuracy}%"
     assert ran >= 8
