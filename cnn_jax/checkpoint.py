@@ -79,15 +79,17 @@ class Checkpoints:
             return f"{MANIFEST} is missing"
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return f"{MANIFEST} cannot be read"
-        found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+        found = {path.relative_to(folder).as_posix() for path in _files(folder)}
         for name, (size, digest) in expected.items():
-            if name not in found:
+            try:
+                path = folder / name
+                if path.stat().st_size != size:
+                    return f"{name} has {path.stat().st_size:,} bytes, but had {size:,} when it was saved"
+                if _digest(path) != digest:
+                    return f"{name} has changed since it was saved (its SHA-256 differs)"
+            except FileNotFoundError:
                 return f"{name} is missing"
-            if found[name].stat().st_size != size:
-                return f"{name} has {found[name].stat().st_size:,} bytes, but had {size:,} when it was saved"
-            if _digest(found[name]) != digest:
-                return f"{name} has changed since it was saved (its SHA-256 differs)"
-        unknown = sorted(found.keys() - expected.keys())
+        unknown = sorted(found - expected.keys())
         return f"{unknown[0]} does not belong to it" if unknown else None
 
     # ------------------------------------------------------------ choose

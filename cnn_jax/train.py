@@ -50,7 +50,7 @@ def run(
         this = Run(config)
         total_steps, steps_per_epoch = this.total_steps, this.steps_per_epoch
         if extend:
-            check_longer(this, folder)
+            check_longer(this, folder, console)
         show.print_header(this, folder, console)
         if dry_run:
             return {}
@@ -161,8 +161,8 @@ def run(
     return final
 
 
-def check_longer(this: Run, folder: Path) -> None:
-    """Raises UserError unless `folder` has a run that is not longer than this one."""
+def check_longer(this: Run, folder: Path, console: Console) -> None:
+    """Raises UserError unless `folder` has a run that is not longer than this one; says if the schedule changes."""
     if not workdir.has_checkpoint(folder):
         raise UserError(f"--extend goes on with a run, but {folder} has no checkpoint: leave --extend out")
     before = workdir.stored_config(folder)["duration"]
@@ -171,6 +171,9 @@ def check_longer(this: Run, folder: Path) -> None:
             f"--extend: config.duration is {this.config.duration!r}, but must not be shorter than the {before!r} that "
             f"{folder} has been trained for"
         )
+    schedule = this.config.optim.schedule.name
+    if schedule in ("cosine", "polynomial") and this.total_steps > this.to_steps(before):
+        show.say(console, f"the {schedule} schedule now ends later: its learning rate jumps where the run goes on")
 
 
 def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | None = None) -> dict[str, Any]:
@@ -191,11 +194,12 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
         state = this.restore(checkpoints, chosen)
     with show.waiting(console, "evaluating"):
         final = {part: this.evaluate(state, part) for part in ("validation", "test") if part in this.data.parts}
-    with (folder / "evaluations.jsonl").open("a", encoding="utf-8") as file:
-        for part, metrics in final.items():
-            file.write(json.dumps({"kind": part, "step": chosen} | scalars(metrics)) + "\n")
-    if config.eval.confusion_matrix:
-        report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
+    with workdir.storage_errors(f"the evaluation cannot be written to {folder}"):
+        with (folder / "evaluations.jsonl").open("a", encoding="utf-8") as file:
+            for part, metrics in final.items():
+                file.write(json.dumps({"kind": part, "step": chosen} | scalars(metrics)) + "\n")
+        if config.eval.confusion_matrix:
+            report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
     show.say(console, f"{config.model.name} at step {chosen:,} of {folder}")
     show.print_results(final, console)
     return final
