@@ -224,12 +224,8 @@ class Pool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         _check_fits(self, x.shape)
-        window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
-        padding = ((0, 0), *((pad, pad) for pad in self.pads), (0, 0))
-        if self.kind == "max":
-            y = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
-        else:
-            y = lax.reduce_window(x, 0.0, lax.add, window, strides, padding) / math.prod(self.kernel_size)
+        pool = cpu.max_pool if self.kind == "max" else cpu.average_pool
+        y = pool(x, self.kernel_size, self.strides, [(pad, pad) for pad in self.pads])
         return _report(self, x, y)
 
 
