@@ -98,8 +98,8 @@ def conv_general_dilated(
     Those have gradients of any order, but no forward mode (`jax.jvp`), which `stock()` has.
     """
     kernel = rhs.shape[:-2]
-    ordinary = feature_group_count == 1 and set(lhs_dilation or (1,)) == {1} and not options
-    ordinary = ordinary and preferred_element_type in (None, lhs.dtype)
+    ordinary = feature_group_count == 1 and set(lhs_dilation or (1,)) == {1}
+    ordinary &= preferred_element_type in (None, lhs.dtype) and set(options.values()) <= {None}
     if ordinary and not isinstance(padding, str) and use_fast_path():
         pads = tuple((low, high) for low, high in padding)
         window = Window(kernel, tuple(window_strides), pads, tuple(rhs_dilation or (1,) * len(kernel)))
