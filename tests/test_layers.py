@@ -8,10 +8,9 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax import lax
 
 from cnn_jax.errors import UserError
-from cnn_jax.models import cpu, layers
+from cnn_jax.models import layers
 from cnn_jax.models.layers import BatchNorm, Conv, GlobalAveragePool, Head, Keys, Linear, Pool
 
 
@@ -108,84 +107,6 @@ def test_a_kernel_larger_than_its_padded_input_is_an_error_of_that_layer():
     assert error.value.layer is conv
     with pytest.raises(layers.DoesNotFitError, match="kernel of 2 with padding 0"):
         Pool("max", 2, 2)(jnp.zeros((1, 1, 4, 1)))
-
-
-# ---------------------------------------------------------------- the fast path of CPUs
-
-NHWC = ("NHWC", "HWIO", "NHWC")
-
-
-@pytest.mark.parametrize(
-    ("x_shape", "kernel_shape", "strides", "padding", "dilation", "fast"),
-    [
-        ((2, 17, 6, 12), (1, 1, 12, 4), (1, 1), 0, (1, 1), True),  # pointwise, at any size
-        ((2, 17, 18, 12), (1, 1, 12, 4), (2, 3), 0, (1, 1), True),
-        ((2, 17, 18, 12), (1, 1, 12, 4), (2, 2), 1, (1, 1), True),
-        ((2, 7, 6, 12), (3, 3, 12, 4), (1, 1), 1, (1, 1), True),  # a small map
-        ((2, 15, 16, 12), (3, 3, 12, 4), (2, 2), 1, (1, 1), True),
-        ((2, 7, 7, 12), (3, 2, 12, 4), (1, 1), 2, (2, 3), True),
-        ((2, 17, 18, 3), (5, 5, 3, 4), (1, 1), 2, (1, 1), True),  # few channels
-        ((2, 40, 5), (7, 5, 4), (2,), 3, (1,), True),  # 1-D
-        ((2, 4, 5, 6, 9), (2, 3, 3, 9, 4), (1, 2, 1), 1, (1, 1, 2), True),  # 3-D
-        ((2, 17, 18, 12), (3, 3, 12, 4), (1, 1), 1, (1, 1), False),  # a large map of many channels
-        ((2, 7, 6, 12), (3, 3, 6, 4), (1, 1), 1, (1, 1), False),  # two groups
-    ],
-)
-def test_matrix_products_on_a_cpu_have_the_values_and_gradients_of_convolutions(
-    x_shape, kernel_shape, strides, padding, dilation, fast
-):
-    x, kernel = jnp.asarray(noise(*x_shape)), jnp.asarray(noise(*kernel_shape, seed=1))
-    letters = "DHW"[-len(strides) :]
-    options = dict(
-        rhs_dilation=dilation,
-        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
-        feature_group_count=x_shape[-1] // kernel_shape[-2],
-    )
-    results, used = [], []
-    for function in (cpu.conv_general_dilated, lax.conv_general_dilated):
-
-        def loss(x, kernel, function=function):
-            y = function(x, kernel, strides, [(padding, padding)] * len(strides), **options)
-            return jnp.sum(jnp.sin(y) * jnp.cos(jnp.arange(y.size)).reshape(y.shape)), y
-
-        used.append("conv_general_dilated[" in str(jax.make_jaxpr(jax.grad(loss, has_aux=True))(x, kernel)))
-        (_, y), (by_x, by_kernel) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, kernel)
-        results.append((y, by_x, by_kernel))
-    assert used == [not fast, True]
-    for ours, xlas in zip(*results, strict=True):
-        assert ours.shape == xlas.shape and ours.dtype == xlas.dtype
-        np.testing.assert_allclose(ours, xlas, atol=2e-4)
-
-
-def test_a_dilated_input_is_left_to_xla():
-    x, kernel = jnp.asarray(noise(1, 4, 4, 3)), jnp.asarray(noise(1, 1, 3, 2))
-    options = dict(lhs_dilation=(2, 2), dimension_numbers=NHWC)
-    ours, xlas = (
-        f(x, kernel, (1, 1), ((0, 0), (0, 0)), **options) for f in (cpu.conv_general_dilated, lax.conv_general_dilated)
-    )
-    np.testing.assert_array_equal(ours, xlas)
-
-
-def test_patches_are_laid_out_again_for_the_gradient_and_not_kept():
-    # Nine times the input would be kept otherwise.
-    x, kernel = jnp.zeros((2, 8, 8, 16)), jnp.zeros((3, 3, 16, 4))
-
-    def conv(x, kernel):
-        return cpu.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=NHWC)
-
-    kept = jax.eval_shape(lambda x, kernel: jax.vjp(conv, x, kernel)[1], x, kernel)
-    assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= max(x.size, kernel.size)
-
-
-def test_other_platforms_keep_xlas_convolutions(monkeypatch):
-    monkeypatch.setattr(cpu.jax, "default_backend", lambda: "gpu")
-    x, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 1, 3, 2))
-
-    def conv(x, kernel):
-        return cpu.conv_general_dilated(x, kernel, (1, 1), ((0, 0), (0, 0)), dimension_numbers=NHWC)
-
-    used = [equation.primitive.name for equation in jax.make_jaxpr(conv)(x, kernel).jaxpr.eqns]
-    assert used == ["conv_general_dilated"]
 
 
 # ---------------------------------------------------------------- pooling

@@ -224,12 +224,13 @@ class Pool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         _check_fits(self, x.shape)
-        window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
-        padding = ((0, 0), *((pad, pad) for pad in self.pads), (0, 0))
+        padding = [(pad, pad) for pad in self.pads]
         if self.kind == "max":
-            y = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
+            y = cpu.max_pool(x, self.kernel_size, self.strides, padding)
         else:
-            y = lax.reduce_window(x, 0.0, lax.add, window, strides, padding) / math.prod(self.kernel_size)
+            window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
+            total = lax.reduce_window(x, 0.0, lax.add, window, strides, ((0, 0), *padding, (0, 0)))
+            y = total / math.prod(self.kernel_size)
         return _report(self, x, y)
 
 
