@@ -84,6 +84,8 @@ class Run:
 
     def put(self, batch: Any) -> Any:
         """Places a batch on the devices, split along its first axis."""
+        if self.mesh.size == 1 and "index" in batch:
+            return batch  # a few kilobytes, which the compiled step takes from the host faster than anything else
         return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec("data")))
 
     def images(self, part: str) -> Any:

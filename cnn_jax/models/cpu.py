@@ -146,7 +146,8 @@ def _by_bands(x: jax.Array, kernel: jax.Array, window: Window, precision: Any) -
     row = x.shape[-2] + sum(window.padding[-1])
     # The offsets of all axes but the last are those of another window, in which a row is one position of many channels.
     x = lax.pad(x, x.dtype.type(0), ((0, 0, 0), *((0, 0, 0),) * (x.ndim - 3), (*window.padding[-1], 0), (0, 0, 0)))
-    rows = Window(*(axes[:-1] for axes in window)).patches(x.reshape(*x.shape[:-2], row * in_channels))
+    above = Window(window.kernel[:-1], window.strides[:-1], window.padding[:-1], window.dilation[:-1])
+    rows = above.patches(x.reshape(*x.shape[:-2], row * in_channels))
     # seen[i, o, k]: output position o sees input position i by element k of the kernel.
     positions, elements = np.ogrid[: sizes[-1], : window.kernel[-1]]
     inputs = positions * window.strides[-1] + elements * window.dilation[-1]
