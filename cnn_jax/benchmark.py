@@ -63,10 +63,11 @@ def print_result(result: dict[str, Any], console: Any) -> None:
     table.add_column("")
     table.add_column("median", justify="right")
     table.add_column(f"min - max of {result['repeats']}", justify="right")
-    for names, number in ((result["images_per_second"], "{:,.0f}"), (result["ratios"], "{:.3f}")):
+    for names in (result["images_per_second"], result["ratios"]):
         for name, values in names.items():
             if values:
-                median, low, high = (number.format(values[key]) for key in ("median", "min", "max"))
+                decimals = max(0, 2 - int(math.log10(max(1, values["median"]))))  # three digits
+                median, low, high = (f"{values[key]:,.{decimals}f}" for key in ("median", "min", "max"))
                 unit = ", images/s" if names is result["images_per_second"] else ""
                 table.add_row(name + unit, median, f"{low} - {high}")
     console.print(table, highlight=False)
