@@ -136,6 +136,30 @@ def test_the_forms_for_cpus_have_the_values_and_gradients_of_xlas_convolutions(
     assert_close(*both(function, x, kernel), ROUNDING[dtype])
 
 
+@pytest.mark.parametrize(
+    ("x_shape", "kernel_shape", "strides", "padding"),
+    [
+        ((64, 14, 14, 2), (5, 5, 2, 6), 1, 2),  # bands
+        ((64, 4, 4, 16), (3, 3, 16, 16), 2, 1),  # a small map
+        ((32, 9, 9, 12), (3, 3, 12, 8), 2, 1),  # strides
+        ((8, 7, 7, 64), (1, 1, 64, 16), 1, 0),  # pointwise
+    ],
+)
+def test_bfloat16_rounds_no_more_often_than_in_xlas_convolutions(x_shape, kernel_shape, strides, padding):
+    def function(x, kernel):
+        return conv(x, kernel, (strides, strides), ((padding, padding),) * 2)
+
+    arrays = noise(*x_shape, dtype=jnp.bfloat16), noise(*kernel_shape, seed=1, dtype=jnp.bfloat16)
+    exact = value_and_gradients(function, *(array.astype(jnp.float32) for array in arrays))
+
+    def errors(results):
+        pairs = zip(jax.tree.leaves(results), jax.tree.leaves(exact), strict=True)
+        return np.array([float(jnp.abs(one - other).max() / jnp.abs(other).max()) for one, other in pairs])
+
+    ours, xlas = map(errors, both(function, *arrays))
+    assert (ours <= 1.3 * xlas).all(), (ours, xlas)
+
+
 @st.composite
 def convolutions(draw):
     dims = draw(st.integers(1, 3))
