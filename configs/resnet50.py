@@ -4,7 +4,7 @@
     python -m cnn_jax.main --config=configs/resnet50.py:imagenet2012   ImageNet, 224x224
     python -m cnn_jax.main --config=configs/resnet50.py:cifar10        CIFAR-10, our recipe
 
-Test accuracy on two CPU cores (float32, November 2026): digits 98.05, 98.05, 97.21% with seeds 0, 1, 2 in about a
+Test accuracy on two CPU cores (float32, November 2026): digits 97.49, 98.61, 98.33% with seeds 0, 1, 2 in about a
 minute each. The recipes of ImageNet and CIFAR-10 were not run to the end here.
 """
 
