@@ -72,7 +72,7 @@ def _row(name: str, layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int,
             detail += f", {groups} groups" if groups > 1 else ""
             macs = math.prod(out_shape) * math.prod(layer.kernel_size) * in_shape[-1] // groups
         else:
-            kind, detail = "pool", f"{layer.kind} {detail}"
+            kind, detail = "pool", f"{layer.kind} {detail}{', ceil' if layer.ceil else ''}"
     return LayerRow(name, kind, detail, out_shape, parameters, macs)
 
 
