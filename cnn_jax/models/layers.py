@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.nn import initializers
@@ -216,7 +217,7 @@ class Pool(nnx.Module):
     """Max or average pooling, [B, *spatial, C] -> [B, *spatial', C].
 
     Padding is never the maximum; averages count it. `ceil` adds a last window that reaches over the end, where the
-    strides leave a rest (Caffe's rule, and torch's `ceil_mode`); for the maximum only.
+    strides leave a rest (Caffe's rule, and torch's `ceil_mode`); averages do not count what lies beyond the padding.
     """
 
     def __init__(
@@ -229,7 +230,6 @@ class Pool(nnx.Module):
         ceil: bool = False,
     ):
         check_choice("pool", kind, ("max", "average"))
-        check(kind == "max" or not ceil, "ceil pools the maximum only: an average would count what is not there")
         self.kind = kind
         self.ceil = ceil
         self.kernel_size = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
@@ -255,8 +255,20 @@ class Pool(nnx.Module):
         else:
             window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
             total = lax.reduce_window(x, 0.0, lax.add, window, strides, ((0, 0), *padding, (0, 0)))
-            y = total / math.prod(self.kernel_size)
+            y = total / self._counts(x.shape[1:-1], padding).astype(x.dtype)
         return _report(self, x, y)
+
+    def _counts(self, sizes: Sequence[int], padding: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Returns how many values each window averages, broadcastable to the output: those that `ceil` adds are none."""
+        if not self.ceil:
+            return np.array(math.prod(self.kernel_size))
+        counts = np.ones(())
+        for size, kernel, stride, pad, (_, after) in zip(
+            sizes, self.kernel_size, self.strides, self.pads, padding, strict=True
+        ):
+            starts = np.arange(0, size + pad + after - kernel + 1, stride)
+            counts = counts[..., None] * (np.minimum(starts + kernel, size + 2 * pad) - starts)
+        return counts[..., None]
 
 
 def make_pool(
@@ -278,7 +290,30 @@ def make_pool(
     check_choice("pool", kind, ("max", "average", "conv"))
     if kind == "conv":
         return Conv(channels, channels, kernel, stride, padding, init=init, dtype=dtype, rngs=rngs)
-    return Pool(kind, kernel, stride, padding, ceil=ceil and kind == "max")
+    return Pool(kind, kernel, stride, padding, ceil=ceil)
+
+
+class AdaptiveAveragePool(nnx.Module):
+    """Average pooling to a map of `size` x `size` whatever the input's, [B, H, W, C] -> [B, size, size, C].
+
+    Window i covers positions floor(i * H / size) to ceil((i + 1) * H / size), as torch's `AdaptiveAvgPool2d`.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows, columns = (jnp.asarray(self._weights(size), x.dtype) for size in x.shape[1:-1])
+        y = jnp.einsum("bhwc,ph,qw->bpqc", x, rows, columns, precision="highest")
+        return _report(self, x, y)
+
+    def _weights(self, size: int) -> np.ndarray:
+        """Returns the weights [output, input] of the averages along an axis."""
+        weights = np.zeros((self.size, size))
+        for i, row in enumerate(weights):
+            window = slice(i * size // self.size, -(-(i + 1) * size // self.size))
+            row[window] = 1 / (window.stop - window.start)
+        return weights
 
 
 class GlobalAveragePool(nnx.Module):
