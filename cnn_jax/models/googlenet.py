@@ -155,6 +155,7 @@ class GoogLeNet(nnx.Module):
         check_choice("variant", variant, VARIANTS)
         check_choice("norm", norm, ("lrn", "batch", "none"))
         check(auxiliary_weight >= 0, f"auxiliary_weight is {auxiliary_weight}, but must not be negative")
+        check(0 <= auxiliary_dropout < 1, f"auxiliary_dropout is {auxiliary_dropout}, but must be in [0, 1)")
         options: dict[str, Any] = dict(activation=activation, init=init, dtype=dtype, rngs=rngs)
         block = partial(
             ConvBlock,

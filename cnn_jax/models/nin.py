@@ -25,7 +25,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cnn_jax.errors import check_choice
+from cnn_jax.errors import check, check_choice
 from cnn_jax.models.layers import ConvBlock, Head, Keys, Pool, feature_shape, scaled
 
 # One row for each stage: kernel, stride, padding, channels of its convolutions, and ("max" or "average", dropout
@@ -79,6 +79,7 @@ class NiN(nnx.Module):
     ):
         check_choice("layout", layout, LAYOUTS)
         check_choice("norm", norm, ("none", "batch"))
+        check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")
         options: dict[str, Any] = dict(activation=activation, init=init, dtype=dtype, rngs=rngs)
         block = partial(ConvBlock, bias=norm == "none", norm=norm, norm_decay=norm_decay, **options)
         in_channels = input_shape[-1]
