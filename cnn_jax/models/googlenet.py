@@ -97,12 +97,12 @@ class AuxiliaryClassifier(nnx.Module):
     variant "torchvision" pools to 4x4 whatever the map.
     """
 
-    def __init__(self, in_shape: Sequence[int], num_classes: int, block: Block, *, variant: str, width: float, **head: Any):
+    def __init__(
+        self, in_shape: Sequence[int], num_classes: int, block: Block, *, variant: str, width: float, **head: Any
+    ):
         self.pool = AdaptiveAveragePool(4) if variant == "torchvision" else Pool("average", 5, 3)
         self.conv = block(in_shape[-1], scaled(128, width), 1)
-        self.head = Head(
-            feature_shape(self, in_shape), num_classes, kind="fc", fc_sizes=(scaled(1024, width),), **head
-        )
+        self.head = Head(feature_shape(self, in_shape), num_classes, kind="fc", fc_sizes=(scaled(1024, width),), **head)
 
     def features(self, x: jax.Array) -> jax.Array:
         """Returns the maps before the linear layers, [B, H', W', C']."""

@@ -259,7 +259,7 @@ class Pool(nnx.Module):
         return _report(self, x, y)
 
     def _counts(self, sizes: Sequence[int], padding: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Returns how many values each window averages, broadcastable to the output: those that `ceil` adds are none."""
+        """Returns how many values each window averages, broadcastable to the output; `ceil` adds none."""
         if not self.ceil:
             return np.array(math.prod(self.kernel_size))
         counts = np.ones(())
