@@ -148,7 +148,7 @@ def test_batch_normalisation_replaces_the_biases():
         ("nin", dict(layout="mnist"), ["layout is 'mnist'", "imagenet, cifar"]),
         ("nin", dict(norm="lrn"), ["norm is 'lrn'", "none, batch"]),
         ("nin", dict(dropout=1.0), ["dropout is 1.0", "[0, 1)"]),
-        ("nin", dict(input_shape=(32, 32, 3)), ["32x32", "too small", "'pool2'"]),
+        ("nin", dict(input_shape=(32, 32, 3)), ["32x32", "too small", "'pool3'"]),
         ("nin", dict(input_shape=(8, 8, 3)), ["8x8", "'conv1_1/conv'", "kernel of 11"]),
         ("nin_cifar", dict(input_shape=(4, 4, 3)), ["4x4", "'pool2'"]),
     ],
