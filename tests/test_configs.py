@@ -26,10 +26,10 @@ OVERRIDES_FOR_DATA = {
     ("googlenet", "imagenet2012"): {"auxiliary": True},
     **{("googlenet", name): {"norm": "batch"} for name in datasets.DATASETS if name not in ("imagenet2012", "digits")},
     ("googlenet", "digits"): {"norm": "batch", "width": 0.25},
-    ("nin", "digits"): {"norm": "batch", "width": 0.25},
-    ("nin_cifar", "digits"): {"width": 0.5},
-    ("squeezenet1_0", "digits"): {"norm": "batch", "width": 0.5},
-    ("squeezenet1_1", "digits"): {"norm": "batch", "width": 0.5},
+    ("nin", "digits"): {"head": "gap", "norm": "batch", "width": 0.25},
+    ("nin_cifar", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
+    ("squeezenet1_0", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
+    ("squeezenet1_1", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
 }
 # Basic blocks have one form: the configurations of networks that can have no others leave these out.
 BOTTLENECKS_ONLY = {"variant", "groups", "width_per_group"}
