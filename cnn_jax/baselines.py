@@ -22,7 +22,7 @@ from cnn_jax.data.pipeline import Batch
 from cnn_jax.errors import UserError, check, check_choice
 from cnn_jax.models import cpu, resnet
 from cnn_jax.models.layers import scaled
-from cnn_jax.step import gather
+from cnn_jax.step import gather, with_auxiliary
 
 Contender = tuple[Callable[[], Any], Callable[[Any, int], Any]]
 
@@ -76,8 +76,10 @@ def flax_loop(run: Run, batches: Callable[[int], Iterable[Batch]], examples: Bat
         sgd = optax.chain(optax.add_decayed_weights(config.optim.weight_decay, mask=decayed), sgd)
 
     def loss_fn(model: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = model(augment.normalize(batch["image"], mean, std), rngs=key)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), logits
+        return with_auxiliary(
+            model(augment.normalize(batch["image"], mean, std), rngs=key),
+            lambda logits: optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(),
+        )
 
     @nnx.jit
     def train_step(model: Any, optimizer: nnx.Optimizer, metrics: nnx.MultiMetric, batch: Batch) -> None:

@@ -10,7 +10,7 @@ from cnn_jax.errors import UserError, check, check_choice, near
 UNITS = ("steps", "epochs", "examples")
 SCHEDULES = ("constant", "steps", "plateau", "cosine", "polynomial", "exponential")
 # Arguments of the constructors that are no fields of config.model: the data set, the precision and the name set them.
-GIVEN = ("num_classes", "input_shape", "dtype", "layout")
+GIVEN = ("num_classes", "input_shape", "dtype", "layout", "version")
 
 
 def parse_duration(duration: str, *, field: str = "duration") -> tuple[float, str]:

@@ -90,6 +90,19 @@ def example_losses(logits: jax.Array, labels: jax.Array, label_smoothing: float 
     return optax.softmax_cross_entropy(logits, targets)
 
 
+def with_auxiliary(scores: Any, loss: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Returns (total loss, logits) for what a network gives in training.
+
+    That is logits, or (logits, logits of auxiliary classifiers, their weight): then the total is
+    loss(logits) + weight * the sum of their losses.
+    """
+    logits, auxiliary, weight = scores if isinstance(scores, tuple) else (scores, (), 0.0)
+    total = loss(logits)
+    for other in auxiliary:
+        total += weight * loss(other)
+    return total, logits
+
+
 def label_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns how many classes stand before the label, int32 [B]: 0 is a top-1 hit, below 5 a top-5 hit.
 
@@ -112,15 +125,17 @@ def make_loss(
 ) -> Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, jax.Array]]]:
     """Returns (parameters, statistics, batch with images, key of dropout) -> (loss, (new statistics, top-1 hits)).
 
-    `mean` and `std` normalise images in [0, 1].
+    `mean` and `std` normalise images in [0, 1]. The loss counts auxiliary classifiers, the hits do not.
     """
     augment_key = jax.random.fold_in(jax.random.key(seed), 2)
 
     def loss_fn(params: Tree, stats: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         images = augment.augment(augment_key, batch["image"], batch["position"], augmentations)
         model = nnx.merge(network.train, params, stats)
-        logits = model(augment.normalize(images, mean, std), rngs=key)
-        loss = example_losses(logits, batch["label"], label_smoothing).mean()
+        loss, logits = with_auxiliary(
+            model(augment.normalize(images, mean, std), rngs=key),
+            lambda logits: example_losses(logits, batch["label"], label_smoothing).mean(),
+        )
         correct = jnp.sum(label_ranks(logits, batch["label"]) == 0)
         return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct)
 

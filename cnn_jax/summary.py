@@ -63,6 +63,8 @@ def _row(name: str, layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int,
         kind, macs = "linear", in_shape[-1] * out_shape[-1]
     elif isinstance(layer, layers.GlobalAveragePool):
         kind, detail = "pool", "global average"
+    elif isinstance(layer, layers.AdaptiveAveragePool):
+        kind, detail = "pool", f"average to {layer.size}x{layer.size}"
     elif isinstance(layer, (layers.Conv, layers.Pool)):
         kernel = "x".join(map(str, layer.kernel_size))
         detail = f"{kernel}/{_axes(layer.strides)}, pad {_axes(layer.pads)}"
@@ -72,7 +74,7 @@ def _row(name: str, layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int,
             detail += f", {groups} groups" if groups > 1 else ""
             macs = math.prod(out_shape) * math.prod(layer.kernel_size) * in_shape[-1] // groups
         else:
-            kind, detail = "pool", f"{layer.kind} {detail}"
+            kind, detail = "pool", f"{layer.kind} {detail}{', ceil' if layer.ceil else ''}"
     return LayerRow(name, kind, detail, out_shape, parameters, macs)
 
 

@@ -16,6 +16,9 @@ ALLOWED = {
     "models.layers": {"errors", "trees", "models.cpu"},
     "models.lenet": {"errors", "trees", "models.cpu", "models.layers"},
     "models.resnet": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.nin": {"errors", "models.layers"},
+    "models.googlenet": {"errors", "models.layers"},
+    "models.squeezenet": {"errors", "models.layers"},
     "models": {"errors", "models.layers"},
     "cnn_jax": {"models"},  # the package itself
     "config": {"errors", "models"},

@@ -139,6 +139,40 @@ def test_averages_count_the_padding():
     np.testing.assert_allclose(y[0, :, :, 0], [[4 / 9, 6 / 9], [6 / 9, 1]], rtol=1e-6)
 
 
+def test_ceil_adds_a_window_whose_average_counts_only_what_is_there():
+    x = np.arange(1.0, 7).reshape(1, 1, 6, 1) * np.ones((1, 6, 1, 1))
+    y = Pool("average", 3, 2, ceil=True)(jnp.asarray(x))
+    np.testing.assert_allclose(y[0, :, :, 0], [[2, 4, 5.5]] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 2, 0), (3, 2, 1), (2, 2, 0), ((2, 3), (3, 2), 1)])
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_ceil_pooling_is_that_of_pytorch(kind, kernel, stride, padding):
+    torch = pytest.importorskip("torch")
+    pool = {"max": torch.nn.functional.max_pool2d, "average": torch.nn.functional.avg_pool2d}[kind]
+    for height, width in ((6, 7), (8, 9), (11, 10)):
+        x = noise(1, height, width, 2)
+        theirs = pool(torch.tensor(x).permute(0, 3, 1, 2), kernel, stride, padding, ceil_mode=True)
+        ours = Pool(kind, kernel, stride, padding, ceil=True)(jnp.asarray(x))
+        np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1).numpy(), atol=1e-6)
+
+
+def test_adaptive_pooling_is_that_of_pytorch():
+    torch = pytest.importorskip("torch")
+    for height, width in ((14, 9), (4, 6), (3, 1)):
+        x = noise(1, height, width, 2)
+        theirs = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(x).permute(0, 3, 1, 2), 4)
+        ours = layers.AdaptiveAveragePool(4)(jnp.asarray(x))
+        np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1).numpy(), atol=1e-6)
+
+
+def test_the_convolutional_head_averages_the_activated_maps_of_the_classes():
+    head = layers.Head((3, 2, 4), 5, kind="conv", init="he_fan_in", classifier_init="he_fan_in", rngs=keys())
+    x = noise(2, 3, 2, 4)
+    maps = np.maximum(x @ np.asarray(head.classifier.kernel[...])[0, 0], 0)
+    np.testing.assert_allclose(head(jnp.asarray(x)), maps.mean((1, 2)), atol=1e-5)
+
+
 def test_pooling_works_on_any_number_of_axes():
     x = noise(1, 4, 4, 4, 2)
     windows = x.reshape(1, 2, 2, 2, 2, 2, 2, 2)

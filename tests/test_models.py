@@ -38,6 +38,23 @@ def small_image_resnet(n: int, base: int = 16, classes: int = 10) -> tuple[int, 
     return parameters, 2 * channels, sum(number * positions for number, positions in weights) + linear
 
 
+def nin_for_small_images() -> tuple[int, int, int]:
+    """Returns (parameters, statistics, MACs) of Network in Network on 32x32x3; its maps are 32, 16 and 8 wide."""
+    layers = [(75, 192, 32), (192, 160, 32), (160, 96, 32)]  # (fan-in, channels, size of the map)
+    layers += [(25 * 96, 192, 16), (192, 192, 16), (192, 192, 16)]
+    layers += [(9 * 192, 192, 8), (192, 192, 8), (192, 10, 8)]
+    parameters = sum(fan_in * channels + channels for fan_in, channels, _ in layers)
+    return parameters, 0, sum(fan_in * channels * size**2 for fan_in, channels, size in layers)
+
+
+def squeezenet_1_1_macs() -> int:
+    """Returns the MACs of SqueezeNet 1.1 on 224x224x3: its maps are 111, 55, 27 and 13 wide."""
+    fires = [(64, 16, 64, 55), (128, 16, 64, 55), (128, 32, 128, 27), (256, 32, 128, 27)]  # (input, squeeze, expand)
+    fires += [(256, 48, 192, 13), (384, 48, 192, 13), (384, 64, 256, 13), (512, 64, 256, 13)]
+    macs = sum((inputs * squeeze + squeeze * expand * (1 + 9)) * size**2 for inputs, squeeze, expand, size in fires)
+    return macs + 27 * 64 * 111**2 + 512 * 1000 * 13**2
+
+
 RESNEXT = dict(groups=32, width_per_group=4)
 WIDE = dict(width_per_group=128)
 # The 1x1 convolutions that v1.5 runs on the larger map, in the first blocks of conv3_x to conv5_x; each is
@@ -82,6 +99,32 @@ TABLE = [
     ("resnet56", dict(shortcut="B"), 855_770, 4_256, 125_747_840),
     ("resnet110", {}, 1_727_962, 8_096, 252_887_680),
     ("resnet1202", {}, 19_421_274, 89_632, 2_829_238_912),  # 10 s to trace
+    ("nin", {}, 7_595_176, 0, 1_105_996_320),
+    ("nin_cifar", {}, *nin_for_small_images()),
+    ("googlenet", {}, 6_998_552, 0, 1_582_671_872),
+    ("googlenet", dict(auxiliary=True), 13_378_280, 0, 1_591_044_096),
+    ("googlenet", dict(norm="none"), 6_998_552, 0, 1_582_671_872),
+    ("googlenet", dict(norm="batch"), 7_005_832, 14_560, 1_582_671_872),
+    ("googlenet", dict(norm="batch", variant="torchvision"), 6_624_904, 14_560, 1_498_376_192),
+    # Two BatchNorms of 128 and the linear layers more; as many MACs more as in the paper's network.
+    (
+        "googlenet",
+        dict(norm="batch", variant="torchvision", auxiliary=True),
+        6_624_904 + 6_379_728 + 2 * (256 - 128),
+        14_560 + 2 * 256,
+        1_498_376_192 + 8_372_224,
+    ),
+    ("squeezenet1_0", {}, 1_248_424, 0, 818_924_576),
+    ("squeezenet1_1", {}, 1_235_496, 0, squeezenet_1_1_macs()),
+    # A 1x1 projection around each of the Fire modules 2, 4, 6 and 8.
+    (
+        "squeezenet1_0",
+        dict(bypass="complex"),
+        1_248_424 + 96 * 128 + 128 + 128 * 256 + 256 + 256 * 384 + 384 + 384 * 512 + 512,
+        0,
+        818_924_576 + (96 * 128 + 128 * 256) * 54**2 + (256 * 384 + 384 * 512) * 27**2,
+    ),
+    ("squeezenet1_0", dict(bypass="simple"), 1_248_424, 0, 818_924_576),
 ]
 
 

@@ -23,6 +23,11 @@ MODELS = {
     "resnet56": "resnet:resnet56",
     "resnet110": "resnet:resnet110",
     "resnet1202": "resnet:resnet1202",
+    "nin": "nin:nin",
+    "nin_cifar": "nin:nin_cifar",
+    "googlenet": "googlenet:GoogLeNet",
+    "squeezenet1_0": "squeezenet:squeezenet1_0",
+    "squeezenet1_1": "squeezenet:squeezenet1_1",
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.nn import initializers
@@ -21,8 +22,11 @@ from cnn_jax.trees import path_name
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
+    "leaky_relu": jax.nn.leaky_relu,  # slope 0.01 (Maas et al. 2013)
+    "elu": jax.nn.elu,
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
+    "linear": lambda x: x,
 }
 
 
@@ -212,26 +216,104 @@ class Linear(nnx.Linear):
 class Pool(nnx.Module):
     """Max or average pooling, [B, *spatial, C] -> [B, *spatial', C].
 
-    Padding is never the maximum; averages count it.
+    Padding is never the maximum; averages count it. `ceil` adds a last window that reaches over the end, where the
+    strides leave a rest (Caffe's rule, and torch's `ceil_mode`); averages do not count what lies beyond the padding.
     """
 
-    def __init__(self, kind: str, kernel: int | Sequence[int], stride: int | Sequence[int], padding: int = 0):
+    def __init__(
+        self,
+        kind: str,
+        kernel: int | Sequence[int],
+        stride: int | Sequence[int],
+        padding: int | Sequence[int] = 0,
+        *,
+        ceil: bool = False,
+    ):
         check_choice("pool", kind, ("max", "average"))
         self.kind = kind
+        self.ceil = ceil
         self.kernel_size = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
         self.strides = _per_axis(stride, len(self.kernel_size))
         self.pads = _per_axis(padding, len(self.kernel_size))
 
+    def padding(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
+        """Returns (before, after) for each spatial axis of an input of `sizes`."""
+        pads = []
+        for size, kernel, stride, pad in zip(sizes, self.kernel_size, self.strides, self.pads, strict=True):
+            rest = (size + 2 * pad - kernel) % stride
+            # A window that would begin behind the input and its first padding does not count.
+            begins = (size + 2 * pad - kernel) // stride * stride + stride
+            extra = stride - rest if self.ceil and rest and begins < size + pad else 0
+            pads.append((pad, pad + extra))
+        return pads
+
     def __call__(self, x: jax.Array) -> jax.Array:
         _check_fits(self, x.shape)
-        padding = [(pad, pad) for pad in self.pads]
+        padding = self.padding(x.shape[1:-1])
         if self.kind == "max":
             y = cpu.max_pool(x, self.kernel_size, self.strides, padding)
         else:
             window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
             total = lax.reduce_window(x, 0.0, lax.add, window, strides, ((0, 0), *padding, (0, 0)))
-            y = total / math.prod(self.kernel_size)
+            y = total / self._counts(x.shape[1:-1], padding).astype(x.dtype)
         return _report(self, x, y)
+
+    def _counts(self, sizes: Sequence[int], padding: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Returns how many values each window averages, broadcastable to the output; `ceil` adds none."""
+        if not self.ceil:
+            return np.array(math.prod(self.kernel_size))
+        counts = np.ones(())
+        for size, kernel, stride, pad, (_, after) in zip(
+            sizes, self.kernel_size, self.strides, self.pads, padding, strict=True
+        ):
+            starts = np.arange(0, size + pad + after - kernel + 1, stride)
+            counts = counts[..., None] * (np.minimum(starts + kernel, size + 2 * pad) - starts)
+        return counts[..., None]
+
+
+def make_pool(
+    kind: str,
+    channels: int,
+    kernel: int,
+    stride: int,
+    padding: int = 0,
+    *,
+    ceil: bool = False,
+    init: str,
+    dtype: Any = None,
+    rngs: Keys,
+) -> Pool | Conv:
+    """Returns what makes maps smaller: "max", "average", or "conv", a strided convolution that learns how.
+
+    The convolution keeps the channels and has no activation of its own (Springenberg et al. 2014, section 2).
+    """
+    check_choice("pool", kind, ("max", "average", "conv"))
+    if kind == "conv":
+        return Conv(channels, channels, kernel, stride, padding, init=init, dtype=dtype, rngs=rngs)
+    return Pool(kind, kernel, stride, padding, ceil=ceil)
+
+
+class AdaptiveAveragePool(nnx.Module):
+    """Average pooling to a map of `size` x `size` whatever the input's, [B, H, W, C] -> [B, size, size, C].
+
+    Window i covers positions floor(i * H / size) to ceil((i + 1) * H / size), as torch's `AdaptiveAvgPool2d`.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows, columns = (jnp.asarray(self._weights(size), x.dtype) for size in x.shape[1:-1])
+        y = jnp.einsum("bhwc,ph,qw->bpqc", x, rows, columns, precision="highest")
+        return _report(self, x, y)
+
+    def _weights(self, size: int) -> np.ndarray:
+        """Returns the weights [output, input] of the averages along an axis."""
+        weights = np.zeros((self.size, size))
+        for i, row in enumerate(weights):
+            window = slice(i * size // self.size, -(-(i + 1) * size // self.size))
+            row[window] = 1 / (window.stop - window.start)
+        return weights
 
 
 class GlobalAveragePool(nnx.Module):
@@ -281,9 +363,90 @@ class BatchNorm(nnx.BatchNorm):
         return ((x.astype(jnp.float32) - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(dtype)
 
 
+class LocalResponseNorm(nnx.Module):
+    """Local response normalisation over neighbouring channels, [..., C] -> [..., C], in float32.
+
+    x_i / (k + alpha * sum of x_j**2 over the `size` channels around i)**beta, with the constants of Krizhevsky et al.
+    2012, section 3.3. Caffe and torch divide alpha by the size: their alpha=1e-4, size=5 is alpha=2e-5 here.
+    """
+
+    def __init__(self, size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0):
+        check(size >= 1 and size % 2 == 1, f"the size of a local response normalisation is {size}, but must be odd")
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        squares = jnp.square(x.astype(jnp.float32))
+        window, ones, half = (1,) * (x.ndim - 1) + (self.size,), (1,) * x.ndim, self.size // 2
+        padding = ((0, 0),) * (x.ndim - 1) + ((half, half),)
+        total = lax.reduce_window(squares, 0.0, lax.add, window, ones, padding)
+        return _report(self, x, (x * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
+
+
+NORMS = ("none", "lrn", "batch")
+
+
+def make_norm(
+    kind: str, channels: int, *, decay: float = 0.9, epsilon: float = 1e-5, dtype: Any = None, rngs: Keys
+) -> nnx.Module | None:
+    """Returns a normalisation of maps with `channels`: None, `LocalResponseNorm` or `BatchNorm`."""
+    check_choice("norm", kind, NORMS)
+    if kind == "batch":
+        return BatchNorm(channels, decay=decay, epsilon=epsilon, dtype=dtype, rngs=rngs)
+    return LocalResponseNorm() if kind == "lrn" else None
+
+
+class ConvBlock(nnx.Module):
+    """Convolution, normalisation, activation, [B, *spatial, C_in] -> [B, *spatial', C_out].
+
+    norm: "none", "batch" (before the activation) or "lrn" (after it, as in AlexNet). bias: of the convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        *,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        norm: str = "none",
+        norm_decay: float = 0.9,
+        norm_epsilon: float = 1e-5,
+        activation: str = "relu",
+        init: str,
+        dtype: Any = None,
+        rngs: Keys,
+    ):
+        self.activation = get_activation(activation)
+        self.conv = Conv(
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+            init=init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm = make_norm(norm, out_channels, decay=norm_decay, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv(x)
+        if isinstance(self.norm, BatchNorm):
+            return self.activation(self.norm(x))
+        x = self.activation(x)
+        return x if self.norm is None else self.norm(x)  # pyright: ignore[reportCallIssue]
+
+
 # ---------------------------------------------------------------- head
 
-HEADS = ("gap", "flatten", "fc")
+HEADS = ("gap", "flatten", "fc", "conv")
 
 
 class Head(nnx.Module):
@@ -294,7 +457,9 @@ class Head(nnx.Module):
       "flatten": one linear layer on all features.
       "fc": hidden linear layers of `fc_sizes`, each with activation and dropout, then the classifier
         (Krizhevsky et al. 2012).
-    `dropout` is the rate; with "gap" and "flatten" it stands before the classifier.
+      "conv": a 1x1 convolution to one map for each class, activation, global average pooling (Lin et al. 2013, section
+        3.2; Iandola et al. 2016): no linear layer.
+    `dropout` is the rate; but for "fc" it stands before the classifier.
     """
 
     def __init__(
@@ -317,16 +482,24 @@ class Head(nnx.Module):
         self.kind = kind
         self.activation = get_activation(activation)
         features = in_shape[-1] if kind == "gap" else math.prod(in_shape)
-        self.pool = GlobalAveragePool() if kind == "gap" else None
+        self.pool = GlobalAveragePool() if kind in ("gap", "conv") else None
         self.hidden = nnx.List([])
         check(all(size > 0 for size in fc_sizes), f"fc_sizes is {tuple(fc_sizes)}, but every size must be above 0")
         for size in fc_sizes if kind == "fc" else ():
             self.hidden.append(Linear(features, size, init=init, dtype=dtype, rngs=rngs))
             features = size
         self.dropout = nnx.Dropout(dropout)
-        self.classifier = Linear(features, num_classes, init=classifier_init, dtype=dtype, rngs=rngs)
+        if kind == "conv":
+            ones = (1,) * (len(in_shape) - 1)
+            self.classifier = Conv(in_shape[-1], num_classes, ones, init=classifier_init, dtype=dtype, rngs=rngs)
+        else:
+            self.classifier = Linear(features, num_classes, init=classifier_init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
+        if self.kind == "conv":
+            assert self.pool is not None
+            maps = self.activation(self.classifier(self.dropout(x, rngs=rngs)))
+            return self.pool(maps).astype(jnp.float32)
         x = self.pool(x) if self.pool is not None else x.reshape(x.shape[0], -1)
         keys = iter(() if rngs is None else jax.random.split(rngs, len(self.hidden) + 1))
         for layer in self.hidden:

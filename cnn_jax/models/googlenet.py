@@ -1,0 +1,244 @@
+"""GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions").
+
+Table 1 of the paper. "reduce" are 1x1 convolutions before the 3x3 and the 5x5, "proj" the one behind the max pooling:
+
+    layer            output      1x1   3x3 reduce   3x3   5x5 reduce   5x5   pool proj
+    conv1  7x7/2     112x112x64
+    pool1  3x3/2     56x56x64
+    conv2  3x3       56x56x192         64           192
+    pool2  3x3/2     28x28x192
+    3a               28x28x256   64    96           128   16           32    32
+    3b               28x28x480   128   128          192   32           96    64
+    pool3  3x3/2     14x14x480
+    4a               14x14x512   192   96           208   16           48    64
+    4b               14x14x512   160   112          224   24           64    64
+    4c               14x14x512   128   128          256   24           64    64
+    4d               14x14x528   112   144          288   32           64    64
+    4e               14x14x832   256   160          320   32           128   128
+    pool4  3x3/2     7x7x832
+    5a               7x7x832     256   160          320   32           128   128
+    5b               7x7x1024    384   192          384   48           128   128
+    head             1x1x1024    global average pool, dropout (40%), linear
+
+Local response normalisation follows pool1 and conv2 (Fig. 3). The auxiliary classifiers on 4a and 4d (section 5):
+5x5/3 average pooling, 1x1 convolution of 128, linear 1024, dropout (70%), linear; their losses count 0.3.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnn_jax.errors import check, check_choice
+from cnn_jax.models.layers import (
+    AdaptiveAveragePool,
+    ConvBlock,
+    Head,
+    Keys,
+    LocalResponseNorm,
+    Pool,
+    feature_shape,
+    scaled,
+)
+
+# The Inception modules in the order of Table 1: (1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj); and max pooling.
+MODULES: dict[str, tuple[int, ...] | None] = {
+    "inception_3a": (64, 96, 128, 16, 32, 32),
+    "inception_3b": (128, 128, 192, 32, 96, 64),
+    "pool3": None,
+    "inception_4a": (192, 96, 208, 16, 48, 64),
+    "inception_4b": (160, 112, 224, 24, 64, 64),
+    "inception_4c": (128, 128, 256, 24, 64, 64),
+    "inception_4d": (112, 144, 288, 32, 64, 64),
+    "inception_4e": (256, 160, 320, 32, 128, 128),
+    "pool4": None,
+    "inception_5a": (256, 160, 320, 32, 128, 128),
+    "inception_5b": (384, 192, 384, 48, 128, 128),
+}
+AUXILIARY = {"inception_4a": "auxiliary_4a", "inception_4d": "auxiliary_4d"}  # the module that each stands on
+VARIANTS = ("paper", "torchvision")
+
+Block = Callable[..., ConvBlock]  # (input channels, output channels, kernel, stride, padding)
+
+
+class Inception(nnx.Module):
+    """Four branches on one input, concatenated: 1x1; 3x3; 5x5; max pooling (Fig. 2), [B, H, W, C] -> [B, H, W, C'].
+
+    row: of `MODULES`. reduction=False: the naive module (Fig. 2a), without reductions and without projection.
+    large_kernel: of the "5x5" branch.
+    """
+
+    def __init__(self, in_channels: int, row: Sequence[int], block: Block, *, reduction: bool, large_kernel: int):
+        ones, reduce3, threes, reduce5, fives, projection = row
+        self.conv1x1 = block(in_channels, ones, 1)
+        self.reduce3x3 = block(in_channels, reduce3, 1) if reduction else None
+        self.conv3x3 = block(reduce3 if reduction else in_channels, threes, 3, 1, 1)
+        self.reduce5x5 = block(in_channels, reduce5, 1) if reduction else None
+        self.conv5x5 = block(reduce5 if reduction else in_channels, fives, large_kernel, 1, large_kernel // 2)
+        self.pool = Pool("max", 3, 1, 1)
+        self.projection = block(in_channels, projection, 1) if reduction else None
+        self.out_channels = ones + threes + fives + (projection if reduction else in_channels)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        ones = self.conv1x1(x)
+        threes = self.conv3x3(x if self.reduce3x3 is None else self.reduce3x3(x))
+        fives = self.conv5x5(x if self.reduce5x5 is None else self.reduce5x5(x))
+        pooled = self.pool(x)
+        pooled = pooled if self.projection is None else self.projection(pooled)
+        return jnp.concatenate([ones, threes, fives, pooled], axis=-1)
+
+
+class AuxiliaryClassifier(nnx.Module):
+    """Average pooling, 1x1 convolution, one hidden layer: maps [B, H, W, C] -> class scores [B, num_classes].
+
+    variant "torchvision" pools to 4x4 whatever the map.
+    """
+
+    def __init__(
+        self, in_shape: Sequence[int], num_classes: int, block: Block, *, variant: str, width: float, **head: Any
+    ):
+        self.pool = AdaptiveAveragePool(4) if variant == "torchvision" else Pool("average", 5, 3)
+        self.conv = block(in_shape[-1], scaled(128, width), 1)
+        self.head = Head(feature_shape(self, in_shape), num_classes, kind="fc", fc_sizes=(scaled(1024, width),), **head)
+
+    def features(self, x: jax.Array) -> jax.Array:
+        """Returns the maps before the linear layers, [B, H', W', C']."""
+        return self.conv(self.pool(x))
+
+    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
+        return self.head(self.features(x), rngs=rngs)
+
+
+class GoogLeNet(nnx.Module):
+    """GoogLeNet: images [B, H, W, C] -> class scores [B, num_classes].
+
+    auxiliary: builds the two auxiliary classifiers. In training the result is then a tuple: scores, (scores of 4a,
+      scores of 4d), `auxiliary_weight`; in evaluation (`nnx.view(model, deterministic=True)`) it is the scores.
+    auxiliary_dropout: the dropout rate of theirs.
+    norm: "lrn" (the paper; constants of Krizhevsky et al. 2012), "batch" (after every convolution, which then has no
+      bias) or "none".
+    variant: "torchvision" has 3x3 in the place of 5x5, a pool4 of 2x2/2, epsilon 1e-3 in BatchNorm and another pooling
+      of the auxiliary classifiers; with norm="batch" it is torchvision's network.
+    reduction: False makes the modules naive (Fig. 2a): no 1x1 reductions and projections.
+    head, fc_sizes, dropout: see `layers.Head`. width: multiplies all channels, and the hidden units of the auxiliary
+      classifiers.
+    norm_decay: of BatchNorm's running averages. init: of the kernels, see `layers.INITS`.
+
+    Raises:
+      UserError: a field has an impossible value, or the image is too small.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        input_shape: Sequence[int] = (224, 224, 3),
+        variant: str = "paper",
+        norm: str = "lrn",
+        auxiliary: bool = False,
+        auxiliary_weight: float = 0.3,
+        auxiliary_dropout: float = 0.7,
+        reduction: bool = True,
+        activation: str = "relu",
+        head: str = "gap",
+        fc_sizes: Sequence[int] = (4096, 4096),
+        dropout: float = 0.4,
+        width: float = 1.0,
+        norm_decay: float = 0.9,
+        init: str = "glorot_uniform",
+        dtype: Any = None,
+        rngs: Keys,
+    ):
+        check_choice("variant", variant, VARIANTS)
+        check_choice("norm", norm, ("lrn", "batch", "none"))
+        check(auxiliary_weight >= 0, f"auxiliary_weight is {auxiliary_weight}, but must not be negative")
+        check(0 <= auxiliary_dropout < 1, f"auxiliary_dropout is {auxiliary_dropout}, but must be in [0, 1)")
+        options: dict[str, Any] = dict(activation=activation, init=init, dtype=dtype, rngs=rngs)
+        block = partial(
+            ConvBlock,
+            bias=norm != "batch",
+            norm="batch" if norm == "batch" else "none",
+            norm_decay=norm_decay,
+            norm_epsilon=1e-3 if variant == "torchvision" else 1e-5,
+            **options,
+        )
+        head_options: dict[str, Any] = dict(classifier_init=init, **options)
+        channels, channels2 = scaled(64, width), scaled(192, width)
+
+        self.conv1 = block(input_shape[-1], channels, 7, 2, 3)
+        self.pool1 = Pool("max", 3, 2, ceil=True)
+        self.norm1 = LocalResponseNorm() if norm == "lrn" else None
+        self.conv2_reduce = block(channels, channels, 1)
+        self.conv2 = block(channels, channels2, 3, 1, 1)
+        self.norm2 = LocalResponseNorm() if norm == "lrn" else None
+        self.pool2 = Pool("max", 3, 2, ceil=True)
+        self.stem = ("conv1", "pool1", "norm1", "conv2_reduce", "conv2", "norm2", "pool2")
+
+        # In training the network says what its auxiliary classifiers do; nnx.view sets it, as that of nnx.Dropout.
+        self.deterministic = False
+        self.auxiliary = auxiliary
+        self.auxiliary_weight = auxiliary_weight
+        self.modules: tuple[str, ...] = ()
+        channels = channels2
+        for name, row in MODULES.items():
+            if row is None:
+                small = name == "pool4" and variant == "torchvision"
+                setattr(self, name, Pool("max", 2 if small else 3, 2, ceil=True))
+            else:
+                row = [scaled(n, width) for n in row]
+                kernel = 3 if variant == "torchvision" else 5
+                inception = Inception(channels, row, block, reduction=reduction, large_kernel=kernel)
+                setattr(self, name, inception)
+                channels = inception.out_channels
+            self.modules += (name,)
+            if auxiliary and name in AUXILIARY:
+                shape = feature_shape(self, input_shape)
+                check(
+                    variant == "torchvision" or min(shape[:-1]) >= 5,
+                    f"an image of {input_shape[0]}x{input_shape[1]} is too small for auxiliary classifiers: the map of "
+                    f"{name} is {shape[0]}x{shape[1]}, but they pool 5x5. Use images of at least 79x79, or "
+                    "auxiliary=False",
+                )
+                classifier = AuxiliaryClassifier(
+                    shape, num_classes, block, variant=variant, width=width, dropout=auxiliary_dropout, **head_options
+                )
+                setattr(self, AUXILIARY[name], classifier)
+
+        self.head = Head(
+            feature_shape(self, input_shape),
+            num_classes,
+            kind=head,
+            fc_sizes=fc_sizes,
+            dropout=dropout,
+            **head_options,
+        )
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Sets the mode; `nnx.view` calls it."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+    def features(self, x: jax.Array, maps: dict[str, jax.Array] | None = None) -> jax.Array:
+        """Returns the feature maps before the head, [B, H', W', C']; puts those of all modules into `maps`."""
+        for name in (*self.stem, *self.modules):
+            layer = getattr(self, name)
+            x = x if layer is None else layer(x)
+            if maps is not None:
+                maps[name] = x
+        return x
+
+    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:
+        if not self.auxiliary:
+            return self.head(self.features(x), rngs=rngs)
+        maps: dict[str, jax.Array] = {}
+        x = self.features(x, maps)
+        keys = iter(() if rngs is None else jax.random.split(rngs, 1 + len(AUXILIARY)))
+        scores = self.head(x, rngs=next(keys, None))
+        # In evaluation too, so that a table of layers has them; a compiled program drops what nobody uses.
+        others = tuple(
+            getattr(self, classifier)(maps[name], rngs=next(keys, None)) for name, classifier in AUXILIARY.items()
+        )
+        return scores if self.deterministic else (scores, others, self.auxiliary_weight)

@@ -1,0 +1,65 @@
+"""GoogLeNet (Szegedy et al. 2014).
+
+    python -m cnn_jax.main --config=configs/googlenet.py                bundled digits, enlarged to 48x48
+    python -m cnn_jax.main --config=configs/googlenet.py:imagenet2012   ImageNet, 224x224
+    python -m cnn_jax.main --config=configs/googlenet.py:cifar10        CIFAR-10, enlarged to 64x64, our recipe
+
+The paper does not give its batch size, first learning rate, weight decay and duration: the recipe of ImageNet is that
+of Caffe's model zoo, which reports 68.7% top-1 for the centre crop. Auxiliary classifiers need images of at least
+79x79: add --config.model.auxiliary=True there. Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name="googlenet",
+        variant="paper",  # or "torchvision": with norm="batch" torchvision's network
+        norm="lrn",  # or "batch", "none"
+        auxiliary=False,  # True: two auxiliary classifiers take part in training
+        auxiliary_weight=0.3,  # of each one's loss
+        auxiliary_dropout=0.7,
+        reduction=True,  # False: naive Inception modules
+        activation="relu",
+        head="gap",  # or "flatten", "fc", "conv"
+        fc_sizes=(4096, 4096),  # of head="fc"
+        dropout=0.4,
+        width=1.0,
+        norm_decay=0.9,
+        init="glorot_uniform",
+    )
+    if dataset == "imagenet2012":
+        config.recipe = "Caffe's model zoo, bvlc_googlenet/quick_solver.prototxt"
+        config.model.auxiliary = True
+        config.duration = "2400000 steps"
+        config.batch_size = 32
+        config.optim.learning_rate = 0.01
+        config.optim.weight_decay = 2e-4
+        config.optim.schedule.name = "polynomial"
+        config.optim.schedule.power = 0.5
+        config.log.every = "1000 steps"
+        return config
+
+    config.model.norm = "batch"
+    config.data.image_size = (64, 64)
+    config.duration = "60 epochs"
+    config.batch_size = 128
+    config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 5e-4
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup = "2 epochs"
+    if dataset == "digits":
+        config.model.width = 0.25
+        config.data.image_size = (48, 48)
+        config.data.augment = ("pad_crop:4",)
+        config.duration = "20 epochs"
+        config.batch_size = 64
+        config.optim.weight_decay = 1e-4
+        config.eval.every = "2 epochs"
+        config.checkpoint.every = "10 epochs"
+        config.log.every = "10 steps"
+    return config

@@ -1,0 +1,48 @@
+"""Network in Network for ImageNet (Lin et al. 2013).
+
+    python -m cnn_jax.main --config=configs/nin.py                bundled digits, enlarged to 67x67
+    python -m cnn_jax.main --config=configs/nin.py:imagenet2012   ImageNet, 227x227
+
+The recipe of ImageNet is ours: the paper has none, but says that it trains as Krizhevsky et al. 2012 (section 4).
+Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, nin_cifar
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = nin_cifar.get_model("nin")
+    config.data.image_size = (67, 67)  # conv1 leaves 15x15 of it
+    config.batch_size = 128
+    config.optim.learning_rate = 0.01
+    config.optim.weight_decay = 5e-4
+    config.optim.schedule.name = "steps"
+    config.optim.schedule.warmup = "1 epochs"
+    if dataset == "imagenet2012":
+        config.recipe = "ours, after Krizhevsky et al. 2012, section 5"
+        config.data.image_size = (227, 227)
+        config.duration = "90 epochs"
+        config.optim.schedule.boundaries = ("30 epochs", "60 epochs", "80 epochs")
+        config.log.every = "100 steps"
+        return config
+
+    config.duration = "100 epochs"
+    config.optim.schedule.boundaries = ("60 epochs", "90 epochs")
+    if dataset == "digits":
+        # The ReLU of head="conv" can leave a class without a gradient for good, and in so short a training it does.
+        config.model.head = "gap"
+        config.model.norm = "batch"
+        config.model.width = 0.25
+        config.data.augment = ("pad_crop:4",)
+        config.duration = "20 epochs"
+        config.batch_size = 64
+        config.optim.learning_rate = 0.05
+        config.optim.weight_decay = 1e-4
+        config.optim.schedule.name = "cosine"
+        config.eval.every = "2 epochs"
+        config.checkpoint.every = "10 epochs"
+        config.log.every = "10 steps"
+    return config

@@ -1,0 +1,59 @@
+"""SqueezeNet 1.0, and with `name` 1.1 (Iandola et al. 2016).
+
+    python -m cnn_jax.main --config=configs/squeezenet1_0.py                bundled digits, enlarged to 32x32
+    python -m cnn_jax.main --config=configs/squeezenet1_0.py:imagenet2012   ImageNet, 224x224
+    python -m cnn_jax.main --config=configs/squeezenet1_0.py:cifar10        CIFAR-10, our recipe
+
+The paper's own images are 227x227: add --config.data.image_size="(227,227)". Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits", name: str = "squeezenet1_0") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name=name,
+        bypass="none",  # or "simple", "complex"
+        reduction=True,  # False: no squeeze layers
+        norm="none",  # or "batch"
+        activation="relu",
+        head="conv",  # or "gap", "flatten", "fc"
+        fc_sizes=(4096, 4096),  # of head="fc"
+        dropout=0.5,
+        width=1.0,
+        norm_decay=0.9,
+        init="glorot_uniform",
+    )
+    config.optim.schedule.name = "polynomial"
+    config.optim.schedule.power = 1.0
+    if dataset == "imagenet2012":
+        # The paper: a learning rate of 0.04 that falls linearly. The rest is the solver file that came with it.
+        config.recipe = "Iandola et al. 2016, section 3.3, and its Caffe solver"
+        config.duration = "170000 steps"
+        config.batch_size = 512
+        config.optim.learning_rate = 0.04
+        config.optim.weight_decay = 2e-4
+        config.log.every = "100 steps"
+        return config
+
+    config.data.image_size = (32, 32)
+    config.duration = "100 epochs"
+    config.batch_size = 128
+    config.optim.learning_rate = 0.04
+    config.optim.weight_decay = 2e-4
+    config.optim.schedule.warmup = "2 epochs"
+    if dataset == "digits":
+        # The ReLU of head="conv" can leave a class without a gradient for good, and in so short a training it does.
+        config.model.head = "gap"
+        config.model.norm = "batch"
+        config.model.width = 0.5
+        config.data.augment = ("pad_crop:2",)
+        config.duration = "20 epochs"
+        config.batch_size = 64
+        config.eval.every = "2 epochs"
+        config.checkpoint.every = "10 epochs"
+        config.log.every = "10 steps"
+    return config
