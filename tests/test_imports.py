@@ -35,7 +35,8 @@ ALLOWED = {
     "checkpoint": {"errors", "trees", "workdir"},
     "metrics": {"workdir"},
     "report": {"metrics"},
-    "summary": {"trees", "models.layers"},
+    "receptive_field": set(),
+    "summary": {"trees", "models.cpu", "models.layers", "receptive_field"},
     # The run.
     "build": {
         *("errors", "config", "models", "data.pipeline"),
