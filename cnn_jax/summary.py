@@ -15,7 +15,7 @@ output of the activation function before.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +233,248 @@ def write(rows: Sequence[LayerRow], path: Path, title: str) -> None:
     table.add_row("total", "", "", "", *(f"{total:,}" for total in sums))
     with path.open("w", encoding="utf-8") as file:
         Console(file=file, width=120).print(table)
+
+
+# ---------------------------------------------------------------- the command
+
+
+@dataclass(frozen=True)
+class Network:
+    """A configuration's network, as the command prints it."""
+
+    label: str
+    input_shape: tuple[int, ...]
+    bytes_per_value: int
+    rows: list[LayerRow]
+
+    @property
+    def totals(self) -> Totals:
+        return totals(self.rows, self.input_shape)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of raw values under headings."""
+
+    title: str
+    headings: tuple[str, ...]
+    lines: list[tuple[Any, ...]]
+
+
+def network(config: Any, label: str) -> Network:
+    """Returns the network of a configuration; raises UserError where it cannot be built."""
+    import functools
+
+    from cnn_jax import models
+    from cnn_jax.config import check_config, model_fields
+
+    check_config(config)
+    shape = (*config.data.image_size, config.data.channels)
+    given = dict(num_classes=config.data.num_classes, input_shape=shape) | model_fields(config)
+    create = functools.partial(models.create, config.model.name, **given)
+    return Network(label, shape, 2 if config.precision == "bfloat16" else 4, layer_table(create, shape))
+
+
+def sheets(one: Network) -> list[Sheet]:
+    """Returns the layers, the stages and the totals of a network."""
+    size = one.bytes_per_value
+    shape = "x".join(map(str, one.input_shape))
+    layers = [
+        (
+            *(row.name, row.kind, row.detail, row.output_shape, row.parameters, row.statistics, row.macs),
+            *(row.activations * size, row.kept * size, row.receptive_field, row.jump),
+        )
+        for row in one.rows
+    ]
+    by_stage = []
+    for name, rows in stages(one.rows).items():
+        sums = totals(rows, (0,))
+        memory = (sums.activations * size, sums.kept * size)
+        by_stage.append((name, len(rows), rows[-1].output_shape, sums.parameters, sums.macs, *memory))
+    headings = ("layer", "kind", "kernel/stride, padding", "output", "parameters", "statistics", "MACs")
+    memory = ("output, bytes", "kept, bytes")
+    return [
+        Sheet(f"{one.label}, one image of {shape}", (*headings, *memory, "receptive field", "jump"), layers),
+        Sheet("By stage", ("stage", "layers", "output", "parameters", "MACs", *memory), by_stage),
+        Sheet("Totals", ("quantity", "value"), list(quantities(one).items())),
+    ]
+
+
+def quantities(one: Network) -> dict[str, Any]:
+    """Returns the totals under names for people."""
+    sums, size = one.totals, one.bytes_per_value
+    return {
+        "parameters": sums.parameters,
+        "weights": sums.weights,
+        "biases": sums.biases,
+        "normalisation: scales and offsets": sums.norm_parameters,
+        "normalisation: running statistics": sums.norm_statistics,
+        "parameters of convolutions and normalisation": sums.conv_parameters,
+        "parameters of linear layers": sums.linear_parameters,
+        "MACs": sums.macs,
+        "MACs of convolutions": sums.conv_macs,
+        "MACs of linear layers": sums.linear_macs,
+        "activations, elements": sums.activations,
+        "activations, bytes": sums.activations * size,
+        "kept for the gradient, bytes": sums.kept * size,
+        "receptive field of the last convolution": sums.receptive_field,
+        "jump of the last convolution": sums.jump,
+    }
+
+
+def comparison(networks: Sequence[Network]) -> list[Sheet]:
+    """Returns totals side by side, with the ratio of each to the first, and parameters and MACs by stage."""
+    labels = tuple(one.label for one in networks)
+    columns = [quantities(one) for one in networks]
+    lines = []
+    for name, first in columns[0].items():
+        values = [column[name] for column in columns]
+        ratios = [value / first if isinstance(first, int) and first else None for value in values[1:]]
+        lines.append((name, *values, *ratios))
+    grouped = [{name: totals(rows, (0,)) for name, rows in stages(one.rows).items()} for one in networks]
+    found = [Sheet("Totals", ("quantity", *labels, *(f"{label} / first" for label in labels[1:])), lines)]
+    for field, title in (("parameters", "Parameters by stage"), ("macs", "MACs by stage")):
+        names = dict.fromkeys(name for group in grouped for name in group)
+        values = [(name, *(getattr(group.get(name), field, None) for group in grouped)) for name in names]
+        found.append(Sheet(title, ("stage", *labels), values))
+    return found
+
+
+def _cell(value: Any, *, exact: bool = False) -> str:
+    if value is None:
+        return "" if exact else "-"
+    if isinstance(value, tuple):
+        return "x".join("-" if v is None else str(v) for v in value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not exact else str(value)
+
+
+def render(found: Sequence[Sheet], form: str) -> str:
+    """Returns tables as "text", "markdown" or "csv" (the first table only, with plain numbers)."""
+    import csv
+    import io
+
+    file = io.StringIO()
+    if form == "csv":
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(found[0].headings)
+        writer.writerows([_cell(value, exact=True) for value in line] for line in found[0].lines)
+        return file.getvalue()
+    for sheet in found:
+        numeric = [not any(isinstance(line[i], str) for line in sheet.lines) for i in range(len(sheet.headings))]
+        lines = [[_cell(value) for value in line] for line in sheet.lines]
+        if form == "markdown":
+            rule = ("---:" if right else "---" for right in numeric)
+            body = "\n".join(f"| {' | '.join(line)} |" for line in (sheet.headings, rule, *lines))
+            file.write(f"**{sheet.title}**\n\n{body}\n\n")
+            continue
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=sheet.title, title_justify="left", box=None, pad_edge=False)
+        for heading, right in zip(sheet.headings, numeric, strict=True):
+            table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+        for line in lines:
+            table.add_row(*line)
+        Console(file=file, width=500).print(table, markup=False)
+        file.write("\n")
+    return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines()) + "\n"
+
+
+def as_json(one: Network) -> dict[str, Any]:
+    """Returns a network's table as plain values."""
+    layers = [asdict(row) | dict(activations=row.activations) for row in one.rows]
+    by_stage = {name: asdict(totals(rows, (0,))) for name, rows in stages(one.rows).items()}
+    return {
+        "label": one.label,
+        "input_shape": one.input_shape,
+        "bytes_per_value": one.bytes_per_value,
+        "layers": layers,
+        "stages": by_stage,
+        "totals": asdict(one.totals),
+    }
+
+
+def other_config(config: Any, text: str) -> Any:
+    """Returns the configuration of --compare: [FILE[:DATASET]] [FIELD=VALUE ...]; without FILE that of --config.
+
+    Raises:
+      UserError: no such file or field, a value of another type.
+    """
+    import ast
+    import runpy
+    import shlex
+
+    from cnn_jax.errors import UserError
+
+    first, *rest = shlex.split(text) or [""]
+    try:
+        if "=" in first:
+            rest, other = [first, *rest], config.copy_and_resolve_references()
+        else:
+            file, _, argument = first.partition(":")
+            other = runpy.run_path(file)["get_config"](*[argument] if argument else [])
+        other.lock()
+        for change in rest:
+            field, _, value = change.removeprefix("--config.").partition("=")
+            *path, last = field.split(".")
+            target = other
+            for name in path:
+                target = target[name]
+            if last not in target:
+                raise UserError(f"--compare {text!r}: the configuration has no field {field!r}")
+            try:
+                target[last] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                target[last] = value
+    except (OSError, KeyError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+        if isinstance(error, UserError):
+            raise
+        message = str(error).split("\n")[0]
+        raise UserError(f"--compare {text!r} is no configuration with fields to change: {message}") from None
+    return other
+
+
+if __name__ == "__main__":
+    import json
+
+    from absl import flags
+
+    from cnn_jax import commandline, report
+    from cnn_jax.errors import StorageError, check
+
+    flags.adopt_module_key_flags(commandline)  # --help shows --config
+    _FORMAT = flags.DEFINE_enum("format", "text", ["text", "markdown", "csv", "json"], "What to print.")
+    _COMPARE = flags.DEFINE_multi_string(
+        "compare",
+        [],
+        'Another network beside that of --config: "[FILE[:DATASET]] [model.FIELD=VALUE ...]"; repeatable.',
+    )
+    _PLOT = flags.DEFINE_string("plot", None, "PNG file to draw parameters and MACs of each layer in.")
+
+    def start() -> None:
+        """Runs what the flags say."""
+        config = commandline.needed_config()
+        check(
+            _PLOT.value is None or _PLOT.value.endswith(".png"),
+            f"--plot is {_PLOT.value!r}, but must be a file that ends in .png",
+        )
+        networks = [network(config, f"{config.model.name} for {config.data.name}")]
+        networks += [network(other_config(config, text), text) for text in _COMPARE.value]
+        if _FORMAT.value == "json":
+            print(
+                json.dumps([as_json(one) for one in networks] if len(networks) > 1 else as_json(networks[0]), indent=1)
+            )
+        else:
+            print(render(comparison(networks) if len(networks) > 1 else sheets(networks[0]), _FORMAT.value), end="")
+        if _PLOT.value:
+            try:
+                report.plot_layers(
+                    {one.label: [(r.name, r.parameters, r.macs) for r in one.rows] for one in networks},
+                    Path(_PLOT.value),
+                )
+            except OSError as error:
+                raise StorageError(f"--plot: {_PLOT.value!r} cannot be written: {error.strerror or error}") from None
+
+    commandline.launch(start)
