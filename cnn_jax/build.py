@@ -55,7 +55,7 @@ class Run:
             "below 2**32: positions in a run are counted in 32 bits",
         )
         check(
-            not config.eval.recompute_statistics or any(row.kind == "norm" for row in self.layers),
+            not config.eval.recompute_statistics or any(row.statistics for row in self.layers),
             f"config.eval.recompute_statistics is {config.eval.recompute_statistics}, but {config.model.name} has no "
             "BatchNorm",
         )

@@ -69,6 +69,25 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) ->
     return _save(figure, path)
 
 
+def plot_layers(networks: dict[str, list[tuple[str, int, int]]], path: Path) -> Path:
+    """Draws (name, parameters, MACs) of the layers of each network, in their order, on logarithmic scales."""
+    figure, axes = _subplots(2, figsize=(10, 8), layout="constrained")
+    longest = max((layers for layers in networks.values()), key=len)
+    for field, (axis, label) in enumerate(zip(axes, ("parameters", "MACs"), strict=True), start=1):
+        for i, (name, layers) in enumerate(networks.items()):
+            places = [place for place, layer in enumerate(layers) if layer[field]]
+            axis.plot(places, [layers[place][field] for place in places], f"C{i}o", ms=4, label=name)
+        axis.set_yscale("log")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.legend(loc="best")
+        if len(networks) == 1 and len(longest) <= 80:
+            axis.set_xticks(range(len(longest)), [name for name, *_ in longest], rotation=90, fontsize=6)
+        else:
+            axis.set_xlabel("layer")
+    return _save(figure, path)
+
+
 def _columns(records: list[dict[str, Any]], kind: str, *names: str) -> list[np.ndarray]:
     """Returns the values of each name over the records of one kind, as float arrays."""
     chosen = [record for record in records if record["kind"] == kind]

@@ -38,7 +38,12 @@ ALLOWED = {
     "checkpoint": {"errors", "trees", "workdir"},
     "metrics": {"workdir"},
     "report": {"metrics"},
-    "summary": {"trees", "models.layers"},
+    "commandline": {"errors"},  # what the commands share
+    "receptive_field": set(),
+    "summary": {
+        *("errors", "trees", "models.cpu", "models.layers", "models", "config", "report"),
+        *("commandline", "receptive_field"),
+    },
     # The run.
     "build": {
         *("errors", "config", "models", "data.pipeline"),
@@ -51,7 +56,6 @@ ALLOWED = {
         *("report", "summary", "build", "guard", "show"),
     },
     # The commands.
-    "commandline": {"errors"},
     "main": {"errors", "compilation_cache", "train", "commandline"},
     "baselines": {
         *("errors", "trees", "config", "models", "models.cpu", "models.layers", "models.resnet"),

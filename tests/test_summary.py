@@ -1,14 +1,21 @@
+import csv
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary
+from cnn_jax import models, receptive_field, summary
 from cnn_jax.models import layers
 from cnn_jax.models.layers import BatchNorm, Conv, GlobalAveragePool, Keys, Linear, Pool
 from cnn_jax.summary import LayerRow
+
+ROOT = Path(__file__).parent.parent
 
 
 class Small(nnx.Module):
@@ -32,16 +39,21 @@ class Small(nnx.Module):
 
 
 # 12x15x3 -> conv 5x5/2 pad 1: (12+2-5)//2+1 = 5, (15+2-5)//2+1 = 7 -> pool 2x3/2: (5-2)//2+1 = 2, (7-3)//2+1 = 3
+# Receptive fields by hand: 5, then 5 + (2-1)*2 = 7 and 5 + (3-1)*2 = 9 with jump 4; 3x1 on rows: 7 + 2*4 = 15; 3x3 with
+# dilation 2 adds 4*4 twice; the mean sees 2 and 3 positions: 47 + 4 = 51 and 41 + 8 = 49. Kept is the layer's input.
 ROWS = [
-    LayerRow("conv", "conv", "5x5/2, pad 1", (5, 7, 8), 5 * 5 * 3 * 8 + 8, 5 * 7 * 8 * 5 * 5 * 3),
-    LayerRow("pool", "pool", "max 2x3/2, pad 0", (2, 3, 8), 0, 0),
-    LayerRow("blocks/0", "conv", "1x1/1, pad 0", (2, 3, 6), 8 * 6, 2 * 3 * 6 * 8),
-    LayerRow("blocks/1", "conv", "3x1/1, pad 1x0, 2 groups", (2, 3, 4), 3 * 3 * 4 + 4, 2 * 3 * 4 * 3 * 3),
-    LayerRow("norm", "norm", "", (2, 3, 4), 8, 0),
-    LayerRow("again", "conv", "3x3/1, pad 2", (2, 3, 4), 3 * 3 * 4 * 4 + 4, 2 * 3 * 4 * 3 * 3 * 4),
-    LayerRow("again", "conv", "3x3/1, pad 2", (2, 3, 4), 3 * 3 * 4 * 4 + 4, 2 * 3 * 4 * 3 * 3 * 4),
-    LayerRow("mean", "pool", "global average", (4,), 0, 0),
-    LayerRow("linear", "linear", "", (7,), 4 * 7 + 7, 4 * 7),
+    LayerRow("conv", "conv", "5x5/2, pad 1", (5, 7, 8), 608, 280 * 5 * 5 * 3, 8, 0, 12 * 15 * 3, (5, 5), (2, 2)),
+    LayerRow("pool", "pool", "max 2x3/2, pad 0", (2, 3, 8), 0, 0, 0, 0, 280, (7, 9), (4, 4)),
+    LayerRow("blocks/0", "conv", "1x1/1, pad 0", (2, 3, 6), 8 * 6, 2 * 3 * 6 * 8, 0, 0, 48, (7, 9), (4, 4)),
+    LayerRow(
+        *("blocks/1", "conv", "3x1/1, pad 1x0, 2 groups", (2, 3, 4), 3 * 3 * 4 + 4, 2 * 3 * 4 * 3 * 3),
+        *(4, 0, 36, (15, 9), (4, 4)),
+    ),
+    LayerRow("norm", "norm", "", (2, 3, 4), 8, 0, 0, 8, 24, (15, 9), (4, 4)),
+    LayerRow("again", "conv", "3x3/1, pad 2, dilation 2", (2, 3, 4), 148, 24 * 36, 4, 0, 24, (31, 25), (4, 4)),
+    LayerRow("again", "conv", "3x3/1, pad 2, dilation 2", (2, 3, 4), 148, 24 * 36, 4, 0, 24, (47, 41), (4, 4)),
+    LayerRow("mean", "pool", "global average", (4,), 0, 0, 0, 0, 24, (51, 49), (None, None)),
+    LayerRow("linear", "linear", "", (7,), 4 * 7 + 7, 4 * 7, 7, 0, 4, (51, 49), (None, None)),
 ]
 
 
@@ -143,3 +155,615 @@ def test_the_written_table_cuts_nothing_off(tmp_path):
     for row in rows:
         assert row.name in text and row.detail in text
     assert "4,230,479,872" in text and "25,028,904" in text
+
+
+# ---------------------------------------------------------------- totals
+
+# (name, fields, parameters, weights, biases, BatchNorm parameters and statistics, parameters of convolutions (with
+# BatchNorm) and of linear layers, MACs, those of convolutions and of linear layers, activations, receptive field and
+# jump of the last convolution)
+TOTALS = [
+    ("lenet5", {}, 61_706, 61_470, 236, 0, 0, 2_572, 59_134, 416_520, 357_600, 58_920, 8_878, 14, 2),
+    ("lenet5", dict(c5="conv"), 61_706, 61_470, 236, 0, 0, 50_692, 11_014, 416_520, 405_600, 10_920, 8_878, 32, 4),
+    (
+        "lenet5",
+        dict(input_shape=(32, 32, 1), padding=0),
+        61_706,
+        61_470,
+        236,
+        0,
+        0,
+        2_572,
+        59_134,
+        416_520,
+        357_600,
+        58_920,
+        9_118,
+        14,
+        2,
+    ),
+    (
+        "lenet5",
+        dict(input_shape=(32, 32, 1), padding=0, c5="conv"),
+        61_706,
+        61_470,
+        236,
+        0,
+        0,
+        50_692,
+        11_014,
+        416_520,
+        405_600,
+        10_920,
+        9_118,
+        32,
+        4,
+    ),
+    (
+        "resnet18",
+        {},
+        11_689_512,
+        11_678_912,
+        1_000,
+        9_600,
+        9_600,
+        11_176_512,
+        513_000,
+        1_814_073_344,
+        1_813_561_344,
+        512_000,
+        2_836_456,
+        435,
+        32,
+    ),
+    (
+        "resnet18",
+        dict(shortcut="C"),
+        12_043_816,
+        12_031_168,
+        1_000,
+        11_648,
+        11_648,
+        11_530_816,
+        513_000,
+        1_878_298_624,
+        1_877_786_624,
+        512_000,
+        3_413_480,
+        435,
+        32,
+    ),
+    (
+        "resnet34",
+        dict(shortcut="A"),
+        21_623_848,
+        21_607_616,
+        1_000,
+        15_232,
+        15_232,
+        21_110_848,
+        513_000,
+        3_644_493_824,
+        3_643_981_824,
+        512_000,
+        3_915_240,
+        899,
+        32,
+    ),
+    (
+        "resnet34",
+        {},
+        21_797_672,
+        21_779_648,
+        1_000,
+        17_024,
+        17_024,
+        21_284_672,
+        513_000,
+        3_663_761_408,
+        3_663_249_408,
+        512_000,
+        4_090_856,
+        899,
+        32,
+    ),
+    (
+        "resnet50",
+        dict(variant="v1", shortcut="A"),
+        22_780_456,
+        22_734_016,
+        1_000,
+        45_440,
+        45_440,
+        20_731_456,
+        2_049_000,
+        3_498_311_680,
+        3_496_263_680,
+        2_048_000,
+        9_436_136,
+        483,
+        32,
+    ),
+    (
+        "resnet50",
+        dict(variant="v1"),
+        25_557_032,
+        25_502_912,
+        1_000,
+        53_120,
+        53_120,
+        23_508_032,
+        2_049_000,
+        3_857_973_248,
+        3_855_925_248,
+        2_048_000,
+        10_941_416,
+        483,
+        32,
+    ),
+    (
+        "resnet50",
+        dict(variant="v1", shortcut="C"),
+        40_128_552,
+        40_051_904,
+        1_000,
+        75_648,
+        75_648,
+        38_079_552,
+        2_049_000,
+        6_324_224_000,
+        6_322_176_000,
+        2_048_000,
+        14_955_496,
+        483,
+        32,
+    ),
+    (
+        "resnet50",
+        dict(shortcut="A"),
+        22_780_456,
+        22_734_016,
+        1_000,
+        45_440,
+        45_440,
+        20_731_456,
+        2_049_000,
+        3_729_522_688,
+        3_727_474_688,
+        2_048_000,
+        9_962_984,
+        427,
+        32,
+    ),
+    (
+        "resnet50",
+        {},
+        25_557_032,
+        25_502_912,
+        1_000,
+        53_120,
+        53_120,
+        23_508_032,
+        2_049_000,
+        4_089_184_256,
+        4_087_136_256,
+        2_048_000,
+        11_468_264,
+        427,
+        32,
+    ),
+    (
+        "resnet50",
+        dict(shortcut="C"),
+        40_128_552,
+        40_051_904,
+        1_000,
+        75_648,
+        75_648,
+        38_079_552,
+        2_049_000,
+        6_555_435_008,
+        6_553_387_008,
+        2_048_000,
+        15_482_344,
+        427,
+        32,
+    ),
+    (
+        "resnet101",
+        dict(variant="v1"),
+        44_549_160,
+        44_442_816,
+        1_000,
+        105_344,
+        105_344,
+        42_500_160,
+        2_049_000,
+        7_570_194_432,
+        7_568_146_432,
+        2_048_000,
+        16_059_368,
+        1027,
+        32,
+    ),
+    (
+        "resnet152",
+        dict(variant="v1", shortcut="A"),
+        57_416_232,
+        57_271_488,
+        1_000,
+        143_744,
+        143_744,
+        55_367_232,
+        2_049_000,
+        10_922_754_048,
+        10_920_706_048,
+        2_048_000,
+        20_876_264,
+        1507,
+        32,
+    ),
+    (
+        "resnet152",
+        dict(variant="v1"),
+        60_192_808,
+        60_040_384,
+        1_000,
+        151_424,
+        151_424,
+        58_143_808,
+        2_049_000,
+        11_282_415_616,
+        11_280_367_616,
+        2_048_000,
+        22_381_544,
+        1507,
+        32,
+    ),
+    (
+        "resnet18",
+        dict(residual=False),
+        11_515_688,
+        11_506_880,
+        1_000,
+        7_808,
+        7_808,
+        11_002_688,
+        513_000,
+        1_794_805_760,
+        1_794_293_760,
+        512_000,
+        2_660_840,
+        435,
+        32,
+    ),
+    (
+        "resnet34",
+        dict(residual=False),
+        21_623_848,
+        21_607_616,
+        1_000,
+        15_232,
+        15_232,
+        21_110_848,
+        513_000,
+        3_644_493_824,
+        3_643_981_824,
+        512_000,
+        3_915_240,
+        899,
+        32,
+    ),
+    (
+        "resnet50",
+        dict(width_per_group=128),
+        68_883_240,
+        68_814_016,
+        1_000,
+        68_224,
+        68_224,
+        66_834_240,
+        2_049_000,
+        11_398_021_120,
+        11_395_973_120,
+        2_048_000,
+        14_754_792,
+        427,
+        32,
+    ),
+    (
+        "resnet101",
+        dict(width_per_group=128),
+        126_886_696,
+        126_747_840,
+        1_000,
+        137_856,
+        137_856,
+        124_837_696,
+        2_049_000,
+        22_753_050_624,
+        22_751_002_624,
+        2_048_000,
+        21_578_728,
+        971,
+        32,
+    ),
+    (
+        "resnet50",
+        dict(groups=32, width_per_group=4),
+        25_028_904,
+        24_959_680,
+        1_000,
+        68_224,
+        68_224,
+        22_979_904,
+        2_049_000,
+        4_230_479_872,
+        4_228_431_872,
+        2_048_000,
+        14_754_792,
+        427,
+        32,
+    ),
+    (
+        "resnet101",
+        dict(groups=32, width_per_group=8),
+        88_791_336,
+        88_587_456,
+        1_000,
+        202_880,
+        202_880,
+        86_742_336,
+        2_049_000,
+        16_414_015_488,
+        16_411_967_488,
+        2_048_000,
+        31_563_752,
+        971,
+        32,
+    ),
+    (
+        "resnet101",
+        dict(groups=64, width_per_group=4),
+        83_455_272,
+        83_251_392,
+        1_000,
+        202_880,
+        202_880,
+        81_406_272,
+        2_049_000,
+        15_460_270_080,
+        15_458_222_080,
+        2_048_000,
+        31_563_752,
+        971,
+        32,
+    ),
+    ("resnet20", {}, 269_722, 268_336, 10, 1_376, 1_376, 269_072, 650, 40_551_040, 40_550_400, 640, 191_562, 81, 4),
+    (
+        "resnet20",
+        dict(shortcut="B"),
+        272_474,
+        270_896,
+        10,
+        1_568,
+        1_568,
+        271_824,
+        650,
+        40_813_184,
+        40_812_544,
+        640,
+        203_850,
+        81,
+        4,
+    ),
+    (
+        "resnet20",
+        dict(residual=False),
+        269_722,
+        268_336,
+        10,
+        1_376,
+        1_376,
+        269_072,
+        650,
+        40_551_040,
+        40_550_400,
+        640,
+        191_562,
+        81,
+        4,
+    ),
+    ("resnet32", {}, 464_154, 461_872, 10, 2_272, 2_272, 463_504, 650, 68_862_592, 68_861_952, 640, 306_250, 137, 4),
+    ("resnet56", {}, 853_018, 848_944, 10, 4_064, 4_064, 852_368, 650, 125_485_696, 125_485_056, 640, 535_626, 249, 4),
+    (
+        "resnet56",
+        dict(shortcut="B"),
+        855_770,
+        851_504,
+        10,
+        4_256,
+        4_256,
+        855_120,
+        650,
+        125_747_840,
+        125_747_200,
+        640,
+        547_914,
+        249,
+        4,
+    ),
+    (
+        "resnet110",
+        {},
+        1_727_962,
+        1_719_856,
+        10,
+        8_096,
+        8_096,
+        1_727_312,
+        650,
+        252_887_680,
+        252_887_040,
+        640,
+        1_051_722,
+        501,
+        4,
+    ),
+]
+
+
+def totals(name, fields):
+    shape = fields.get("input_shape", models.fields(name)["input_shape"])
+    return summary.totals(summary.layer_table(lambda: models.create(name, **fields), shape), shape)
+
+
+@pytest.mark.parametrize(
+    "row", TOTALS, ids=["-".join([row[0], *(f"{field}={value}" for field, value in row[1].items())]) for row in TOTALS]
+)
+def test_the_totals_are_the_published_numbers(row):
+    name, fields, *numbers, size, jump = row
+    found = totals(name, fields)
+    assert [
+        *(found.parameters, found.weights, found.biases, found.norm_parameters, found.norm_statistics),
+        *(found.conv_parameters, found.linear_parameters, found.macs, found.conv_macs, found.linear_macs),
+        found.activations,
+    ] == numbers
+    assert (found.receptive_field, found.jump) == ((size, size), (jump, jump))
+
+
+def test_a_layer_that_is_called_twice_has_its_parameters_once_and_its_macs_twice():
+    found = summary.totals(ROWS, (12, 15, 3))
+    assert found.parameters == 608 + 48 + 40 + 8 + 148 + 35
+    assert (found.biases, found.norm_parameters, found.norm_statistics) == (8 + 4 + 4 + 7, 8, 8)
+    assert found.macs == 21_000 + 288 + 216 + 2 * 864 + 28
+    assert found.activations == 540 + 280 + 48 + 36 + 24 + 24 + 24 + 4 + 7  # the image, and all but the norm
+    assert (found.receptive_field, found.jump) == ((47, 41), (4, 4))
+
+
+# ---------------------------------------------------------------- receptive fields
+
+
+class Branches(nnx.Module):
+    """Two convolutions of one input that end in a concatenation or an addition, and one that sees both."""
+
+    def __init__(self, axes=2, join=None):
+        options = dict(init="he_fan_in", rngs=Keys(jax.random.key(0)))
+        one = (1,) * axes
+        self.join = join
+        self.small = Conv(2, 2, one, 2 if join else 1, **options)
+        self.large = Conv(2, 2, (5,) * axes, 2 if join else 1, 2, **options)
+        self.last = Conv(2 if join else 4, 2, (3,) * axes, padding=1, **options)
+
+    def __call__(self, x):
+        small, large = self.small(x), self.large(x)
+        return self.last(self.join(small, large) if self.join else jnp.concatenate([small, large], axis=-1))
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_branches_see_what_the_widest_sees_along_any_number_of_axes(axes):
+    small, large, last = summary.layer_table(lambda: Branches(axes), (*(9, 8, 7)[:axes], 2))
+    assert (small.receptive_field, large.receptive_field) == ((1,) * axes, (5,) * axes)
+    assert (last.receptive_field, last.jump) == ((7,) * axes, (1,) * axes)
+    assert (small.kept, large.kept) == (2 * 9 * (8 if axes > 1 else 1) * (7 if axes > 2 else 1), 0)  # the same array
+    added = summary.layer_table(lambda: Branches(axes, jnp.add), (*(9, 8, 7)[:axes], 2))[-1]
+    assert (added.receptive_field, added.jump) == ((5 + 2 * 2,) * axes, (2,) * axes)
+
+
+@pytest.mark.parametrize(
+    ("function", "sizes", "jump"),
+    [
+        (lambda x: x[:, ::2, 1::3], (1, 1), (2, 3)),
+        (lambda x: x[:, 1:] + x[:, :-1], (2, 1), (1, 1)),
+        (lambda x: x + x.mean((1, 2), keepdims=True), (12, 12), (None, None)),
+        (lambda x: x.reshape(1, -1) @ jnp.ones((288, 3)), (12, 12), (None, None)),
+        (lambda x: x @ jnp.ones((2, 3)), (1, 1), (1, 1)),
+        (lambda x: x.transpose(0, 2, 1, 3)[:, ::2], (1, 1), (1, 2)),
+        (lambda x: jnp.cumsum(x, axis=1), (12, 12), (None, None)),  # unknown: all that it gets
+        (lambda x: jax.checkpoint(jax.nn.relu)(jax.jit(lambda x: x[:, ::4])(x)), (1, 1), (4, 1)),
+        (lambda x: x.reshape(1, 12, 6, 2, 2).max(3), (1, 12), (1, None)),  # a split axis
+        (lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1] + x, (2, 1), (1, 1)),
+    ],
+)
+def test_operations_that_move_positions(function, sizes, jump):
+    traced = jax.make_jaxpr(function)(jnp.ones((1, 12, 12, 2)))
+    (field,) = receptive_field.receptive_fields(traced, [receptive_field.image(2)])
+    assert (field.size, field.jump) == (sizes, jump)
+
+
+def test_what_does_not_depend_on_the_image_sees_nothing():
+    traced = jax.make_jaxpr(lambda x: jnp.ones(3) * 2)(jnp.ones((1, 4, 4, 1)))
+    assert receptive_field.receptive_fields(traced, [receptive_field.image(2)]) == [None]
+
+
+# ---------------------------------------------------------------- the command
+
+LENET = "--config=configs/lenet5.py"
+
+
+def command(*arguments, code=0):
+    line = [sys.executable, "-m", "cnn_jax.summary", *arguments]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
+
+
+def test_the_text_has_layers_stages_and_totals():
+    text = command(LENET)
+    lines = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+    assert ["pool1", "pool", "average 2x2/2, pad 0", "14x14x6", "0", "0", "0", "4,704", "18,816", "6x6", "2x2"] in lines
+    assert ["head", "3", "10", "59,134", "58,920", "856", "2,416"] in lines  # (120+84+10)*4, (400+120+84)*4 bytes
+    assert ["parameters", "61,706"] in lines and ["receptive field of the last convolution", "14x14"] in lines
+    assert ["activations, elements", "8,878"] in lines
+
+
+def test_markdown_and_csv_have_the_same_layers():
+    table = command(LENET, "--format=markdown")
+    assert "| conv2 | conv | 5x5/1, pad 0 | 10x10x16 | 2,416 | 0 | 240,000 | 6,400 | 4,704 | 14x14 | 2x2 |" in table
+    assert "| MACs | 416,520 |" in table
+    rows = list(csv.DictReader(command(LENET, "--format=csv").splitlines()))
+    assert len(rows) == 7 and sum(int(row["MACs"]) for row in rows) == 416_520
+    assert rows[2]["layer"] == "conv2" and rows[2]["receptive field"] == "14x14"
+
+
+def test_json_has_everything_and_a_plot_is_drawn_and_no_data_set_is_needed(tmp_path):
+    path = tmp_path / "layers.png"
+    arguments = ("--config=configs/resnet18.py:imagenet2012", "--config.data.dir=/nowhere", f"--plot={path}")
+    found = json.loads(command(*arguments, "--format=json"))
+    assert found["input_shape"] == [224, 224, 3] and found["bytes_per_value"] == 2  # the recipe's bfloat16
+    assert (found["totals"]["parameters"], found["totals"]["receptive_field"]) == (11_689_512, [435, 435])
+    assert sum(stage["macs"] for stage in found["stages"].values()) == found["totals"]["macs"] == 1_814_073_344
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_networks_stand_side_by_side():
+    text = command(LENET, "--compare=model.head=gap", "--compare=configs/lenet5.py:mnist model.width=2", "--format=csv")
+    rows = {row[0]: row[1:] for row in csv.reader(text.splitlines())}
+    assert rows["quantity"][:3] == ["lenet5 for digits", "model.head=gap", "configs/lenet5.py:mnist model.width=2"]
+    gap = 156 + 2416 + 170
+    wide = 25 * 12 + 12 + 25 * 12 * 32 + 32 + 800 * 240 + 240 + 240 * 168 + 168 + 168 * 10 + 10
+    assert rows["parameters"] == ["61706", str(gap), str(wide), f"{gap / 61706:.4g}", f"{wide / 61706:.4g}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "give --config=FILE"),
+        ((LENET, "--format=xml"), 2, "should be one of <text|markdown|csv|json>"),
+        ((LENET, "--config.data.image_size=(4,4)"), 2, "too small for this network: in layer 'conv2'"),
+        ((LENET, "--plot=layers.svg"), 2, "ends in .png"),
+        ((LENET, "--plot=/nowhere/layers.png"), 74, "'/nowhere/layers.png' cannot be written"),
+        ((LENET, "--compare=configs/nothing.py"), 2, "--compare 'configs/nothing.py'"),
+        ((LENET, "--compare=model.hed=gap"), 2, "no field 'model.hed'"),
+        ((LENET, "--compare=model.head=gab"), 2, "head is 'gab'"),
+    ],
+)
+def test_a_mistake_gets_one_message(arguments, code, message):
+    error = command(*arguments, code=code)
+    assert message in error and error.startswith("error: ") and "Traceback" not in error
+
+
+def test_importing_the_library_defines_no_flags_and_loads_no_jax():
+    script = "import sys, cnn_jax.summary; assert not {'jax', 'absl', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+    assert "--plot" in command("--help")
