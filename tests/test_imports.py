@@ -16,6 +16,8 @@ ALLOWED = {
     "models.layers": {"errors", "trees", "models.cpu"},
     "models.lenet": {"errors", "trees", "models.cpu", "models.layers"},
     "models.resnet": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.alexnet": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.vgg": {"errors", "trees", "models.cpu", "models.layers"},
     "models": {"errors", "models.layers"},
     "cnn_jax": {"models"},  # the package itself
     "config": {"errors", "models"},

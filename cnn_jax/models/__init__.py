@@ -23,6 +23,14 @@ MODELS = {
     "resnet56": "resnet:resnet56",
     "resnet110": "resnet:resnet110",
     "resnet1202": "resnet:resnet1202",
+    "alexnet": "alexnet:AlexNet",
+    "zfnet": "alexnet:zfnet",
+    "vgg11": "vgg:vgg11",
+    "vgg11_lrn": "vgg:vgg11_lrn",
+    "vgg13": "vgg:vgg13",
+    "vgg16c": "vgg:vgg16c",
+    "vgg16": "vgg:vgg16",
+    "vgg19": "vgg:vgg19",
 }
 
 
