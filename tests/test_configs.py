@@ -31,6 +31,13 @@ OVERRIDES_FOR_DATA = {
     ("squeezenet1_0", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
     ("squeezenet1_1", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
 }
+# The same for networks whose recipe for ImageNet has the paper's values and the others have ours.
+SMALL_VGG = {"norm": "batch", "fc_sizes": (512,), "init": "he_fan_in"}
+SMALL_OVERRIDES = {
+    "alexnet": {"init": "he_fan_in", "initial_bias": 0.0},
+    "zfnet": {"init": "he_fan_in"},
+    **{name: SMALL_VGG for name in ("vgg11", "vgg11_lrn", "vgg13", "vgg16c", "vgg16", "vgg19")},
+}
 # Basic blocks have one form: the configurations of networks that can have no others leave these out.
 BOTTLENECKS_ONLY = {"variant", "groups", "width_per_group"}
 SMALL_IMAGES = {"cifar_resnet", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202"}
@@ -79,7 +86,7 @@ def test_without_a_data_set_it_is_the_bundled_digits(name):
 
 
 @every_data_set
-@pytest.mark.parametrize("name", ["lenet5", "resnet20", "resnet50"])
+@pytest.mark.parametrize("name", ["lenet5", "resnet20", "resnet50", "alexnet", "zfnet", "vgg16"])
 def test_the_networks_fit_the_images_of_every_data_set(name, dataset):
     config = get_config(name, dataset)
     model = build(config)
@@ -111,7 +118,12 @@ def test_the_fields_of_the_network_have_the_constructors_defaults(name, dataset)
     differing = {field: value for field, value in given.items() if value != defaults[field]}
     if name == "lenet5" and get_config(name, dataset).data.image_size == (32, 32):
         assert differing.pop("padding") == 0  # the paper's size needs none
-    assert differing == OVERRIDES.get(name, {}) | OVERRIDES_FOR_DATA.get((name, dataset), {})
+    expected = OVERRIDES.get(name, {}) | OVERRIDES_FOR_DATA.get((name, dataset), {})
+    if dataset != "imagenet2012":
+        expected |= SMALL_OVERRIDES.get(name, {})
+        if name in SMALL_OVERRIDES and dataset == "digits":
+            expected |= {"width": 0.25}
+    assert differing == expected
     for field, value in given.items():  # the command line parses a value by the type that is there: 1 is not 1.0
         assert type(value) is type(defaults[field]), field
 
@@ -120,7 +132,7 @@ def test_the_fields_of_the_network_have_the_constructors_defaults(name, dataset)
 def test_every_field_of_the_network_can_be_set_on_the_command_line(name):
     hidden = set(GIVEN) | (BOTTLENECKS_ONLY if name in SMALL_IMAGES else set())
     if name != "cifar_resnet":
-        hidden |= {"depth"}  # the name says it
+        hidden |= {"depth", "configuration"}  # the name says it
     assert set(model_fields(get_config(name))) == set(models.fields(name)) - hidden
 
 
@@ -184,6 +196,17 @@ def test_the_paper_recipes_are_the_papers():
     assert (config.duration, config.batch_size, config.optim.learning_rate) == ("90 epochs", 256, 0.1)
     assert tuple(config.optim.schedule.boundaries) == ("30 epochs", "60 epochs", "80 epochs")
     assert (config.optim.schedule.warmup, config.optim.weight_decay) == ("5 epochs", 1e-4)
+
+    config = get_config("alexnet", "imagenet2012")  # section 5
+    assert (config.duration, config.batch_size, config.optim.learning_rate) == ("90 epochs", 128, 0.01)
+    assert (config.optim.schedule.name, config.optim.schedule.factor) == ("plateau", 0.1)
+    assert (config.optim.momentum, config.optim.weight_decay) == (0.9, 5e-4)
+    assert (config.model.init, config.model.initial_bias, config.model.dropout) == ("normal_0.01", 1.0, 0.5)
+    for name in ("vgg11", "vgg16", "vgg19"):
+        config = get_config(name, "imagenet2012")  # section 3.1
+        assert (config.duration, config.batch_size, config.optim.learning_rate) == ("74 epochs", 256, 0.01)
+        assert (config.optim.schedule.name, config.optim.schedule.factor) == ("plateau", 0.1)
+        assert (config.optim.momentum, config.optim.weight_decay, config.model.dropout) == (0.9, 5e-4, 0.5)
 
 
 # ---------------------------------------------------------------- replay

@@ -19,6 +19,8 @@ ALLOWED = {
     "models.nin": {"errors", "models.layers"},
     "models.googlenet": {"errors", "models.layers"},
     "models.squeezenet": {"errors", "models.layers"},
+    "models.alexnet": {"errors", "models.layers"},
+    "models.vgg": {"errors", "models.layers"},
     "models": {"errors", "models.layers"},
     "cnn_jax": {"models"},  # the package itself
     "config": {"errors", "models"},

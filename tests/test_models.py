@@ -61,6 +61,11 @@ WIDE = dict(width_per_group=128)
 # 256*128*(56*56 - 28*28) = 512*256*(28*28 - 14*14) = 1024*512*(14*14 - 7*7).
 V15 = 3 * 77_070_336
 LENET_32 = dict(input_shape=(32, 32, 1), padding=0)
+# Krizhevsky 2014 on 224x224: weights times positions of conv1 to conv5 (55x55, 27x27, 13x13) and of the linear layers.
+ONE_TOWER = dict(variant="one_tower", norm="none", input_shape=(224, 224, 3))
+ONE_TOWER_MACS = 363 * 64 * 55**2 + 1600 * 192 * 27**2 + (1728 * 384 + 3456 * 256 + 2304 * 256) * 13**2 + 58_621_952
+# What the three linear layers of VGG have more than one on 512 averages: 123,642,856 parameters and 513,000.
+VGG_HEADS, VGG_HEAD_MACS = 123_642_856 - 513_000, 123_633_664 - 512_000
 
 # (name, fields that differ from the defaults, parameters, BatchNorm statistics, MACs of one image)
 TABLE = [
@@ -125,6 +130,34 @@ TABLE = [
         818_924_576 + (96 * 128 + 128 * 256) * 54**2 + (256 * 384 + 384 * 512) * 27**2,
     ),
     ("squeezenet1_0", dict(bypass="simple"), 1_248_424, 0, 818_924_576),
+    # AlexNet and ZFNet.
+    ("alexnet", {}, 60_965_224, 0, 724_406_816),
+    ("alexnet", dict(variant="ungrouped"), 62_378_344, 0, 1_135_256_096),
+    ("alexnet", dict(variant="ungrouped", head="gap"), 4_004_200, 0, 1_076_634_144 + 256 * 1000),
+    ("alexnet", dict(variant="ungrouped", input_shape=(224, 224, 3)), 50_844_008, 0, 1_009_945_728),
+    # 96 + 256 + 384 + 384 + 256 = 1,376 maps: a scale, an offset, a mean and a variance for each.
+    ("alexnet", dict(variant="ungrouped", norm="batch"), 62_378_344 + 2 * 1_376, 2 * 1_376, 1_135_256_096),
+    ("alexnet", dict(variant="unpadded"), 28_823_912, 0, 614_310_432),
+    ("alexnet", ONE_TOWER, 61_100_840, 0, ONE_TOWER_MACS),
+    ("zfnet", {}, 62_357_608, 0, 1_168_032_896),
+    ("zfnet", dict(variant="zfnet_wide"), 107_627_624, 0, 2_476_704_896),
+    ("zfnet", dict(variant="zfnet_unpadded", input_shape=(227, 227, 3)), 40_518_760, 0, 843_261_952),
+    # VGG. BatchNorm has 2,752 maps in A, 2,944 in B, 4,224 in C and D, 5,504 in E: twice as many statistics.
+    ("vgg11", {}, 132_863_336, 0, 7_609_090_048),
+    ("vgg11", dict(norm="batch"), 132_868_840, 5_504, 7_609_090_048),
+    ("vgg11", dict(head="gap"), 9_733_480, 0, 7_485_968_384),
+    ("vgg11_lrn", {}, 132_863_336, 0, 7_609_090_048),
+    ("vgg13", {}, 9_917_992 + VGG_HEADS, 0, 11_185_344_512 + VGG_HEAD_MACS),
+    ("vgg13", dict(norm="batch"), 9_917_992 + VGG_HEADS + 5_888, 5_888, 11_185_344_512 + VGG_HEAD_MACS),
+    ("vgg13", dict(head="gap"), 9_917_992, 0, 11_185_344_512),
+    ("vgg16c", {}, 133_638_952, 0, 11_770_888_192),
+    ("vgg16c", dict(norm="batch"), 133_647_400, 8_448, 11_770_888_192),
+    ("vgg16c", dict(head="gap"), 10_509_096, 0, 11_647_766_528),
+    ("vgg16", {}, 138_357_544, 0, 15_470_264_320),
+    ("vgg16", dict(norm="batch"), 138_365_992, 8_448, 15_470_264_320),
+    ("vgg16", dict(head="gap"), 15_227_688, 0, 15_347_142_656),
+    ("vgg19", {}, 143_667_240, 0, 19_632_062_464),
+    ("vgg19", dict(norm="batch"), 143_667_240 + 11_008, 11_008, 19_632_062_464),
 ]
 
 
@@ -532,6 +565,9 @@ def test_the_fixture_is_strict(strict):
         ("resnet20", dict(width=0.125, input_shape=(8, 8, 3), residual=False, head="fc", fc_sizes=(8,))),
         ("resnet50", dict(width=0.125, input_shape=(32, 32, 3))),
         ("resnet50", dict(width=0.125, input_shape=(32, 32, 3), shortcut="A", variant="v1", head="flatten")),
+        ("alexnet", dict(width=0.125, input_shape=(67, 67, 3))),
+        ("zfnet", dict(width=0.125, input_shape=(64, 64, 3), pool="conv")),
+        ("vgg11", dict(width=0.125, input_shape=(32, 32, 3), norm="batch")),
     ],
 )
 def test_every_layer_computes_in_the_asked_precision_and_mixes_none(name, fields, dtype, strict):

@@ -28,6 +28,14 @@ MODELS = {
     "googlenet": "googlenet:GoogLeNet",
     "squeezenet1_0": "squeezenet:squeezenet1_0",
     "squeezenet1_1": "squeezenet:squeezenet1_1",
+    "alexnet": "alexnet:AlexNet",
+    "zfnet": "alexnet:zfnet",
+    "vgg11": "vgg:vgg11",
+    "vgg11_lrn": "vgg:vgg11_lrn",
+    "vgg13": "vgg:vgg13",
+    "vgg16c": "vgg:vgg16c",
+    "vgg16": "vgg:vgg16",
+    "vgg19": "vgg:vgg19",
 }
 
 

@@ -61,7 +61,8 @@ def get_init(name: str) -> Callable[..., jax.Array]:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Returns a layer's channels under a width multiplier, at least 1."""
+    """Returns a layer's channels, or hidden units, under a width multiplier, at least 1."""
+    check(channels > 0, f"a layer is to have {channels} channels or units (fc_sizes, maps), but must have at least 1")
     check(width > 0, f"width is {width}, but must be positive: 1 is the paper's network, 0.5 half of its channels")
     return max(1, round(channels * width))
 
@@ -375,11 +376,11 @@ class LocalResponseNorm(nnx.Module):
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        squares = jnp.square(x.astype(jnp.float32))
+        wide = x.astype(jnp.float32)
         window, ones, half = (1,) * (x.ndim - 1) + (self.size,), (1,) * x.ndim, self.size // 2
         padding = ((0, 0),) * (x.ndim - 1) + ((half, half),)
-        total = lax.reduce_window(squares, 0.0, lax.add, window, ones, padding)
-        return _report(self, x, (x * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
+        total = lax.reduce_window(jnp.square(wide), 0.0, lax.add, window, ones, padding)
+        return _report(self, x, (wide * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
 
 
 NORMS = ("none", "lrn", "batch")

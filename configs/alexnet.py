@@ -1,0 +1,68 @@
+"""AlexNet (Krizhevsky et al. 2012).
+
+    python -m cnn_jax.main --config=configs/alexnet.py                bundled digits, enlarged to 67x67, our recipe
+    python -m cnn_jax.main --config=configs/alexnet.py:imagenet2012   ImageNet, 227x227
+
+Test accuracy: not measured yet.
+For ImageNet the images are scaled and cropped as for the other networks; the paper takes crops of 224x224 of the central
+256x256 and adds noise to the colours along their principal components.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name="alexnet",
+        variant="grouped",  # or "ungrouped", "unpadded", "one_tower", "zfnet", "zfnet_wide", "zfnet_unpadded"
+        groups=0,  # of conv2, conv4, conv5; 0: the variant's
+        norm="lrn",  # or "batch", "none"
+        lrn_after_pool=False,
+        activation="relu",
+        pool="max",  # or "average", "conv"
+        overlapping=True,  # pooling of 3x3 with stride 2; False: 2x2
+        head="fc",  # or "gap", "flatten", "conv"
+        fc_sizes=(4096, 4096),  # of head="fc"
+        dropout=0.5,
+        width=1.0,
+        norm_decay=0.9,
+        init="normal_0.01",
+        initial_bias=1.0,  # of conv2, conv4, conv5 and the hidden linear layers; Caffe's network: 0.1
+    )
+    return recipe(config, dataset, image_size=(227, 227), small_image_size=(67, 67))
+
+
+def recipe(
+    config: ConfigDict, dataset: str, *, image_size: tuple[int, int], small_image_size: tuple[int, int]
+) -> ConfigDict:
+    """Sets the recipe of the paper for ImageNet, ours for the other data sets."""
+    config.batch_size = 128
+    config.optim.learning_rate = 0.01
+    config.optim.weight_decay = 5e-4
+    if dataset == "imagenet2012":
+        config.recipe = "Krizhevsky et al. 2012, section 5"
+        config.data.image_size = image_size
+        config.duration = "90 epochs"
+        config.optim.schedule.name = "plateau"
+        config.log.every = "100 steps"
+        return config
+
+    # The paper's initial values are for its width and images: small ones start from those of He et al. 2015.
+    config.data.image_size = small_image_size  # the smallest images leave one position after the last pooling
+    config.model.init = "he_fan_in"
+    config.model.initial_bias = 0.0
+    config.duration = "60 epochs"
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup = "1 epochs"
+    if dataset == "digits":
+        config.model.width = 0.25
+        config.data.augment = ("pad_crop:4",)
+        config.duration = "20 epochs"
+        config.batch_size = 64
+        config.eval.every = "2 epochs"
+        config.checkpoint.every = "10 epochs"
+        config.log.every = "10 steps"
+    return config

@@ -1,0 +1,9 @@
+"""VGG-11, configuration A: the recipes of `configs/vgg16.py`."""
+
+from ml_collections import ConfigDict
+
+from configs import vgg16
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    return vgg16.get_config(dataset, name="vgg11")

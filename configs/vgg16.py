@@ -1,0 +1,60 @@
+"""VGG-16, configuration D, and with `name` the other networks of Table 1 (Simonyan, Zisserman 2015).
+
+    python -m cnn_jax.main --config=configs/vgg16.py                bundled digits, enlarged to 32x32, our recipe
+    python -m cnn_jax.main --config=configs/vgg16.py:imagenet2012   ImageNet, 224x224
+    python -m cnn_jax.main --config=configs/vgg16.py:cifar10        CIFAR-10, our recipe
+
+Test accuracy: not measured yet.
+For ImageNet the images are scaled and cropped as for the other networks; the paper's crops come from images with the
+shorter side at 256, 384 or between 256 and 512, with shifted colours.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits", name: str = "vgg16") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name=name,
+        kernel_plan="stacked",  # "single": one larger kernel in the place of each stack of 3x3
+        norm="lrn" if name == "vgg11_lrn" else "none",  # or "batch"
+        activation="relu",
+        pool="max",  # or "average", "conv"
+        head="fc",  # or "gap", "flatten", "conv"
+        fc_sizes=(4096, 4096),  # of head="fc"
+        dropout=0.5,
+        width=1.0,
+        norm_decay=0.9,
+        init="glorot_uniform",
+    )
+    config.optim.weight_decay = 5e-4
+    config.optim.learning_rate = 0.01
+    if dataset == "imagenet2012":
+        config.recipe = "Simonyan & Zisserman 2015, section 3.1"
+        config.duration = "74 epochs"
+        config.batch_size = 256
+        config.optim.schedule.name = "plateau"
+        config.log.every = "100 steps"
+        return config
+
+    # Small images, trained from scratch: BatchNorm and one hidden layer are ours.
+    config.data.image_size = (32, 32)  # one position is left after the fifth pooling
+    config.model.norm = "batch"
+    config.model.fc_sizes = (512,)
+    config.model.init = "he_fan_in"
+    config.duration = "100 epochs"
+    config.batch_size = 128
+    config.optim.learning_rate = 0.05
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup = "2 epochs"
+    if dataset == "digits":
+        config.model.width = 0.25
+        config.data.augment = ("pad_crop:2",)
+        config.duration = "20 epochs"
+        config.batch_size = 64
+        config.eval.every = "2 epochs"
+        config.checkpoint.every = "10 epochs"
+        config.log.every = "10 steps"
+    return config

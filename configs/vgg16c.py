@@ -1,0 +1,9 @@
+"""VGG-16 with 1x1 convolutions, configuration C: the recipes of `configs/vgg16.py`."""
+
+from ml_collections import ConfigDict
+
+from configs import vgg16
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    return vgg16.get_config(dataset, name="vgg16c")
