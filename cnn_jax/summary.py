@@ -59,7 +59,9 @@ def layer_table(create: Callable[[], nnx.Module], input_shape: Sequence[int]) ->
 def _row(name: str, layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> LayerRow:
     parameters = trees.count(nnx.state(layer, nnx.Param))
     kind, detail, macs = "norm", "", 0
-    if isinstance(layer, layers.Linear):
+    if hasattr(layer, "describe"):  # a layer that stands in a family's own file
+        kind, detail, macs = layer.describe(in_shape, out_shape)
+    elif isinstance(layer, layers.Linear):
         kind, macs = "linear", in_shape[-1] * out_shape[-1]
     elif isinstance(layer, layers.GlobalAveragePool):
         kind, detail = "pool", "global average"

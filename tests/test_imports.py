@@ -16,6 +16,10 @@ ALLOWED = {
     "models.layers": {"errors", "trees", "models.cpu"},
     "models.lenet": {"errors", "trees", "models.cpu", "models.layers"},
     "models.resnet": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.mlp": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.dilated": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.conv3d": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.conv1d": {"errors", "trees", "models.cpu", "models.layers"},
     "models": {"errors", "models.layers"},
     "cnn_jax": {"models"},  # the package itself
     "config": {"errors", "models"},

@@ -23,6 +23,10 @@ MODELS = {
     "resnet56": "resnet:resnet56",
     "resnet110": "resnet:resnet110",
     "resnet1202": "resnet:resnet1202",
+    "mlp": "mlp:MLP",
+    "dilated": "dilated:DilatedNet",
+    "c3d": "conv3d:C3D",
+    "conv1d": "conv1d:ConvNet1D",
 }
 
 
