@@ -131,6 +131,8 @@ def _describe(layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int, ...])
     """Returns (kind, detail, MACs)."""
     from cnn_jax.models import layers
 
+    if hasattr(layer, "describe"):  # a layer that stands in a family's own file
+        return layer.describe(in_shape, out_shape)
     if isinstance(layer, layers.Linear):
         return "linear", "", in_shape[-1] * out_shape[-1]
     if isinstance(layer, layers.GlobalAveragePool):

@@ -17,6 +17,8 @@ from configs import base, datasets, replay
 FOLDER = Path(configs.__file__).parent
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
 NETWORKS = sorted(set(FILES) - {"__init__", "base", "datasets", "replay"})
+# Networks for sequences and clips: no data set of such shapes is in the table yet.
+NO_CONFIG_YET = {"conv1d", "c3d"}
 # Values of config.model that differ from the constructor's on purpose: of the recipe, or of the file's network.
 OVERRIDES = {
     **{name: {"zero_gamma": True} for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
@@ -63,7 +65,8 @@ def build(config: ConfigDict):
 
 
 def test_every_network_has_a_configuration_of_its_name():
-    assert set(NETWORKS) == set(models.MODELS)
+    assert set(NETWORKS) == set(models.MODELS) - NO_CONFIG_YET
+    assert set(models.MODELS) >= NO_CONFIG_YET
     for name in NETWORKS:
         assert get_config(name).model.name == name
 

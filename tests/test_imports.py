@@ -21,6 +21,10 @@ ALLOWED = {
     "models.squeezenet": {"errors", "models.layers"},
     "models.alexnet": {"errors", "models.layers"},
     "models.vgg": {"errors", "models.layers"},
+    "models.mlp": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.dilated": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.conv3d": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.conv1d": {"errors", "trees", "models.cpu", "models.layers"},
     "models": {"errors", "models.layers"},
     "cnn_jax": {"models"},  # the package itself
     "config": {"errors", "models"},

@@ -158,6 +158,26 @@ TABLE = [
     ("vgg16", dict(head="gap"), 15_227_688, 0, 15_347_142_656),
     ("vgg19", {}, 143_667_240, 0, 19_632_062_464),
     ("vgg19", dict(norm="batch"), 143_667_240 + 11_008, 11_008, 19_632_062_464),
+    # One hidden layer of 100: (784 + 1) * 100 + (100 + 1) * 10, and the 16x16 example of the lectures.
+    ("mlp", {}, 79_510, 0, 784 * 100 + 100 * 10),
+    ("mlp", dict(input_shape=(16, 16, 1), num_classes=26), 28_326, 0, 256 * 100 + 100 * 26),
+    ("mlp", dict(hidden_sizes=()), 7_850, 0, 7_840),
+    # 3*9*32 + 32, three times 32*9*32 + 32, 32*10 + 10; every layer at 32*32 positions, whatever its rate.
+    ("dilated", {}, 896 + 3 * 9_248 + 330, 0, 1024 * (864 + 3 * 9_216) + 320),
+    ("dilated", dict(rates=(1, 1, 1, 1)), 28_970, 0, 29_196_608),
+    ("c3d", {}, 78_409_573, 0, 38_547_378_176),
+    ("c3d", dict(head="gap"), 27_655_936 + 512 * 101 + 101, 0, 38_496_632_832 + 512 * 101),
+    # 3*1*32 + 32, 3*32*64 + 64, 3*64*128 + 128, 128*10 + 10; at 128, 64 and 32 steps.
+    ("conv1d", {}, 128 + 6_208 + 24_704 + 1_290, 0, 128 * 96 + 64 * 6_144 + 32 * 24_576 + 1_280),
+    # A norm has a scale and an offset for each of 32 + 64 + 128 maps; a strided convolution of 2 in each pool's place.
+    ("conv1d", dict(norm="batch"), 32_330 + 448, 448, 1_193_216),
+    (
+        "conv1d",
+        dict(pool="conv"),
+        32_330 + 2_080 + 8_256 + 32_896,
+        0,
+        1_193_216 + 64 * 2_048 + 32 * 8_192 + 16 * 32_768,
+    ),
 ]
 
 

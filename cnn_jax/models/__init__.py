@@ -36,6 +36,10 @@ MODELS = {
     "vgg16c": "vgg:vgg16c",
     "vgg16": "vgg:vgg16",
     "vgg19": "vgg:vgg19",
+    "mlp": "mlp:MLP",
+    "dilated": "dilated:DilatedNet",
+    "c3d": "conv3d:C3D",
+    "conv1d": "conv1d:ConvNet1D",
 }
 
 

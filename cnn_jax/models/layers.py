@@ -26,6 +26,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "elu": jax.nn.elu,
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
+    "scaled_tanh": lambda x: 1.7159 * jnp.tanh(2 / 3 * x),  # LeCun et al. 1998, eq. 6 and appendix A
     "linear": lambda x: x,
 }
 
@@ -67,6 +68,12 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
+def scaled_sizes(sizes: Sequence[int], width: float) -> tuple[int, ...]:
+    """Returns the units of hidden layers under a width multiplier; raises UserError for a size below 1."""
+    check(all(size > 0 for size in sizes), f"the hidden sizes are {tuple(sizes)}, but every size must be above 0")
+    return tuple(scaled(size, width) for size in sizes)
+
+
 # ---------------------------------------------------------------- listening to layers
 
 _listeners: list[list] = []
@@ -90,6 +97,14 @@ def _report(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
     for calls in _listeners:
         calls.append((layer, x, y))
     return y
+
+
+def report(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Tells the listeners that `layer` made y of x, and returns y: for layers that stand in a family's own file.
+
+    Such a layer has `describe(in_shape, out_shape)`, which returns (kind, detail, macs) for the layer table.
+    """
+    return _report(layer, x, y)
 
 
 # ---------------------------------------------------------------- keys and statistics that trace fast
@@ -275,9 +290,9 @@ class Pool(nnx.Module):
 def make_pool(
     kind: str,
     channels: int,
-    kernel: int,
-    stride: int,
-    padding: int = 0,
+    kernel: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] = 0,
     *,
     ceil: bool = False,
     init: str,

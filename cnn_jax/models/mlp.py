@@ -1,0 +1,63 @@
+"""The multi-layer perceptron: what a convolution saves is counted against it.
+
+Every unit sees every pixel, so the first layer has (pixels + 1) x units parameters:
+
+image       units    first layer, weights    with 26 classes and biases
+16x16x1     100                    25,600    256*100 + 100 + 100*26 + 26 = 28,326
+28x28x1     100                    78,400
+256x256x1   100                 6,553,600
+256x256x3   100                19,660,800
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from cnn_jax.models.layers import Head, Keys, scaled_sizes
+
+
+class MLP(nnx.Module):
+    """Fully connected network: images [B, *spatial, C] -> class scores [B, num_classes].
+
+    hidden_sizes: units of each hidden layer; () leaves one linear layer, multinomial logistic regression.
+    activation: of the hidden layers, see `layers.ACTIVATIONS`. dropout: its rate after each hidden layer.
+    width: multiplies the hidden units. init: of the kernels, see `layers.INITS`.
+
+    Raises:
+      UserError: a field has an impossible value.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 10,
+        input_shape: Sequence[int] = (28, 28, 1),
+        hidden_sizes: Sequence[int] = (100,),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        width: float = 1.0,
+        init: str = "he_fan_in",
+        dtype: Any = None,
+        rngs: Keys,
+    ):
+        self.head = Head(
+            input_shape,
+            num_classes,
+            kind="fc",
+            fc_sizes=scaled_sizes(hidden_sizes, width),
+            dropout=dropout,
+            activation=activation,
+            init=init,
+            classifier_init=init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def features(self, x: jax.Array) -> jax.Array:
+        """Returns x: the pixels are the features."""
+        return x
+
+    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
+        return self.head(self.features(x), rngs=rngs)

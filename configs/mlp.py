@@ -1,0 +1,38 @@
+"""Multi-layer perceptron: the baseline that convolutional networks are compared with.
+
+    python -m cnn_jax.main --config=configs/mlp.py           bundled digits, enlarged to 16x16
+    python -m cnn_jax.main --config=configs/mlp.py:mnist     MNIST
+
+The recipe is ours. Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name="mlp",
+        hidden_sizes=(100,),  # units of each hidden layer
+        activation="relu",  # or "tanh", "sigmoid"
+        dropout=0.0,
+        width=1.0,
+        init="he_fan_in",
+    )
+    config.duration = "20 epochs"
+    config.batch_size = 128
+    config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup = "1 epochs"
+    config.data.augment = ()  # a shifted image is another one to a network without shared weights
+    if dataset == "digits":
+        config.data.image_size = (16, 16)
+        config.duration = "40 epochs"
+        config.batch_size = 64
+        config.eval.every = "5 epochs"
+        config.checkpoint.every = "10 epochs"
+        config.log.every = "1 epochs"
+    return config
