@@ -39,11 +39,11 @@ def test_every_command_does_what_it_says(tmp_path):
         if words == ["pytest"]:
             continue  # this is it
         assert words[:2] == ["python", "-m"], command
-        data_set = re.search(r"configs/(?!replay)\w+\.py:(\w+)", command)
+        module = words[2].removeprefix("cnn_jax.")
+        data_set = re.search(r"configs/(?!replay)\w+\.py:(\w+)", command) if module == "main" else None
         if data_set:  # hours of training, on data that may not be here: everything up to the first step
             words.append("--dry-run")
-        measures = words[2] == "cnn_jax.benchmark"
-        if measures:
+        if module == "benchmark":
             words.append("--seconds=0.05")
         line = [sys.executable, *words[1:]]
         result = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
@@ -52,8 +52,8 @@ def test_every_command_does_what_it_says(tmp_path):
             assert f"data set {data_set[1]!r} is not prepared" in result.stderr, command
             continue
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-        if measures:
-            assert "images/s" in result.stdout, command
+        if module != "main":
+            assert {"benchmark": "images/s", "summary": "parameters"}[module] in result.stdout, command
         elif "--dry-run" not in words and "--help" not in words:
             accuracy = float(re.search(r"^test +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
             assert accuracy >= (97 if "lenet5" in command else 95), f"{command}: {accuracy}%"
