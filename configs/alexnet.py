@@ -4,8 +4,8 @@
     python -m cnn_jax.main --config=configs/alexnet.py:imagenet2012   ImageNet, 227x227
 
 Test accuracy: not measured yet.
-For ImageNet the images are scaled and cropped as for the other networks; the paper takes crops of 224x224 of the central
-256x256 and adds noise to the colours along their principal components.
+For ImageNet the images are scaled and cropped as for the other networks; the paper takes crops of the central 256x256
+and adds noise to the colours along their principal components.
 """
 
 from ml_collections import ConfigDict

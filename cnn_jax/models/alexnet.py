@@ -67,7 +67,7 @@ class AlexNet(nnx.Module):
     lrn_after_pool: norm="lrn" stands behind the pooling (ZFNet, and lectures) and not before it.
     activation: "relu", or another of `layers.ACTIVATIONS` (section 3.1 compares with tanh).
     pool: "max", "average" or "conv". overlapping: windows of 3x3, or of 2x2 without padding, with stride 2 (section
-      3.4): the maps have the same sizes.
+      3.4): from the paper's images the maps have the same sizes.
     head: "fc" (the paper's) with `fc_sizes`, "gap", "flatten" or "conv"; see `layers.Head`, also for `dropout`.
     width: multiplies maps and hidden units. norm_decay: of BatchNorm's running averages. init: of the kernels.
     initial_bias: of the biases that the paper starts at 1, those of conv2, conv4, conv5 and the hidden linear layers;

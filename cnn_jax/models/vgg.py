@@ -52,7 +52,7 @@ class VGG(nnx.Module):
     configuration: "A" to "E", a column of Table 1.
     kernel_plan: "stacked" 3x3 convolutions, or "single": one larger kernel with the receptive field of each stack. B is
       then the net of five 5x5 convolutions that section 4.1 compares it with.
-    norm: "none", "batch" after every convolution (torchvision's vgg*_bn; its biases stay), or "lrn" after the first one.
+    norm: "none", "batch" after every convolution (torchvision's vgg*_bn; its biases stay), or "lrn" after the first.
     activation: one of `layers.ACTIVATIONS`. pool: "max", "average" or "conv".
     head: "fc" (the paper's) with `fc_sizes`, "gap", "flatten" or "conv"; see `layers.Head`, also for `dropout`.
     width: multiplies maps and hidden units. norm_decay: of BatchNorm's running averages.
