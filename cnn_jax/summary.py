@@ -348,7 +348,7 @@ def _cell(value: Any, *, exact: bool = False) -> str:
     if value is None:
         return "" if exact else "-"
     if isinstance(value, tuple):
-        return "x".join("-" if v is None else str(v) for v in value)
+        return "x".join("-" if v is None else str(v) for v in value) if any(v is not None for v in value) else "-"
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not exact else str(value)

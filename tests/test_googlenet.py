@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torchvision_models
 from flax import nnx
 
 from cnn_jax import models, step, summary, trees
@@ -337,16 +338,6 @@ def test_the_heads(fields, parameters):
 # ---------------------------------------------------------------- torchvision
 
 
-@pytest.fixture(scope="module")
-def torchvision():
-    torch = pytest.importorskip("torch")
-    library = torch.library.Library("torchvision", "FRAGMENT")  # operators that a build without extensions lacks
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield pytest.importorskip("torchvision")
-
-
 def torchvision_name(name: str) -> str:
     """Returns torchvision's name of a parameter or statistic of ours."""
     *modules, leaf = name.split("/")
@@ -379,13 +370,13 @@ def torch_layout(name: str, value: np.ndarray) -> np.ndarray:
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
 
 
-def test_torchvisions_network_gives_equal_scores_and_auxiliary_scores(torchvision):
-    torch = sys.modules["torch"]
+def test_torchvisions_network_gives_equal_scores_and_auxiliary_scores():
+    theirs, torch = torchvision_models.import_models(), sys.modules["torch"]
     fields = dict(variant="torchvision", norm="batch", auxiliary=True, num_classes=10, input_shape=(96, 96, 3))
     model = filled(**fields)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        source = torchvision.models.GoogLeNet(num_classes=10, aux_logits=True, init_weights=False)
+        source = theirs.GoogLeNet(num_classes=10, aux_logits=True, init_weights=False)
     leaves = trees.named_leaves(nnx.as_pure(nnx.state(model)))
     values = {torchvision_name(name): torch.tensor(torch_layout(name, np.array(leaf))) for name, leaf in leaves}
     missing, unexpected = source.load_state_dict(values, strict=False)

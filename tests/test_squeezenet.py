@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torchvision_models
 from flax import nnx
 
 from cnn_jax import models, summary, trees
@@ -178,21 +179,11 @@ def test_an_impossible_network_is_a_users_error(name, fields, messages):
 # ---------------------------------------------------------------- torchvision
 
 
-@pytest.fixture(scope="module")
-def torchvision():
-    torch = pytest.importorskip("torch")
-    library = torch.library.Library("torchvision", "FRAGMENT")  # operators that a build without extensions lacks
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield pytest.importorskip("torchvision")
-
-
 @pytest.mark.parametrize("version", ["1_0", "1_1"])
-def test_torchvisions_network_gives_equal_scores(torchvision, version):
-    torch = sys.modules["torch"]
+def test_torchvisions_network_gives_equal_scores(version):
+    theirs, torch = torchvision_models.import_models(), sys.modules["torch"]
     model = filled(lambda: models.create(f"squeezenet{version}", num_classes=10, input_shape=(64, 64, 3)))
-    source = torchvision.models.SqueezeNet(version, num_classes=10).eval()
+    source = theirs.SqueezeNet(version, num_classes=10).eval()
     positions = {  # of the modules in torchvision's sequence: activations and pools count
         "1_0": dict(fire2=3, fire3=4, fire4=5, fire5=7, fire6=8, fire7=9, fire8=10, fire9=12),
         "1_1": dict(fire2=3, fire3=4, fire4=6, fire5=7, fire6=9, fire7=10, fire8=11, fire9=12),
