@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from cnn_jax.errors import UserError
 from cnn_jax.models import layers
-from cnn_jax.models.layers import BatchNorm, Conv, GlobalAveragePool, Head, Keys, Linear, Pool
+from cnn_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    ConvBlock,
+    GlobalAveragePool,
+    Head,
+    Keys,
+    Linear,
+    LocalResponseNorm,
+    Pool,
+)
 
 
 def keys(seed: int = 0) -> Keys:
@@ -185,6 +195,57 @@ def test_pooling_has_two_kinds():
         Pool("mean", 2, 2)
 
 
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2), st.booleans())
+def test_ceil_adds_the_windows_that_torch_adds(size, kernel, stride, padding, ceil):
+    torch = pytest.importorskip("torch")
+    padding = min(padding, kernel // 2)  # torch's limit
+    size = max(size, kernel - 2 * padding)
+    x = -1 - np.abs(noise(1, 1, size))
+    expected = torch.nn.functional.max_pool1d(torch.from_numpy(x), kernel, stride, padding, ceil_mode=ceil)
+    # The windows by NumPy: what is compared is the padding, and 300 shapes would take a minute to compile.
+    (pads,) = Pool("max", (kernel,), stride, padding, ceil=ceil).padding([size])
+    padded = np.pad(x[0, 0], pads, constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel)[::stride]
+    np.testing.assert_array_equal(windows.max(1), expected[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding"), [(6, 3, 2, 0), (7, 2, 2, 0), (8, 3, 2, 1), (5, 2, 3, 1)]
+)
+def test_pooling_with_ceil_gives_the_values_of_torch(size, kernel, stride, padding):
+    torch = pytest.importorskip("torch")
+    x = -1 - np.abs(noise(2, size, size + 1, 3))
+    images = torch.from_numpy(x).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.max_pool2d(images, kernel, stride, padding, ceil_mode=True)
+    y = Pool("max", kernel, stride, padding, ceil=True)(jnp.asarray(x))
+    np.testing.assert_array_equal(y, expected.permute(0, 2, 3, 1))
+
+
+def test_ceil_makes_a_window_of_what_is_left():
+    x = jnp.arange(6.0).reshape(1, 1, 6, 1)
+    assert Pool("max", (1, 3), (1, 2))(x).ravel().tolist() == [2, 4]
+    assert Pool("max", (1, 3), (1, 2), ceil=True)(x).ravel().tolist() == [2, 4, 5]
+    with pytest.raises(UserError, match="ceil pools the maximum only"):
+        Pool("average", 3, 2, ceil=True)
+
+
+def test_what_makes_maps_smaller_can_be_a_convolution():
+    options = dict(init="glorot_uniform", rngs=keys())
+    for kind in ("max", "average"):
+        pool = layers.make_pool(kind, 4, 3, 2, 1, ceil=True, **options)
+        assert isinstance(pool, Pool)
+        # An average has no ceil: it keeps to the windows that are whole.
+        assert (pool.kind, pool.kernel_size, pool.strides, pool.pads) == (kind, (3, 3), (2, 2), (1, 1))
+        assert pool.ceil == (kind == "max")
+    assert not layers.make_pool("max", 4, 3, 2, **options).ceil
+    conv = layers.make_pool("conv", 4, 3, 2, 1, **options)
+    assert isinstance(conv, Conv)
+    assert (conv.kernel.shape, conv.strides, conv.pads) == ((3, 3, 4, 4), (2, 2), (1, 1))
+    with pytest.raises(UserError, match="pool is 'mean', but must be one of max, average, conv"):
+        layers.make_pool("mean", 4, 3, 2, **options)
+
+
 def test_global_average_pooling_is_the_mean_over_positions():
     x = noise(2, 3, 5, 4)
     np.testing.assert_allclose(GlobalAveragePool()(jnp.asarray(x)), x.mean((1, 2)), atol=1e-6)
@@ -225,6 +286,86 @@ def test_batch_normalisation_starts_as_asked():
             np.testing.assert_array_equal(variable[...], [value] * 3)
 
 
+def lrn_by_loops(x, size, alpha, beta, k):
+    """Krizhevsky et al. 2012, section 3.3: the sum runs over max(0, i - n/2) to min(N - 1, i + n/2)."""
+    y = np.empty(x.shape)
+    maps = x.shape[-1]
+    for position in np.ndindex(x.shape[:-1]):
+        for i in range(maps):
+            total = 0.0
+            for j in range(max(0, i - size // 2), min(maps - 1, i + size // 2) + 1):
+                total += float(x[(*position, j)]) ** 2
+            y[(*position, i)] = x[(*position, i)] / (k + alpha * total) ** beta
+    return y
+
+
+@pytest.mark.parametrize("constants", [{}, dict(size=3, alpha=0.5, beta=0.6, k=1.0), dict(size=1, alpha=0.1)])
+@pytest.mark.parametrize("channels", [1, 2, 9])
+def test_local_response_normalisation_has_the_formula_of_the_paper(constants, channels):
+    x = 30 * noise(2, 3, 2, channels)  # large, so that alpha counts
+    expected = lrn_by_loops(x, **(dict(size=5, alpha=1e-4, beta=0.75, k=2.0) | constants))
+    np.testing.assert_allclose(LocalResponseNorm(**constants)(jnp.asarray(x)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_local_response_normalisation_is_torchs_with_another_alpha(size):
+    torch = pytest.importorskip("torch")
+    x = 10 * noise(2, 3, 4, 7)
+    theirs = torch.nn.LocalResponseNorm(size, alpha=size * 0.01, beta=0.75, k=2.0)  # divides alpha by the size
+    expected = theirs(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(LocalResponseNorm(size, alpha=0.01)(jnp.asarray(x)), expected, rtol=1e-5)
+
+
+def test_local_response_normalisation_computes_in_float32():
+    x = jnp.asarray(30 * noise(2, 3, 2, 9), jnp.bfloat16)
+    with jax.numpy_dtype_promotion("strict"):
+        y = LocalResponseNorm()(x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, LocalResponseNorm()(x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+def test_the_size_of_a_local_response_normalisation_is_odd():
+    for size in (4, 0, -1):
+        with pytest.raises(UserError, match=f"normalisation is {size}, but must be odd"):
+            LocalResponseNorm(size)
+
+
+def test_normalisations_by_name():
+    assert layers.make_norm("none", 3, rngs=keys()) is None
+    assert isinstance(layers.make_norm("lrn", 3, rngs=keys()), LocalResponseNorm)
+    norm = layers.make_norm("batch", 3, decay=0.75, epsilon=0.01, rngs=keys())
+    assert isinstance(norm, BatchNorm)
+    assert (norm.scale.shape, norm.momentum, norm.epsilon) == ((3,), 0.75, 0.01)
+    with pytest.raises(UserError, match=r"norm is 'bach'.*did you mean 'batch'"):
+        layers.make_norm("bach", 3, rngs=keys())
+
+
+@pytest.mark.parametrize("norm", layers.NORMS)
+def test_a_block_normalises_before_the_activation_or_as_alexnet_after_it(norm):
+    block = ConvBlock(2, 4, 3, 2, 1, groups=2, norm=norm, activation="elu", init="he_fan_in", rngs=keys())
+    assert (block.conv.strides, block.conv.pads, block.conv.kernel.shape) == ((2, 2), (1, 1), (3, 3, 1, 4))
+    block.conv.bias[...] = jnp.asarray([0.5, -0.5, 1, -1])
+    if norm == "batch":
+        block.norm.mean[...] = jnp.asarray([0.5, -0.5, 0.25, 1.0])
+        block.norm.bias[...] = jnp.asarray([-1.0, -0.5, 1.0, 0.5])
+    model = nnx.view(block, use_running_average=True, raise_if_not_found=False)
+    x = jnp.asarray(10 * noise(2, 5, 5, 2))
+    y = model.conv(x)
+    if norm == "batch":
+        y = jax.nn.elu(model.norm(y))
+    elif norm == "lrn":
+        y = LocalResponseNorm()(jax.nn.elu(y))
+    else:
+        y = jax.nn.elu(y)
+    np.testing.assert_allclose(model(x), y, rtol=1e-6)
+
+
+def test_the_convolution_of_a_block_can_do_without_a_bias():
+    block = ConvBlock(2, 4, (3, 1), dilation=(2, 1), bias=False, norm="batch", init="he_fan_in", rngs=keys())
+    assert block.conv.bias is None and block.conv.dilation == (2, 1)
+    assert block(jnp.zeros((1, 5, 3, 2))).shape == (1, 1, 3, 4)
+
+
 # ---------------------------------------------------------------- head
 
 
@@ -254,6 +395,26 @@ def test_the_heads_have_their_layers():
         y = nnx.view(model, deterministic=True)(jnp.asarray(x))
         assert y.dtype == jnp.float32
         np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("in_shape", [(3, 4, 5), (2, 3, 4, 5)])
+def test_a_convolutional_head_averages_one_map_for_each_class(in_shape):
+    model = head(in_shape, 7, kind="conv", fc_sizes=(9,), dropout=0.5)
+    ones = (1,) * (len(in_shape) - 1)
+    assert model.classifier.kernel.shape == (*ones, 5, 7) and not model.hidden
+    model.classifier.bias[...] = jnp.linspace(-1, 1, 7)
+    x = noise(2, *in_shape)
+    maps = x @ np.asarray(model.classifier.kernel[...]).reshape(5, 7) + np.linspace(-1, 1, 7)
+    expected = np.maximum(maps, 0).mean(tuple(range(1, x.ndim - 1)))  # the activation comes before the average
+    y = nnx.view(model, deterministic=True)(jnp.asarray(x))
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    with layers.listen() as calls:
+        model(jnp.asarray(x), rngs=jax.random.key(0))
+    seen = np.asarray(calls[0][1])  # what the convolution sees: dropout of single features stands before it
+    kept = seen != 0
+    assert 0.3 < np.mean(kept) < 0.7
+    np.testing.assert_allclose(seen[kept], 2 * x[kept], rtol=1e-5)
 
 
 def test_the_classifier_has_its_own_initial_values():
@@ -377,6 +538,8 @@ def test_a_width_scales_channels_to_the_nearest_number_but_not_to_none():
     for width in (0, -1):
         with pytest.raises(UserError, match=f"width is {width}"):
             layers.scaled(64, width)
+    with pytest.raises(UserError, match="a layer is to have 0 channels"):
+        layers.scaled(0, 1.0)
 
 
 # ---------------------------------------------------------------- listening, shapes

@@ -164,8 +164,8 @@ def small(name="vgg16", **fields):
 def test_a_lrn_normalises_the_first_layer_only():
     normalised, plain = small("vgg11_lrn"), small("vgg11")  # the same weights
     x = jnp.asarray(20 * np.random.default_rng(0).standard_normal((1, 32, 32, 3), np.float32))
-    kinds = [row.name for row in rows("vgg11_lrn") if row.kind == "norm"]
-    assert kinds == ["conv1_1/norm"]
+    for name, fields in (("vgg11_lrn", {}), ("vgg16", dict(norm="lrn"))):
+        assert [row.name for row in rows(name, **fields) if row.kind == "norm"] == ["conv1_1/norm"]
     y = layers.LocalResponseNorm()(plain.conv1_1(x))
     for name in plain.order[1:]:
         y = getattr(plain, name)(y)
