@@ -462,7 +462,7 @@ class Head(nnx.Module):
         self.kind = kind
         self.activation = get_activation(activation)
         features = in_shape[-1] if kind == "gap" else math.prod(in_shape)
-        self.pool = GlobalAveragePool() if kind == "gap" else None
+        self.pool = GlobalAveragePool() if kind in ("gap", "conv") else None
         self.hidden = nnx.List([])
         check(all(size > 0 for size in fc_sizes), f"fc_sizes is {tuple(fc_sizes)}, but every size must be above 0")
         for size in fc_sizes if kind == "fc" else ():
@@ -470,7 +470,6 @@ class Head(nnx.Module):
             features = size
         self.dropout = nnx.Dropout(dropout)
         if kind == "conv":
-            self.pool = GlobalAveragePool()
             ones = (1,) * (len(in_shape) - 1)
             self.classifier = Conv(in_shape[-1], num_classes, ones, init=classifier_init, dtype=dtype, rngs=rngs)
         else:
