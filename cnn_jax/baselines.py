@@ -229,7 +229,7 @@ def _activation(nn: Any, fields: dict[str, Any]) -> Any:
     return activations[name]()
 
 
-LENET_FIELDS = "padding activation pool c5 head dropout width init"
+LENET_FIELDS = "padding activation pool connections output c5 head dropout width init"
 
 
 def _lenet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:
@@ -237,6 +237,8 @@ def _lenet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:
     maps1, maps2, units5, units6 = (scaled(n, fields["width"]) for n in (6, 16, 120, 84))
     pools = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
     check_choice("config.model.pool", fields["pool"], pools)
+    check_choice("config.model.connections", fields["connections"], ("full",))
+    check_choice("config.model.output", fields["output"], ("linear",))
     layers = []
     for inputs, outputs, padding in ((channels, maps1, fields["padding"]), (maps1, maps2, 0)):
         layers += [nn.Conv2d(inputs, outputs, 5, padding=padding), _activation(nn, fields), pools[fields["pool"]](2)]

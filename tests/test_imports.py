@@ -25,6 +25,9 @@ ALLOWED = {
     "models.dilated": {"errors", "trees", "models.cpu", "models.layers"},
     "models.conv3d": {"errors", "trees", "models.cpu", "models.layers"},
     "models.conv1d": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.toy": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.local": {"errors", "trees", "models.cpu", "models.layers"},
+    "models.flattened": {"errors", "trees", "models.cpu", "models.layers"},
     "models": {"errors", "models.layers"},
     "cnn_jax": {"models"},  # the package itself
     "config": {"errors", "models"},

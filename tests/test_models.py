@@ -178,6 +178,29 @@ TABLE = [
         0,
         1_193_216 + 64 * 2_048 + 32 * 8_192 + 16 * 32_768,
     ),
+    # The lecture's 9x9 images: 3*9 + 3 at 7x7 positions, 4*4*3 values to 2 votes.
+    ("toy", {}, 30 + 98, 0, 49 * 27 + 96),
+    ("toy", dict(features_from="lecture"), 128, 0, 1_419),
+    # A second stage of 3*9*3 + 3 at 2x2 positions leaves 1x1x3.
+    ("toy", dict(stages=2), 30 + 84 + 8, 0, 49 * 27 + 4 * 81 + 6),
+    # Section II.B of the paper: C1 156, S2 12, C3 1,516, S4 32, C5 48,120, F6 10,164; C3 has 60 of 96 kernels.
+    ("lenet5_1998", {}, 60_000, 0, 325_680),
+    ("lenet5_1998", dict(connections="full"), 60_000 + 36 * 25, 0, 325_680 + 36 * 25 * 100),
+    ("lenet5_1998", dict(output="linear"), 60_000 + 850, 0, 325_680 + 840),
+    ("lenet5_1998", dict(pool="max"), 60_000 - 44, 0, 325_680),
+    ("lenet5_1998", dict(pool="average", connections="full", output="linear"), 61_706, 0, 416_520),
+    # 25*8 + 8 and 25*8*16 + 16, each at 8*8 and 4*4 positions; 4*4*16*10 + 10. Shared or not, the same MACs.
+    ("local", {}, 64 * 208 + 16 * 3_216 + 2_570, 0, 64 * 200 + 16 * 3_200 + 2_560),
+    ("local", dict(sharing="full"), 208 + 3_216 + 2_570, 0, 66_560),
+    # Two sets of 1x1, 5x1, 1x5 from C to F channels have C*F + F*F + 20*F weights and 6*F biases.
+    ("flattened", {}, 12_000 + 32_000 + 104_960 + 2_570, 0, 1024 * 11_424 + 256 * 31_232 + 64 * 103_424 + 2_560),
+    # One set: C*F + 10*F weights and 3*F biases.
+    ("flattened", dict(sets=1), 1_536 + 13_952 + 36_096 + 2_570, 0, 1024 * 1_248 + 256 * 13_568 + 64 * 35_328 + 2_560),
+    # Dense: 25*C*F + F.
+    (
+        *("flattened", dict(separable=False)),
+        *(7_296 + 307_328 + 819_456 + 2_570, 0, 1024 * 7_200 + 256 * 307_200 + 64 * 819_200 + 2_560),
+    ),
 ]
 
 
@@ -308,7 +331,7 @@ def test_c5_as_a_convolution_has_the_numbers_of_the_linear_layer():
         ("lenet5", dict(width=-0.5), ["width is -0.5", "positive"]),
         ("resnet50", dict(shortcut="D"), ["shortcut is 'D'", "A, B, C"]),
         ("resnet50", dict(variant="v2"), ["variant is 'v2'", "v1.5"]),
-        ("resnet20", dict(head="conv"), ["head is 'conv'", "gap, flatten, fc"]),
+        ("resnet20", dict(head="conf"), ["head is 'conf'", "gap, flatten, fc", "did you mean 'conv'?"]),
         ("resnet20", dict(dropout=1.0), ["dropout is 1.0", "[0, 1)"]),
         ("resnet20", dict(norm_decay=1.0), ["norm_decay is 1.0", "[0, 1)"]),
         ("resnet20", dict(init="he"), ["init is 'he'", "he_fan_out"]),

@@ -40,6 +40,10 @@ MODELS = {
     "dilated": "dilated:DilatedNet",
     "c3d": "conv3d:C3D",
     "conv1d": "conv1d:ConvNet1D",
+    "toy": "toy:ToyNet",
+    "lenet5_1998": "lenet:lenet5_1998",
+    "local": "local:LocalNet",
+    "flattened": "flattened:FlattenedNet",
 }
 
 

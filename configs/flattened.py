@@ -1,0 +1,45 @@
+"""Flattened convolutions (Jin et al. 2014), and with separable=False the dense twin.
+
+    python -m cnn_jax.main --config=configs/flattened.py           bundled digits, enlarged to 16x16
+    python -m cnn_jax.main --config=configs/flattened.py:cifar10   CIFAR-10
+    python -m cnn_jax.main --config=configs/flattened.py --config.model.separable=False
+
+The recipe is ours. Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name="flattened",
+        separable=True,  # False: one dense convolution in each place
+        sets=2,  # of 1-D convolutions in the place of a dense one
+        channels=(96, 128, 256),  # of each stage
+        kernel=5,
+        pool="max",  # or "average", "conv"
+        activation="relu",
+        head="gap",  # or "flatten", "fc", "conv"
+        fc_sizes=(256,),  # of head="fc"
+        dropout=0.0,
+        width=1.0,
+        init="lecun_normal",
+    )
+    config.duration = "20 epochs"
+    config.batch_size = 128
+    config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup = "1 epochs"
+    if dataset == "digits":
+        config.data.image_size = (16, 16)
+        config.data.augment = ("pad_crop:1",)
+        config.duration = "40 epochs"
+        config.batch_size = 64
+        config.eval.every = "5 epochs"
+        config.checkpoint.every = "10 epochs"
+        config.log.every = "1 epochs"
+    return config

@@ -1,0 +1,44 @@
+"""A locally connected network, and with sharing="full" the convolutional one of the same layers.
+
+    python -m cnn_jax.main --config=configs/local.py           bundled digits, enlarged to 16x16
+    python -m cnn_jax.main --config=configs/local.py --config.model.sharing=full
+
+The recipe is ours. Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name="local",
+        sharing="none",  # every position has its own weights; or "full": a convolution
+        channels=(8, 16),  # of each layer
+        kernel=5,
+        stride=2,
+        padding=2,
+        activation="relu",
+        head="flatten",  # or "gap", "fc", "conv"
+        fc_sizes=(64,),  # of head="fc"
+        dropout=0.0,
+        width=1.0,
+        init="he_fan_in",
+    )
+    config.duration = "20 epochs"
+    config.batch_size = 128
+    config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup = "1 epochs"
+    if dataset == "digits":
+        config.data.image_size = (16, 16)
+        config.data.augment = ("pad_crop:1",)
+        config.duration = "40 epochs"
+        config.batch_size = 64
+        config.eval.every = "5 epochs"
+        config.checkpoint.every = "10 epochs"
+        config.log.every = "1 epochs"
+    return config

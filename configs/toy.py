@@ -1,0 +1,46 @@
+"""The X/O network of the lecture, on digits until images of X and O are there.
+
+    python -m cnn_jax.main --config=configs/toy.py   bundled digits, enlarged to 9x9
+    python -m cnn_jax.main --config=configs/toy.py --config.model.features_from=lecture
+
+The recipe is ours. Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name="toy",
+        features_from="learning",  # or "lecture": conv1 starts at both diagonals and the crossing
+        num_features=3,
+        kernel=3,  # pixels, of a feature
+        stages=1,  # of convolution, ReLU, pool
+        pool="max",  # or "average", "conv"
+        pool_size=2,
+        pool_stride=2,
+        activation="relu",
+        head="fc",  # or "flatten", "gap", "conv"
+        fc_sizes=(),  # hidden neurons of head="fc"
+        dropout=0.0,
+        width=1.0,
+        init="he_fan_in",
+    )
+    config.duration = "20 epochs"
+    config.batch_size = 128
+    config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 0.0
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup = "1 epochs"
+    if dataset == "digits":
+        config.data.image_size = (9, 9)
+        config.data.augment = ()
+        config.duration = "40 epochs"
+        config.batch_size = 64
+        config.eval.every = "5 epochs"
+        config.checkpoint.every = "10 epochs"
+        config.log.every = "1 epochs"
+    return config
