@@ -43,6 +43,7 @@ class Checkpoints:
         self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future | None = None
+        self._failed: Path | None = None
 
     # ------------------------------------------------------------ what is there
 
@@ -209,7 +210,8 @@ class Checkpoints:
             with storage_errors(f"the checkpoint of step {step:,} cannot be written; the earlier ones are whole"):
                 yield
         except StorageError:
-            shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
+            self._failed = self.folder / f"{step}.partial"
+            shutil.rmtree(self._failed, ignore_errors=True)
             raise
 
     def restore(self, step: int, like: Tree) -> Tree:
@@ -243,6 +245,8 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._orbax.close()
+            if self._failed is not None:  # orbax may have gone on writing after its error
+                shutil.rmtree(self._failed, ignore_errors=True)
 
 
 @jax.jit
