@@ -26,7 +26,7 @@ class DilatedNet(nnx.Module):
     """Dilated convolutions in a row, then a head: images [B, H, W, C] -> class scores [B, num_classes].
 
     rates: the dilation of each layer; (1, 1, 1, 1) is the plain twin, with the same parameters and MACs.
-    channels: of every layer. kernel: an odd size, so that the resolution stays.
+    channels: of every layer; their number is ours. kernel: an odd size, so that the resolution stays.
     norm: "none", "batch" or "lrn". head, fc_sizes, dropout: see `layers.Head`.
     width: multiplies channels and hidden units.
 
