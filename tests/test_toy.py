@@ -133,7 +133,7 @@ def test_fields_do_what_they_say():
     assert abstract(width=2.0, fc_sizes=(6,)).head.hidden[0].kernel.shape == (16 * 6, 12)
     assert abstract(stages=2).conv2.kernel.shape == (3, 3, 3, 3)
     assert abstract(head="conv").head.classifier.kernel.shape == (1, 1, 3, 2)
-    assert abstract(pool="average").head.classifier.kernel.shape == (27, 2)  # only the maximum reaches over the end
+    assert abstract(pool="average").head.classifier.kernel.shape == (48, 2)  # 4x4 of 3: it reaches over the end as well
 
 
 @pytest.mark.parametrize(
