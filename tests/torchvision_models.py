@@ -33,7 +33,9 @@ def import_models() -> Any:
         except OSError:
             pass
         if not hasattr(torch.ops.torchvision, "nms"):
-            _declared.append(torch.library.Library("torchvision", "DEF"))
+            from torch import library
+
+            _declared.append(library.Library("torchvision", "DEF"))
             for name in ("nms", "qnms"):
                 _declared[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return importlib.import_module("torchvision.models")
