@@ -163,7 +163,8 @@ def totals(rows: Sequence[LayerRow], input_shape: Sequence[int]) -> Totals:
     """Returns the sums over the layers of a network for images of `input_shape` [*spatial, C]."""
     distinct = list({row.name: row for row in rows}.values())
     convolutions = [row for row in rows if row.kind == "conv"]
-    seen = [row.receptive_field for row in convolutions if row.receptive_field]
+    main_tower = [row for row in convolutions if not row.name.startswith("auxiliary")]
+    seen = [row.receptive_field for row in main_tower if row.receptive_field]
     norm = [row for row in distinct if row.kind == "norm"]
     parameters = sum(row.parameters for row in distinct)
     linear_parameters = sum(row.parameters for row in distinct if row.kind == "linear")
@@ -182,7 +183,7 @@ def totals(rows: Sequence[LayerRow], input_shape: Sequence[int]) -> Totals:
         activations=math.prod(input_shape) + sum(row.activations for row in rows),
         kept=sum(row.kept for row in rows),
         receptive_field=tuple(map(max, zip(*seen, strict=True))) if seen else None,
-        jump=convolutions[-1].jump if convolutions else None,
+        jump=main_tower[-1].jump if main_tower else None,
     )
 
 
