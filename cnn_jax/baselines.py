@@ -21,7 +21,7 @@ from cnn_jax.data import augment
 from cnn_jax.data.pipeline import Batch
 from cnn_jax.errors import UserError, check, check_choice
 from cnn_jax.models import cpu, resnet
-from cnn_jax.models.layers import scaled
+from cnn_jax.models.base import scaled
 from cnn_jax.step import gather, with_auxiliary
 
 Contender = tuple[Callable[[], Any], Callable[[Any, int], Any]]

@@ -14,7 +14,7 @@ from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import NotFiniteError
 from cnn_jax.metrics import jsonable
-from cnn_jax.models import layers
+from cnn_jax.models.base import listen
 from cnn_jax.workdir import write_text
 
 
@@ -53,7 +53,7 @@ def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, An
     @jax.jit
     def measure(state: step.TrainState, batch: step.Batch) -> Any:
         def loss_fn(params: Any) -> Any:
-            with layers.listen() as calls:
+            with listen() as calls:
                 loss, _ = run.loss(params, state.stats, batch, step.dropout_key(run.config.seed, state.step))
             return loss, [(jnp.abs(output).max(), jnp.isfinite(output).all()) for _, _, output in calls]
 

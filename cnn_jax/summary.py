@@ -85,7 +85,8 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
     from flax import nnx
 
     from cnn_jax import receptive_field, trees
-    from cnn_jax.models import cpu, layers
+    from cnn_jax.models import cpu
+    from cnn_jax.models.base import listen
 
     model = nnx.view(nnx.eval_shape(create), deterministic=True, use_running_average=True, raise_if_not_found=False)
     graphdef, state = nnx.split(model)
@@ -93,7 +94,7 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
 
     def forward(state: Any, x: jax.Array) -> Any:
         merged = nnx.merge(graphdef, state)
-        with layers.listen() as calls:
+        with listen() as calls:
             merged(x)
         paths = {id(node): trees.path_name(path) for path, node in nnx.iter_graph(merged)}
         called.extend((paths[id(layer)], layer) for layer, _, _ in calls)
@@ -129,23 +130,23 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
 
 def _describe(layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
     """Returns (kind, detail, MACs)."""
-    from cnn_jax.models import layers
+    from cnn_jax.models import layers, pooling
 
     if hasattr(layer, "describe"):  # a layer that stands in a family's own file
         return layer.describe(in_shape, out_shape)
     if isinstance(layer, layers.Linear):
         return "linear", "", in_shape[-1] * out_shape[-1]
-    if isinstance(layer, layers.GlobalAveragePool):
+    if isinstance(layer, pooling.GlobalAveragePool):
         return "pool", "global average", 0
-    if isinstance(layer, layers.AdaptiveAveragePool):
+    if isinstance(layer, pooling.AdaptiveAveragePool):
         return "pool", f"average to {layer.size}x{layer.size}", 0
     if isinstance(layer, layers.LocalResponseNorm):
         return "norm", f"local response {layer.size}", 0
-    if not isinstance(layer, (layers.Conv, layers.Pool)):
+    if not isinstance(layer, (layers.Conv, pooling.Pool)):
         return "norm", "", 0
     kernel = "x".join(map(str, layer.kernel_size))
     detail = f"{kernel}/{_axes(layer.strides)}, pad {_axes(layer.pads)}"
-    if isinstance(layer, layers.Pool):
+    if isinstance(layer, pooling.Pool):
         return "pool", f"{layer.kind} {detail}{', ceil' if layer.ceil else ''}", 0
     groups = layer.feature_group_count
     detail += f", dilation {_axes(layer.dilation)}" if max(layer.dilation) > 1 else ""

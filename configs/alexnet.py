@@ -19,6 +19,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
         name="alexnet",
         variant="grouped",  # or "ungrouped", "unpadded", "one_tower", "zfnet", "zfnet_wide", "zfnet_unpadded"
         groups=0,  # of conv2, conv4, conv5; 0: the variant's
+        kernel_plan="single",  # or "stacked": two 3x3 convolutions in the place of a 5x5
         norm="lrn",  # or "batch", "none"
         lrn_after_pool=False,
         activation="relu",

@@ -24,6 +24,9 @@ def get_config(dataset: str = "digits") -> ConfigDict:
         auxiliary_weight=0.3,  # of each one's loss
         auxiliary_dropout=0.7,
         reduction=True,  # False: naive Inception modules
+        kernel_plan="single",  # or "stacked": two 3x3 convolutions in the place of each 5x5
+        pool="max",  # or "average", "conv"
+        overlapping=True,  # pooling of 3x3 with stride 2; False: 2x2
         activation="relu",
         head="gap",  # or "flatten", "fc", "conv"
         fc_sizes=(4096, 4096),  # of head="fc"

@@ -19,12 +19,15 @@ def get_config(dataset: str = "digits") -> ConfigDict:
         padding=0,  # of conv1: 0 for 32x32 images, 2 for 28x28
         activation="scaled_tanh",  # or "tanh", "sigmoid", "relu"
         pool="trainable",  # or "average", "max"
+        norm="none",  # or "batch", "lrn"
+        kernel_plan="single",  # or "stacked": two 3x3 convolutions in the place of each 5x5
         connections="table",  # or "full"
         output="rbf",  # distances to fixed codes; or "linear"
         c5="conv",  # or "linear": the same layer for this size
         head="fc",  # or "flatten", "gap"
         dropout=0.0,
         width=1.0,
+        norm_decay=0.9,
         init="lecun_uniform_1998",
     )
     if config.data.image_size == (28, 28):

@@ -19,7 +19,9 @@ def get_model(name: str) -> dict[str, Any]:
     return dict(
         name=name,
         mlpconv=True,  # False: plain convolutions, without the 1x1 ones
-        norm="none",  # or "batch"
+        pool="paper",  # or one kind for all: "max", "average", "conv"
+        overlapping=True,  # pooling of 3x3 with stride 2; False: 2x2
+        norm="none",  # or "batch", "lrn"
         activation="relu",
         head="conv",  # or "gap", "flatten", "fc"
         fc_sizes=(4096, 4096),  # of head="fc"

@@ -18,6 +18,8 @@ def get_config(dataset: str = "digits", name: str = "resnet20") -> ConfigDict:
         name=name,
         shortcut="A",  # or "B", "C"
         residual=True,  # False: the plain twin
+        norm="batch",  # or "none", "lrn"
+        activation="relu",
         head="gap",  # or "flatten", "fc"
         fc_sizes=(4096, 4096),  # of head="fc"
         dropout=0.0,

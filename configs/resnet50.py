@@ -22,6 +22,12 @@ def get_config(dataset: str = "digits", name: str = "resnet50") -> ConfigDict:
         residual=True,  # False: the plain twin
         groups=1,
         width_per_group=64,
+        reduction=True,  # False: no 1x1 convolution before the 3x3 of a bottleneck
+        stem="7x7",  # or "3x3": three of them
+        pool="max",  # of the stem; or "average", "conv"
+        overlapping=True,  # pooling of 3x3 with stride 2; False: 2x2
+        norm="batch",  # or "none", "lrn" (both with zero_gamma=False)
+        activation="relu",
         head="gap",  # or "flatten", "fc"
         fc_sizes=(4096, 4096),  # of head="fc"
         dropout=0.0,

@@ -18,7 +18,9 @@ def get_config(dataset: str = "digits", name: str = "squeezenet1_0") -> ConfigDi
         name=name,
         bypass="none",  # or "simple", "complex"
         reduction=True,  # False: no squeeze layers
-        norm="none",  # or "batch"
+        pool="max",  # or "average", "conv"
+        overlapping=True,  # pooling of 3x3 with stride 2; False: 2x2
+        norm="none",  # or "batch", "lrn"
         activation="relu",
         head="conv",  # or "gap", "flatten", "fc"
         fc_sizes=(4096, 4096),  # of head="fc"

@@ -23,10 +23,12 @@ def get_config(dataset: str = "digits") -> ConfigDict:
         pool_size=2,
         pool_stride=2,
         activation="relu",
+        norm="none",  # or "batch", "lrn"
         head="fc",  # or "flatten", "gap", "conv"
         fc_sizes=(),  # hidden neurons of head="fc"
         dropout=0.0,
         width=1.0,
+        norm_decay=0.9,
         init="he_fan_in",
     )
     config.duration = "20 epochs"

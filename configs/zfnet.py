@@ -18,6 +18,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
         name="zfnet",
         variant="zfnet",  # or "zfnet_wide", "zfnet_unpadded", "grouped", "ungrouped", "unpadded", "one_tower"
         groups=0,  # of conv2, conv4, conv5; 0: the variant's
+        kernel_plan="single",  # or "stacked": two 3x3 convolutions in the place of a 5x5
         norm="lrn",  # or "batch", "none"
         lrn_after_pool=True,
         activation="relu",

@@ -7,7 +7,7 @@ from flax import nnx
 
 from cnn_jax import models, summary, trees
 from cnn_jax.errors import UserError
-from cnn_jax.models import layers
+from cnn_jax.models import base, network
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 SMALL = dict(input_shape=(67, 67, 3), width=0.0625, num_classes=5)  # 6, 16, 24, 24, 16 maps, 256 units
@@ -212,7 +212,7 @@ def test_the_normalisation_stands_where_it_should():
     plain = ["conv1/conv", "pool1", "conv2/conv", "pool2", "conv3/conv", "conv4/conv", "conv5/conv", "pool3"]
     assert [entry for entry in kinds(norm="none") if entry[1] == "conv"] == convolutions
     assert order(norm="none") == plain
-    before = ["conv1/conv", "conv1/norm", "pool1", "conv2/conv", "conv2/norm", "pool2", *plain[4:]]
+    before = ["conv1/conv", "norm1", "pool1", "conv2/conv", "norm2", "pool2", *plain[4:]]
     assert order() == before
     after = ["conv1/conv", "pool1", "norm1", "conv2/conv", "pool2", "norm2", *plain[4:]]
     assert order(lrn_after_pool=True) == after
@@ -232,11 +232,9 @@ def test_pooling_can_average_or_be_a_convolution():
 @pytest.fixture
 def sevens(monkeypatch):
     """The initialisers give 7, in no time."""
-    for init in layers.INITS:
+    for init in base.INITS:
         value = 7.0 if init == "normal_0.01" else 8.0
-        monkeypatch.setitem(
-            layers.INITS, init, lambda key, shape, dtype, value=value, **_: jnp.full(shape, value, dtype)
-        )
+        monkeypatch.setitem(base.INITS, init, lambda key, shape, dtype, value=value, **_: jnp.full(shape, value, dtype))
 
 
 def initial_values(name="alexnet", **fields):
@@ -304,7 +302,7 @@ def test_the_decay_of_the_running_averages_is_a_field():
         ("alexnet", dict(pool="mean"), ["pool is 'mean'", "max, average, conv"]),
         ("alexnet", dict(groups=-1), ["groups is -1", "at least 1"]),
         ("alexnet", dict(groups=5), ["groups is 5", "divide both"]),
-        ("alexnet", dict(fc_sizes=(0,)), ["0 channels or units", "at least 1"]),
+        ("alexnet", dict(fc_sizes=(0,)), ["hidden sizes are (0,)", "above 0"]),
         ("alexnet", dict(input_shape=(66, 66, 3)), ["66x66", "too small", "'pool3'", "kernel of 3"]),
         ("alexnet", dict(input_shape=(10, 10, 3)), ["10x10", "too small", "'conv1/conv'", "kernel of 11"]),
         ("zfnet", dict(input_shape=(52, 52, 3)), ["52x52", "too small", "'pool3'"]),
@@ -318,5 +316,5 @@ def test_an_impossible_network_is_a_users_error(name, fields, messages):
 
 
 def test_the_smallest_images_leave_one_position():
-    assert layers.feature_shape(abstract(), (67, 67, 3)) == (1, 1, 256)
-    assert layers.feature_shape(abstract("zfnet"), (53, 53, 3)) == (1, 1, 256)
+    assert network.feature_shape(abstract(), (67, 67, 3)) == (1, 1, 256)
+    assert network.feature_shape(abstract("zfnet"), (53, 53, 3)) == (1, 1, 256)

@@ -41,7 +41,7 @@ SMALL_OVERRIDES = {
     **{name: SMALL_VGG for name in ("vgg11", "vgg11_lrn", "vgg13", "vgg16c", "vgg16", "vgg19")},
 }
 # Basic blocks have one form: the configurations of networks that can have no others leave these out.
-BOTTLENECKS_ONLY = {"variant", "groups", "width_per_group"}
+LARGE_IMAGES_ONLY = {"variant", "groups", "width_per_group", "reduction", "stem", "pool", "overlapping"}
 SMALL_IMAGES = {"cifar_resnet", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202"}
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -136,7 +136,7 @@ def test_the_fields_of_the_network_have_the_constructors_defaults(name, dataset)
 
 @every_network
 def test_every_field_of_the_network_can_be_set_on_the_command_line(name):
-    hidden = set(GIVEN) | (BOTTLENECKS_ONLY if name in SMALL_IMAGES else set())
+    hidden = set(GIVEN) | (LARGE_IMAGES_ONLY if name in SMALL_IMAGES else set())
     if name != "cifar_resnet":
         hidden |= {"depth", "configuration"}  # the name says it
     assert set(model_fields(get_config(name))) == set(models.fields(name)) - hidden

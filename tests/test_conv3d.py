@@ -21,18 +21,18 @@ def table(**fields):
 def test_the_layers_are_those_of_the_paper():
     rows = table()
     assert [(row.name, row.output_shape, row.parameters) for row in rows] == [
-        ("conv1a", (16, 112, 112, 64), 5_248),
+        ("conv1a/conv", (16, 112, 112, 64), 5_248),
         ("pool1", (16, 56, 56, 64), 0),
-        ("conv2a", (16, 56, 56, 128), 221_312),
+        ("conv2a/conv", (16, 56, 56, 128), 221_312),
         ("pool2", (8, 28, 28, 128), 0),
-        ("conv3a", (8, 28, 28, 256), 884_992),
-        ("conv3b", (8, 28, 28, 256), 1_769_728),
+        ("conv3a/conv", (8, 28, 28, 256), 884_992),
+        ("conv3b/conv", (8, 28, 28, 256), 1_769_728),
         ("pool3", (4, 14, 14, 256), 0),
-        ("conv4a", (4, 14, 14, 512), 3_539_456),
-        ("conv4b", (4, 14, 14, 512), 7_078_400),
+        ("conv4a/conv", (4, 14, 14, 512), 3_539_456),
+        ("conv4b/conv", (4, 14, 14, 512), 7_078_400),
         ("pool4", (2, 7, 7, 512), 0),
-        ("conv5a", (2, 7, 7, 512), 7_078_400),
-        ("conv5b", (2, 7, 7, 512), 7_078_400),
+        ("conv5a/conv", (2, 7, 7, 512), 7_078_400),
+        ("conv5b/conv", (2, 7, 7, 512), 7_078_400),
         ("pool5", (1, 4, 4, 512), 0),
         ("head/hidden/0", (4096,), 33_558_528),
         ("head/hidden/1", (4096,), 16_781_312),
@@ -60,7 +60,7 @@ def test_a_small_one_gives_the_logits_of_pytorch():
         (["conv5a", "conv5b"], 2, (0, 1, 1)),
     ):
         for name in convs:
-            layer = getattr(model, name)
+            layer = getattr(model, name).conv
             kernel, bias = (torch.tensor(np.array(v[...])) for v in (layer.kernel, layer.bias))
             y = torch.relu(torch.nn.functional.conv3d(y, kernel.permute(4, 3, 0, 1, 2), bias, padding=1))
         y = torch.nn.functional.max_pool3d(y, size, size, padding)
@@ -73,7 +73,7 @@ def test_a_small_one_gives_the_logits_of_pytorch():
 
 def test_a_temporal_kernel_of_one_sees_single_frames():
     model = abstract(temporal_kernel=1)
-    assert model.conv1a.kernel.shape == (1, 3, 3, 3, 64)
+    assert model.conv1a.conv.kernel.shape == (1, 3, 3, 3, 64)
     shapes = [[row.output_shape for row in table(temporal_kernel=depth)] for depth in (1, 3, 7)]
     assert shapes[0] == shapes[1] == shapes[2]  # the padding keeps the frames
     # Three times fewer weights in every convolution: 27,653,184 / 3, and 2,752 biases.
@@ -83,7 +83,7 @@ def test_a_temporal_kernel_of_one_sees_single_frames():
 
 def test_fields_do_what_they_say():
     model = abstract(width=0.5, pool="average", fc_sizes=(512,), dropout=0.25)
-    assert model.conv5b.kernel.shape == (3, 3, 3, 256, 256)
+    assert model.conv5b.conv.kernel.shape == (3, 3, 3, 256, 256)
     assert model.head.hidden[0].kernel.shape == (4096, 256)
     assert model.pool1.kind == "average" and model.head.dropout.rate == 0.25
     assert abstract().head.dropout.rate == 0.5

@@ -18,12 +18,12 @@ def measured_extents(rates, kernel=3):
     """Returns how many rows and columns of the image the middle of each layer's output depends on."""
     fields = dict(rates=rates, kernel=kernel, channels=1, activation="linear", input_shape=(SIZE, SIZE, 1))
     model = models.create("dilated", **fields)
-    for name in model.layers:
+    for name in model.order:
         layer = getattr(model, name).conv
         layer.kernel[...] = jnp.ones_like(layer.kernel[...])
     extents = []
     for depth in range(1, 1 + len(rates)):
-        model.layers = tuple(f"conv{i}" for i in range(1, 1 + depth))
+        model.order = tuple(f"conv{i}" for i in range(1, 1 + depth))
         middle = jax.grad(lambda x, model=model: model.features(x)[0, SIZE // 2, SIZE // 2, 0])
         seen = np.argwhere(np.asarray(middle(jnp.zeros((1, SIZE, SIZE, 1))))[0, ..., 0])
         rows, columns = seen.max(axis=0) - seen.min(axis=0) + 1
@@ -55,7 +55,7 @@ def test_it_gives_the_logits_of_pytorch():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 9, 8, 2)).astype(np.float32)
     y = torch.tensor(x).permute(0, 3, 1, 2)
-    for name, rate in zip(model.layers, (1, 2, 3), strict=True):
+    for name, rate in zip(model.order, (1, 2, 3), strict=True):
         layer = getattr(model, name).conv
         layer.bias[...] = jnp.asarray(rng.normal(size=4), jnp.float32)
         kernel, bias = (torch.tensor(np.array(v[...])) for v in (layer.kernel, layer.bias))

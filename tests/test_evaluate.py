@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from cnn_jax import evaluate, step, trees
 from cnn_jax.data import pipeline, sources
-from cnn_jax.models import layers
+from cnn_jax.models import layers, network
+from cnn_jax.models.base import Keys
 from configs import datasets
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
@@ -22,12 +23,12 @@ COUNT = 45
 class Toy(nnx.Module):
     """Two convolutions with BatchNorm and a head with dropout."""
 
-    def __init__(self, rngs: layers.Keys):
+    def __init__(self, rngs: Keys):
         options = dict(bias=False, init="he_fan_out", rngs=rngs)
         self.conv1, self.norm1 = layers.Conv(1, 4, 3, 2, 1, **options), layers.BatchNorm(4, rngs=rngs)
         self.conv2, self.norm2 = layers.Conv(4, 5, 3, 2, 1, **options), layers.BatchNorm(5, rngs=rngs)
         options = dict(kind="flatten", dropout=0.5, init="he_fan_out", classifier_init="he_fan_out", rngs=rngs)
-        self.head = layers.Head((2, 2, 5), 10, **options)
+        self.head = network.Head((2, 2, 5), 10, **options)
 
     def __call__(self, x, *, rngs=None):
         x = jax.nn.relu(self.norm1(self.conv1(x)))
@@ -37,7 +38,7 @@ class Toy(nnx.Module):
 @functools.cache
 def toy():
     """Returns (network, parameters, statistics) with arrays from NumPy."""
-    network, params, stats = step.split(jax.eval_shape(lambda: Toy(layers.Keys(jax.random.key(0)))))
+    network, params, stats = step.split(jax.eval_shape(lambda: Toy(Keys(jax.random.key(0)))))
     random = np.random.default_rng(0)
 
     def fill(path, leaf):

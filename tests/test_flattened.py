@@ -6,8 +6,8 @@ from flax import nnx
 
 from cnn_jax import models, summary, trees
 from cnn_jax.errors import UserError
+from cnn_jax.models.base import Keys
 from cnn_jax.models.flattened import FlattenedConv
-from cnn_jax.models.layers import Keys
 
 
 def abstract(**fields):

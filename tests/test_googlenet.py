@@ -13,7 +13,7 @@ from flax import nnx
 from cnn_jax import models, step, summary, trees
 from cnn_jax.build import Run
 from cnn_jax.errors import UserError
-from cnn_jax.models import googlenet, layers
+from cnn_jax.models import base, layers
 from configs import googlenet as config_file
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
@@ -187,7 +187,9 @@ def test_in_training_the_scores_of_both_come_with_the_networks_and_in_evaluation
     def run(state, x):
         maps: dict[str, jax.Array] = {}
         merged = nnx.merge(evaluation, state)
-        merged.features(x, maps)
+        y = x
+        for name in merged.order:
+            y = maps[name] = getattr(merged, name)(y)
         others = merged.auxiliary_4a(maps["inception_4a"]), merged.auxiliary_4d(maps["inception_4d"])
         return nnx.merge(graphdef, state)(x), (merged(x), others)
 
@@ -263,9 +265,8 @@ def test_the_three_classifiers_have_dropout_keys_of_their_own(monkeypatch):
             return jax.random.key_data(rngs)
 
     model = nnx.eval_shape(lambda: models.create("googlenet", **SMALL, auxiliary=True))
-    monkeypatch.setattr(
-        googlenet.GoogLeNet, "features", lambda self, x, maps: maps.update(dict.fromkeys(model.modules))
-    )
+    for name in model.order:
+        monkeypatch.setattr(type(getattr(model, name)), "__call__", lambda self, x: x)
     model.head, model.auxiliary_4a, model.auxiliary_4d = Spy(), Spy(), Spy()
     first, (second, third), _ = model(None, rngs=jax.random.key(0))
     assert len({tuple(np.asarray(key)) for key in (first, second, third)}) == 3
@@ -288,7 +289,7 @@ def test_training_calls_the_layers_of_the_table_in_its_order():
     state = jax.eval_shape(run.create_state)
     batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in BATCH.items()}
     batch["image"] = jax.ShapeDtypeStruct((4, 80, 80, 1), jnp.uint8)
-    with layers.listen() as calls:
+    with base.listen() as calls:
         jax.eval_shape(run.loss, state.params, state.stats, batch, jax.random.key(0))
     assert [output.shape[1:] for _, _, output in calls] == [row.output_shape for row in run.layers]
     assert {"auxiliary_4a/head/classifier", "auxiliary_4d/pool"} <= {row.name for row in run.layers}

@@ -65,18 +65,18 @@ def test_the_report_has_every_layer_and_parameter_and_the_first_layer_that_fails
     run = Run(small_config)
     state = run.create_state()
     params = jax.tree.map(lambda x: x, state.params)
-    params["conv2"]["kernel"] = params["conv2"]["kernel"].at[0, 0, 0, 0].set(jnp.inf)
+    params["conv2"]["conv"]["kernel"] = params["conv2"]["conv"]["kernel"].at[0, 0, 0, 0].set(jnp.inf)
     broken = step.replace(state, params=params, failed=jnp.int32(1))
-    with pytest.raises(NotFiniteError, match="not finite are those of layer 'conv2'"):
+    with pytest.raises(NotFiniteError, match="not finite are those of layer 'conv2/conv'"):
         guard.check_finite(run, broken, tmp_path)
     report = json.loads((tmp_path / "not_finite" / "report.json").read_text())
     assert [layer["name"] for layer in report["layers"]] == [row.name for row in run.layers]
     finite = {layer["name"]: layer["finite"] for layer in report["layers"]}
-    assert finite["conv1"] and not finite["conv2"]
+    assert finite["conv1/conv"] and not finite["conv2/conv"]
     norms = {row["name"]: float(row["norm"]) for row in report["parameters"]}
-    kernel = np.asarray(state.params["conv1"]["kernel"])
-    assert norms["conv1/kernel"] == pytest.approx(np.sqrt((kernel.astype(np.float64) ** 2).sum()), rel=1e-5)
-    assert np.isinf(norms["conv2/kernel"])
+    kernel = np.asarray(state.params["conv1"]["conv"]["kernel"])
+    assert norms["conv1/conv/kernel"] == pytest.approx(np.sqrt((kernel.astype(np.float64) ** 2).sum()), rel=1e-5)
+    assert np.isinf(norms["conv2/conv/kernel"])
 
 
 def test_a_finite_state_passes_and_leaves_nothing(tmp_path, small_config):

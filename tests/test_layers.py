@@ -10,18 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn_jax.errors import UserError
-from cnn_jax.models import layers
-from cnn_jax.models.layers import (
-    BatchNorm,
-    Conv,
-    ConvBlock,
-    GlobalAveragePool,
-    Head,
-    Keys,
-    Linear,
-    LocalResponseNorm,
-    Pool,
-)
+from cnn_jax.models import base, layers, network, pooling
+from cnn_jax.models.base import Keys
+from cnn_jax.models.layers import BatchNorm, Conv, ConvBlock, Linear, LocalResponseNorm
+from cnn_jax.models.network import Head
+from cnn_jax.models.pooling import GlobalAveragePool, Pool
 
 
 def keys(seed: int = 0) -> Keys:
@@ -112,10 +105,10 @@ def test_groups_that_do_not_divide_the_channels_are_an_error():
 
 def test_a_kernel_larger_than_its_padded_input_is_an_error_of_that_layer():
     conv = nnx.eval_shape(lambda: Conv(1, 1, 3, padding=1, dilation=3, init="he_fan_in", rngs=keys()))
-    with pytest.raises(layers.DoesNotFitError, match="kernel of 3 with padding 1 does not fit its 6x4") as error:
+    with pytest.raises(base.DoesNotFitError, match="kernel of 3 with padding 1 does not fit its 6x4") as error:
         conv(jnp.zeros((1, 6, 4, 1)))  # 4 + 2 < 3 * 2 + 1
     assert error.value.layer is conv
-    with pytest.raises(layers.DoesNotFitError, match="kernel of 2 with padding 0"):
+    with pytest.raises(base.DoesNotFitError, match="kernel of 2 with padding 0"):
         Pool("max", 2, 2)(jnp.zeros((1, 1, 4, 1)))
 
 
@@ -172,12 +165,12 @@ def test_adaptive_pooling_is_that_of_pytorch():
     for height, width in ((14, 9), (4, 6), (3, 1)):
         x = noise(1, height, width, 2)
         theirs = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(x).permute(0, 3, 1, 2), 4)
-        ours = layers.AdaptiveAveragePool(4)(jnp.asarray(x))
+        ours = pooling.AdaptiveAveragePool(4)(jnp.asarray(x))
         np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1).numpy(), atol=1e-6)
 
 
 def test_the_convolutional_head_averages_the_activated_maps_of_the_classes():
-    head = layers.Head((3, 2, 4), 5, kind="conv", init="he_fan_in", classifier_init="he_fan_in", rngs=keys())
+    head = network.Head((3, 2, 4), 5, kind="conv", init="he_fan_in", classifier_init="he_fan_in", rngs=keys())
     x = noise(2, 3, 2, 4)
     maps = np.maximum(x @ np.asarray(head.classifier.kernel[...])[0, 0], 0)
     np.testing.assert_allclose(head(jnp.asarray(x)), maps.mean((1, 2)), atol=1e-5)
@@ -232,16 +225,16 @@ def test_ceil_makes_a_window_of_what_is_left():
 def test_what_makes_maps_smaller_can_be_a_convolution():
     options = dict(init="glorot_uniform", rngs=keys())
     for kind in ("max", "average"):
-        pool = layers.make_pool(kind, 4, 3, 2, 1, ceil=True, **options)
+        pool = pooling.make_pool(kind, 4, 3, 2, 1, ceil=True, **options)
         assert isinstance(pool, Pool)
         assert (pool.kind, pool.kernel_size, pool.strides, pool.pads) == (kind, (3, 3), (2, 2), (1, 1))
         assert pool.ceil
-    assert not layers.make_pool("max", 4, 3, 2, **options).ceil
-    conv = layers.make_pool("conv", 4, 3, 2, 1, **options)
+    assert not pooling.make_pool("max", 4, 3, 2, **options).ceil
+    conv = pooling.make_pool("conv", 4, 3, 2, 1, **options)
     assert isinstance(conv, Conv)
     assert (conv.kernel.shape, conv.strides, conv.pads) == ((3, 3, 4, 4), (2, 2), (1, 1))
     with pytest.raises(UserError, match="pool is 'mean', but must be one of max, average, conv"):
-        layers.make_pool("mean", 4, 3, 2, **options)
+        pooling.make_pool("mean", 4, 3, 2, **options)
 
 
 def test_global_average_pooling_is_the_mean_over_positions():
@@ -407,7 +400,7 @@ def test_a_convolutional_head_averages_one_map_for_each_class(in_shape):
     y = nnx.view(model, deterministic=True)(jnp.asarray(x))
     assert y.dtype == jnp.float32
     np.testing.assert_allclose(y, expected, atol=1e-5)
-    with layers.listen() as calls:
+    with base.listen() as calls:
         model(jnp.asarray(x), rngs=jax.random.key(0))
     seen = np.asarray(calls[0][1])  # what the convolution sees: dropout of single features stands before it
     kept = seen != 0
@@ -440,7 +433,7 @@ def test_dropout_before_the_classifier_zeroes_its_share_and_scales_the_rest():
 
 def test_every_hidden_layer_has_its_own_dropout_after_its_activation():
     model = head((64,), 64, kind="fc", fc_sizes=(64, 64), dropout=0.5, activation="sigmoid")
-    with layers.listen() as calls:
+    with base.listen() as calls:
         model(jnp.asarray(noise(32, 64)), rngs=jax.random.key(0))
     assert [layer for layer, _, _ in calls] == [*model.hidden, model.classifier]
     masks = []
@@ -491,13 +484,13 @@ INITS = {
 
 
 def test_every_initialiser_has_a_formula_here():
-    assert set(INITS) == set(layers.INITS)
+    assert set(INITS) == set(base.INITS)
 
 
 @pytest.mark.parametrize("name", INITS)
 def test_initial_values_have_the_spread_of_their_formula(name):
     deviation, largest = INITS[name]
-    values = np.asarray(layers.get_init(name)(jax.random.key(0), SHAPE, jnp.float32))
+    values = np.asarray(base.get_init(name)(jax.random.key(0), SHAPE, jnp.float32))
     assert values.shape == SHAPE
     assert np.std(values) == pytest.approx(deviation, rel=0.03)  # of 18,432: the standard error is 0.5%
     assert np.mean(values) == pytest.approx(0, abs=0.03 * deviation)
@@ -516,9 +509,9 @@ def test_layers_start_with_the_initialiser_that_they_name(layer):
 
 def test_unknown_names_are_errors_with_the_near_match():
     with pytest.raises(UserError, match="did you mean 'glorot_normal'"):
-        layers.get_init("glorot_norma")
+        base.get_init("glorot_norma")
     with pytest.raises(UserError, match="did you mean 'relu'"):
-        layers.get_activation("rleu")
+        base.get_activation("rleu")
 
 
 def test_the_activations_are_their_formulas():
@@ -528,16 +521,16 @@ def test_the_activations_are_their_formulas():
         ("sigmoid", 1 / (1 + np.exp(-x))),
         ("tanh", (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1)),
     ):
-        np.testing.assert_allclose(layers.get_activation(name)(jnp.asarray(x)), expected, atol=1e-6)
+        np.testing.assert_allclose(base.get_activation(name)(jnp.asarray(x)), expected, atol=1e-6)
 
 
 def test_a_width_scales_channels_to_the_nearest_number_but_not_to_none():
-    assert [layers.scaled(64, width) for width in (1, 0.5, 2, 0.13, 0.001)] == [64, 32, 128, 8, 1]
+    assert [base.scaled(64, width) for width in (1, 0.5, 2, 0.13, 0.001)] == [64, 32, 128, 8, 1]
     for width in (0, -1):
         with pytest.raises(UserError, match=f"width is {width}"):
-            layers.scaled(64, width)
+            base.scaled(64, width)
     with pytest.raises(UserError, match="a layer is to have 0 channels"):
-        layers.scaled(0, 1.0)
+        base.scaled(0, 1.0)
 
 
 # ---------------------------------------------------------------- listening, shapes
@@ -558,7 +551,7 @@ class Small(nnx.Module):
 
 def test_listening_collects_inputs_and_outputs_in_the_order_of_calls():
     model, x = Small(), jnp.asarray(noise(2, 10, 12, 2))
-    with layers.listen() as calls:
+    with base.listen() as calls:
         y = model.features(x)
     model.features(x)  # not heard
     assert [layer for layer, _, _ in calls] == [model.conv1, model.pool, model.norm, model.conv2]
@@ -570,7 +563,7 @@ def test_listening_collects_inputs_and_outputs_in_the_order_of_calls():
 
 def test_listening_ends_with_an_exception_too():
     pool, x = Pool("max", 2, 2), jnp.zeros((1, 2, 2, 1))
-    with pytest.raises(RuntimeError), layers.listen() as calls:
+    with pytest.raises(RuntimeError), base.listen() as calls:
         raise RuntimeError
     pool(x)
     assert calls == []
@@ -578,23 +571,23 @@ def test_listening_ends_with_an_exception_too():
 
 def test_the_shape_of_features_is_found_without_computing():
     model = nnx.eval_shape(Small)
-    assert layers.feature_shape(model, (10, 12, 2)) == (3, 3, 4)
-    assert layers.feature_shape(model, (7, 9, 2)) == (1, 1, 4)
+    assert network.feature_shape(model, (10, 12, 2)) == (3, 3, 4)
+    assert network.feature_shape(model, (7, 9, 2)) == (1, 1, 4)
 
 
 def test_an_image_that_is_too_small_names_the_layer():
     model = nnx.eval_shape(Small)
     for shape, layer in (((2, 12, 2), "conv1"), ((3, 12, 2), "pool"), ((5, 12, 2), "conv2")):
         with pytest.raises(UserError) as error:
-            layers.feature_shape(model, shape)
+            network.feature_shape(model, shape)
         assert f"an image of {shape[0]}x12 is too small" in str(error.value)
         assert f"in layer '{layer}'" in str(error.value)
 
 
 def test_a_listener_inside_another_ends_alone():
     pool, x = Pool("max", 2, 2), jnp.zeros((1, 2, 2, 1))
-    with layers.listen() as outer:
-        with layers.listen() as inner:
+    with base.listen() as outer:
+        with base.listen() as inner:
             pass
         pool(x)
     assert (len(outer), len(inner)) == (1, 0)

@@ -6,7 +6,8 @@ from flax import nnx
 
 from cnn_jax import models, summary
 from cnn_jax.errors import UserError
-from cnn_jax.models.layers import Conv, Keys
+from cnn_jax.models.base import Keys
+from cnn_jax.models.layers import Conv
 from cnn_jax.models.local import LocallyConnected
 
 

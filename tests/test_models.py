@@ -1,3 +1,4 @@
+import functools
 import os
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from flax import nnx
 import cnn_jax
 from cnn_jax import models, summary, trees
 from cnn_jax.errors import UserError
-from cnn_jax.models import layers, resnet
-from cnn_jax.models.layers import Conv, Keys, Linear, listen
+from cnn_jax.models import base, resnet
+from cnn_jax.models.base import Keys, listen
+from cnn_jax.models.layers import Conv, Linear, make_norm
 
 ROOT = Path(cnn_jax.__file__).parents[1]
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
@@ -291,9 +293,9 @@ def test_resnet50_halves_the_map_where_the_papers_table_does(variant):
 def test_lenet5_has_the_layers_of_the_lectures_table(fields):
     rows = [(row.name, row.output_shape, row.parameters, row.macs) for row in layer_table("lenet5", **fields)]
     assert rows == [
-        ("conv1", (28, 28, 6), 156, 117_600),
+        ("conv1/conv", (28, 28, 6), 156, 117_600),
         ("pool1", (14, 14, 6), 0, 0),
-        ("conv2", (10, 10, 16), 2_416, 240_000),
+        ("conv2/conv", (10, 10, 16), 2_416, 240_000),
         ("pool2", (5, 5, 16), 0, 0),
         ("head/hidden/0", (120,), 48_120, 48_000),
         ("head/hidden/1", (84,), 10_164, 10_080),
@@ -303,10 +305,14 @@ def test_lenet5_has_the_layers_of_the_lectures_table(fields):
 
 def test_c5_as_a_convolution_has_the_numbers_of_the_linear_layer():
     rows = {row.name: row for row in layer_table("lenet5", c5="conv")}
-    assert (rows["conv3"].output_shape, rows["conv3"].parameters, rows["conv3"].macs) == ((1, 1, 120), 48_120, 48_000)
+    assert (rows["conv3/conv"].output_shape, rows["conv3/conv"].parameters, rows["conv3/conv"].macs) == (
+        (1, 1, 120),
+        48_120,
+        48_000,
+    )
     assert rows["head/hidden/0"].output_shape == (84,)
     larger = {row.name: row for row in layer_table("lenet5", c5="conv", input_shape=(36, 40, 1), head="gap")}
-    assert larger["conv3"].output_shape == (3, 4, 120)  # it slides
+    assert larger["conv3/conv"].output_shape == (3, 4, 120)  # it slides
 
 
 # ---------------------------------------------------------------- errors
@@ -318,9 +324,9 @@ def test_c5_as_a_convolution_has_the_numbers_of_the_linear_layer():
         ("resnt50", {}, ["resnt50", "did you mean 'resnet50'?"]),
         ("lenet5", dict(pading=0), ["lenet5 has no field 'pading'", "did you mean 'padding'?", "c5"]),
         ("resnet20", dict(xyzzy=1), ["resnet20 has no field 'xyzzy'", "zero_gamma"]),
-        ("lenet5", dict(input_shape=(4, 4, 1)), ["4x4", "too small", "'conv2'", "kernel of 5"]),
-        ("lenet5", dict(input_shape=(8, 8, 1), c5="conv"), ["8x8", "too small", "'conv2'"]),
-        ("lenet5", dict(input_shape=(24, 24, 1), c5="conv"), ["24x24", "too small", "'conv3'"]),
+        ("lenet5", dict(input_shape=(4, 4, 1)), ["4x4", "too small", "'conv2/conv'", "kernel of 5"]),
+        ("lenet5", dict(input_shape=(8, 8, 1), c5="conv"), ["8x8", "too small", "'conv2/conv'"]),
+        ("lenet5", dict(input_shape=(24, 24, 1), c5="conv"), ["24x24", "too small", "'conv3/conv'"]),
         ("cifar_resnet", dict(depth=21), ["depth is 21", "6n+2", "20"]),
         ("cifar_resnet", dict(depth=2), ["depth is 2", "6n+2", "8"]),
         ("resnet50", dict(depth=60), ["depth is 60", "18, 34, 50, 101, 152"]),
@@ -369,7 +375,15 @@ def test_the_fields_of_a_network_are_its_keyword_arguments_with_their_defaults()
 # ---------------------------------------------------------------- blocks
 
 SMALL = dict(depth=8, width=0.25, input_shape=(8, 8, 3))  # 4, 8, 16 channels
-BLOCK = dict(shortcut="B", residual=True, zero_gamma=False, norm_decay=0.9, init="he_fan_out", dtype=None)
+
+
+def make_block(in_channels, plan, *, shortcut="B", zero_gamma=False):
+    """Returns a residual block on its own."""
+    keys = Keys(jax.random.key(0))
+    conv = functools.partial(Conv, bias=False, init="he_fan_out", rngs=keys)
+    norm = functools.partial(make_norm, "batch", rngs=keys)
+    options = dict(conv=conv, norm=norm, activation="relu", residual=True)
+    return resnet.Block(in_channels, plan, **options, shortcut=shortcut, zero_gamma=zero_gamma)
 
 
 def small(**fields):
@@ -403,7 +417,7 @@ def named(state) -> list:
 
 
 def blocks_of(model) -> list:
-    return [block for stage in model.stages for block in getattr(model, stage)]
+    return [block for name in model.order if name.endswith("_x") for block in getattr(model, name)]
 
 
 def forward(model, x, **view):
@@ -455,10 +469,7 @@ def test_option_c_projects_in_every_block_and_option_b_only_where_shapes_change(
 def test_a_stride_alone_changes_the_shape_too():
     # In no network of the tables, but a block can be used on its own.
     for shortcut, projects in (("A", False), ("B", True)):
-        fields = BLOCK | dict(shortcut=shortcut)
-        block = nnx.eval_shape(
-            lambda fields=fields: resnet.Block(4, resnet.basic(4, 2), **fields, rngs=Keys(jax.random.key(0)))
-        )
+        block = nnx.eval_shape(lambda shortcut=shortcut: make_block(4, resnet.basic(4, 2), shortcut=shortcut))
         assert (block.shortcut_conv is not None) == projects
 
 
@@ -470,7 +481,7 @@ def quick_init(monkeypatch):
         return jnp.asarray(np.random.default_rng(0).normal(0, 0.3, shape), dtype)
 
     for name in ("he_fan_out", "normal_0.01"):
-        monkeypatch.setitem(layers.INITS, name, normal)
+        monkeypatch.setitem(base.INITS, name, normal)
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
@@ -484,9 +495,8 @@ def test_zero_gamma_makes_each_block_the_relu_of_its_shortcut(shortcut, quick_in
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 def test_zero_gamma_makes_a_bottleneck_the_relu_of_its_shortcut(shortcut, quick_init):
-    plan = resnet.bottleneck(2, 2, variant="v1.5", groups=1, width_per_group=64)
-    fields = BLOCK | dict(shortcut=shortcut, zero_gamma=True)
-    block = nnx.view(resnet.Block(4, plan, **fields, rngs=Keys(jax.random.key(0))), **EVAL)
+    plan = resnet.bottleneck(2, 2, variant="v1.5", groups=1, width_per_group=64, reduction=True)
+    block = nnx.view(make_block(4, plan, shortcut=shortcut, zero_gamma=True), **EVAL)
     x = noise(2, 4, 4, 4)
     np.testing.assert_array_equal(block(x), jax.nn.relu(block.shortcut(x)))
     assert block(x).shape == (2, 2, 2, 8)
@@ -525,7 +535,7 @@ def test_the_seed_decides_the_parameters():
 
 def test_the_classifier_of_a_resnet_starts_small_and_all_other_kernels_as_asked(monkeypatch):
     for name, value in (("glorot_normal", 3.0), ("normal_0.01", 7.0)):
-        monkeypatch.setitem(layers.INITS, name, lambda key, shape, dtype, value=value: jnp.full(shape, value, dtype))
+        monkeypatch.setitem(base.INITS, name, lambda key, shape, dtype, value=value: jnp.full(shape, value, dtype))
     model = small(init="glorot_normal", shortcut="B", head="fc", fc_sizes=(8,))
     kernels = {name: set(np.unique(leaf)) for name, leaf in named(nnx.state(model)) if name.endswith("kernel")}
     assert kernels.pop("head/classifier/kernel") == {7.0}
@@ -535,7 +545,8 @@ def test_the_classifier_of_a_resnet_starts_small_and_all_other_kernels_as_asked(
 
 def test_c5_as_a_convolution_computes_what_the_linear_layer_computes():
     linear, conv = (nnx.view(filled("lenet5", c5=c5), **EVAL) for c5 in ("linear", "conv"))
-    for ours, other in ((conv.conv1, linear.conv1), (conv.conv2, linear.conv2), (conv.conv3, linear.head.hidden[0])):
+    pairs = [(conv.conv1.conv, linear.conv1.conv), (conv.conv2.conv, linear.conv2.conv)]
+    for ours, other in (*pairs, (conv.conv3.conv, linear.head.hidden[0])):
         ours.kernel[...] = other.kernel[...].reshape(ours.kernel.shape)
         ours.bias[...] = other.bias[...]
     for ours, other in ((conv.head.hidden[0], linear.head.hidden[1]), (conv.head.classifier, linear.head.classifier)):
@@ -825,7 +836,7 @@ def compare(source, model, x, torch):
 def test_lenet5_gives_the_logits_of_pytorch(reference):
     torch, source, model = reference.torch, reference.LeNet5(), filled("lenet5")
     hidden = model.head.hidden
-    target = SimpleNamespace(conv1=model.conv1, conv2=model.conv2, fc1=hidden[0], fc2=hidden[1])
+    target = SimpleNamespace(conv1=model.conv1.conv, conv2=model.conv2.conv, fc1=hidden[0], fc2=hidden[1])
     target.fc3 = model.head.classifier
     # torch flattens [C, H, W], we flatten [H, W, C]: the columns of its first linear layer change order.
     ours = torch.nn.Linear(400, 120)
@@ -848,8 +859,8 @@ def test_a_small_residual_network_gives_the_logits_of_pytorch(reference):
     ("variant", "groups", "width_per_group"), [("v1.5", 1, 64), ("v1", 1, 64), ("v1.5", 4, 16), ("v1.5", 1, 128)]
 )
 def test_a_bottleneck_gives_the_output_of_pytorch(reference, variant, groups, width_per_group):
-    plan = resnet.bottleneck(8, 2, variant=variant, groups=groups, width_per_group=width_per_group)
-    model = resnet.Block(16, plan, **BLOCK, rngs=Keys(jax.random.key(0)))
+    plan = resnet.bottleneck(8, 2, variant=variant, groups=groups, width_per_group=width_per_group, reduction=True)
+    model = make_block(16, plan)
     inner = {64: 8, 16: 8, 128: 16}[width_per_group]
     source = reference.Bottleneck(16, 8, 2, (2, 1) if variant == "v1" else (1, 2), inner, groups)
     copy(source, model, reference.torch)

@@ -51,11 +51,11 @@ def test_the_maps_of_the_cifar_network_are_caffes():
 def test_dropout_stands_behind_the_pools_that_caffe_has_it_at():
     for name, places in (("nin", ["dropout3"]), ("nin_cifar", ["dropout1", "dropout2"])):
         model = nnx.eval_shape(lambda name=name: models.create(name, dropout=0.25))
-        assert [name for name in model.names if name.startswith("dropout")] == places
+        assert [name for name in model.order if name.startswith("dropout")] == places
         assert {getattr(model, place).rate for place in places} == {0.25}
         assert model.head.dropout.rate == 0
         for place in places:
-            assert model.names[model.names.index(place) - 1] == place.replace("dropout", "pool")
+            assert model.order[model.order.index(place) - 1] == place.replace("dropout", "pool")
 
 
 def test_dropout_acts_in_training_only_and_each_place_has_a_key_of_its_own(monkeypatch):
@@ -69,7 +69,7 @@ def test_dropout_acts_in_training_only_and_each_place_has_a_key_of_its_own(monke
 
     model.dropout1, model.dropout2 = Spy(0.5), Spy(0.5)
     model.head = lambda x, rngs: x
-    for name in model.names:
+    for name in model.order:
         if not name.startswith("dropout"):
             monkeypatch.setattr(type(getattr(model, name)), "__call__", lambda self, x: x)
     model(jnp.zeros(1), rngs=jax.random.key(0))
@@ -105,7 +105,7 @@ def test_the_cifar_network_gives_the_scores_of_pytorch():
             modules += [nn.Conv2d(*row, padding=row[2] // 2), nn.ReLU()]
     source = nn.Sequential(*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     filled = nnx.merge(graphdef, state)
-    layers = [getattr(filled, name).conv for name in filled.names if name.startswith("conv")] + [filled.head.classifier]
+    layers = [getattr(filled, name).conv for name in filled.order if name.startswith("conv")] + [filled.head.classifier]
     convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
     with torch.no_grad():
         for layer, module in zip(layers, convolutions, strict=True):
@@ -146,7 +146,8 @@ def test_batch_normalisation_replaces_the_biases():
     ("name", "fields", "messages"),
     [
         ("nin", dict(layout="mnist"), ["layout is 'mnist'", "imagenet, cifar"]),
-        ("nin", dict(norm="lrn"), ["norm is 'lrn'", "none, batch"]),
+        ("nin", dict(norm="layer"), ["norm is 'layer'", "none, lrn, batch"]),
+        ("nin", dict(pool="mean"), ["pool is 'mean'", "paper, max, average, conv"]),
         ("nin", dict(dropout=1.0), ["dropout is 1.0", "[0, 1)"]),
         ("nin", dict(input_shape=(32, 32, 3)), ["32x32", "too small", "'pool3'"]),
         ("nin", dict(input_shape=(8, 8, 3)), ["8x8", "'conv1_1/conv'", "kernel of 11"]),

@@ -11,7 +11,8 @@ from flax import nnx
 
 from cnn_jax import models, summary, trees
 from cnn_jax.errors import UserError
-from cnn_jax.models.layers import ConvBlock, Keys
+from cnn_jax.models.base import Keys
+from cnn_jax.models.layers import ConvBlock
 from cnn_jax.models.squeezenet import FIRES, Fire
 
 
@@ -163,7 +164,8 @@ def test_the_last_convolution_starts_from_its_own_distribution_and_dropout_stand
     [
         ("squeezenet1_0", dict(version="1.2"), ["version is '1.2'", "1.0, 1.1"]),
         ("squeezenet1_0", dict(bypass="full"), ["bypass is 'full'", "none, simple, complex"]),
-        ("squeezenet1_1", dict(norm="lrn"), ["norm is 'lrn'", "none, batch"]),
+        ("squeezenet1_1", dict(norm="layer"), ["norm is 'layer'", "none, lrn, batch"]),
+        ("squeezenet1_1", dict(pool="mean"), ["pool is 'mean'", "max, average, conv"]),
         ("squeezenet1_0", dict(input_shape=(28, 28, 3)), ["28x28", "too small", "'pool8'"]),
         ("squeezenet1_0", dict(input_shape=(6, 6, 3)), ["6x6", "'conv1/conv'", "kernel of 7"]),
         ("squeezenet1_0", dict(dropout=1.0), ["dropout is 1.0"]),

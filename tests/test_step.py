@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cnn_jax import models, optim, step, trees
-from cnn_jax.models import layers
+from cnn_jax.models import layers, network
+from cnn_jax.models.base import Keys
 from configs import base
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
@@ -26,18 +27,18 @@ RATE = 0.1
 class Toy(nnx.Module):
     """Convolution, BatchNorm, ReLU, head: the least network with statistics and dropout; compiles in a second."""
 
-    def __init__(self, *, dropout: float = 0.0, rngs: layers.Keys):
+    def __init__(self, *, dropout: float = 0.0, rngs: Keys):
         self.conv = layers.Conv(1, 4, 3, 2, 1, bias=False, init="he_fan_out", rngs=rngs)
         self.norm = layers.BatchNorm(4, rngs=rngs)
         options = dict(kind="flatten", dropout=dropout, init="he_fan_out", classifier_init="he_fan_out", rngs=rngs)
-        self.head = layers.Head((4, 4, 4), 10, **options)
+        self.head = network.Head((4, 4, 4), 10, **options)
 
     def __call__(self, x, *, rngs=None):
         return self.head(jax.nn.relu(self.norm(self.conv(x))), rngs=rngs)
 
 
 def toy(**fields):
-    return Toy(rngs=layers.Keys(jax.random.key(0)), **fields)
+    return Toy(rngs=Keys(jax.random.key(0)), **fields)
 
 
 lenet5 = functools.partial(models.create, "lenet5", width=0.5, padding=4, input_shape=(8, 8, 1))

@@ -11,8 +11,10 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models, receptive_field, summary
-from cnn_jax.models import layers
-from cnn_jax.models.layers import BatchNorm, Conv, GlobalAveragePool, Keys, Linear, Pool
+from cnn_jax.models import cpu
+from cnn_jax.models.base import Keys
+from cnn_jax.models.layers import BatchNorm, Conv, Linear
+from cnn_jax.models.pooling import GlobalAveragePool, Pool
 from cnn_jax.summary import LayerRow
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +68,7 @@ def test_the_form_that_a_platform_computes_in_does_not_change_the_macs(monkeypat
     # On a CPU some convolutions are matrix products, elsewhere none.
     macs = {}
     for fast in (True, False):
-        monkeypatch.setattr(layers.cpu, "use_fast_path", lambda fast=fast: fast)
+        monkeypatch.setattr(cpu, "use_fast_path", lambda fast=fast: fast)
         x = jax.ShapeDtypeStruct((1, 12, 15, 3), jnp.float32)
         graphdef, state = nnx.split(nnx.eval_shape(Small))
         jaxpr = jax.make_jaxpr(lambda state, x, g=graphdef: nnx.merge(g, state)(x))(state, x)
@@ -386,11 +388,13 @@ def test_the_text_has_layers_stages_and_totals():
 
 def test_markdown_and_csv_have_the_same_layers():
     table = command(LENET, "--format=markdown")
-    assert "| conv2 | conv | 5x5/1, pad 0 | 10x10x16 | 2,416 | 0 | 240,000 | 6,400 | 4,704 | 14x14 | 2x2 |" in table
+    assert (
+        "| conv2/conv | conv | 5x5/1, pad 0 | 10x10x16 | 2,416 | 0 | 240,000 | 6,400 | 4,704 | 14x14 | 2x2 |" in table
+    )
     assert "| MACs | 416,520 |" in table
     rows = list(csv.DictReader(command(LENET, "--format=csv").splitlines()))
     assert len(rows) == 7 and sum(int(row["MACs"]) for row in rows) == 416_520
-    assert rows[2]["layer"] == "conv2" and rows[2]["receptive field"] == "14x14"
+    assert rows[2]["layer"] == "conv2/conv" and rows[2]["receptive field"] == "14x14"
 
 
 def test_json_has_everything_and_a_plot_is_drawn_and_no_data_set_is_needed(tmp_path):
@@ -417,7 +421,7 @@ def test_networks_stand_side_by_side():
     [
         ((), 2, "give --config=FILE"),
         ((LENET, "--format=xml"), 2, "should be one of <text|markdown|csv|json>"),
-        ((LENET, "--config.data.image_size=(4,4)"), 2, "too small for this network: in layer 'conv2'"),
+        ((LENET, "--config.data.image_size=(4,4)"), 2, "too small for this network: in layer 'conv2/conv'"),
         ((LENET, "--plot=layers.svg"), 2, "ends in .png"),
         ((LENET, "--plot=/nowhere/layers.png"), 74, "'/nowhere/layers.png' cannot be written"),
         ((LENET, "--compare=configs/nothing.py"), 2, "--compare 'configs/nothing.py'"),

@@ -6,7 +6,7 @@ from flax import nnx
 
 from cnn_jax import models, summary, trees
 from cnn_jax.errors import UserError
-from cnn_jax.models import layers
+from cnn_jax.models import base, layers
 from cnn_jax.models.vgg import CONFIGURATIONS, one_kernel
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
@@ -212,11 +212,9 @@ def test_activation_and_dropout():
 
 
 def test_the_kernels_start_as_the_field_says_and_the_biases_at_zero(monkeypatch):
-    for init in layers.INITS:
+    for init in base.INITS:
         value = 7.0 if init == "glorot_uniform" else 8.0
-        monkeypatch.setitem(
-            layers.INITS, init, lambda key, shape, dtype, value=value, **_: jnp.full(shape, value, dtype)
-        )
+        monkeypatch.setitem(base.INITS, init, lambda key, shape, dtype, value=value, **_: jnp.full(shape, value, dtype))
     for fields, value in (({}, 7.0), (dict(init="he_fan_in"), 8.0)):
         state = nnx.as_pure(nnx.state(models.create("vgg11", **SMALL, **fields), nnx.Param))
         found = [(name.split("/")[-1], np.unique(leaf).tolist()) for name, leaf in trees.named_leaves(state)]

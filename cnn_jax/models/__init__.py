@@ -81,7 +81,7 @@ def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
     """
     import jax
 
-    from cnn_jax.models.layers import Keys
+    from cnn_jax.models.base import Keys
 
     known = fields(name)
     for field in kwargs:

@@ -22,12 +22,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from cnn_jax.errors import check, check_choice
-from cnn_jax.models.layers import ConvBlock, Head, Keys, LocalResponseNorm, feature_shape, make_pool, scaled
+from cnn_jax.models.base import Keys, scaled
+from cnn_jax.models.layers import NORMS, ConvBlock, LocalResponseNorm, windows
+from cnn_jax.models.network import Network
+from cnn_jax.models.pooling import make_pool
 
 
 class Variant(NamedTuple):
@@ -59,16 +60,17 @@ NORMALISED = (1, 2)  # those with a local response normalisation (section 3.3)
 BIASED = (2, 4, 5)  # those whose biases start at `initial_bias` (section 5), as do those of the hidden linear layers
 
 
-class AlexNet(nnx.Module):
+class AlexNet(Network):
     """AlexNet: images [B, H, W, C] -> class scores [B, num_classes].
 
     variant: a row of `VARIANTS`. groups: of conv2, conv4 and conv5; 0 takes the variant's.
+    kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of a 5x5 with stride 1.
     norm: "lrn" after conv1 and conv2, "batch" after every convolution, or "none".
     lrn_after_pool: norm="lrn" stands behind the pooling (ZFNet, and lectures) and not before it.
-    activation: "relu", or another of `layers.ACTIVATIONS` (section 3.1 compares with tanh).
+    activation: "relu", or another of `base.ACTIVATIONS` (section 3.1 compares with tanh).
     pool: "max", "average" or "conv". overlapping: windows of 3x3, or of 2x2 without padding, with stride 2 (section
       3.4): from the paper's images the maps have the same sizes.
-    head: "fc" (the paper's) with `fc_sizes`, "gap", "flatten" or "conv"; see `layers.Head`, also for `dropout`.
+    head: "fc" (the paper's) with `fc_sizes`, "gap", "flatten" or "conv"; see `network.Head`, also for `dropout`.
     width: multiplies maps and hidden units. norm_decay: of BatchNorm's running averages. init: of the kernels.
     initial_bias: of the biases that the paper starts at 1, those of conv2, conv4, conv5 and the hidden linear layers;
       the others start at 0. Caffe's reference network takes 0.1.
@@ -84,6 +86,7 @@ class AlexNet(nnx.Module):
         input_shape: Sequence[int] = (227, 227, 3),
         variant: str = "grouped",
         groups: int = 0,
+        kernel_plan: str = "single",
         norm: str = "lrn",
         lrn_after_pool: bool = False,
         activation: str = "relu",
@@ -100,68 +103,51 @@ class AlexNet(nnx.Module):
         rngs: Keys,
     ):
         check_choice("variant", variant, VARIANTS)
+        check_choice("norm", norm, NORMS)
+        check_choice("kernel_plan", kernel_plan, ("single", "stacked"))
         check(groups >= 0, f"groups is {groups}, but must be at least 1, or 0 for the groups of the variant")
         row = VARIANTS[variant]
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
 
-        self.order: tuple[str, ...] = ()
         channels = input_shape[-1]
-        for i, (maps, kernel, stride, padding) in enumerate(row.convolutions, start=1):
-            before, channels = channels, scaled(maps, width)
-            after_pool = norm == "lrn" and lrn_after_pool
-            block = ConvBlock(
-                before,
-                channels,
-                kernel,
-                stride,
-                padding,
+        for i, (maps, *window) in enumerate(row.convolutions, start=1):
+            block = partial(
+                ConvBlock,
                 groups=(groups or row.groups) if i in BIASED else 1,
-                norm="none" if norm == "lrn" and (lrn_after_pool or i not in NORMALISED) else norm,
+                norm="batch" if norm == "batch" else "none",
                 norm_decay=norm_decay,
                 activation=activation,
                 **options,
             )
-            if i in BIASED:
-                start_at(initial_bias, block.conv)
-            self.append(f"conv{i}", block)
+            plan = kernel_plan if window[:2] == [5, 1] else "single"
+            before, channels = channels, scaled(maps, width)
+            self.append_row(f"conv{i}", block, before, channels, windows(plan, *window))
+            normalised = norm == "lrn" and i in NORMALISED
+            if normalised and not lrn_after_pool:
+                self.append(f"norm{i}", LocalResponseNorm())
             if i in POOLED:
                 padding = row.pool_padding if overlapping and i in NORMALISED else 0
-                pool_layer = make_pool(pool, channels, 3 if overlapping else 2, 2, padding, **options)
-                self.append(f"pool{POOLED.index(i) + 1}", pool_layer)
-            if after_pool and i in NORMALISED:
+                size = 3 if overlapping else 2
+                self.append(f"pool{POOLED.index(i) + 1}", make_pool(pool, channels, size, 2, padding, **options))
+            if normalised and lrn_after_pool:
                 self.append(f"norm{i}", LocalResponseNorm())
 
-        self.head = Head(
-            feature_shape(self, input_shape),
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
-            fc_sizes=tuple(scaled(size, width) for size in fc_sizes),
+            head=head,
+            fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout,
             activation=activation,
             classifier_init=init,
             **options,
         )
-        for layer in self.head.hidden:
-            start_at(initial_bias, layer)
-
-    def append(self, name: str, layer: nnx.Module) -> None:
-        """Adds a layer to those that `features` calls one after the other."""
-        setattr(self, name, layer)
-        self.order += (name,)
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, H', W', C']."""
-        for name in self.order:
-            x = getattr(self, name)(x)
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)
-
-
-def start_at(value: float, layer: Any) -> None:
-    """Sets the biases of a layer to `value`."""
-    layer.bias.set_value(jnp.full(layer.bias.shape, value, jnp.float32))
+        # Section 5.
+        biased = tuple(f"conv{i}" for i in BIASED)
+        convolutions = [getattr(self, name).conv for name in self.order if name.startswith(biased)]
+        for layer in (*convolutions, *self.head.hidden):
+            layer.bias.set_value(jnp.full(layer.bias.shape, initial_bias, jnp.float32))
 
 
 # Section 3.1 of the paper starts all biases at 0, and its normalisation follows the pooling (Fig. 3).

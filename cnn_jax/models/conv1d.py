@@ -12,19 +12,19 @@ The layers and their sizes are ours. With the default fields, on 128 steps of 1 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-from flax import nnx
-
 from cnn_jax.errors import check
-from cnn_jax.models.layers import ConvBlock, Head, Keys, feature_shape, make_pool, scaled, scaled_sizes
+from cnn_jax.models.base import Keys, scaled
+from cnn_jax.models.layers import ConvBlock
+from cnn_jax.models.network import Network
+from cnn_jax.models.pooling import make_pool
 
 
-class ConvNet1D(nnx.Module):
+class ConvNet1D(Network):
     """Stages of convolution, activation and pooling along time: sequences [B, L, C] -> class scores [B, num_classes].
 
     channels: of each stage. kernel, stride, padding: of the convolutions; the padding stands on both sides.
     pool: "max", "average", or "conv" (strided convolution), of pool_size steps without overlap.
-    norm: "none", "batch" or "lrn". head, fc_sizes, dropout: see `layers.Head`.
+    norm: "none", "batch" or "lrn". head, fc_sizes, dropout: see `network.Head`.
     width: multiplies channels and hidden units.
 
     Raises:
@@ -61,7 +61,6 @@ class ConvNet1D(nnx.Module):
         )
         check(len(channels) > 0, "channels is (), but needs one number for each stage: at least one")
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        self.stages = len(channels)
         before = input_shape[-1]
         for i, after in enumerate((scaled(n, width) for n in channels), start=1):
             block = ConvBlock(
@@ -75,25 +74,17 @@ class ConvNet1D(nnx.Module):
                 activation=activation,
                 **options,
             )
-            setattr(self, f"conv{i}", block)
-            setattr(self, f"pool{i}", make_pool(pool, after, (pool_size,), pool_size, **options))
+            self.append(f"conv{i}", block)
+            self.append(f"pool{i}", make_pool(pool, after, (pool_size,), pool_size, **options))
             before = after
-        self.head = Head(
-            feature_shape(self, input_shape),
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
-            fc_sizes=scaled_sizes(fc_sizes, width),
+            head=head,
+            fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout,
             activation=activation,
             classifier_init=init,
             **options,
         )
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, L', C']."""
-        for i in range(1, 1 + self.stages):
-            x = getattr(self, f"pool{i}")(getattr(self, f"conv{i}")(x))
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)

@@ -18,13 +18,14 @@ Fig. 3 of the paper, clips of 16 frames of 112x112. All convolutions are 3x3x3 w
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import jax
-from flax import nnx
-
 from cnn_jax.errors import check
-from cnn_jax.models.layers import Conv, Head, Keys, Pool, feature_shape, get_activation, scaled, scaled_sizes
+from cnn_jax.models.base import Keys, scaled
+from cnn_jax.models.layers import ConvBlock
+from cnn_jax.models.network import Network
+from cnn_jax.models.pooling import make_pool
 
 # For each stage: channels of its convolutions, kernel (= stride) of its pool, padding of its pool.
 STAGES = (
@@ -36,12 +37,13 @@ STAGES = (
 )
 
 
-class C3D(nnx.Module):
+class C3D(Network):
     """C3D: clips [B, T, H, W, C] -> class scores [B, num_classes].
 
     temporal_kernel: frames that a kernel sees, odd. 1 makes it a 2-D network on every frame, whose pools alone join
       frames: depth-1 of the paper's section 3.2, which compares 1, 3, 5 and 7.
-    pool: "max" or "average". head, fc_sizes, dropout: see `layers.Head`. width: multiplies channels and hidden units.
+    norm: "none" (the paper), "batch" or "lrn". pool: "max", "average" or "conv".
+    head, fc_sizes, dropout: see `network.Head`. width: multiplies channels and hidden units.
 
     Raises:
       UserError: a field has an impossible value, or the clip is too small.
@@ -55,6 +57,8 @@ class C3D(nnx.Module):
         temporal_kernel: int = 3,
         pool: str = "max",
         activation: str = "relu",
+        norm: str = "none",
+        norm_decay: float = 0.9,
         head: str = "fc",
         fc_sizes: Sequence[int] = (4096, 4096),
         dropout: float = 0.5,
@@ -73,34 +77,22 @@ class C3D(nnx.Module):
         )
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
         kernel, padding = (temporal_kernel, 3, 3), (temporal_kernel // 2, 1, 1)
-        self.activation = get_activation(activation)
-        self.stages: tuple[tuple[str, ...], ...] = ()
+        block = partial(ConvBlock, norm=norm, norm_decay=norm_decay, activation=activation, **options)
         before = input_shape[-1]
         for i, (channels, size, pad) in enumerate(STAGES, start=1):
-            convs = tuple(f"conv{i}{letter}" for letter in "ab"[: len(channels)])
-            for name, after in zip(convs, (scaled(n, width) for n in channels), strict=True):
-                setattr(self, name, Conv(before, after, kernel, 1, padding, **options))
+            for letter, maps in zip("ab", channels, strict=False):
+                after = scaled(maps, width)
+                self.append(f"conv{i}{letter}", block(before, after, kernel, 1, padding))
                 before = after
-            setattr(self, f"pool{i}", Pool(pool, size, size, pad))
-            self.stages += ((*convs, f"pool{i}"),)
-        self.head = Head(
-            feature_shape(self, input_shape),
+            self.append(f"pool{i}", make_pool(pool, before, size, size, pad, **options))
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
-            fc_sizes=scaled_sizes(fc_sizes, width),
+            head=head,
+            fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout,
             activation=activation,
             classifier_init=init,
             **options,
         )
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, T', H', W', C']."""
-        for *convs, pool in self.stages:
-            for name in convs:
-                x = self.activation(getattr(self, name)(x))
-            x = getattr(self, pool)(x)
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)

@@ -15,19 +15,18 @@ rates 1, 1, 2, 4, 8, 16, 1.
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-from flax import nnx
-
 from cnn_jax.errors import check
-from cnn_jax.models.layers import ConvBlock, Head, Keys, feature_shape, scaled, scaled_sizes
+from cnn_jax.models.base import Keys, scaled
+from cnn_jax.models.layers import ConvBlock
+from cnn_jax.models.network import Network
 
 
-class DilatedNet(nnx.Module):
+class DilatedNet(Network):
     """Dilated convolutions in a row, then a head: images [B, H, W, C] -> class scores [B, num_classes].
 
     rates: the dilation of each layer; (1, 1, 1, 1) is the plain twin, with the same parameters and MACs.
     channels: of every layer; their number is ours. kernel: an odd size, so that the resolution stays.
-    norm: "none", "batch" or "lrn". head, fc_sizes, dropout: see `layers.Head`.
+    norm: "none", "batch" or "lrn". head, fc_sizes, dropout: see `network.Head`.
     width: multiplies channels and hidden units.
 
     Raises:
@@ -55,42 +54,22 @@ class DilatedNet(nnx.Module):
     ):
         check(len(rates) > 0 and min(rates) >= 1, f"rates is {tuple(rates)}, but needs at least one rate, all above 0")
         check(kernel % 2 == 1, f"kernel is {kernel}, but must be odd: an even one cannot keep the resolution")
-        self.layers = tuple(f"conv{i}" for i in range(1, 1 + len(rates)))
+        options: dict[str, Any] = dict(activation=activation, init=init, dtype=dtype, rngs=rngs)
         before, channels = input_shape[-1], scaled(channels, width)
-        for name, rate in zip(self.layers, rates, strict=True):
+        for i, rate in enumerate(rates, start=1):
+            padding = rate * (kernel // 2)
             block = ConvBlock(
-                before,
-                channels,
-                kernel,
-                padding=rate * (kernel // 2),
-                dilation=rate,
-                norm=norm,
-                norm_decay=norm_decay,
-                activation=activation,
-                init=init,
-                dtype=dtype,
-                rngs=rngs,
+                before, channels, kernel, 1, padding, dilation=rate, norm=norm, norm_decay=norm_decay, **options
             )
-            setattr(self, name, block)
+            self.append(f"conv{i}", block)
             before = channels
-        self.head = Head(
-            feature_shape(self, input_shape),
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
-            fc_sizes=scaled_sizes(fc_sizes, width),
+            head=head,
+            fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout,
-            activation=activation,
-            init=init,
             classifier_init=init,
-            dtype=dtype,
-            rngs=rngs,
+            **options,
         )
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, H, W, channels]."""
-        for name in self.layers:
-            x = getattr(self, name)(x)
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)

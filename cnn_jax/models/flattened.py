@@ -25,7 +25,10 @@ import jax
 from flax import nnx
 
 from cnn_jax.errors import check
-from cnn_jax.models.layers import Conv, Head, Keys, feature_shape, get_activation, make_pool, scaled, scaled_sizes
+from cnn_jax.models.base import Keys, get_activation, scaled
+from cnn_jax.models.layers import Conv
+from cnn_jax.models.network import Network
+from cnn_jax.models.pooling import make_pool
 
 
 class FlattenedConv(nnx.Module):
@@ -50,13 +53,13 @@ class FlattenedConv(nnx.Module):
         return x
 
 
-class FlattenedNet(nnx.Module):
+class FlattenedNet(Network):
     """Stages of convolution, activation and pool: images [B, H, W, C] -> class scores [B, num_classes].
 
     separable: False puts one dense convolution in each place: the twin.
     sets: of 1-D convolutions in the place of one dense convolution.
     channels: of each stage. kernel: of every convolution, odd. pool: "max", "average" or "conv".
-    head, fc_sizes, dropout: see `layers.Head`. width: multiplies channels and hidden units.
+    head, fc_sizes, dropout: see `network.Head`. width: multiplies channels and hidden units.
 
     Raises:
       UserError: a field has an impossible value, or the image is too small.
@@ -85,33 +88,24 @@ class FlattenedNet(nnx.Module):
         check(kernel >= 1 and kernel % 2 == 1, f"kernel is {kernel}, but must be odd: an even one changes the size")
         check(len(channels) > 0, "channels is (), but needs one number for each stage: at least one")
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        self.stages = len(channels)
-        self.activation = get_activation(activation)
         before = input_shape[-1]
         for i, after in enumerate((scaled(n, width) for n in channels), start=1):
             if separable:
                 conv = FlattenedConv(before, after, kernel, sets=sets, **options)
             else:
                 conv = Conv(before, after, kernel, 1, kernel // 2, **options)
-            setattr(self, f"conv{i}", conv)
-            setattr(self, f"pool{i}", make_pool(pool, after, 2, 2, 0, **options))
+            self.append(f"conv{i}", conv)
+            self.append(f"activation{i}", get_activation(activation))
+            self.append(f"pool{i}", make_pool(pool, after, 2, 2, 0, **options))
             before = after
-        self.head = Head(
-            feature_shape(self, input_shape),
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
-            fc_sizes=scaled_sizes(fc_sizes, width),
+            head=head,
+            fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout,
             activation=activation,
             classifier_init=init,
             **options,
         )
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, H', W', C']."""
-        for i in range(1, 1 + self.stages):
-            x = getattr(self, f"pool{i}")(self.activation(getattr(self, f"conv{i}")(x)))
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)

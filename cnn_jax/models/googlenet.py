@@ -33,16 +33,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.errors import check, check_choice
-from cnn_jax.models.layers import (
-    AdaptiveAveragePool,
-    ConvBlock,
-    Head,
-    Keys,
-    LocalResponseNorm,
-    Pool,
-    feature_shape,
-    scaled,
-)
+from cnn_jax.models.base import Keys, scaled
+from cnn_jax.models.layers import ConvBlock, LocalResponseNorm, windows
+from cnn_jax.models.network import Network, feature_shape, fold_in
+from cnn_jax.models.pooling import AdaptiveAveragePool, Pool, make_pool
 
 # The Inception modules in the order of Table 1: (1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj); and max pooling.
 MODULES: dict[str, tuple[int, ...] | None] = {
@@ -68,16 +62,20 @@ class Inception(nnx.Module):
     """Four branches on one input, concatenated: 1x1; 3x3; 5x5; max pooling (Fig. 2), [B, H, W, C] -> [B, H, W, C'].
 
     row: of `MODULES`. reduction=False: the naive module (Fig. 2a), without reductions and without projection.
-    large_kernel: of the "5x5" branch.
+    small: the branch of 5x5 has 3x3. kernel_plan: see `GoogLeNet`.
     """
 
-    def __init__(self, in_channels: int, row: Sequence[int], block: Block, *, reduction: bool, large_kernel: int):
+    def __init__(
+        self, in_channels: int, row: Sequence[int], block: Block, *, reduction: bool, small: bool, kernel_plan: str
+    ):
         ones, reduce3, threes, reduce5, fives, projection = row
         self.conv1x1 = block(in_channels, ones, 1)
         self.reduce3x3 = block(in_channels, reduce3, 1) if reduction else None
         self.conv3x3 = block(reduce3 if reduction else in_channels, threes, 3, 1, 1)
         self.reduce5x5 = block(in_channels, reduce5, 1) if reduction else None
-        self.conv5x5 = block(reduce5 if reduction else in_channels, fives, large_kernel, 1, large_kernel // 2)
+        first, *second = [(3, 1, 1)] if small else windows(kernel_plan, 5, 1, 2)
+        self.conv5x5 = block(reduce5 if reduction else in_channels, fives, *first)
+        self.conv5x5_second = block(fives, fives, *second[0]) if second else None
         self.pool = Pool("max", 3, 1, 1)
         self.projection = block(in_channels, projection, 1) if reduction else None
         self.out_channels = ones + threes + fives + (projection if reduction else in_channels)
@@ -86,12 +84,13 @@ class Inception(nnx.Module):
         ones = self.conv1x1(x)
         threes = self.conv3x3(x if self.reduce3x3 is None else self.reduce3x3(x))
         fives = self.conv5x5(x if self.reduce5x5 is None else self.reduce5x5(x))
+        fives = fives if self.conv5x5_second is None else self.conv5x5_second(fives)
         pooled = self.pool(x)
         pooled = pooled if self.projection is None else self.projection(pooled)
         return jnp.concatenate([ones, threes, fives, pooled], axis=-1)
 
 
-class AuxiliaryClassifier(nnx.Module):
+class AuxiliaryClassifier(Network):
     """Average pooling, 1x1 convolution, one hidden layer: maps [B, H, W, C] -> class scores [B, num_classes].
 
     variant "torchvision" pools to 4x4 whatever the map.
@@ -100,19 +99,12 @@ class AuxiliaryClassifier(nnx.Module):
     def __init__(
         self, in_shape: Sequence[int], num_classes: int, block: Block, *, variant: str, width: float, **head: Any
     ):
-        self.pool = AdaptiveAveragePool(4) if variant == "torchvision" else Pool("average", 5, 3)
-        self.conv = block(in_shape[-1], scaled(128, width), 1)
-        self.head = Head(feature_shape(self, in_shape), num_classes, kind="fc", fc_sizes=(scaled(1024, width),), **head)
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the maps before the linear layers, [B, H', W', C']."""
-        return self.conv(self.pool(x))
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)
+        self.append("pool", AdaptiveAveragePool(4) if variant == "torchvision" else Pool("average", 5, 3))
+        self.append("conv", block(in_shape[-1], scaled(128, width), 1))
+        self.append_head(in_shape, num_classes, head="fc", fc_sizes=(1024,), width=width, **head)
 
 
-class GoogLeNet(nnx.Module):
+class GoogLeNet(Network):
     """GoogLeNet: images [B, H, W, C] -> class scores [B, num_classes].
 
     auxiliary: builds the two auxiliary classifiers. In training the result is then a tuple: scores, (scores of 4a,
@@ -123,9 +115,11 @@ class GoogLeNet(nnx.Module):
     variant: "torchvision" has 3x3 in the place of 5x5, a pool4 of 2x2/2, epsilon 1e-3 in BatchNorm and another pooling
       of the auxiliary classifiers; with norm="batch" it is torchvision's network.
     reduction: False makes the modules naive (Fig. 2a): no 1x1 reductions and projections.
-    head, fc_sizes, dropout: see `layers.Head`. width: multiplies all channels, and the hidden units of the auxiliary
+    kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of each 5x5 (Szegedy et al. 2016, Fig. 5).
+    pool: "max", "average" or "conv", of the four pools between modules. overlapping: their windows are 3x3, or 2x2.
+    head, fc_sizes, dropout: see `network.Head`. width: multiplies all channels, and the hidden units of the auxiliary
       classifiers.
-    norm_decay: of BatchNorm's running averages. init: of the kernels, see `layers.INITS`.
+    norm_decay: of BatchNorm's running averages. init: of the kernels, see `base.INITS`.
 
     Raises:
       UserError: a field has an impossible value, or the image is too small.
@@ -142,6 +136,9 @@ class GoogLeNet(nnx.Module):
         auxiliary_weight: float = 0.3,
         auxiliary_dropout: float = 0.7,
         reduction: bool = True,
+        kernel_plan: str = "single",
+        pool: str = "max",
+        overlapping: bool = True,
         activation: str = "relu",
         head: str = "gap",
         fc_sizes: Sequence[int] = (4096, 4096),
@@ -154,46 +151,53 @@ class GoogLeNet(nnx.Module):
     ):
         check_choice("variant", variant, VARIANTS)
         check_choice("norm", norm, ("lrn", "batch", "none"))
+        check(
+            (variant, kernel_plan) != ("torchvision", "stacked"),
+            "kernel_plan is 'stacked', but variant 'torchvision' has no 5x5 to replace: use variant='paper'",
+        )
         check(auxiliary_weight >= 0, f"auxiliary_weight is {auxiliary_weight}, but must not be negative")
         check(0 <= auxiliary_dropout < 1, f"auxiliary_dropout is {auxiliary_dropout}, but must be in [0, 1)")
-        options: dict[str, Any] = dict(activation=activation, init=init, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
         block = partial(
             ConvBlock,
             bias=norm != "batch",
             norm="batch" if norm == "batch" else "none",
             norm_decay=norm_decay,
             norm_epsilon=1e-3 if variant == "torchvision" else 1e-5,
+            activation=activation,
             **options,
         )
-        head_options: dict[str, Any] = dict(classifier_init=init, **options)
+        head_options: dict[str, Any] = dict(activation=activation, classifier_init=init, **options)
         channels, channels2 = scaled(64, width), scaled(192, width)
 
-        self.conv1 = block(input_shape[-1], channels, 7, 2, 3)
-        self.pool1 = Pool("max", 3, 2, ceil=True)
-        self.norm1 = LocalResponseNorm() if norm == "lrn" else None
-        self.conv2_reduce = block(channels, channels, 1)
-        self.conv2 = block(channels, channels2, 3, 1, 1)
-        self.norm2 = LocalResponseNorm() if norm == "lrn" else None
-        self.pool2 = Pool("max", 3, 2, ceil=True)
-        self.stem = ("conv1", "pool1", "norm1", "conv2_reduce", "conv2", "norm2", "pool2")
+        window = (3 if overlapping else 2, 2)  # size and stride
+        self.append("conv1", block(input_shape[-1], channels, 7, 2, 3))
+        self.append("pool1", make_pool(pool, channels, *window, ceil=True, **options))
+        if norm == "lrn":
+            self.append("norm1", LocalResponseNorm())
+        self.append("conv2_reduce", block(channels, channels, 1))
+        self.append("conv2", block(channels, channels2, 3, 1, 1))
+        if norm == "lrn":
+            self.append("norm2", LocalResponseNorm())
+        self.append("pool2", make_pool(pool, channels2, *window, ceil=True, **options))
 
         # In training the network says what its auxiliary classifiers do; nnx.view sets it, as that of nnx.Dropout.
         self.deterministic = False
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
-        self.modules: tuple[str, ...] = ()
         channels = channels2
         for name, row in MODULES.items():
             if row is None:
                 small = name == "pool4" and variant == "torchvision"
-                setattr(self, name, Pool("max", 2 if small else 3, 2, ceil=True))
-            else:
-                row = [scaled(n, width) for n in row]
-                kernel = 3 if variant == "torchvision" else 5
-                inception = Inception(channels, row, block, reduction=reduction, large_kernel=kernel)
-                setattr(self, name, inception)
-                channels = inception.out_channels
-            self.modules += (name,)
+                size = (2, 2) if small else window
+                self.append(name, make_pool(pool, channels, *size, ceil=True, **options))
+                continue
+            row = [scaled(n, width) for n in row]
+            inception = Inception(
+                channels, row, block, reduction=reduction, small=variant == "torchvision", kernel_plan=kernel_plan
+            )
+            self.append(name, inception)
+            channels = inception.out_channels
             if auxiliary and name in AUXILIARY:
                 shape = feature_shape(self, input_shape)
                 check(
@@ -207,13 +211,8 @@ class GoogLeNet(nnx.Module):
                 )
                 setattr(self, AUXILIARY[name], classifier)
 
-        self.head = Head(
-            feature_shape(self, input_shape),
-            num_classes,
-            kind=head,
-            fc_sizes=fc_sizes,
-            dropout=dropout,
-            **head_options,
+        self.append_head(
+            input_shape, num_classes, head=head, fc_sizes=fc_sizes, width=width, dropout=dropout, **head_options
         )
 
     def set_view(self, deterministic: bool | None = None) -> None:
@@ -221,24 +220,15 @@ class GoogLeNet(nnx.Module):
         if deterministic is not None:
             self.deterministic = deterministic
 
-    def features(self, x: jax.Array, maps: dict[str, jax.Array] | None = None) -> jax.Array:
-        """Returns the feature maps before the head, [B, H', W', C']; puts those of all modules into `maps`."""
-        for name in (*self.stem, *self.modules):
-            layer = getattr(self, name)
-            x = x if layer is None else layer(x)
-            if maps is not None:
-                maps[name] = x
-        return x
-
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:
         if not self.auxiliary:
-            return self.head(self.features(x), rngs=rngs)
-        maps: dict[str, jax.Array] = {}
-        x = self.features(x, maps)
-        keys = iter(() if rngs is None else jax.random.split(rngs, 1 + len(AUXILIARY)))
-        scores = self.head(x, rngs=next(keys, None))
-        # In evaluation too, so that a table of layers has them; a compiled program drops what nobody uses.
-        others = tuple(
-            getattr(self, classifier)(maps[name], rngs=next(keys, None)) for name, classifier in AUXILIARY.items()
-        )
-        return scores if self.deterministic else (scores, others, self.auxiliary_weight)
+            return super().__call__(x, rngs=rngs)
+        # Auxiliary classifiers run in evaluation too, so that a table of layers has them; a compiled program drops
+        # what nobody uses.
+        others = []
+        for i, name in enumerate(self.order):
+            x = getattr(self, name)(x)
+            if name in AUXILIARY:
+                others.append(getattr(self, AUXILIARY[name])(x, rngs=fold_in(rngs, i)))
+        scores = self.head(x, rngs=fold_in(rngs, len(self.order)))
+        return scores if self.deterministic else (scores, tuple(others), self.auxiliary_weight)

@@ -1,165 +1,21 @@
-"""The building blocks that every family shares: convolution, pooling, normalisation, head.
+"""Convolution, linear layer, normalisation, and the block of them that every family uses.
 
 All arrays are channels-last: images are [B, H, W, C]. Paddings and strides are always explicit numbers, because
 "SAME" pads a strided 7x7 convolution differently from the papers' code.
 """
 
-import contextlib
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jax.nn import initializers
 
-from cnn_jax.errors import UserError, check, check_choice
+from cnn_jax.errors import check, check_choice
 from cnn_jax.models import cpu
-from cnn_jax.trees import path_name
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,  # slope 0.01 (Maas et al. 2013)
-    "elu": jax.nn.elu,
-    "sigmoid": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
-    "scaled_tanh": lambda x: 1.7159 * jnp.tanh(2 / 3 * x),  # LeCun et al. 1998, eq. 6 and appendix A
-    "linear": lambda x: x,
-}
-
-
-def lecun_uniform_1998(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, **_: Any) -> jax.Array:
-    """U(-2.4/n, 2.4/n) with n the fan-in (LeCun et al. 1998, appendix A)."""
-    limit = 2.4 / math.prod(shape[:-1])
-    return jax.random.uniform(key, tuple(shape), dtype, -limit, limit)
-
-
-# Name -> initialiser of convolution and linear kernels. Biases start at zero.
-INITS: dict[str, Callable[..., jax.Array]] = {
-    "he_fan_in": initializers.variance_scaling(2.0, "fan_in", "normal"),  # He et al. 2015, eq. 10
-    "he_fan_out": initializers.variance_scaling(2.0, "fan_out", "normal"),  # He et al. 2015, eq. 14
-    "glorot_normal": initializers.variance_scaling(1.0, "fan_avg", "normal"),  # Glorot & Bengio 2010
-    "glorot_uniform": initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-    "lecun_normal": initializers.variance_scaling(1.0, "fan_in", "normal"),
-    "lecun_uniform_1998": lecun_uniform_1998,
-    "normal_0.01": initializers.normal(0.01),  # Krizhevsky et al. 2012, section 5
-}
-
-
-def get_activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """Returns the activation function called `name`; raises UserError for an unknown one."""
-    check_choice("activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]
-
-
-def get_init(name: str) -> Callable[..., jax.Array]:
-    """Returns the kernel initialiser called `name`; raises UserError for an unknown one."""
-    check_choice("init", name, INITS)
-    return INITS[name]
-
-
-def scaled(channels: int, width: float) -> int:
-    """Returns a layer's channels, or hidden units, under a width multiplier, at least 1."""
-    check(channels > 0, f"a layer is to have {channels} channels or units (fc_sizes, maps), but must have at least 1")
-    check(width > 0, f"width is {width}, but must be positive: 1 is the paper's network, 0.5 half of its channels")
-    return max(1, round(channels * width))
-
-
-def scaled_sizes(sizes: Sequence[int], width: float) -> tuple[int, ...]:
-    """Returns the units of hidden layers under a width multiplier; raises UserError for a size below 1."""
-    check(all(size > 0 for size in sizes), f"the hidden sizes are {tuple(sizes)}, but every size must be above 0")
-    return tuple(scaled(size, width) for size in sizes)
-
-
-# ---------------------------------------------------------------- listening to layers
-
-_listeners: list[list] = []
-
-
-@contextlib.contextmanager
-def listen() -> Iterator[list[tuple[nnx.Module, jax.Array, jax.Array]]]:
-    """Collects (layer, input, output) of every layer that is called inside the block, in call order.
-
-    Works on real arrays and under tracing (`jax.eval_shape`), so it serves the layer table and feature maps alike.
-    """
-    calls: list[tuple[nnx.Module, jax.Array, jax.Array]] = []
-    _listeners.append(calls)
-    try:
-        yield calls
-    finally:
-        _listeners.pop()
-
-
-def _report(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
-    for calls in _listeners:
-        calls.append((layer, x, y))
-    return y
-
-
-def report(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Tells the listeners that `layer` made y of x, and returns y: for layers that stand in a family's own file.
-
-    Such a layer has `describe(in_shape, out_shape)`, which returns (kind, detail, macs) for the layer table.
-    """
-    return _report(layer, x, y)
-
-
-# ---------------------------------------------------------------- keys and statistics that trace fast
-
-
-class Keys:
-    """Keys for initial parameters, one for each call of `params()`; layers take it in the place of `nnx.Rngs`.
-
-    It counts in Python. `nnx.Rngs` counts in an array, and under tracing every assignment `variable[...] = value`
-    of Flax asks a tracer for its sharding, which costs time quadratic in the depth (ResNet-1202: 9 minutes).
-    """
-
-    def __init__(self, key: jax.Array):
-        self.key = key
-        self.count = 0
-
-    def params(self) -> jax.Array:
-        self.count += 1
-        return jax.random.fold_in(self.key, self.count)
-
-
-class Statistic(nnx.BatchStat):
-    """A running average whose assignment does not ask for the sharding; see `Keys`."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.set_value(value)
-
-
-# ---------------------------------------------------------------- layers
-
-
-def _per_axis(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
-    return (value,) * dims if isinstance(value, int) else tuple(value)
-
-
-class DoesNotFitError(UserError):
-    """A kernel is larger than its padded input. `layer` is the module that raised it."""
-
-    def __init__(self, layer: nnx.Module, message: str):
-        super().__init__(message)
-        self.layer = layer
-
-
-def _check_fits(layer: Any, shape: Sequence[int], dilation: Sequence[int] | None = None) -> None:
-    dims = len(layer.kernel_size)
-    check(
-        len(shape) == dims + 2,
-        f"the input of a {dims}-D layer has the shape {tuple(shape)}, but must be [batch, {dims} sizes, channels]",
-    )
-    for size, kernel, padding, rate in zip(
-        shape[1:-1], layer.kernel_size, layer.pads, dilation or (1,) * len(layer.kernel_size), strict=True
-    ):
-        if size + 2 * padding < rate * (kernel - 1) + 1:
-            got = "x".join(str(size) for size in shape[1:-1])
-            raise DoesNotFitError(layer, f"a kernel of {kernel} with padding {padding} does not fit its {got} input")
+from cnn_jax.models.base import Keys, Statistic, check_fits, get_activation, get_init, per_axis, report
 
 
 class Conv(nnx.Conv):
@@ -186,9 +42,9 @@ class Conv(nnx.Conv):
     ):
         kernel = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
         dims = len(kernel)
-        check(min(_per_axis(padding, dims)) >= 0, f"padding is {padding}, but must not be negative")
-        self.pads = _per_axis(padding, dims)
-        self.dilation = _per_axis(dilation, dims)
+        check(min(per_axis(padding, dims)) >= 0, f"padding is {padding}, but must not be negative")
+        self.pads = per_axis(padding, dims)
+        self.dilation = per_axis(dilation, dims)
         check(
             in_channels % groups == 0 and out_channels % groups == 0,
             f"groups is {groups}, but must divide both {in_channels} input and {out_channels} output channels",
@@ -197,7 +53,7 @@ class Conv(nnx.Conv):
             in_channels,
             out_channels,
             kernel,
-            strides=_per_axis(stride, dims),
+            strides=per_axis(stride, dims),
             padding=[(pad, pad) for pad in self.pads],
             kernel_dilation=self.dilation,
             feature_group_count=groups,
@@ -209,8 +65,8 @@ class Conv(nnx.Conv):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        _check_fits(self, x.shape, self.dilation)
-        return _report(self, x, super().__call__(x))
+        check_fits(self, x.shape, self.dilation)
+        return report(self, x, super().__call__(x))
 
 
 class Linear(nnx.Linear):
@@ -226,118 +82,7 @@ class Linear(nnx.Linear):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _report(self, x, super().__call__(x))
-
-
-class Pool(nnx.Module):
-    """Max or average pooling, [B, *spatial, C] -> [B, *spatial', C].
-
-    Padding is never the maximum; averages count it. `ceil` adds a last window that reaches over the end, where the
-    strides leave a rest (Caffe's rule, and torch's `ceil_mode`); averages do not count what lies beyond the padding.
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        kernel: int | Sequence[int],
-        stride: int | Sequence[int],
-        padding: int | Sequence[int] = 0,
-        *,
-        ceil: bool = False,
-    ):
-        check_choice("pool", kind, ("max", "average"))
-        self.kind = kind
-        self.ceil = ceil
-        self.kernel_size = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
-        self.strides = _per_axis(stride, len(self.kernel_size))
-        self.pads = _per_axis(padding, len(self.kernel_size))
-
-    def padding(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
-        """Returns (before, after) for each spatial axis of an input of `sizes`."""
-        pads = []
-        for size, kernel, stride, pad in zip(sizes, self.kernel_size, self.strides, self.pads, strict=True):
-            rest = (size + 2 * pad - kernel) % stride
-            # A window that would begin behind the input and its first padding does not count.
-            begins = (size + 2 * pad - kernel) // stride * stride + stride
-            extra = stride - rest if self.ceil and rest and begins < size + pad else 0
-            pads.append((pad, pad + extra))
-        return pads
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        _check_fits(self, x.shape)
-        padding = self.padding(x.shape[1:-1])
-        if self.kind == "max":
-            y = cpu.max_pool(x, self.kernel_size, self.strides, padding)
-        else:
-            window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
-            total = lax.reduce_window(x, 0.0, lax.add, window, strides, ((0, 0), *padding, (0, 0)))
-            y = total / self._counts(x.shape[1:-1], padding).astype(x.dtype)
-        return _report(self, x, y)
-
-    def _counts(self, sizes: Sequence[int], padding: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Returns how many values each window averages, broadcastable to the output; `ceil` adds none."""
-        if not self.ceil:
-            return np.array(math.prod(self.kernel_size))
-        counts = np.ones(())
-        for size, kernel, stride, pad, (_, after) in zip(
-            sizes, self.kernel_size, self.strides, self.pads, padding, strict=True
-        ):
-            starts = np.arange(0, size + pad + after - kernel + 1, stride)
-            counts = counts[..., None] * (np.minimum(starts + kernel, size + 2 * pad) - starts)
-        return counts[..., None]
-
-
-def make_pool(
-    kind: str,
-    channels: int,
-    kernel: int | Sequence[int],
-    stride: int | Sequence[int],
-    padding: int | Sequence[int] = 0,
-    *,
-    ceil: bool = False,
-    init: str,
-    dtype: Any = None,
-    rngs: Keys,
-) -> Pool | Conv:
-    """Returns what makes maps smaller: "max", "average", or "conv", a strided convolution that learns how.
-
-    The convolution keeps the channels and has no activation of its own (Springenberg et al. 2014, section 2).
-    """
-    check_choice("pool", kind, ("max", "average", "conv"))
-    if kind == "conv":
-        return Conv(channels, channels, kernel, stride, padding, init=init, dtype=dtype, rngs=rngs)
-    return Pool(kind, kernel, stride, padding, ceil=ceil)
-
-
-class AdaptiveAveragePool(nnx.Module):
-    """Average pooling to a map of `size` x `size` whatever the input's, [B, H, W, C] -> [B, size, size, C].
-
-    Window i covers positions floor(i * H / size) to ceil((i + 1) * H / size), as torch's `AdaptiveAvgPool2d`.
-    """
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        rows, columns = (jnp.asarray(self._weights(size), x.dtype) for size in x.shape[1:-1])
-        y = jnp.einsum("bhwc,ph,qw->bpqc", x, rows, columns, precision="highest")
-        return _report(self, x, y)
-
-    def _weights(self, size: int) -> np.ndarray:
-        """Returns the weights [output, input] of the averages along an axis."""
-        weights = np.zeros((self.size, size))
-        for i, row in enumerate(weights):
-            window = slice(i * size // self.size, -(-(i + 1) * size // self.size))
-            row[window] = 1 / (window.stop - window.start)
-        return weights
-
-
-class GlobalAveragePool(nnx.Module):
-    """Mean over all positions, [B, *spatial, C] -> [B, C], summed in float32."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32).astype(x.dtype)
-        return _report(self, x, y)
+        return report(self, x, super().__call__(x))
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -370,7 +115,7 @@ class BatchNorm(nnx.BatchNorm):
         self.var = Statistic(jnp.ones(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _report(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
+        return report(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
 
     def _evaluate(self, x: jax.Array) -> jax.Array:
         """Normalises with the running averages. Flax rounds them to the computation's type, a bias in bfloat16."""
@@ -395,19 +140,26 @@ class LocalResponseNorm(nnx.Module):
         window, ones, half = (1,) * (x.ndim - 1) + (self.size,), (1,) * x.ndim, self.size // 2
         padding = ((0, 0),) * (x.ndim - 1) + ((half, half),)
         total = lax.reduce_window(jnp.square(wide), 0.0, lax.add, window, ones, padding)
-        return _report(self, x, (wide * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
+        return report(self, x, (wide * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
 
 
 NORMS = ("none", "lrn", "batch")
 
 
 def make_norm(
-    kind: str, channels: int, *, decay: float = 0.9, epsilon: float = 1e-5, dtype: Any = None, rngs: Keys
-) -> nnx.Module | None:
+    kind: str,
+    channels: int,
+    *,
+    decay: float = 0.9,
+    epsilon: float = 1e-5,
+    zero_scale: bool = False,
+    dtype: Any = None,
+    rngs: Keys,
+) -> Any:
     """Returns a normalisation of maps with `channels`: None, `LocalResponseNorm` or `BatchNorm`."""
     check_choice("norm", kind, NORMS)
     if kind == "batch":
-        return BatchNorm(channels, decay=decay, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        return BatchNorm(channels, decay=decay, epsilon=epsilon, zero_scale=zero_scale, dtype=dtype, rngs=rngs)
     return LocalResponseNorm() if kind == "lrn" else None
 
 
@@ -457,93 +209,25 @@ class ConvBlock(nnx.Module):
         if isinstance(self.norm, BatchNorm):
             return self.activation(self.norm(x))
         x = self.activation(x)
-        return x if self.norm is None else self.norm(x)  # pyright: ignore[reportCallIssue]
+        return x if self.norm is None else self.norm(x)
 
 
-# ---------------------------------------------------------------- head
+def windows(kernel_plan: str, kernel: int, stride: int = 1, padding: int = 0) -> list[tuple[int, int, int]]:
+    """Returns (kernel, stride, padding) of the convolutions that stand in the place of one.
 
-HEADS = ("gap", "flatten", "fc", "conv")
-
-
-class Head(nnx.Module):
-    """From feature maps to class scores, [B, *spatial, C] -> [B, num_classes] in float32.
-
-    kind:
-      "gap": global average pooling, then one linear layer (Lin et al. 2013; He et al. 2016).
-      "flatten": one linear layer on all features.
-      "fc": hidden linear layers of `fc_sizes`, each with activation and dropout, then the classifier
-        (Krizhevsky et al. 2012).
-      "conv": a 1x1 convolution to one map for each class, activation, global average pooling (Lin et al. 2013, section
-        3.2; Iandola et al. 2016): no linear layer.
-    `dropout` is the rate; but for "fc" it stands before the classifier.
-    """
-
-    def __init__(
-        self,
-        in_shape: Sequence[int],  # [*spatial, C], without batch
-        num_classes: int,
-        *,
-        kind: str,
-        fc_sizes: Sequence[int] = (),
-        dropout: float = 0.0,
-        activation: str = "relu",
-        init: str,
-        classifier_init: str,
-        dtype: Any = None,
-        rngs: Keys,
-    ):
-        check_choice("head", kind, HEADS)
-        check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")
-        check(num_classes >= 2, f"num_classes is {num_classes}, but a classifier needs at least 2 classes")
-        self.kind = kind
-        self.activation = get_activation(activation)
-        features = in_shape[-1] if kind == "gap" else math.prod(in_shape)
-        self.pool = GlobalAveragePool() if kind in ("gap", "conv") else None
-        self.hidden = nnx.List([])
-        check(all(size > 0 for size in fc_sizes), f"fc_sizes is {tuple(fc_sizes)}, but every size must be above 0")
-        for size in fc_sizes if kind == "fc" else ():
-            self.hidden.append(Linear(features, size, init=init, dtype=dtype, rngs=rngs))
-            features = size
-        self.dropout = nnx.Dropout(dropout)
-        if kind == "conv":
-            ones = (1,) * (len(in_shape) - 1)
-            self.classifier = Conv(in_shape[-1], num_classes, ones, init=classifier_init, dtype=dtype, rngs=rngs)
-        else:
-            self.classifier = Linear(features, num_classes, init=classifier_init, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        if self.kind == "conv":
-            assert self.pool is not None
-            maps = self.activation(self.classifier(self.dropout(x, rngs=rngs)))
-            return self.pool(maps).astype(jnp.float32)
-        x = self.pool(x) if self.pool is not None else x.reshape(x.shape[0], -1)
-        keys = iter(() if rngs is None else jax.random.split(rngs, len(self.hidden) + 1))
-        for layer in self.hidden:
-            x = self.dropout(self.activation(layer(x)), rngs=next(keys, None))
-        if not self.hidden:
-            x = self.dropout(x, rngs=next(keys, None))
-        return self.classifier(x).astype(jnp.float32)
-
-
-# ---------------------------------------------------------------- shapes
-
-
-def feature_shape(model: Any, input_shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns the shape of `model.features(x)` without batch, for x of `input_shape` [*spatial, C]; computes nothing.
+    "single" leaves it; "stacked" takes 3x3 convolutions that see the same together and give the same size: two for a
+    5x5, three for a 7x7 (Simonyan & Zisserman 2015, section 2.3). A stride comes last.
 
     Raises:
-      UserError: the input is too small; the message names the layer that it does not fit.
+      UserError: no such plan, or the 3x3 convolutions cannot share the padding evenly.
     """
-    graphdef, state = nnx.split(model)
-
-    def features(state: Any, x: jax.Array) -> jax.Array:
-        merged = nnx.merge(graphdef, state)
-        try:
-            return merged.features(x)
-        except DoesNotFitError as error:
-            name = next(path_name(path) for path, node in nnx.iter_graph(merged) if node is error.layer)
-            size = "x".join(str(n) for n in input_shape[:-1])
-            raise UserError(f"an image of {size} is too small for this network: in layer {name!r}, {error}") from None
-
-    image = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
-    return jax.eval_shape(features, state, image).shape[1:]
+    check_choice("kernel_plan", kernel_plan, ("single", "stacked"))
+    if kernel_plan == "single":
+        return [(kernel, stride, padding)]
+    number = (kernel - 1) // 2
+    check(
+        padding in (0, number),
+        f"kernel_plan is 'stacked', but a {kernel}x{kernel} convolution with padding {padding} has no such form: its "
+        f"padding must be 0 or {number}",
+    )
+    return [(3, stride if i == number - 1 else 1, padding // number) for i in range(number)]

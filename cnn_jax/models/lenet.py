@@ -23,145 +23,28 @@ F6      84 units                                   10,164        10,164
 output  squared distances to 10 fixed codes of 84 = 7x12 numbers, no parameters
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
-
 from cnn_jax.errors import check, check_choice
-from cnn_jax.models import cpu
-from cnn_jax.models.layers import (
-    Conv,
-    DoesNotFitError,
-    Head,
-    Keys,
-    Pool,
-    feature_shape,
-    get_activation,
-    get_init,
-    report,
-    scaled,
-)
-
-# Table I: the maps of S2 that each of the 16 maps of C3 sees. 60 of 96 pairs are connected.
-CONNECTIONS = (
-    *((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5)),
-    *((0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5)),
-    *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),
-    (0, 1, 2, 3, 4, 5),
-)
-
-# The codes of the ten classes: 7x12 bitmaps of the digits, drawn for this project in the manner of the paper's Fig. 3,
-# whose own bitmaps are a picture only. "#" is +1, "." is -1.
-BITMAPS = """
-.......  .......  .......  .......  .......  .......  .......  .......  .......  .......
-..###..  ...#...  ..###..  .#####.  .....#.  #######  ...##..  #######  ..###..  ..###..
-.#...#.  ..##...  .#...#.  #.....#  ....##.  #......  ..#....  ......#  .#...#.  .#...#.
-#.....#  .#.#...  #.....#  ......#  ...#.#.  #......  .#.....  .....#.  #.....#  #.....#
-#.....#  ...#...  ......#  ......#  ..#..#.  #......  #......  .....#.  .#...#.  #.....#
-#.....#  ...#...  .....#.  ..####.  .#...#.  ######.  #.###..  ....#..  ..###..  .#...##
-#.....#  ...#...  ....#..  ......#  #....#.  ......#  ##...#.  ....#..  .#...#.  ..###.#
-#.....#  ...#...  ...#...  ......#  #######  ......#  #.....#  ...#...  #.....#  ......#
-#.....#  ...#...  ..#....  ......#  .....#.  ......#  #.....#  ...#...  #.....#  .....#.
-.#...#.  ...#...  .#.....  #.....#  .....#.  #....#.  .#...#.  ..#....  .#...#.  ....#..
-..###..  .#####.  #######  .#####.  .....#.  .####..  ..###..  ..#....  ..###..  .##....
-.......  .......  .......  .......  .......  .......  .......  .......  .......  .......
-"""
-ROWS = [line.split() for line in BITMAPS.split("\n") if line]
-# [10, 84], each row of a bitmap after the other.
-CODES = np.array([[1.0 if c == "#" else -1.0 for row in ROWS for c in row[digit]] for digit in range(10)], np.float32)
+from cnn_jax.models.base import Keys, get_activation, scaled
+from cnn_jax.models.layers import ConvBlock, windows
+from cnn_jax.models.lenet_1998 import CODES, CONNECTIONS, RadialBasis, Subsampling, TableConv
+from cnn_jax.models.network import Network
+from cnn_jax.models.pooling import make_pool
 
 
-class Subsampling(nnx.Module):
-    """The sum over windows of 2x2, times a trainable coefficient of each map, plus a bias: [B, H, W, C] -> half sizes.
-
-    A rest of one row or column is left out.
-    """
-
-    def __init__(self, channels: int, *, init: str, dtype: Any = None, rngs: Keys):
-        self.dtype = dtype
-        # A unit has 4 inputs, which share one weight.
-        self.coefficient = nnx.Param(get_init(init)(rngs.params(), (2, 2, 1, channels))[0, 0, 0])
-        self.bias = nnx.Param(jnp.zeros(channels))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
-        if min(height, width) < 2:
-            raise DoesNotFitError(self, f"a window of 2 does not fit its {height}x{width} input")
-        coefficient, bias = (v[...].astype(self.dtype or x.dtype) for v in (self.coefficient, self.bias))
-        windows = x[:, : height // 2 * 2, : width // 2 * 2].reshape(batch, height // 2, 2, width // 2, 2, channels)
-        return report(self, x, windows.sum(axis=(2, 4)) * coefficient + bias)
-
-    def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
-        """Returns (kind, detail, macs) for the layer table."""
-        return "pool", "sum 2x2/2, trainable", 0
-
-
-class TableConv(nnx.Module):
-    """A 5x5 convolution whose output maps see the input maps of `table` only: [B, H, W, C_in] -> [B, H-4, W-4, C_out].
-
-    The weights of pairs that are not connected do not exist: the kernel is [5, 5, number of pairs].
-    """
-
-    def __init__(self, in_channels: int, table: Sequence[Sequence[int]], *, init: str, dtype: Any = None, rngs: Keys):
-        self.pairs = tuple((i, o) for o, inputs in enumerate(table) for i in inputs)
-        self.shape = (5, 5, in_channels, len(table))
-        self.dtype = dtype
-        # Each output map is initialised by its own fan-in.
-        shapes = [(5, 5, len(inputs), len(table)) for inputs in table]
-        kernels = [get_init(init)(rngs.params(), shape)[..., o] for o, shape in enumerate(shapes)]
-        self.kernel = nnx.Param(jnp.concatenate(kernels, axis=-1))
-        self.bias = nnx.Param(jnp.zeros(len(table)))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        if min(x.shape[1:-1]) < 5:
-            got = "x".join(map(str, x.shape[1:-1]))
-            raise DoesNotFitError(self, f"a kernel of 5 with padding 0 does not fit its {got} input")
-        y, kernel, bias = (v.astype(self.dtype or x.dtype) for v in (x, self.kernel[...], self.bias[...]))
-        inputs, outputs = np.transpose(self.pairs)
-        dense = jnp.zeros(self.shape, kernel.dtype).at[:, :, inputs, outputs].set(kernel)
-        layout = ("NHWC", "HWIO", "NHWC")
-        y = cpu.conv_general_dilated(y, dense, (1, 1), ((0, 0), (0, 0)), dimension_numbers=layout)
-        return report(self, x, y + bias)
-
-    def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
-        """Returns (kind, detail, macs) for the layer table."""
-        pairs = len(self.pairs)
-        detail = f"5x5/1, pad 0, {pairs} of {self.shape[2] * self.shape[3]} pairs"
-        return "conv", detail, pairs * 25 * math.prod(out_shape[:-1])
-
-
-class RadialBasis(nnx.Module):
-    """Minus the squared Euclidean distance to each class's code, [B, 84] -> [B, num_classes], in float32.
-
-    The codes are fixed. With the cross-entropy of the softmax of these scores, the loss is the paper's eq. 9 without
-    its constant j: the distance to the right class, plus the log of the sum of exp(-distance) over all classes.
-    """
-
-    def __init__(self, num_classes: int):
-        self.num_classes = num_classes
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        differences = x.astype(jnp.float32)[:, None] - CODES[: self.num_classes]
-        return report(self, x, -jnp.square(differences).sum(axis=-1))
-
-    def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
-        """Returns (kind, detail, macs) for the layer table."""
-        return "distance", f"to {self.num_classes} fixed codes", 0
-
-
-class LeNet5(nnx.Module):
+class LeNet5(Network):
     """LeNet-5: images [B, H, W, C] -> class scores [B, num_classes].
 
     padding: of the first convolution: 2 for 28x28 images, 0 for 32x32 (both have 61,706 parameters with one channel).
     activation: "scaled_tanh" as in 1998, "tanh", the same without its constants, "sigmoid" as in many lectures, or
       "relu".
-    pool: "average", "max", or "trainable": the sum, times a coefficient, plus a bias, then the activation.
+    norm: "none", "batch" or "lrn", in every convolution.
+    kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of each 5x5.
+    pool: "average", "max", "conv" (strided convolution), or "trainable": the sum, times a coefficient, plus a bias,
+      then the activation.
     connections: "full", or "table": maps of the second convolution see the maps of Table I only (width 1).
     output: "linear", or "rbf": minus the squared distance to fixed codes (head "fc", width 1, at most 10 classes).
     c5: "linear", or "conv": the same layer as a 5x5 convolution, which slides over larger images.
@@ -180,6 +63,9 @@ class LeNet5(nnx.Module):
         padding: int = 2,
         activation: str = "tanh",
         pool: str = "average",
+        norm: str = "none",
+        norm_decay: float = 0.9,
+        kernel_plan: str = "single",
         connections: str = "full",
         output: str = "linear",
         c5: str = "linear",
@@ -190,11 +76,16 @@ class LeNet5(nnx.Module):
         dtype: Any = None,
         rngs: Keys,
     ):
-        check_choice("pool", pool, ("max", "average", "trainable"))
+        check_choice("pool", pool, ("max", "average", "conv", "trainable"))
         check_choice("connections", connections, ("full", "table"))
         check_choice("output", output, ("linear", "rbf"))
         check_choice("c5", c5, ("linear", "conv"))
         table = connections == "table"
+        check(
+            not table or (norm == "none" and kernel_plan == "single"),
+            f"connections is 'table', one 5x5 convolution without normalisation, but norm is {norm!r} and kernel_plan "
+            f"{kernel_plan!r}: use norm='none' and kernel_plan='single', or connections='full'",
+        )
         check(
             not table or width == 1,
             f"connections is 'table', which joins 6 maps with 16, but width is {width}: use width=1 or "
@@ -206,20 +97,31 @@ class LeNet5(nnx.Module):
             f"{head!r}, width {width} and num_classes {num_classes}: use head='fc', width=1 and at most {len(CODES)} "
             "classes, or output='linear'",
         )
-        maps1, maps2, units5, units6 = (scaled(n, width) for n in (6, 16, 120, 84))
+        maps1, maps2, units5 = (scaled(n, width) for n in (6, 16, 120))
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
+        block = partial(ConvBlock, norm=norm, norm_decay=norm_decay, activation=activation, **options)
 
-        self.activation = get_activation(activation)
-        self.conv1 = Conv(input_shape[-1], maps1, 5, padding=padding, **options)
-        self.pool1 = Subsampling(maps1, **options) if pool == "trainable" else Pool(pool, 2, 2)
-        self.conv2 = TableConv(maps1, CONNECTIONS, **options) if table else Conv(maps1, maps2, 5, **options)
-        self.pool2 = Subsampling(maps2, **options) if pool == "trainable" else Pool(pool, 2, 2)
-        self.conv3 = Conv(maps2, units5, 5, **options) if c5 == "conv" else None
-        self.head = Head(
-            feature_shape(self, input_shape),
+        before = input_shape[-1]
+        for i, (maps, pads) in enumerate(((maps1, padding), (maps2, 0)), start=1):
+            if table and i == 2:
+                self.append("conv2", TableConv(before, CONNECTIONS, **options))
+                self.append("activation2", get_activation(activation))
+            else:
+                self.append_row(f"conv{i}", block, before, maps, windows(kernel_plan, 5, 1, pads))
+            before = maps
+            if pool == "trainable":
+                self.append(f"pool{i}", Subsampling(maps, **options))
+                self.append(f"pool{i}_activation", get_activation(activation))
+            else:
+                self.append(f"pool{i}", make_pool(pool, maps, 2, 2, **options))
+        if c5 == "conv":
+            self.append("conv3", block(maps2, units5, 5))
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
-            fc_sizes=(units6,) if c5 == "conv" else (units5, units6),
+            head=head,
+            fc_sizes=(84,) if c5 == "conv" else (120, 84),
+            width=width,
             dropout=dropout,
             activation=activation,
             classifier_init=init,
@@ -227,17 +129,6 @@ class LeNet5(nnx.Module):
         )
         if output == "rbf":
             self.head.classifier = RadialBasis(num_classes)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, H', W', C']."""
-        for conv, pool in ((self.conv1, self.pool1), (self.conv2, self.pool2)):
-            x = pool(self.activation(conv(x)))
-            if isinstance(pool, Subsampling):
-                x = self.activation(x)
-        return x if self.conv3 is None else self.activation(self.conv3(x))
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)
 
 
 lenet5_1998 = partial(

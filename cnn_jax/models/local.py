@@ -21,17 +21,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.errors import check, check_choice
-from cnn_jax.models.layers import (
-    Conv,
-    Head,
-    Keys,
-    feature_shape,
-    get_activation,
-    get_init,
-    report,
-    scaled,
-    scaled_sizes,
-)
+from cnn_jax.models.base import Keys, get_activation, get_init, report, scaled
+from cnn_jax.models.layers import Conv
+from cnn_jax.models.network import Network, feature_shape
 
 
 class LocallyConnected(nnx.Module):
@@ -91,12 +83,12 @@ class LocallyConnected(nnx.Module):
         return "conv", detail, math.prod(out_shape) * self.size**2 * in_shape[-1]
 
 
-class LocalNet(nnx.Module):
+class LocalNet(Network):
     """Locally connected layers, then a head: images [B, H, W, C] -> class scores [B, num_classes].
 
     sharing: "none": every position has its own weights; "full": a convolution, the same network otherwise.
     channels: of each layer. kernel, stride, padding: of every layer's windows.
-    head, fc_sizes, dropout: see `layers.Head`. width: multiplies channels and hidden units.
+    head, fc_sizes, dropout: see `network.Head`. width: multiplies channels and hidden units.
 
     Raises:
       UserError: a field has an impossible value, or the image is too small.
@@ -126,8 +118,6 @@ class LocalNet(nnx.Module):
         for field, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("padding", padding, 0)):
             check(value >= least, f"{field} is {value}, but must be at least {least}")
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        self.activation = get_activation(activation)
-        self.layers: tuple[str, ...] = ()
         shape = tuple(input_shape)
         for i, after in enumerate((scaled(n, width) for n in channels), start=1):
             image = "x".join(map(str, input_shape[:-1]))
@@ -140,25 +130,17 @@ class LocalNet(nnx.Module):
                 layer = Conv(shape[-1], after, kernel, stride, padding, **options)
             else:
                 layer = LocallyConnected(shape, after, kernel, stride, padding, **options)
-            setattr(self, f"layer{i}", layer)
-            self.layers += (f"layer{i}",)
+            self.append(f"layer{i}", layer)
+            self.append(f"activation{i}", get_activation(activation))
             shape = feature_shape(self, input_shape)
-        self.head = Head(
-            shape,
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
-            fc_sizes=scaled_sizes(fc_sizes, width),
+            head=head,
+            fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout,
             activation=activation,
             classifier_init=init,
             **options,
         )
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, H', W', C']."""
-        for name in self.layers:
-            x = self.activation(getattr(self, name)(x))
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)

@@ -12,18 +12,16 @@ image       units    first layer, weights    with 26 classes and biases
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-from flax import nnx
-
-from cnn_jax.models.layers import Head, Keys, scaled_sizes
+from cnn_jax.models.base import Keys
+from cnn_jax.models.network import Network
 
 
-class MLP(nnx.Module):
+class MLP(Network):
     """Fully connected network: images [B, *spatial, C] -> class scores [B, num_classes].
 
     hidden_sizes: units of each hidden layer; () leaves one linear layer, multinomial logistic regression.
-    activation: of the hidden layers, see `layers.ACTIVATIONS`. dropout: its rate after each hidden layer.
-    width: multiplies the hidden units. init: of the kernels, see `layers.INITS`.
+    activation: of the hidden layers, see `base.ACTIVATIONS`. dropout: its rate after each hidden layer.
+    width: multiplies the hidden units. init: of the kernels, see `base.INITS`.
 
     Raises:
       UserError: a field has an impossible value.
@@ -42,11 +40,12 @@ class MLP(nnx.Module):
         dtype: Any = None,
         rngs: Keys,
     ):
-        self.head = Head(
+        self.append_head(
             input_shape,
             num_classes,
-            kind="fc",
-            fc_sizes=scaled_sizes(hidden_sizes, width),
+            head="fc",
+            fc_sizes=hidden_sizes,
+            width=width,
             dropout=dropout,
             activation=activation,
             init=init,
@@ -54,10 +53,3 @@ class MLP(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns x: the pixels are the features."""
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)

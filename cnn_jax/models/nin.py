@@ -22,11 +22,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import jax
 from flax import nnx
 
 from cnn_jax.errors import check, check_choice
-from cnn_jax.models.layers import ConvBlock, Head, Keys, Pool, feature_shape, scaled
+from cnn_jax.models.base import Keys, scaled
+from cnn_jax.models.layers import ConvBlock
+from cnn_jax.models.network import Network
+from cnn_jax.models.pooling import make_pool
 
 # One row for each stage: kernel, stride, padding, channels of its convolutions, and ("max" or "average", dropout
 # follows?) for the pooling behind it. The head adds the last 1x1 convolution.
@@ -45,15 +47,16 @@ LAYOUTS = {
 }
 
 
-class NiN(nnx.Module):
+class NiN(Network):
     """Network in Network: images [B, H, W, C] -> class scores [B, num_classes].
 
     layout: "imagenet" or "cifar", a table above.
     mlpconv: False leaves the 1x1 convolutions of the stages out: plain convolutions.
-    norm: "none" (the paper) or "batch", after every convolution of the stages, which then has no bias.
-    head: "conv" (the paper) or "gap", "flatten", "fc" with `fc_sizes`; see `layers.Head`.
+    pool: "paper", or one kind for all: "max", "average" or "conv". overlapping: windows of 3x3, or of 2x2, stride 2.
+    norm: "none" (the paper), "lrn", or "batch", after every convolution of the stages, which then has no bias.
+    head: "conv" (the paper) or "gap", "flatten", "fc" with `fc_sizes`; see `network.Head`.
     dropout: the rate after the pools of the table. width: multiplies all channels.
-    norm_decay: of BatchNorm's running averages. init: of the kernels, see `layers.INITS`.
+    norm_decay: of BatchNorm's running averages. init: of the kernels, see `base.INITS`.
 
     Raises:
       UserError: a field has an impossible value, or the image is too small.
@@ -66,6 +69,8 @@ class NiN(nnx.Module):
         num_classes: int = 1000,
         input_shape: Sequence[int] = (227, 227, 3),
         mlpconv: bool = True,
+        pool: str = "paper",
+        overlapping: bool = True,
         norm: str = "none",
         activation: str = "relu",
         head: str = "conv",
@@ -78,51 +83,36 @@ class NiN(nnx.Module):
         rngs: Keys,
     ):
         check_choice("layout", layout, LAYOUTS)
-        check_choice("norm", norm, ("none", "batch"))
+        check_choice("pool", pool, ("paper", "max", "average", "conv"))
         check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")
-        options: dict[str, Any] = dict(activation=activation, init=init, dtype=dtype, rngs=rngs)
-        block = partial(ConvBlock, bias=norm == "none", norm=norm, norm_decay=norm_decay, **options)
-        in_channels = input_shape[-1]
-        names: list[str] = []
-        for stage, (kernel, stride, padding, channels, pooling) in enumerate(LAYOUTS[layout], start=1):
-            for i, n in enumerate(channels if mlpconv else channels[:1], start=1):
-                out_channels = scaled(n, width)
-                size = (kernel, stride, padding) if i == 1 else (1, 1, 0)
-                names.append(f"conv{stage}_{i}")
-                setattr(self, names[-1], block(in_channels, out_channels, *size))
-                in_channels = out_channels
+        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
+        block = partial(
+            ConvBlock, bias=norm != "batch", norm=norm, norm_decay=norm_decay, activation=activation, **options
+        )
+        channels = input_shape[-1]
+        for stage, (*window, maps, pooling) in enumerate(LAYOUTS[layout], start=1):
+            for i, n in enumerate(maps if mlpconv else maps[:1], start=1):
+                before, channels = channels, scaled(n, width)
+                self.append(f"conv{stage}_{i}", block(before, channels, *(window if i == 1 else (1, 1, 0))))
             if pooling is not None:
                 kind, drops = pooling
-                names.append(f"pool{stage}")
-                setattr(self, names[-1], Pool(kind, 3, 2, ceil=True))
+                kind = kind if pool == "paper" else pool
+                size = 3 if overlapping else 2
+                self.append(f"pool{stage}", make_pool(kind, channels, size, 2, ceil=True, **options))
                 if drops:
-                    names.append(f"dropout{stage}")
-                    setattr(self, names[-1], nnx.Dropout(dropout))
-        self.names = tuple(names)
+                    self.append(f"dropout{stage}", nnx.Dropout(dropout))
 
-        self.head = Head(
-            feature_shape(nnx.view(self, deterministic=True), input_shape),
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
+            head=head,
             fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout if head == "fc" else 0.0,
+            activation=activation,
             classifier_init=init,
             **options,
         )
-
-    def features(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        """Returns the feature maps before the head, [B, H', W', C']."""
-        for i, name in enumerate(self.names):
-            layer = getattr(self, name)
-            if isinstance(layer, nnx.Dropout):
-                x = layer(x, rngs=None if rngs is None else jax.random.fold_in(rngs, i))
-            else:
-                x = layer(x)
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        x = self.features(x, rngs=rngs)
-        return self.head(x, rngs=None if rngs is None else jax.random.fold_in(rngs, len(self.names)))
 
 
 nin = partial(NiN, layout="imagenet")

@@ -22,7 +22,10 @@ import jax
 from flax import nnx
 
 from cnn_jax.errors import check, check_choice
-from cnn_jax.models.layers import BatchNorm, Conv, Head, Keys, Pool, feature_shape, scaled
+from cnn_jax.models.base import Keys, get_activation, scaled
+from cnn_jax.models.layers import Conv, make_norm
+from cnn_jax.models.network import Network
+from cnn_jax.models.pooling import make_pool
 
 Plan = list[tuple[int, int, int, int]]  # one (kernel, channels, stride, groups) for each convolution of a block
 
@@ -32,20 +35,21 @@ def basic(channels: int, stride: int, **_: Any) -> Plan:
     return [(3, channels, stride, 1), (3, channels, 1, 1)]
 
 
-def bottleneck(channels: int, stride: int, *, variant: str, groups: int, width_per_group: int) -> Plan:
+def bottleneck(channels: int, stride: int, *, variant: str, groups: int, width_per_group: int, reduction: bool) -> Plan:
     """1x1 down, 3x3, 1x1 up to four times the channels (Fig. 5, right).
 
     v1 has the stride in the first 1x1 (the paper), v1.5 in the 3x3 (fb.resnet.torch, torchvision).
-    Groups and width per group are ResNeXt's and Wide-ResNet's.
+    Groups and width per group are ResNeXt's and Wide-ResNet's. reduction=False leaves the first 1x1 out.
     """
-    first, second = (stride, 1) if variant == "v1" else (1, stride)
+    first, second = (stride, 1) if variant == "v1" and reduction else (1, stride)
     inner = int(channels * width_per_group / 64) * groups
     check(
         groups > 0 and inner > 0,
         f"groups is {groups} and width_per_group {width_per_group}, which leaves {inner} channels in a bottleneck of "
         f"{channels}: use larger ones, or a larger width",
     )
-    return [(1, inner, first, 1), (3, inner, second, groups), (1, 4 * channels, 1, 1)]
+    plan = [(1, inner, first, 1), (3, inner, second, groups), (1, 4 * channels, 1, 1)]
+    return plan if reduction else plan[1:]
 
 
 # depth: (block, blocks per stage)
@@ -73,11 +77,12 @@ def table(layout: str, depth: int) -> tuple[Callable[..., Plan], tuple[int, ...]
 
 
 class Block(nnx.Module):
-    """Convolutions of `plan`, each with BatchNorm, plus a shortcut; ReLU between and after the addition.
+    """Convolutions of `plan`, each with normalisation, plus a shortcut; activation between and after the addition.
 
     shortcut: "A": identity, by subsampling and zero channels where shapes change; "B": a 1x1 projection where shapes
       change; "C": a projection in every block (section 3.3 and Table 3).
     residual=False drops the shortcut and leaves the rest: the plain twin.
+    conv, norm: make a layer; norm("none") is None.
     """
 
     def __init__(
@@ -85,22 +90,19 @@ class Block(nnx.Module):
         in_channels: int,
         plan: Plan,
         *,
+        conv: Callable[..., Conv],
+        norm: Callable[..., Any],
+        activation: str,
         shortcut: str,
         residual: bool,
         zero_gamma: bool,
-        norm_decay: float,
-        init: str,
-        dtype: Any,
-        rngs: Keys,
     ):
-        norm = partial(BatchNorm, decay=norm_decay, dtype=dtype, rngs=rngs)
-        conv = partial(Conv, bias=False, init=init, dtype=dtype, rngs=rngs)
+        self.activation = get_activation(activation)
         channels, stride = in_channels, 1
         self.depth = len(plan)
         for i, (kernel, out_channels, step, groups) in enumerate(plan, start=1):
-            last = i == self.depth
             setattr(self, f"conv{i}", conv(channels, out_channels, kernel, step, kernel // 2, groups=groups))
-            setattr(self, f"norm{i}", norm(out_channels, zero_scale=zero_gamma and last))
+            setattr(self, f"norm{i}", norm(out_channels, zero_scale=zero_gamma and i == self.depth))
             channels, stride = out_channels, stride * step
 
         self.residual = residual
@@ -113,33 +115,52 @@ class Block(nnx.Module):
 
     def shortcut(self, x: jax.Array) -> jax.Array:
         """Returns x in the shape of the block's output."""
-        if self.shortcut_conv is not None and self.shortcut_norm is not None:
-            return self.shortcut_norm(self.shortcut_conv(x))
+        if self.shortcut_conv is not None:
+            return normalized(self.shortcut_norm, self.shortcut_conv(x))
         x = x[:, :: self.stride, :: self.stride]
         return jax.lax.pad(x, x.dtype.type(0), ((0, 0, 0),) * 3 + ((0, self.new_channels, 0),))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x
         for i in range(1, self.depth + 1):
-            y = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(y))
+            y = normalized(getattr(self, f"norm{i}"), getattr(self, f"conv{i}")(y))
             if i < self.depth:
-                y = jax.nn.relu(y)
-        return jax.nn.relu(y + self.shortcut(x)) if self.residual else jax.nn.relu(y)
+                y = self.activation(y)
+        return self.activation(y + self.shortcut(x) if self.residual else y)
 
 
-class ResNet(nnx.Module):
+def normalized(norm: Any, x: jax.Array) -> jax.Array:
+    """Returns what a normalisation makes of x; None leaves x."""
+    return x if norm is None else norm(x)
+
+
+class Stage(nnx.List):
+    """Blocks in a row."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for block in self:
+            x = block(x)
+        return x
+
+
+class ResNet(Network):
     """Residual network: images [B, H, W, C] -> class scores [B, num_classes].
 
     layout, depth: "imagenet" with 18, 34, 50, 101 or 152; "cifar" with any 6n+2.
     variant: "v1" or "v1.5", where the stride of a bottleneck stands; basic blocks have one form.
     shortcut: "A", "B" or "C", see `Block`; residual=False is the plain twin.
     groups, width_per_group: 32 and 4 make ResNeXt-50 32x4d, 1 and 128 Wide-ResNet-50-2 (bottlenecks only).
-    head, fc_sizes, dropout: see `layers.Head`. width: multiplies all channels.
+    reduction: False leaves the first 1x1 convolution of the bottlenecks out: their 3x3 sees all channels.
+    stem: "7x7", or "3x3": three 3x3 convolutions, the first with the stride and, as the second, half of the channels
+      (Szegedy et al. 2016; He et al. 2019, ResNet-C). pool: of the stem: "max", "average" or "conv"; overlapping: its
+      window is 3x3, or 2x2. (The networks for small images have one 3x3 convolution and no pool.)
+    norm: "batch", or "none" and "lrn", with which the convolutions have biases. activation: see `base.ACTIVATIONS`.
+    head, fc_sizes, dropout: see `network.Head`. width: multiplies all channels and hidden units.
     zero_gamma: the last BatchNorm scale of each block starts at 0 (Goyal et al. 2017, section 5.1).
-    norm_decay: of BatchNorm's running averages. init: of the kernels, see `layers.INITS`.
+    norm_decay: of BatchNorm's running averages. init: of the kernels, see `base.INITS`.
 
     Raises:
-      UserError: a field has an impossible value, or the image is too small.
+      UserError: a field has an impossible value, fields exclude one another, or the image is too small.
     """
 
     def __init__(
@@ -154,6 +175,12 @@ class ResNet(nnx.Module):
         residual: bool = True,
         groups: int = 1,
         width_per_group: int = 64,
+        reduction: bool = True,
+        stem: str = "7x7",
+        pool: str = "max",
+        overlapping: bool = True,
+        norm: str = "batch",
+        activation: str = "relu",
         head: str = "gap",
         fc_sizes: Sequence[int] = (4096, 4096),
         dropout: float = 0.0,
@@ -166,22 +193,42 @@ class ResNet(nnx.Module):
     ):
         check_choice("variant", variant, ("v1", "v1.5"))
         check_choice("shortcut", shortcut, ("A", "B", "C"))
+        check_choice("stem", stem, ("7x7", "3x3"))
         block, blocks_per_stage, base = table(layout, depth)
         check(
-            block is bottleneck or (groups, width_per_group) == (1, 64),
-            f"groups is {groups} and width_per_group {width_per_group}, but a network of depth {depth} has basic "
-            "blocks: grouped and wide forms need the bottlenecks of depth 50, 101 or 152",
+            block is bottleneck or (groups, width_per_group, reduction) == (1, 64, True),
+            f"groups is {groups}, width_per_group {width_per_group} and reduction {reduction}, but a network of depth "
+            f"{depth} has basic blocks: grouped, wide and unreduced forms need the bottlenecks of depth 50, 101 or 152",
+        )
+        check(
+            layout == "imagenet" or (stem, pool, overlapping) == ("7x7", "max", True),
+            f"stem is {stem!r}, pool {pool!r} and overlapping {overlapping}, but the network for small images begins "
+            "with one 3x3 convolution and has no pool: leave the three at their defaults",
+        )
+        check(
+            norm == "batch" or not zero_gamma,
+            f"zero_gamma is True, which is about BatchNorm's scales, but norm is {norm!r}: use zero_gamma=False",
         )
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        channels = scaled(base, width)
-        kernel, stride = (7, 2) if layout == "imagenet" else (3, 1)
-        self.conv1 = Conv(input_shape[-1], channels, kernel, stride, kernel // 2, bias=False, **options)
-        self.norm1 = BatchNorm(channels, decay=norm_decay, dtype=dtype, rngs=rngs)
-        self.pool1 = Pool("max", 3, 2, 1) if layout == "imagenet" else None
+        make_conv = partial(Conv, bias=norm != "batch", **options)
+        make = partial(make_norm, norm, decay=norm_decay, dtype=dtype, rngs=rngs)
 
-        self.stages = tuple(f"conv{i}_x" for i in range(2, 2 + len(blocks_per_stage)))
-        for i, (name, num_blocks) in enumerate(zip(self.stages, blocks_per_stage, strict=True)):
-            blocks = nnx.List([])
+        channels, half = scaled(base, width), scaled(base // 2, width)
+        stems = {"7x7": [(channels, 7, 2, 3)], "3x3": [(half, 3, 2, 1), (half, 3, 1, 1), (channels, 3, 1, 1)]}
+        before = input_shape[-1]
+        plan = stems[stem] if layout == "imagenet" else [(channels, 3, 1, 1)]
+        for i, (maps, *window) in enumerate(plan, start=1):
+            name = f"1_{i}" if len(plan) > 1 else "1"
+            self.append(f"conv{name}", make_conv(before, maps, *window))
+            if (layer := make(maps)) is not None:
+                self.append(f"norm{name}", layer)
+            self.append(f"activation{name}", get_activation(activation))
+            before = maps
+        if layout == "imagenet":
+            self.append("pool1", make_pool(pool, channels, *((3, 2, 1) if overlapping else (2, 2, 0)), **options))
+
+        for i, num_blocks in enumerate(blocks_per_stage):
+            stage = Stage([])
             for b in range(num_blocks):
                 plan = block(
                     scaled(base * 2**i, width),
@@ -189,43 +236,34 @@ class ResNet(nnx.Module):
                     variant=variant,
                     groups=groups,
                     width_per_group=width_per_group,
+                    reduction=reduction,
                 )
-                blocks.append(
+                stage.append(
                     Block(
                         channels,
                         plan,
+                        conv=make_conv,
+                        norm=make,
+                        activation=activation,
                         shortcut=shortcut,
                         residual=residual,
                         zero_gamma=zero_gamma,
-                        norm_decay=norm_decay,
-                        **options,
                     )
                 )
                 channels = plan[-1][1]
-            setattr(self, name, blocks)
+            self.append(f"conv{i + 2}_x", stage)
 
-        self.head = Head(
-            feature_shape(self, input_shape),
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
+            head=head,
             fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout,
+            activation=activation,
             classifier_init="normal_0.01",  # Goyal et al. 2017, section 5.1
             **options,
         )
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, H', W', C']."""
-        x = jax.nn.relu(self.norm1(self.conv1(x)))
-        if self.pool1 is not None:
-            x = self.pool1(x)
-        for name in self.stages:
-            for block in getattr(self, name):
-                x = block(x)
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)
 
 
 resnet18, resnet34, resnet50, resnet101, resnet152 = (

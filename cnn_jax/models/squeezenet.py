@@ -34,7 +34,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.errors import check_choice
-from cnn_jax.models.layers import ConvBlock, Head, Keys, Pool, feature_shape, scaled
+from cnn_jax.models.base import Keys, scaled
+from cnn_jax.models.layers import ConvBlock
+from cnn_jax.models.network import Network
+from cnn_jax.models.pooling import make_pool
 
 # (squeeze 1x1, expand 1x1, expand 3x3) of both versions.
 FIRES = {
@@ -84,17 +87,18 @@ class Fire(nnx.Module):
         return y + (x if self.projection is None else self.projection(x))
 
 
-class SqueezeNet(nnx.Module):
+class SqueezeNet(Network):
     """SqueezeNet: images [B, H, W, C] -> class scores [B, num_classes].
 
     version: "1.0" or "1.1", a table above.
     bypass: "none"; "simple": the input is added to the output of Fire modules 3, 5, 7 and 9; "complex": also to the
       others', through a 1x1 convolution (section 6, Fig. 2).
     reduction: False leaves the squeeze layers out, and the Fire modules expand their input.
-    norm: "none" (the paper) or "batch", after every convolution but the last, which then has no bias.
-    head: "conv" (the paper) or "gap", "flatten", "fc" with `fc_sizes`; dropout: see `layers.Head`.
+    pool: "max", "average" or "conv". overlapping: windows of 3x3, or of 2x2, stride 2.
+    norm: "none" (the paper), "lrn", or "batch", after every convolution but the last, which then has no bias.
+    head: "conv" (the paper) or "gap", "flatten", "fc" with `fc_sizes`; dropout: see `network.Head`.
     width: multiplies all channels. norm_decay: of BatchNorm's running averages.
-    init: of the kernels, see `layers.INITS`; the last one's is N(0, 0.01).
+    init: of the kernels, see `base.INITS`; the last one's is N(0, 0.01).
 
     Raises:
       UserError: a field has an impossible value, or the image is too small.
@@ -108,6 +112,8 @@ class SqueezeNet(nnx.Module):
         input_shape: Sequence[int] = (224, 224, 3),
         bypass: str = "none",
         reduction: bool = True,
+        pool: str = "max",
+        overlapping: bool = True,
         norm: str = "none",
         activation: str = "relu",
         head: str = "conv",
@@ -121,45 +127,35 @@ class SqueezeNet(nnx.Module):
     ):
         check_choice("version", version, VERSIONS)
         check_choice("bypass", bypass, BYPASSES)
-        check_choice("norm", norm, ("none", "batch"))
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
         block = partial(
-            ConvBlock, bias=norm == "none", norm=norm, norm_decay=norm_decay, **options | dict(activation=activation)
+            ConvBlock, bias=norm != "batch", norm=norm, norm_decay=norm_decay, **options | dict(activation=activation)
         )
         kernel, base, pooled = VERSIONS[version]
         channels = scaled(base, width)
-        self.conv1 = block(input_shape[-1], channels, kernel, 2, 0)
-        names = ["conv1"]
+        self.append("conv1", block(input_shape[-1], channels, kernel, 2, 0))
         for name, row in FIRES.items():
-            if names[-1] in pooled:
-                names.append(names[-1].replace("conv", "pool").replace("fire", "pool"))
-                setattr(self, names[-1], Pool("max", 3, 2, ceil=True))
+            last = self.order[-1]
+            if last in pooled:
+                window = (3 if overlapping else 2, 2)
+                place = last.removeprefix("conv").removeprefix("fire")
+                self.append(f"pool{place}", make_pool(pool, channels, *window, ceil=True, **options))
             row = [scaled(n, width) for n in row]
             fire = Fire(channels, row, block, reduction=reduction, bypass=bypass)
-            setattr(self, name, fire)
-            names.append(name)
+            self.append(name, fire)
             channels = fire.out_channels
-        self.names = tuple(names)
 
-        self.head = Head(
-            feature_shape(self, input_shape),
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
+            head=head,
             fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout,
             activation=activation,
             classifier_init="normal_0.01",
             **options,
         )
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, H', W', C']."""
-        for name in self.names:
-            x = getattr(self, name)(x)
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)
 
 
 squeezenet1_0, squeezenet1_1 = (partial(SqueezeNet, version=version) for version in VERSIONS)

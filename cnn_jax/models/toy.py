@@ -13,13 +13,14 @@ feature agrees with all 9 pixels of a patch, the match is 9/9 = 1.00; 8 of 9 giv
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from cnn_jax.errors import check, check_choice
-from cnn_jax.models.layers import Conv, Head, Keys, feature_shape, get_activation, make_pool, scaled, scaled_sizes
+from cnn_jax.models.base import Keys, scaled
+from cnn_jax.models.layers import Conv, ConvBlock
+from cnn_jax.models.network import Network
+from cnn_jax.models.pooling import make_pool
 
 FEATURES = {
     "diagonal": ((1, -1, -1), (-1, 1, -1), (-1, -1, 1)),
@@ -33,7 +34,7 @@ def lecture_kernels() -> np.ndarray:
     return np.stack([np.asarray(feature, np.float32) / 9 for feature in FEATURES.values()], axis=-1)[:, :, None]
 
 
-class ToyNet(nnx.Module):
+class ToyNet(Network):
     """Convolution, ReLU and pooling, stacked, then votes: images [B, H, W, C] -> class scores [B, num_classes].
 
     The lecture's knobs: num_features and kernel (number and size of the features), pool_size and pool_stride (of the
@@ -41,7 +42,7 @@ class ToyNet(nnx.Module):
     features_from: "learning" starts conv1 at random; "lecture" at the three features above, with zero biases, for
       images of one channel. Training goes on from there (`optim.lr_multipliers` of 0 for conv1 keeps them).
     stages: how often convolution, ReLU and pooling follow one another.
-    pool: "max", "average" or "conv". head, fc_sizes, dropout: see `layers.Head`.
+    norm: "none", "batch" or "lrn". pool: "max", "average" or "conv". head, fc_sizes, dropout: see `network.Head`.
     width: multiplies features and hidden units.
 
     Raises:
@@ -61,6 +62,8 @@ class ToyNet(nnx.Module):
         pool_size: int = 2,
         pool_stride: int = 2,
         activation: str = "relu",
+        norm: str = "none",
+        norm_decay: float = 0.9,
         head: str = "fc",
         fc_sizes: Sequence[int] = (),
         dropout: float = 0.0,
@@ -72,21 +75,22 @@ class ToyNet(nnx.Module):
         check_choice("features_from", features_from, ("learning", "lecture"))
         check(stages >= 1, f"stages is {stages}, but must be at least 1: a convolution, ReLU and a pool")
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        self.stages = stages
-        self.activation = get_activation(activation)
         before, channels = input_shape[-1], scaled(num_features, width)
         for i in range(1, 1 + stages):
-            conv = Conv(before, channels, kernel, 1, 0, **options)
+            block = ConvBlock(
+                before, channels, kernel, norm=norm, norm_decay=norm_decay, activation=activation, **options
+            )
             if i == 1 and features_from == "lecture":
-                self._set_features(conv)
-            setattr(self, f"conv{i}", conv)
-            setattr(self, f"pool{i}", make_pool(pool, channels, pool_size, pool_stride, 0, ceil=True, **options))
+                self._set_features(block.conv)
+            self.append(f"conv{i}", block)
+            self.append(f"pool{i}", make_pool(pool, channels, pool_size, pool_stride, 0, ceil=True, **options))
             before = channels
-        self.head = Head(
-            feature_shape(self, input_shape),
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
-            fc_sizes=scaled_sizes(fc_sizes, width),
+            head=head,
+            fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout,
             activation=activation,
             classifier_init=init,
@@ -103,12 +107,3 @@ class ToyNet(nnx.Module):
             "images of one channel, or features_from='learning'",
         )
         conv.kernel[...] = jnp.asarray(patterns)
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, H', W', features]."""
-        for i in range(1, 1 + self.stages):
-            x = getattr(self, f"pool{i}")(self.activation(getattr(self, f"conv{i}")(x)))
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import jax
-from flax import nnx
-
 from cnn_jax.errors import check_choice
-from cnn_jax.models.layers import NORMS, ConvBlock, Head, Keys, feature_shape, make_pool, scaled
+from cnn_jax.models.base import Keys, scaled
+from cnn_jax.models.layers import NORMS, ConvBlock
+from cnn_jax.models.network import Network
+from cnn_jax.models.pooling import make_pool
 
 MAPS = (64, 128, 256, 512, 512)  # of the five blocks
 # configuration: the kernels of each block
@@ -46,15 +46,15 @@ def one_kernel(kernels: Sequence[int]) -> tuple[int, ...]:
     return (1 + 2 * kernels.count(3), *(kernel for kernel in kernels if kernel == 1))
 
 
-class VGG(nnx.Module):
+class VGG(Network):
     """VGG: images [B, H, W, C] -> class scores [B, num_classes].
 
     configuration: "A" to "E", a column of Table 1.
     kernel_plan: "stacked" 3x3 convolutions, or "single": one larger kernel with the receptive field of each stack. B is
       then the net of five 5x5 convolutions that section 4.1 compares it with.
     norm: "none", "batch" after every convolution (torchvision's vgg*_bn; its biases stay), or "lrn" after the first.
-    activation: one of `layers.ACTIVATIONS`. pool: "max", "average" or "conv".
-    head: "fc" (the paper's) with `fc_sizes`, "gap", "flatten" or "conv"; see `layers.Head`, also for `dropout`.
+    activation: one of `base.ACTIVATIONS`. pool: "max", "average" or "conv".
+    head: "fc" (the paper's) with `fc_sizes`, "gap", "flatten" or "conv"; see `network.Head`, also for `dropout`.
     width: multiplies maps and hidden units. norm_decay: of BatchNorm's running averages.
     init: of the kernels. The paper started the deep nets from a trained A, and found afterwards that Glorot's
       initialisation makes this unnecessary (section 3.1): so that is the default here.
@@ -87,7 +87,6 @@ class VGG(nnx.Module):
         check_choice("norm", norm, NORMS)
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
 
-        self.order: tuple[str, ...] = ()
         channels = input_shape[-1]
         for b, (maps, kernels) in enumerate(zip(MAPS, CONFIGURATIONS[configuration], strict=True), start=1):
             for i, kernel in enumerate(kernels if kernel_plan == "stacked" else one_kernel(kernels), start=1):
@@ -106,30 +105,17 @@ class VGG(nnx.Module):
                 self.append(f"conv{b}_{i}", block)
             self.append(f"pool{b}", make_pool(pool, channels, 2, 2, **options))
 
-        self.head = Head(
-            feature_shape(self, input_shape),
+        self.append_head(
+            input_shape,
             num_classes,
-            kind=head,
-            fc_sizes=tuple(scaled(size, width) for size in fc_sizes),
+            head=head,
+            fc_sizes=fc_sizes,
+            width=width,
             dropout=dropout,
             activation=activation,
             classifier_init=init,
             **options,
         )
-
-    def append(self, name: str, layer: nnx.Module) -> None:
-        """Adds a layer to those that `features` calls one after the other."""
-        setattr(self, name, layer)
-        self.order += (name,)
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """Returns the feature maps before the head, [B, H', W', C']."""
-        for name in self.order:
-            x = getattr(self, name)(x)
-        return x
-
-    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        return self.head(self.features(x), rngs=rngs)
 
 
 vgg11, vgg13, vgg16c, vgg16, vgg19 = (

@@ -1,0 +1,154 @@
+"""What a network is: named layers in a row, then a head that makes class scores."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnn_jax.errors import UserError, check, check_choice
+from cnn_jax.models.base import DoesNotFitError, Keys, get_activation, scaled_sizes
+from cnn_jax.models.layers import Conv, Linear
+from cnn_jax.models.pooling import GlobalAveragePool
+from cnn_jax.trees import path_name
+
+HEADS = ("gap", "flatten", "fc", "conv")
+
+
+class Head(nnx.Module):
+    """From feature maps to class scores, [B, *spatial, C] -> [B, num_classes] in float32.
+
+    kind:
+      "gap": global average pooling, then one linear layer (Lin et al. 2013; He et al. 2016).
+      "flatten": one linear layer on all features.
+      "fc": hidden linear layers of `fc_sizes`, each with activation and dropout, then the classifier
+        (Krizhevsky et al. 2012).
+      "conv": a 1x1 convolution to one map for each class, activation, global average pooling (Lin et al. 2013, section
+        3.2; Iandola et al. 2016): no linear layer.
+    `dropout` is the rate; but for "fc" it stands before the classifier.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],  # [*spatial, C], without batch
+        num_classes: int,
+        *,
+        kind: str,
+        fc_sizes: Sequence[int] = (),
+        dropout: float = 0.0,
+        activation: str = "relu",
+        init: str,
+        classifier_init: str,
+        dtype: Any = None,
+        rngs: Keys,
+    ):
+        check_choice("head", kind, HEADS)
+        check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")
+        check(num_classes >= 2, f"num_classes is {num_classes}, but a classifier needs at least 2 classes")
+        self.kind = kind
+        self.activation = get_activation(activation)
+        features = in_shape[-1] if kind == "gap" else math.prod(in_shape)
+        self.pool = GlobalAveragePool() if kind in ("gap", "conv") else None
+        self.hidden = nnx.List([])
+        check(all(size > 0 for size in fc_sizes), f"fc_sizes is {tuple(fc_sizes)}, but every size must be above 0")
+        for size in fc_sizes if kind == "fc" else ():
+            self.hidden.append(Linear(features, size, init=init, dtype=dtype, rngs=rngs))
+            features = size
+        self.dropout = nnx.Dropout(dropout)
+        if kind == "conv":
+            ones = (1,) * (len(in_shape) - 1)
+            self.classifier = Conv(in_shape[-1], num_classes, ones, init=classifier_init, dtype=dtype, rngs=rngs)
+        else:
+            self.classifier = Linear(features, num_classes, init=classifier_init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
+        if self.kind == "conv":
+            assert self.pool is not None
+            maps = self.activation(self.classifier(self.dropout(x, rngs=rngs)))
+            return self.pool(maps).astype(jnp.float32)
+        x = self.pool(x) if self.pool is not None else x.reshape(x.shape[0], -1)
+        keys = iter(() if rngs is None else jax.random.split(rngs, len(self.hidden) + 1))
+        for layer in self.hidden:
+            x = self.dropout(self.activation(layer(x)), rngs=next(keys, None))
+        if not self.hidden:
+            x = self.dropout(x, rngs=next(keys, None))
+        return self.classifier(x).astype(jnp.float32)
+
+
+def feature_shape(model: Any, input_shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of `model.features(x)` without batch, for x of `input_shape` [*spatial, C]; computes nothing.
+
+    Raises:
+      UserError: the input is too small; the message names the layer that it does not fit.
+    """
+    graphdef, state = nnx.split(model)
+
+    def features(state: Any, x: jax.Array) -> jax.Array:
+        merged = nnx.merge(graphdef, state)
+        try:
+            return merged.features(x)
+        except DoesNotFitError as error:
+            name = next(path_name(path) for path, node in nnx.iter_graph(merged) if node is error.layer)
+            size = "x".join(str(n) for n in input_shape[:-1])
+            raise UserError(f"an image of {size} is too small for this network: in layer {name!r}, {error}") from None
+
+    image = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
+    return jax.eval_shape(features, state, image).shape[1:]
+
+
+class Network(nnx.Module):
+    """Named layers in a row, then a head: images [B, *spatial, C] -> class scores [B, num_classes].
+
+    The constructor of a family appends its layers in the order of the paper's table, and last the head.
+    """
+
+    order: tuple[str, ...] = ()  # names of the layers
+
+    def append(self, name: str, layer: Any) -> None:
+        """Adds a layer, a module or a function, behind the others."""
+        setattr(self, name, layer)
+        self.order += (name,)
+
+    def append_row(
+        self,
+        name: str,
+        block: Callable[..., nnx.Module],
+        in_channels: int,
+        out_channels: int,
+        windows: Sequence[tuple[int, int, int]],
+    ) -> None:
+        """Adds one convolution, or several under numbered names; `windows`: (kernel, stride, padding) of each."""
+        for i, window in enumerate(windows, start=1):
+            self.append(f"{name}_{i}" if len(windows) > 1 else name, block(in_channels, out_channels, *window))
+            in_channels = out_channels
+
+    def append_head(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        *,
+        head: str,
+        fc_sizes: Sequence[int],
+        width: float,
+        **options: Any,
+    ) -> None:
+        """Adds the `Head` for images of `input_shape` [*spatial, C]; `width` multiplies its hidden units."""
+        shape = feature_shape(nnx.view(self, deterministic=True, raise_if_not_found=False), input_shape)
+        self.head = Head(shape, num_classes, kind=head, fc_sizes=scaled_sizes(fc_sizes, width), **options)
+
+    def features(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
+        """Returns the feature maps before the head, [B, *spatial', C']; `rngs` is a key for dropout in the layers."""
+        for i, name in enumerate(self.order):
+            layer = getattr(self, name)
+            x = layer(x, rngs=fold_in(rngs, i)) if isinstance(layer, nnx.Dropout) else layer(x)
+        return x
+
+    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:
+        return self.head(self.features(x, rngs=rngs), rngs=fold_in(rngs, len(self.order)))
+
+
+def fold_in(key: jax.Array | None, number: int) -> jax.Array | None:
+    """Returns the key with this number of a layer; None, in evaluation, stays None."""
+    return None if key is None else jax.random.fold_in(key, number)

@@ -1,0 +1,193 @@
+"""The fields that families share: each changes what it says, by numbers that are counted here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnn_jax import models, summary
+from cnn_jax.errors import UserError
+from cnn_jax.models.base import Keys
+from cnn_jax.models.layers import ConvBlock, windows
+from cnn_jax.models.network import Network
+
+
+def table(name, **fields):
+    """Returns the layers of a network by name."""
+    shape = fields.get("input_shape") or models.fields(name)["input_shape"]
+    return {row.name: row for row in summary.layer_table(lambda: models.create(name, **fields), shape)}
+
+
+def conv_weights(rows):
+    return sum(row.parameters - row.biases for row in rows.values() if row.kind == "conv")
+
+
+class Stack(Network):
+    """The place of one convolution."""
+
+    def __init__(self, plan, kernel, stride, padding, size):
+        keys = Keys(jax.random.key(0))
+        self.append_row(
+            "conv",
+            lambda *window: ConvBlock(*window, activation="linear", init="he_fan_in", rngs=keys),
+            2,
+            2,
+            windows(plan, kernel, stride, padding),
+        )
+        options = dict(fc_sizes=(), width=1.0, init="he_fan_in", classifier_init="he_fan_in", rngs=keys)
+        self.append_head((size, size, 2), 2, head="flatten", **options)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(5, 1, 2), (5, 1, 0), (7, 1, 3), (7, 2, 3), (11, 4, 0), (3, 1, 1)]
+)
+def test_stacked_3x3_convolutions_see_and_give_what_one_larger_kernel_does(kernel, stride, padding):
+    rows = {}
+    for plan in ("single", "stacked"):
+        one = summary.layer_table(lambda plan=plan: Stack(plan, kernel, stride, padding, 23), (23, 23, 2))
+        rows[plan] = [row for row in one if row.kind == "conv"]
+    (single,), stacked = rows["single"], rows["stacked"]
+    assert len(stacked) == (kernel - 1) // 2
+    assert {row.detail.split("/")[0] for row in stacked} == {"3x3"}
+    assert stacked[-1].output_shape == single.output_shape
+    assert (stacked[-1].receptive_field, stacked[-1].jump) == (single.receptive_field, single.jump)
+
+
+def test_a_padding_that_cannot_be_shared_has_no_stacked_form():
+    with pytest.raises(UserError, match=r"7x7 convolution with padding 1.*must be 0 or 3"):
+        windows("stacked", 7, 2, 1)
+    with pytest.raises(UserError, match=r"kernel_plan is 'stack'.*'stacked'"):
+        windows("stack", 5)
+
+
+# (reduced maps, maps) of the 5x5 convolutions of GoogLeNet's Table 1.
+GOOGLENET = ((16, 32), (32, 96), (16, 48), (24, 64), (24, 64), (32, 64), (32, 128), (32, 128), (48, 128))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "weights"),
+    [
+        # Of each 5x5 with C maps in and K out: 25CK become 9CK + 9KK.
+        ("lenet5", {}, [(25, 1, 6), (25, 6, 16)]),
+        ("alexnet", dict(variant="ungrouped"), [(25, 96, 256)]),
+        ("alexnet", {}, [(25, 48, 256)]),  # two groups: a map sees half
+        ("googlenet", {}, [(25, n, k) for n, k in GOOGLENET]),
+    ],
+)
+def test_two_3x3_stand_in_the_place_of_each_5x5(name, fields, weights):
+    single, stacked = (table(name, **fields, kernel_plan=plan) for plan in ("single", "stacked"))
+    groups = 2 if name == "alexnet" and not fields else 1
+    saved = sum(area * n * k - 9 * n * k - 9 * k * k // groups for area, n, k in weights)
+    assert conv_weights(single) - conv_weights(stacked) == saved
+    assert len(stacked) - len(single) == len(weights)
+    last = [next(row for row in reversed(rows.values()) if row.kind == "conv") for rows in (single, stacked)]
+    assert last[0].receptive_field == last[1].receptive_field and last[0].output_shape == last[1].output_shape
+
+
+@pytest.mark.parametrize(
+    ("name", "pools", "fields"),
+    [
+        ("alexnet", 3, {}),
+        ("vgg11", 5, {}),
+        ("nin", 3, {}),
+        ("nin_cifar", 2, {}),
+        ("googlenet", 4, {}),
+        ("squeezenet1_1", 3, {}),
+        ("resnet18", 1, {}),
+        ("lenet5", 2, {}),
+        ("toy", 1, {}),
+        ("conv1d", 3, {}),
+        ("c3d", 5, dict(width=1 / 16)),
+        ("flattened", 3, {}),
+    ],
+)
+def test_every_pool_can_be_an_average_or_a_strided_convolution(name, pools, fields):
+    rows = {kind: table(name, **fields, pool=kind) for kind in ("max", "average", "conv")}
+
+    def found(kind, text):
+        chosen = (row for path, row in rows[kind].items() if path.startswith("pool"))
+        return sum(text in f"{row.kind} {row.detail}" for row in chosen)
+
+    assert found("max", "pool max") == found("average", "pool average") == found("conv", "conv ") == pools
+    assert all(row.output_shape[-1] for row in rows["conv"].values())
+
+
+@pytest.mark.parametrize("name", ["alexnet", "nin", "googlenet", "squeezenet1_0", "resnet50"])
+def test_pools_that_do_not_overlap_have_windows_as_large_as_their_stride(name):
+    pools = [row for path, row in table(name, overlapping=False).items() if path.startswith("pool")]
+    assert pools and all("2x2/2" in row.detail for row in pools)
+    shapes = [row.output_shape[0] for row in pools]
+    with_overlap = [row.output_shape[0] for path, row in table(name).items() if path.startswith("pool")]
+    assert all(abs(one - other) <= 1 for one, other in zip(shapes, with_overlap, strict=True))
+
+
+@pytest.mark.parametrize("name", ["lenet5", "alexnet", "vgg11", "nin_cifar", "googlenet", "squeezenet1_1", "resnet20"])
+@pytest.mark.parametrize("norm", ["none", "lrn", "batch"])
+def test_normalisation_is_a_choice_in_every_family(name, norm):
+    rows = table(name, norm=norm)
+    norms = [row for row in rows.values() if row.kind == "norm"]
+    assert bool(norms) == (norm != "none")
+    assert all(("local response" in row.detail) == (norm == "lrn") for row in norms)
+    assert bool(sum(row.statistics for row in norms)) == (norm == "batch")
+    # A network without BatchNorm has biases in all its convolutions.
+    biased = [row.biases == row.output_shape[-1] for row in rows.values() if row.kind == "conv"]
+    assert all(biased) or norm == "batch"
+
+
+def test_a_bottleneck_without_reduction_has_its_3x3_on_all_channels():
+    # Each of the 16 blocks: 1x1 C -> n and 3x3 n -> n become one 3x3 C -> n.
+    reduced, full = (table("resnet50", reduction=reduction) for reduction in (True, False))
+    saved, before = 0, 64
+    for n, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for _ in range(blocks):
+            saved += 9 * before * n - (before * n + 9 * n * n)
+            before = 4 * n
+    assert conv_weights(full) - conv_weights(reduced) == saved
+    assert full["conv5_x/2/conv2"].output_shape == reduced["conv5_x/2/conv3"].output_shape == (7, 7, 2048)
+
+
+def test_the_stem_of_three_convolutions_halves_the_image_once_and_has_half_of_the_channels_at_first():
+    rows = table("resnet50", stem="3x3")
+    assert [rows[f"conv1_{i}"].output_shape for i in (1, 2, 3)] == [(112, 112, 32), (112, 112, 32), (112, 112, 64)]
+    assert sum(rows[f"conv1_{i}"].parameters for i in (1, 2, 3)) == 27 * 32 + 9 * 32 * 32 + 9 * 32 * 64
+    assert rows["pool1"].output_shape == (56, 56, 64)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "nin_cifar", "mlp"])
+def test_width_multiplies_hidden_units_too(name):
+    hidden = dict(hidden_sizes=(40,)) if name == "mlp" else dict(head="fc", fc_sizes=(40,))
+    shape = dict(input_shape=(64, 64, 3)) if name == "resnet18" else {}
+    model = nnx.eval_shape(lambda: models.create(name, **hidden, **shape, width=0.5))
+    assert model.head.hidden[0].bias.shape == (20,)
+
+
+def test_the_activation_of_a_residual_network_is_a_choice():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
+    fields = dict(depth=8, width=0.25, input_shape=(8, 8, 3), norm="none", activation="linear", residual=False)
+    model = nnx.view(models.create("cifar_resnet", **fields), deterministic=True)
+    zero, y, double = (model.features(a * x) for a in (0, 1, 2))  # biases start at 0: all is linear
+    np.testing.assert_array_equal(zero, 0)
+    np.testing.assert_allclose(double, 2 * y, rtol=1e-4, atol=1e-6)
+    assert float(jnp.min(y)) < 0
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("resnet18", dict(reduction=False), "reduction False, but a network of depth 18 has basic blocks"),
+        ("resnet20", dict(stem="3x3"), "small images begins with one 3x3 convolution"),
+        ("resnet20", dict(pool="average"), "has no pool"),
+        ("resnet50", dict(norm="none", zero_gamma=True), "zero_gamma is True.*norm is 'none'"),
+        ("resnet50", dict(stem="5x5"), "stem is '5x5'"),
+        ("googlenet", dict(variant="torchvision", kernel_plan="stacked"), "has no 5x5 to replace"),
+        ("lenet5", dict(kernel_plan="stacked", padding=1), "padding must be 0 or 2"),
+        ("lenet5_1998", dict(norm="batch"), "connections is 'table'.*norm is 'batch'"),
+        ("lenet5_1998", dict(kernel_plan="stacked"), "connections is 'table'.*'stacked'"),
+        ("alexnet", dict(kernel_plan="double"), "kernel_plan is 'double'"),
+        ("resnet20", dict(activation="rellu"), "did you mean 'relu'"),
+    ],
+)
+def test_what_makes_no_sense_together_is_an_error_that_says_why(name, fields, message):
+    with pytest.raises(UserError, match=message):
+        nnx.eval_shape(lambda: models.create(name, **fields))
