@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import baselines, measure, models, step, summary, trees
+from cnn_jax import baselines, measure, models, step, summary, torch_twins, trees
 from cnn_jax.build import Run
 from cnn_jax.errors import UserError
 from cnn_jax.models import cpu
@@ -312,7 +312,7 @@ def test_the_twin_in_pytorch_gives_our_logits(module, fields):
     random = np.random.default_rng(0)
     network, params, stats = step.split(nnx.eval_shape(create))
     params, stats = random_tree(params, random), random_tree(stats, random)
-    twin = baselines.torch_network(config, shape)
+    twin = torch_twins.network(config, shape)
     assert sum(parameter.numel() for parameter in twin.parameters()) == trees.count(params)
     values = dict(trees.named_leaves(params)) | dict(trees.named_leaves(stats))
     copy_to_twin(twin, summary.layer_table(create, shape), values, torch)
@@ -340,20 +340,22 @@ def test_the_loop_in_pytorch_trains(small_config):
 def test_a_network_or_field_without_a_twin_is_named(monkeypatch):
     pytest.importorskip("torch")
     config = lenet5.get_config()
-    config.model.name = "resnet20"
-    with pytest.raises(UserError, match=r"config\.model\.activation: the twin of resnet20 .* has no such field"):
-        baselines.torch_network(config, (28, 28, 1))
+    config.model.norm = "batch"
+    with pytest.raises(
+        UserError, match=r"config\.model\.norm is 'batch', but the twin of lenet5 .* has it at 'none' only"
+    ):
+        torch_twins.network(config, (28, 28, 1))
     monkeypatch.setitem(models.MODELS, "lenet5", "other:LeNet5")
     monkeypatch.setattr(models, "fields", lambda name: {})
     config.model.name = "lenet5"
     with pytest.raises(UserError, match=r"lenet5 has no twin in PyTorch yet: --against=torch knows resnet18, "):
-        baselines.torch_network(config, (28, 28, 1))
+        torch_twins.network(config, (28, 28, 1))
 
 
 def test_another_number_of_parameters_is_noticed(small_config, monkeypatch):
     torch = pytest.importorskip("torch")
     run = Run(small_config)
-    monkeypatch.setattr(baselines, "torch_network", lambda *_: torch.nn.Linear(2, 3))
+    monkeypatch.setattr(torch_twins, "network", lambda *_: torch.nn.Linear(2, 3))
     with pytest.raises(RuntimeError, match=r"has 9 parameters, but ours "):
         baselines.torch_loop(run, measure.random_examples(64, run.data.image_shape, 10))
 

@@ -71,14 +71,16 @@ ALLOWED = {
     },
     # The commands.
     "main": {"errors", "compilation_cache", "train", "commandline"},
+    "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {
-        *("errors", "trees", "config", "models", "models.cpu", "models.base", "models.resnet"),
+        *("errors", "trees", "config", "models.cpu", "torch_twins"),
         *("data.augment", "data.pipeline", "step", "build"),
     },
     "measure": {"errors", "data.pipeline", "build", "show", "train", "baselines"},
     "benchmark": {"errors", "compilation_cache", "summary", "commandline", "measure"},
 }
 # What stands above cnn_jax, and other frameworks: tests compare with torch, data sets are prepared with tensorflow.
+TORCH = ("baselines", "torch_twins")  # import it inside functions
 FORBIDDEN = {"tests", "experiments", "torch", "tensorflow"}
 
 
@@ -144,12 +146,13 @@ def top_level(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("module", FILES)
 def test_no_module_imports_tests_experiments_or_another_framework(module):
-    compared = {"torch"} if module == "baselines" else set()  # the loop that --against=torch runs
+    compared = {"torch"} if module in TORCH else set()  # the loop that --against=torch runs
     assert not top_level(FILES[module]) & (FORBIDDEN - compared)
 
 
-def test_torch_is_imported_inside_functions_only():
-    outside = [node for node in ast.parse(FILES["baselines"].read_text(encoding="utf-8")).body if not is_function(node)]
+@pytest.mark.parametrize("module", TORCH)
+def test_torch_is_imported_inside_functions_only(module):
+    outside = [node for node in ast.parse(FILES[module].read_text(encoding="utf-8")).body if not is_function(node)]
     assert "torch" not in {name.split(".")[0] for node in outside for name in imports(ast.unparse(node))}
 
 

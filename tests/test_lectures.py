@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
+from cnn_jax.models.base import Keys
 from cnn_jax.models.flattened import FlattenedConv
 from cnn_jax.models.googlenet import MODULES, Inception
-from cnn_jax.models.layers import Conv, ConvBlock, Keys
+from cnn_jax.models.layers import Conv, ConvBlock, make_norm
 from cnn_jax.models.resnet import Block, basic, bottleneck
 from cnn_jax.models.squeezenet import Fire
 from cnn_jax.summary import LayerRow, layer_table, stages, totals
@@ -594,15 +595,16 @@ def block(*arguments):
 
 
 def inception(reduction):
-    return Inception(192, MODULES["inception_3a"] or (), block, reduction=reduction, large_kernel=5)
+    return Inception(192, MODULES["inception_3a"] or (), block, reduction=reduction, small=False, kernel_plan="single")
 
 
 def residual(plan, channels):
-    fields: dict[str, Any] = dict(shortcut="B", residual=True, zero_gamma=False, norm_decay=0.9, dtype=None)
-    return Block(channels, plan, **fields, **options())
+    norm = functools.partial(make_norm, "batch", rngs=Keys(jax.random.key(0)))
+    fields: dict[str, Any] = dict(shortcut="B", residual=True, zero_gamma=False, activation="relu")
+    return Block(channels, plan, conv=functools.partial(conv, bias=False), norm=norm, **fields)
 
 
-PLAN: dict[str, Any] = dict(stride=1, variant="v1", groups=1, width_per_group=64)
+PLAN: dict[str, Any] = dict(stride=1, variant="v1", groups=1, width_per_group=64, reduction=True)
 
 
 # (module, image, weights and biases and MACs of its convolutions)
