@@ -10,7 +10,7 @@ Weights are a mapping from torchvision's names (of a `state_dict`) to NumPy arra
     running_mean, running_var [C]      mean, var [C]
     num_batches_tracked                is ignored
 
-Pretrained weights of GoogLeNet expect images with mean 0.5 and standard deviation 0.5, those of the others ImageNet's.
+Pretrained GoogLeNets expect images normalised with mean 0.5 and standard deviation 0.5, the others with ImageNet's.
 """
 
 import re
@@ -25,7 +25,7 @@ from flax import nnx
 from cnn_jax import trees
 from cnn_jax.errors import check
 
-# torchvision's network: ours, and its fields. Several have no parameters: names alone do not tell these networks apart.
+# torchvision's network: ours, and its fields. Names do not show fields without parameters, such as norm="lrn".
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "alexnet": ("alexnet", dict(variant="one_tower", norm="none", input_shape=(224, 224, 3))),
     **{f"vgg{depth}": (f"vgg{depth}", dict(norm="none")) for depth in (11, 13, 16, 19)},
@@ -181,7 +181,8 @@ def load(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
 
     def value(path: Any, leaf: Any) -> jax.Array:
         name = trees.path_name(path)
-        return jnp.asarray(_to_ours(np.asarray(given[theirs[name]]), _channels(name, leaves)), leaf.dtype)
+        own = _to_ours(np.asarray(given[theirs[name]]), _channels(name, leaves))
+        return jnp.array(own, leaf.dtype)  # a copy: whoever trains on may write into the memory of `weights`
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(value, nnx.to_pure_dict(state)))
 

@@ -1,13 +1,9 @@
-"""GoogLeNet: the paper's Table 1, auxiliary classifiers in training, and torchvision's network."""
-
-import sys
-import warnings
+"""GoogLeNet: the paper's Table 1, and auxiliary classifiers in training."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torchvision_models
 from flax import nnx
 
 from cnn_jax import models, step, summary, trees
@@ -334,64 +330,3 @@ def test_the_sizes_that_the_errors_name_are_possible():
 )
 def test_the_heads(fields, parameters):
     assert sum(row.parameters for row in table(**fields).values()) == 5_973_552 + parameters
-
-
-# ---------------------------------------------------------------- torchvision
-
-
-def torchvision_name(name: str) -> str:
-    """Returns torchvision's name of a parameter or statistic of ours."""
-    *modules, leaf = name.split("/")
-    stem = {"conv1": "conv1", "conv2_reduce": "conv2", "conv2": "conv3", "auxiliary_4a": "aux1", "auxiliary_4d": "aux2"}
-    branches = {
-        **{"conv1x1": "branch1", "reduce3x3": "branch2.0", "conv3x3": "branch2.1"},
-        **{"reduce5x5": "branch3.0", "conv5x5": "branch3.1", "projection": "branch4.1"},
-    }
-    heads = {"head/classifier": "fc", "head/hidden/0": "fc1"}
-    first, rest = modules[0], "/".join(modules[1:])
-    leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var", "bias": "bias"}[leaf]
-    if first == "head":
-        return f"fc.{leaf}"
-    if first.startswith("auxiliary"):
-        rest = {"head/classifier": "fc2", "head/hidden/0": "fc1", "conv/conv": "conv.conv", "conv/norm": "conv.bn"}[
-            rest
-        ]
-        return f"{stem[first]}.{rest}.{leaf}"
-    assert rest not in heads
-    rest = rest.replace("norm", "bn")
-    if first.startswith("inception"):
-        branch, layer = rest.split("/")
-        return f"{first.replace('_', '')}.{branches[branch]}.{layer}.{leaf}"
-    return f"{stem[first]}.{rest}.{leaf}"
-
-
-def torch_layout(name: str, value: np.ndarray) -> np.ndarray:
-    if name.endswith("auxiliary_4a/head/hidden/0/kernel") or name.endswith("auxiliary_4d/head/hidden/0/kernel"):
-        value = value.reshape(4, 4, 128, 1024).transpose(2, 0, 1, 3).reshape(2048, 1024)  # torch flattens [C, H, W]
-    return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-
-
-def test_torchvisions_network_gives_equal_scores_and_auxiliary_scores():
-    theirs, torch = torchvision_models.import_models(), sys.modules["torch"]
-    fields = dict(variant="torchvision", norm="batch", auxiliary=True, num_classes=10, input_shape=(96, 96, 3))
-    model = filled(**fields)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        source = theirs.GoogLeNet(num_classes=10, aux_logits=True, init_weights=False)
-    leaves = trees.named_leaves(nnx.as_pure(nnx.state(model)))
-    values = {torchvision_name(name): torch.tensor(torch_layout(name, np.array(leaf))) for name, leaf in leaves}
-    missing, unexpected = source.load_state_dict(values, strict=False)
-    assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing)
-    x = noise(2, 96, 96, 3)
-
-    source.eval()
-    source.training = True  # of the network alone: it gives the auxiliary scores, and no dropout or statistic changes
-    with torch.no_grad():
-        theirs = source(torch.tensor(x).permute(0, 3, 1, 2))
-    running = nnx.view(model, deterministic=True, use_running_average=True)
-    running.deterministic = False
-    logits, (first, second), _ = apply(running, x)
-    for ours, other in ((logits, theirs.logits), (first, theirs.aux_logits1), (second, theirs.aux_logits2)):
-        other = other.numpy()
-        assert np.abs(other).max() > 0.1
-        assert np.abs(ours - other).max() / np.abs(other).max() < 1e-4

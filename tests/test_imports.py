@@ -35,6 +35,7 @@ ALLOWED = {
     "models.flattened": {"errors", *PARTS, "models.network"},
     "models": {"errors", "models.base"},
     "cnn_jax": {"models"},  # the package itself
+    "foreign_weights": {"errors", "trees"},
     "config": {"errors", "models"},
     # From images to batches.
     "data": set(),

@@ -125,37 +125,6 @@ def test_single_kernels_of_the_deeper_configurations():
 # ---------------------------------------------------------------- what it computes
 
 
-@pytest.mark.parametrize(
-    ("name", "theirs", "convolutions", "batch_norm"),
-    [
-        ("vgg11", "vgg11", (1, 1, 2, 2, 2), False),
-        ("vgg11", "vgg11_bn", (1, 1, 2, 2, 2), True),
-        ("vgg16", "vgg16", (2, 2, 3, 3, 3), False),
-        ("vgg16", "vgg16_bn", (2, 2, 3, 3, 3), True),
-    ],
-)
-def test_the_logits_are_those_of_torchvision(name, theirs, convolutions, batch_norm):
-    source = getattr(torchvision_models.import_models(), theirs)
-    torchvision_models.compare_logits(
-        name,
-        dict(norm="batch") if batch_norm else {},
-        source,
-        torchvision_models.vgg_names(convolutions, batch_norm=batch_norm),
-        flattened=("classifier.0", (7, 7, 512)),
-    )
-
-
-@pytest.mark.parametrize("theirs", ["vgg13", "vgg13_bn", "vgg19", "vgg19_bn"])
-def test_the_parameters_are_as_many_as_torchvisions(theirs):
-    source = getattr(torchvision_models.import_models(), theirs)
-    import torch
-
-    with torch.device("meta"):
-        expected = sum(parameter.numel() for parameter in source().parameters())
-    name, *batch = theirs.split("_")
-    assert sum(row.parameters for row in rows(name, norm="batch" if batch else "none")) == expected
-
-
 def small(name="vgg16", **fields):
     model = torchvision_models.random_weights(abstract(name, **(SMALL | fields)))
     return nnx.view(model, **EVAL)
