@@ -8,9 +8,9 @@ import pytest
 import torchvision_models
 from flax import nnx
 
-from cnn_jax import baselines, foreign_weights, models, optim, step
+from cnn_jax import foreign_weights, models, optim, step
 from cnn_jax.data import augment
-from configs import base, lenet5
+from configs import base
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 
@@ -145,16 +145,19 @@ def compare_training(model, source, image_shape, *, batch_size, steps, dtype, to
 
 
 def test_lenet5_trains_as_in_torch(monkeypatch):
-    torch = pytest.importorskip("torch")
-    config = lenet5.get_config()
-    source = baselines.torch_network(config, (28, 28, 1))
+    pytest.importorskip("torch")
+    from torch import nn
+
+    maps = [nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2)]
+    units = [nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10)]
+    source = nn.Sequential(*maps, nn.Flatten(), *units)
     torchvision_models.randomize(source, gain=0.5)
-    theirs = [name for name, layer in source.named_modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)]
-    layers = ("conv1", "conv2", "head/hidden/0", "head/hidden/1", "head/classifier")
+    theirs = [name for name, layer in source.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    layers = ("conv1/conv", "conv2/conv", "head/hidden/0", "head/hidden/1", "head/classifier")
     names = dict(zip(layers, theirs, strict=True))
     monkeypatch.setitem(foreign_weights.FAMILIES, "LeNet5", lambda _: names)
-    fields = {name: value for name, value in config.model.items() if name != "name"}
-    model = nnx.eval_shape(lambda: models.create("lenet5", input_shape=(28, 28, 1), **fields))
+    fields = dict(input_shape=(28, 28, 1), padding=2, activation="tanh", pool="average")
+    model = nnx.eval_shape(lambda: models.create("lenet5", **fields))
     model = foreign_weights.load(model, numpy_weights(source))
     # Two steps: momentum counts in the second.
     compare_training(model, source, (28, 28, 1), batch_size=32, steps=2, dtype="float32", tolerance=1e-4)
