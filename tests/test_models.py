@@ -473,6 +473,28 @@ def test_a_stride_alone_changes_the_shape_too():
         assert (block.shortcut_conv is not None) == projects
 
 
+def test_a_stage_of_many_blocks_is_compiled_as_one_and_computes_the_same(monkeypatch):
+    model = filled("cifar_resnet", **(SMALL | dict(depth=20)))
+    graphdef, params, stats = nnx.split(nnx.view(model, **TRAIN), nnx.Param, ...)
+    params, stats, x = nnx.as_pure(params), nnx.as_pure(stats), noise(3, 8, 8, 3)
+
+    def gradients(unrolled):
+        monkeypatch.setattr(resnet, "UNROLLED", unrolled)
+
+        def loss(params, stats):
+            merged = nnx.merge(graphdef, params, stats)
+            y = merged(x)
+            return (y**2).mean(), (y, nnx.as_pure(nnx.state(merged, nnx.BatchStat)))
+
+        traced = jax.jit(jax.grad(loss, has_aux=True)).trace(params, stats)
+        return traced.lower().compile()(params, stats), str(traced.jaxpr).count("scan[")
+
+    (scanned, scans), (plain, none) = gradients(2), gradients(3)
+    assert (scans, none) == (6, 0)  # three stages, forward and backward
+    for one, other in zip(jax.tree.leaves(scanned), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture
 def quick_init(monkeypatch):
     """Kernels from numpy, for tests that build a network as it starts: jax compiles its own for each shape."""

@@ -85,6 +85,11 @@ def listen() -> Iterator[list[tuple[nnx.Module, jax.Array, jax.Array]]]:
         _listeners.pop()
 
 
+def listened() -> bool:
+    """Returns whether somebody listens."""
+    return bool(_listeners)
+
+
 def report(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
     """Tells the listeners that `layer` made y of x, and returns y.
 

@@ -19,10 +19,11 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.errors import check, check_choice
-from cnn_jax.models.base import Keys, get_activation, scaled
+from cnn_jax.models.base import Keys, get_activation, listened, scaled
 from cnn_jax.models.layers import Conv, make_norm
 from cnn_jax.models.network import Network
 from cnn_jax.models.pooling import make_pool
@@ -52,6 +53,8 @@ def bottleneck(channels: int, stride: int, *, variant: str, groups: int, width_p
     return plan if reduction else plan[1:]
 
 
+# Blocks of a stage that are compiled one by one. ResNet-1202 has 200, which would take 9 GB to compile.
+UNROLLED = 40
 # depth: (block, blocks per stage)
 IMAGENET = {
     18: (basic, (2, 2, 2, 2)),
@@ -135,11 +138,25 @@ def normalized(norm: Any, x: jax.Array) -> jax.Array:
 
 
 class Stage(nnx.List):
-    """Blocks in a row."""
+    """Blocks in a row. All but the first have the same shapes: where they are many, one is compiled for all."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for block in self:
-            x = block(x)
+        if len(self) <= UNROLLED or listened():
+            for block in self:
+                x = block(x)
+            return x
+        first, *others = self
+        graphdef, _ = nnx.split(others[0])
+        states = [nnx.as_pure(nnx.state(block)) for block in others]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+        def step(x: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+            block = nnx.merge(graphdef, state)
+            return block(x), nnx.as_pure(nnx.state(block, nnx.BatchStat))
+
+        x, statistics = jax.lax.scan(step, first(x), stacked)
+        for i, block in enumerate(others):
+            nnx.update(block, jax.tree.map(lambda leaf, i=i: leaf[i], statistics))
         return x
 
 
