@@ -31,24 +31,33 @@ def needed_config() -> Any:
     return _CONFIG.value
 
 
-def other_config(config: Any, text: str, *, flag: str) -> tuple[Any, list[str]]:
-    """Returns the configuration of "[FILE[:DATASET]] [FIELD=VALUE ...]", and the list of FIELD=VALUE.
+def given_changes() -> list[str]:
+    """Returns what the command line changes in the configuration of --config, as FIELD=VALUE."""
+    return [f"{field}={value}" for field, value in config_flags.get_override_values(flags.FLAGS["config"]).items()]
 
-    Without FILE the fields of a copy of `config` change. Values are read as those of --config.FIELD=VALUE.
+
+def other_config(config: Any, text: str, *, flag: str) -> tuple[Any, list[str]]:
+    """Returns the configuration of "[FILE[:DATASET]] [FIELD=VALUE ...]", and its changes to the file.
+
+    Without FILE the fields of a copy of `config`, that of --config, change. Values are read as those of
+    --config.FIELD=VALUE.
 
     Raises:
       UserError: no such file or field, a value of another type. `flag` names the flag in the message.
     """
-    words = shlex.split(text)
+    try:
+        words = [word.removeprefix("--config.") for word in shlex.split(text)]
+    except ValueError as error:
+        raise UserError(f"{flag}={text!r}: {error}") from None  # a quote that does not end
     file = words.pop(0) if words and "=" not in words[0] else None
+    for word in words if file or words else [text]:
+        check("=" in word, f"{flag}={text!r}: {word!r} is no FIELD=VALUE, such as model.head=gap")
     if file:
         check_config_file(file, flag=flag)
     values = flags.FlagValues()
     argv = ["", *([f"--config={file}"] if file else []), *(f"--config.{word}" for word in words)]
     options: Any = dict(flag_values=values, lock_config=True, sys_argv=argv)
     try:
-        for word in words:
-            check("=" in word, f"{word!r} is no FIELD=VALUE")
         if file:
             config_flags.DEFINE_config_file("config", None, **options)
         else:
@@ -56,7 +65,7 @@ def other_config(config: Any, text: str, *, flag: str) -> tuple[Any, list[str]]:
         values(argv)
     except (flags.Error, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{flag}={text!r}: {explain(error)}") from None
-    return values["config"].value, words
+    return values["config"].value, words if file else given_changes() + words
 
 
 def launch(start: Callable[[], None]) -> None:

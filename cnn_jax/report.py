@@ -113,7 +113,7 @@ def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path:
             axis.yaxis.set_major_formatter(FuncFormatter(short))
             axis.set_xticks(places, [name for name, *_ in parts], rotation=60, ha="right", rotation_mode="anchor")
         row[0].set_ylabel(quantity)
-    axes[0, 0].legend(loc="best")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return _save(figure, path)
 
 

@@ -218,7 +218,6 @@ if __name__ == "__main__":
     import json
 
     from absl import flags
-    from ml_collections import config_flags
 
     from cnn_jax import commandline, report
     from cnn_jax.errors import StorageError, check
@@ -239,8 +238,7 @@ if __name__ == "__main__":
             _PLOT.value is None or _PLOT.value.endswith(".png"),
             f"--plot is {_PLOT.value!r}, but must be a file that ends in .png",
         )
-        changes = [f"{k}={v}" for k, v in config_flags.get_override_values(flags.FLAGS["config"]).items()]
-        networks = [network(config, trace(config), changes)]
+        networks = [network(config, trace(config), commandline.given_changes())]
         for text in _COMPARE.value:
             other, changes = commandline.other_config(config, text, flag="--compare")
             networks.append(network(other, trace(other), changes))
