@@ -98,7 +98,6 @@ def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path:
         layout="constrained",
     )
     for field, (quantity, row) in enumerate(zip(("parameters", "MACs"), axes, strict=True)):
-        highest = max(part[1 + 2 * field] for parts in networks.values() for part in parts)
         for (label, parts), axis in zip(networks.items(), row, strict=True):
             places = np.arange(len(parts))
             whole, linear = (np.array([part[column + 2 * field] for part in parts], float) for column in (1, 2))
@@ -107,12 +106,12 @@ def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path:
             axis.bar_label(tops, [short(value) for value in whole], fontsize=7, padding=1)
             axis.set_title(f"{label}: {short(whole.sum())} {quantity}", fontsize=11)
             axis.set_xlim(-0.7, len(parts) - 0.3)
-            axis.set_ylim(0, 1.1 * highest)
             axis.grid(axis="y", alpha=0.3)
             axis.set_axisbelow(True)
             axis.yaxis.set_major_formatter(FuncFormatter(short))
             axis.set_xticks(places, [name for name, *_ in parts], rotation=60, ha="right", rotation_mode="anchor")
         row[0].set_ylabel(quantity)
+        row[0].set_ylim(0, 1.1 * max(float(part[1 + 2 * field]) for parts in networks.values() for part in parts))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return _save(figure, path)
 

@@ -184,7 +184,7 @@ def as_json(networks: Sequence[Network]) -> Any:
     for one in networks:
         layers = [asdict(row) | dict(activations=row.activations) for row in one.rows]
         by_stage = {name: asdict(sums) for name, sums in one.stages.items()}
-        entry = dict(label=one.label, input_shape=one.input_shape, bytes_per_value=one.bytes_per_value)
+        entry: dict[str, Any] = dict(label=one.label, input_shape=one.input_shape, bytes_per_value=one.bytes_per_value)
         entry |= dict(layers=layers, stages=by_stage, totals=asdict(one.totals))
         if found:
             first = found[0]["totals"].items()

@@ -86,9 +86,10 @@ def _text(sheet: Sheet) -> str:
 
 
 def _broken(heading: str, width: int) -> list[str]:
-    """Returns the lines of a heading over a column of `width`, broken behind spaces and / : = only."""
-    lines = [""]
-    for piece in re.findall(r"[^ /:=]*[ /:=]|[^ /:=]+", heading):
+    """Returns the lines of a heading over a column of at least `width`, broken behind spaces and / : = only."""
+    pieces = re.findall(r"[^ /:=]*[ /:=]|[^ /:=]+", heading)
+    width, lines = max(width, *(len(piece.rstrip()) for piece in pieces), 0), [""]
+    for piece in pieces:
         if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
             lines.append("")
         lines[-1] += piece

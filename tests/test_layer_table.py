@@ -251,6 +251,8 @@ def test_a_layer_that_is_called_twice_has_its_parameters_once_and_its_macs_twice
     assert found.parameters == 608 + 48 + 40 + 8 + 148 + 35
     assert (found.biases, found.norm_parameters, found.norm_statistics) == (8 + 4 + 4 + 7, 8, 8)
     assert found.macs == 21_000 + 288 + 216 + 2 * 864 + 28
+    assert (found.conv_macs, found.linear_macs) == (found.macs - 28, 28)
+    assert (found.conv_parameters, found.linear_parameters) == (608 + 48 + 40 + 8 + 148, 35)
     assert found.activations == 540 + 280 + 48 + 36 + 24 + 24 + 24 + 4 + 7  # the image, and all but the norm
     assert (found.receptive_field, found.jump) == ((47, 41), (4, 4))
 
