@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
-from cnn_jax.layer_table import LayerRow, layer_table, totals, training_bytes
+from cnn_jax.layer_table import LayerRow, layer_table, stages, totals, training_bytes
 from cnn_jax.models import layers
 from cnn_jax.models.layers import BatchNorm, Conv, GlobalAveragePool, Keys, Linear, Pool
 
@@ -91,6 +91,7 @@ def test_training_memory_is_what_one_counts_by_hand():
     given = dict(images=5, bytes_per_value=2, copies_of_parameters=3)
     assert training_bytes(rows, **given) == activations + parameters == 1380 + 4680
     assert training_bytes(rows, **given, resident_bytes=1000) == 7060
+    assert training_bytes([*rows, rows[2]], **given) == 1380 + 10 * 5 * 2 + 4680  # called twice, its parameters are one
 
 
 def test_training_memory_grows_with_everything():
@@ -246,6 +247,22 @@ def test_the_totals_are_the_published_numbers(row):
     assert (found.receptive_field, found.jump) == ((size, size), (jump, jump))
 
 
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("conv3_2/conv", "conv3"),
+        ("conv10_11", "conv10"),
+        ("conv2_x/0/conv1", "conv2_x"),
+        ("conv2_reduce/conv", "conv2_reduce"),
+        ("inception_3a/projection/conv", "inception_3a"),
+        ("head/hidden/0", "head"),
+    ],
+)
+def test_layers_of_one_block_are_one_stage(name, stage):
+    row = LayerRow(name, "conv", "", (1,), 0, 0)
+    assert row.stage == stage and stages([row, row]) == {stage: [row, row]}
+
+
 def test_a_layer_that_is_called_twice_has_its_parameters_once_and_its_macs_twice():
     found = totals(ROWS, (12, 15, 3))
     assert found.parameters == 608 + 48 + 40 + 8 + 148 + 35
@@ -255,6 +272,8 @@ def test_a_layer_that_is_called_twice_has_its_parameters_once_and_its_macs_twice
     assert (found.conv_parameters, found.linear_parameters) == (608 + 48 + 40 + 8 + 148, 35)
     assert found.activations == 540 + 280 + 48 + 36 + 24 + 24 + 24 + 4 + 7  # the image, and all but the norm
     assert (found.receptive_field, found.jump) == ((47, 41), (4, 4))
+    twice = totals([ROWS[4], ROWS[4]])  # a norm, of no image
+    assert (twice.norm_parameters, twice.norm_statistics, twice.activations) == (8, 8, 0)
 
 
 # ---------------------------------------------------------------- branches
