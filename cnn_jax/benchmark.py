@@ -51,7 +51,7 @@ def print_result(result: dict[str, Any], console: Any) -> None:
     """Prints the short table."""
     from rich.table import Table
 
-    from cnn_jax.summary import human
+    from cnn_jax.tables import human
 
     devices = f"{result['device_count']} x {result['device_kind']} ({result['platform']}), jax {result['jax_version']}"
     console.print(

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnn_jax import evaluate, models, optim, step, summary
+from cnn_jax import evaluate, models, optim, step
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.config import check_config, get, in_steps, is_due, model_fields, to_steps
 from cnn_jax.data.pipeline import Data
 from cnn_jax.errors import check
+from cnn_jax.layer_table import layer_table, training_bytes
 
 PRECISION = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -46,7 +47,7 @@ class Run:
             dtype=PRECISION[config.precision],
             **model_fields(config),
         )
-        self.layers = summary.layer_table(self.create_model, self.data.image_shape)
+        self.layers = layer_table(self.create_model, self.data.image_shape)
         self.network, params, _ = step.split(jax.eval_shape(lambda: self.create_model()))
         self.total_steps = self.to_steps(config.duration)
         check(
@@ -174,7 +175,7 @@ class Run:
         """Returns an estimate of the memory of one device during training, bytes."""
         config, parts = self.config, self.data.parts.values()
         pixels = self.data.image_shape[0] * self.data.image_shape[1] * self.data.image_shape[2]
-        return summary.training_bytes(
+        return training_bytes(
             self.layers,
             images=config.batch_size // len(jax.devices()) // config.accumulation,
             bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,

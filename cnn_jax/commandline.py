@@ -1,6 +1,7 @@
 """What the commands share: --config, mistakes as one message each, and how a command ends."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cnn_jax.errors import Stopped, UserError, near
+from cnn_jax.errors import Stopped, UserError, check, near
 
 # Nothing here imports jax, so that --help answers at once.
 
@@ -28,6 +29,43 @@ def needed_config() -> Any:
     if _CONFIG.value is None:
         raise UserError("give --config=FILE, such as --config=configs/resnet50.py")
     return _CONFIG.value
+
+
+def given_changes() -> list[str]:
+    """Returns what the command line changes in the configuration of --config, as FIELD=VALUE."""
+    return [f"{field}={value}" for field, value in config_flags.get_override_values(flags.FLAGS["config"]).items()]
+
+
+def other_config(config: Any, text: str, *, flag: str) -> tuple[Any, list[str]]:
+    """Returns the configuration of "[FILE[:DATASET]] [FIELD=VALUE ...]", and its changes to the file.
+
+    Without FILE the fields of a copy of `config`, that of --config, change. Values are read as those of
+    --config.FIELD=VALUE.
+
+    Raises:
+      UserError: no such file or field, a value of another type. `flag` names the flag in the message.
+    """
+    try:
+        words = [word.removeprefix("--config.") for word in shlex.split(text)]
+    except ValueError as error:
+        raise UserError(f"{flag}={text!r}: {error}") from None  # a quote that does not end
+    file = words.pop(0) if words and "=" not in words[0] else None
+    for word in words if file or words else [text]:
+        check("=" in word, f"{flag}={text!r}: {word!r} is no FIELD=VALUE, such as model.head=gap")
+    if file:
+        check_config_file(file, flag=flag)
+    values = flags.FlagValues()
+    argv = ["", *([f"--config={file}"] if file else []), *(f"--config.{word}" for word in words)]
+    options: Any = dict(flag_values=values, lock_config=True, sys_argv=argv)
+    try:
+        if file:
+            config_flags.DEFINE_config_file("config", None, **options)
+        else:
+            config_flags.DEFINE_config_dict("config", config.copy_and_resolve_references(), **options)
+        values(argv)
+    except (flags.Error, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{flag}={text!r}: {explain(error)}") from None
+    return values["config"].value, words if file else given_changes() + words
 
 
 def launch(start: Callable[[], None]) -> None:
@@ -53,7 +91,7 @@ def launch(start: Callable[[], None]) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; prints one message and exits with code 2 where it is wrong."""
     try:
-        _check_config_file(argv)
+        _check_given_file(argv)
         return flags.FLAGS(argv)
     except SystemExit:
         sys.exit(0)  # --help
@@ -76,17 +114,20 @@ def explain(error: Exception) -> UserError:
     return UserError(message.strip())
 
 
-def _check_config_file(argv: list[str]) -> None:
-    """Raises UserError if the file of --config is not there, with the nearest that is."""
+def _check_given_file(argv: list[str]) -> None:
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         if argument in ("--config", "-config") or argument.lstrip("-").startswith("config="):
-            value = argument.partition("=")[2] or following
-            path = Path(value.split(":")[0])
-            if path.is_file() and path.suffix != ".py":
-                raise UserError(f"--config: {str(path)!r} is no configuration file: those end in .py")
-            if not path.is_file():
-                known = sorted(str(other) for other in path.parent.glob("*.py"))
-                raise UserError(f"--config: there is no file {str(path)!r}{near(str(path), known)}")
+            check_config_file(argument.partition("=")[2] or following, flag="--config")
+
+
+def check_config_file(value: str, *, flag: str) -> None:
+    """Raises UserError if the FILE of FILE[:DATASET] is not there, with the nearest that is."""
+    path = Path(value.split(":")[0])
+    if path.is_file() and path.suffix != ".py":
+        raise UserError(f"{flag}: {str(path)!r} is no configuration file: those end in .py")
+    if not path.is_file():
+        known = sorted(str(other) for other in path.parent.glob("*.py"))
+        raise UserError(f"{flag}: there is no file {str(path)!r}{near(str(path), known)}")
 
 
 def fail(error: UserError) -> int:

@@ -69,22 +69,50 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) ->
     return _save(figure, path)
 
 
-def plot_layers(networks: dict[str, list[tuple[str, int, int]]], path: Path) -> Path:
-    """Draws (name, parameters, MACs) of the layers of each network, in their order, on logarithmic scales."""
-    figure, axes = _subplots(2, figsize=(10, 8), layout="constrained")
-    longest = max((layers for layers in networks.values()), key=len)
-    for field, (axis, label) in enumerate(zip(axes, ("parameters", "MACs"), strict=True), start=1):
-        for i, (name, layers) in enumerate(networks.items()):
-            places = [place for place, layer in enumerate(layers) if layer[field]]
-            axis.plot(places, [layers[place][field] for place in places], f"C{i}o", ms=4, label=name)
-        axis.set_yscale("log")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-        axis.legend(loc="best")
-        if len(networks) == 1 and len(longest) <= 80:
-            axis.set_xticks(range(len(longest)), [name for name, *_ in longest], rotation=90, fontsize=6)
-        else:
-            axis.set_xlabel("layer")
+def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path: Path) -> Path:
+    """Draws parameters (above) and MACs (below) of the parts of networks, which stand side by side on the same scale.
+
+    Args:
+      networks: for each network (name, parameters, parameters of linear layers, MACs, MACs of linear layers) of its
+        parts, in their order. Linear layers have a colour of their own.
+
+    Returns:
+      The path of the picture, 16:9, wider with more parts.
+    """
+    from matplotlib.ticker import EngFormatter, FuncFormatter
+
+    engineering = EngFormatter()
+
+    def short(value: float, _: Any = None) -> str:
+        return engineering(float(f"{value:.3g}")).strip()
+
+    counts = [len(parts) for parts in networks.values()]
+    width = max(10.0, 0.42 * sum(counts) + 1.5)
+    figure, axes = _subplots(
+        *(2, len(networks)),
+        squeeze=False,
+        sharex="col",
+        sharey="row",
+        width_ratios=counts,
+        figsize=(width, width * 9 / 16),
+        layout="constrained",
+    )
+    for field, (quantity, row) in enumerate(zip(("parameters", "MACs"), axes, strict=True)):
+        for (label, parts), axis in zip(networks.items(), row, strict=True):
+            places = np.arange(len(parts))
+            whole, linear = (np.array([part[column + 2 * field] for part in parts], float) for column in (1, 2))
+            axis.bar(places, whole - linear, color="C0", label="convolutions")
+            tops = axis.bar(places, linear, bottom=whole - linear, color="C1", label="linear layers")
+            axis.bar_label(tops, [short(value) for value in whole], fontsize=7, padding=1)
+            axis.set_title(f"{label}: {short(whole.sum())} {quantity}", fontsize=11)
+            axis.set_xlim(-0.7, len(parts) - 0.3)
+            axis.grid(axis="y", alpha=0.3)
+            axis.set_axisbelow(True)
+            axis.yaxis.set_major_formatter(FuncFormatter(short))
+            axis.set_xticks(places, [name for name, *_ in parts], rotation=60, ha="right", rotation_mode="anchor")
+        row[0].set_ylabel(quantity)
+        row[0].set_ylim(0, 1.1 * max(float(part[1 + 2 * field]) for parts in networks.values() for part in parts))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return _save(figure, path)
 
 
@@ -94,13 +122,13 @@ def _columns(records: list[dict[str, Any]], kind: str, *names: str) -> list[np.n
     return [np.array([float(record[name]) for record in chosen]) for name in names]
 
 
-def _subplots(rows: int, **options: Any) -> Any:
+def _subplots(rows: int, columns: int = 1, **options: Any) -> Any:
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(rows, 1, **options)
+    return pyplot.subplots(rows, columns, **options)
 
 
 def _save(figure: Any, path: Path) -> Path:

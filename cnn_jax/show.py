@@ -15,7 +15,7 @@ from rich.table import Table
 from cnn_jax import models
 from cnn_jax.build import Run, has_unused_gpu
 from cnn_jax.config import model_fields
-from cnn_jax.summary import human
+from cnn_jax.tables import human
 
 
 def print_header(run: Run, workdir: Path, console: Console) -> None:

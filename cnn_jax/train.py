@@ -56,7 +56,7 @@ def run(
             return {}
         resources.enter_context(workdir.locked(folder))
         workdir.prepare(config, folder, data=this.data.identity, extend=extend)
-        summary.write(this.layers, folder / "summary.txt", title=config.model.name)
+        summary.write(config, this.layers, folder / "summary.txt")
         has_validation = "validation" in this.data.parts
 
         # -------------------------------------------------------- restore

@@ -5,8 +5,9 @@ import pytest
 import torchvision_models
 from flax import nnx
 
-from cnn_jax import models, summary, trees
+from cnn_jax import models, trees
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 from cnn_jax.models import base, network
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
@@ -19,7 +20,7 @@ def abstract(name="alexnet", **fields):
 
 def rows(name="alexnet", **fields):
     shape = fields.get("input_shape", models.fields(name)["input_shape"])
-    return summary.layer_table(lambda: models.create(name, **fields), shape)
+    return layer_table(lambda: models.create(name, **fields), shape)
 
 
 def small(name="alexnet", seed=0, **fields):

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import baselines, measure, models, step, summary, torch_twins, trees
+from cnn_jax import baselines, measure, models, step, torch_twins, trees
 from cnn_jax.build import Run
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 from cnn_jax.models import cpu
 from configs import cifar_resnet, lenet5, resnet18, resnet50
 
@@ -315,7 +316,7 @@ def test_the_twin_in_pytorch_gives_our_logits(module, fields):
     twin = torch_twins.network(config, shape)
     assert sum(parameter.numel() for parameter in twin.parameters()) == trees.count(params)
     values = dict(trees.named_leaves(params)) | dict(trees.named_leaves(stats))
-    copy_to_twin(twin, summary.layer_table(create, shape), values, torch)
+    copy_to_twin(twin, layer_table(create, shape), values, torch)
 
     x = random.normal(size=(4, *shape)).astype(np.float32)
     expected = np.asarray(jax.jit(lambda p, s, x: nnx.merge(network.eval, p, s)(x))(params, stats, x))

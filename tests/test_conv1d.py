@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary
+from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 
 
 def abstract(**fields):
@@ -12,7 +13,7 @@ def abstract(**fields):
 
 
 def test_the_layers_are_those_of_the_table():
-    rows = summary.layer_table(lambda: models.create("conv1d"), (128, 1))
+    rows = layer_table(lambda: models.create("conv1d"), (128, 1))
     assert [(row.name, row.output_shape, row.parameters) for row in rows] == [
         ("conv1/conv", (128, 32), 128),
         ("pool1", (64, 32), 0),

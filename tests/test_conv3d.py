@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary
+from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 
 CLIP = (16, 112, 112, 3)
 
@@ -15,7 +16,7 @@ def abstract(**fields):
 
 
 def table(**fields):
-    return summary.layer_table(lambda: models.create("c3d", **fields), fields.get("input_shape", CLIP))
+    return layer_table(lambda: models.create("c3d", **fields), fields.get("input_shape", CLIP))
 
 
 def test_the_layers_are_those_of_the_paper():

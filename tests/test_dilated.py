@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary
+from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 
 SIZE = 41
 
@@ -42,7 +43,7 @@ def test_the_receptive_field_is_that_of_the_lecture(rates, kernel, extents):
 
 def test_no_layer_changes_the_resolution():
     shape = (20, 12, 3)
-    rows = {r.name: r for r in summary.layer_table(lambda: models.create("dilated", input_shape=shape), shape)}
+    rows = {r.name: r for r in layer_table(lambda: models.create("dilated", input_shape=shape), shape)}
     assert [rows[f"conv{i}/conv"].output_shape for i in (1, 2, 3, 4)] == [(20, 12, 32)] * 4
     elements = 20 * 12 * 3 + sum(row.outputs for row in rows.values())
     assert elements == 720 + 4 * 20 * 12 * 32 + 32 + 10

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary, trees
+from cnn_jax import models, trees
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 from cnn_jax.models.base import Keys
 from cnn_jax.models.flattened import FlattenedConv
 
@@ -18,7 +19,7 @@ def test_one_set_has_the_cost_of_the_table():
     def create():
         return FlattenedConv(192, 32, 5, sets=1, init="lecun_normal", dtype=None, rngs=Keys(jax.random.key(0)))
 
-    rows = summary.layer_table(create, (28, 28, 192))
+    rows = layer_table(create, (28, 28, 192))
     assert [(row.name, row.macs) for row in rows] == [
         ("lateral1", 784 * 6_144),
         ("vertical1", 784 * 160),
@@ -29,7 +30,7 @@ def test_one_set_has_the_cost_of_the_table():
 
 
 def test_the_layers_are_those_of_the_table():
-    rows = {row.name: row for row in summary.layer_table(lambda: models.create("flattened"), (32, 32, 3))}
+    rows = {row.name: row for row in layer_table(lambda: models.create("flattened"), (32, 32, 3))}
     shapes = [rows[name].output_shape for i in (1, 2, 3) for name in (f"conv{i}/horizontal2", f"pool{i}")]
     assert shapes == [(32, 32, 96), (16, 16, 96), (16, 16, 128), (8, 8, 128), (8, 8, 256), (4, 4, 256)]
     convolutions = 6 * (1024 * 96 + 256 * 128 + 64 * 256)  # activation elements: six outputs in each place

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, step, summary, trees
+from cnn_jax import models, step, trees
 from cnn_jax.build import Run
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import LayerRow, layer_table
 from cnn_jax.models import base, layers
 from configs import googlenet as config_file
 
@@ -17,9 +18,9 @@ EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=Fal
 SMALL = dict(width=0.0625, input_shape=(80, 80, 3), num_classes=5)
 
 
-def table(**fields) -> dict[str, summary.LayerRow]:
+def table(**fields) -> dict[str, LayerRow]:
     shape = fields.get("input_shape", (224, 224, 3))
-    return {row.name: row for row in summary.layer_table(lambda: models.create("googlenet", **fields), shape)}
+    return {row.name: row for row in layer_table(lambda: models.create("googlenet", **fields), shape)}
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -66,7 +67,7 @@ TORCHVISION_BLOCKS = {"3a": (155_872, 121_626_624), "4d": (573_312, 112_093_184)
 BRANCHES = ("conv1x1", "conv3x3", "conv5x5", "projection")
 
 
-def of_module(rows, name: str) -> list[summary.LayerRow]:
+def of_module(rows, name: str) -> list[LayerRow]:
     return [row for row in rows.values() if row.name.startswith(f"inception_{name}/")]
 
 

@@ -55,17 +55,16 @@ ALLOWED = {
     "report": {"metrics"},
     "commandline": {"errors"},  # what the commands share
     "receptive_field": set(),
-    "summary": {
-        *("errors", "trees", "models.cpu", *PARTS, "models", "config", "report"),
-        *("commandline", "receptive_field"),
-    },
+    "layer_table": {"trees", "models.cpu", *PARTS, "receptive_field"},
+    "tables": set(),
+    "summary": {"errors", "models", "config", "report", "commandline", "layer_table", "tables"},
     # The run.
     "build": {
         *("errors", "config", "models", "data.pipeline"),
-        *("optim", "step", "evaluate", "checkpoint", "summary"),
+        *("optim", "step", "evaluate", "checkpoint", "layer_table"),
     },
     "guard": {"errors", "trees", "models.base", "step", "workdir", "checkpoint", "metrics", "build"},
-    "show": {"config", "models", "summary", "build"},
+    "show": {"config", "models", "tables", "build"},
     "train": {
         *("errors", "step", "workdir", "signals", "checkpoint", "metrics"),
         *("report", "summary", "build", "guard", "show"),
@@ -78,7 +77,7 @@ ALLOWED = {
         *("data.augment", "data.pipeline", "step", "build"),
     },
     "measure": {"errors", "data.pipeline", "build", "show", "train", "baselines"},
-    "benchmark": {"errors", "compilation_cache", "summary", "commandline", "measure"},
+    "benchmark": {"errors", "compilation_cache", "tables", "commandline", "measure"},
 }
 # What stands above cnn_jax, and other frameworks: tests compare with torch, data sets are prepared with tensorflow.
 TORCH = ("baselines", "torch_twins")  # import it inside functions

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary
+from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 from cnn_jax.models import lenet_1998
 from cnn_jax.models.base import Keys
 
@@ -28,7 +29,7 @@ def noise(*shape):
 
 
 def test_the_layers_have_the_parameters_and_connections_of_the_paper():
-    rows = summary.layer_table(lambda: models.create("lenet5_1998"), (32, 32, 1))
+    rows = layer_table(lambda: models.create("lenet5_1998"), (32, 32, 1))
     assert [(row.output_shape, row.parameters) for row in rows] == [
         ((28, 28, 6), 156),
         ((14, 14, 6), 12),

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary
+from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 from cnn_jax.models.base import Keys
 from cnn_jax.models.layers import Conv
 from cnn_jax.models.local import LocallyConnected
@@ -25,7 +26,7 @@ def keys():
 
 @pytest.mark.parametrize("sharing", ["none", "full"])
 def test_the_layers_are_those_of_the_table(sharing):
-    rows = summary.layer_table(lambda: models.create("local", sharing=sharing), (16, 16, 1))
+    rows = layer_table(lambda: models.create("local", sharing=sharing), (16, 16, 1))
     positions = (64, 16) if sharing == "none" else (1, 1)
     assert [(row.name, row.output_shape, row.parameters, row.macs) for row in rows] == [
         ("layer1", (8, 8, 8), positions[0] * 208, 12_800),

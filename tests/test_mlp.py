@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary
+from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 
 
 def abstract(**fields):
@@ -23,7 +24,7 @@ def test_the_first_layer_has_the_weights_of_the_lectures(image, weights):
 def test_the_layers_stand_in_the_order_of_the_sizes():
     shape = (4, 5, 2)
     create = lambda: models.create("mlp", input_shape=shape, hidden_sizes=(8, 6), num_classes=3)  # noqa: E731
-    rows = [(row.name, row.output_shape, row.parameters, row.macs) for row in summary.layer_table(create, shape)]
+    rows = [(row.name, row.output_shape, row.parameters, row.macs) for row in layer_table(create, shape)]
     assert rows == [
         ("head/hidden/0", (8,), 40 * 8 + 8, 320),
         ("head/hidden/1", (6,), 54, 48),

@@ -12,8 +12,9 @@ import pytest
 from flax import nnx
 
 import cnn_jax
-from cnn_jax import models, summary, trees
+from cnn_jax import models, trees
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import LayerRow, layer_table
 from cnn_jax.models import base, resnet
 from cnn_jax.models.base import Keys, listen
 from cnn_jax.models.layers import Conv, Linear, make_norm
@@ -211,9 +212,9 @@ def abstract(name: str, **fields):
     return nnx.eval_shape(lambda: models.create(name, **fields))
 
 
-def layer_table(name: str, **fields) -> list[summary.LayerRow]:
+def table(name: str, **fields) -> list[LayerRow]:
     shape = fields.get("input_shape", models.fields(name)["input_shape"])
-    return summary.layer_table(lambda: models.create(name, **fields), shape)
+    return layer_table(lambda: models.create(name, **fields), shape)
 
 
 def test_every_network_has_a_row_with_its_default_fields():
@@ -233,7 +234,7 @@ def test_a_network_has_the_published_counts(name, fields, parameters, statistics
         counts.append((trees.count(nnx.state(model, nnx.Param)), trees.count(nnx.state(model, nnx.BatchStat))))
         return model
 
-    rows = summary.layer_table(create, fields.get("input_shape", models.fields(name)["input_shape"]))
+    rows = layer_table(create, fields.get("input_shape", models.fields(name)["input_shape"]))
     assert counts == [(parameters, statistics)]
     assert sum(row.macs for row in rows) == macs
     assert sum(row.parameters for row in rows) == parameters  # no layer is called twice or never
@@ -269,7 +270,7 @@ def test_the_head_of_lenet5_can_be_one_layer():
 
 @pytest.mark.parametrize("variant", ["v1", "v1.5"])
 def test_resnet50_halves_the_map_where_the_papers_table_does(variant):
-    rows = layer_table("resnet50", variant=variant)
+    rows = table("resnet50", variant=variant)
     shapes = {row.name: row.output_shape for row in rows}
     assert shapes["conv1"] == (112, 112, 64)
     assert shapes["pool1"] == (56, 56, 64)
@@ -291,7 +292,7 @@ def test_resnet50_halves_the_map_where_the_papers_table_does(variant):
 
 @pytest.mark.parametrize("fields", [{}, LENET_32], ids=["28x28", "32x32"])
 def test_lenet5_has_the_layers_of_the_lectures_table(fields):
-    rows = [(row.name, row.output_shape, row.parameters, row.macs) for row in layer_table("lenet5", **fields)]
+    rows = [(row.name, row.output_shape, row.parameters, row.macs) for row in table("lenet5", **fields)]
     assert rows == [
         ("conv1/conv", (28, 28, 6), 156, 117_600),
         ("pool1", (14, 14, 6), 0, 0),
@@ -304,14 +305,14 @@ def test_lenet5_has_the_layers_of_the_lectures_table(fields):
 
 
 def test_c5_as_a_convolution_has_the_numbers_of_the_linear_layer():
-    rows = {row.name: row for row in layer_table("lenet5", c5="conv")}
+    rows = {row.name: row for row in table("lenet5", c5="conv")}
     assert (rows["conv3/conv"].output_shape, rows["conv3/conv"].parameters, rows["conv3/conv"].macs) == (
         (1, 1, 120),
         48_120,
         48_000,
     )
     assert rows["head/hidden/0"].output_shape == (84,)
-    larger = {row.name: row for row in layer_table("lenet5", c5="conv", input_shape=(36, 40, 1), head="gap")}
+    larger = {row.name: row for row in table("lenet5", c5="conv", input_shape=(36, 40, 1), head="gap")}
     assert larger["conv3/conv"].output_shape == (3, 4, 120)  # it slides
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary
+from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 from cnn_jax.models.base import Keys
 from cnn_jax.models.layers import ConvBlock, windows
 from cnn_jax.models.network import Network
@@ -16,7 +17,7 @@ from cnn_jax.models.network import Network
 def table(name, **fields):
     """Returns the layers of a network by name."""
     shape = fields.get("input_shape") or models.fields(name)["input_shape"]
-    return {row.name: row for row in summary.layer_table(lambda: models.create(name, **fields), shape)}
+    return {row.name: row for row in layer_table(lambda: models.create(name, **fields), shape)}
 
 
 def conv_weights(rows):
@@ -45,7 +46,7 @@ class Stack(Network):
 def test_stacked_3x3_convolutions_see_and_give_what_one_larger_kernel_does(kernel, stride, padding):
     rows = {}
     for plan in ("single", "stacked"):
-        one = summary.layer_table(lambda plan=plan: Stack(plan, kernel, stride, padding, 23), (23, 23, 2))
+        one = layer_table(lambda plan=plan: Stack(plan, kernel, stride, padding, 23), (23, 23, 2))
         rows[plan] = [row for row in one if row.kind == "conv"]
     (single,), stacked = rows["single"], rows["stacked"]
     assert len(stacked) == (kernel - 1) // 2

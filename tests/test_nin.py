@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary, trees
+from cnn_jax import models, trees
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import LayerRow, layer_table
 
 SMALL = dict(width=0.125, input_shape=(18, 18, 3))
 
 
-def table(name: str, **fields) -> dict[str, summary.LayerRow]:
+def table(name: str, **fields) -> dict[str, LayerRow]:
     shape = fields.get("input_shape", models.fields(name)["input_shape"])
-    return {row.name: row for row in summary.layer_table(lambda: models.create(name, **fields), shape)}
+    return {row.name: row for row in layer_table(lambda: models.create(name, **fields), shape)}
 
 
 def test_the_layers_of_the_imagenet_network_are_caffes():

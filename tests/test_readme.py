@@ -9,7 +9,8 @@ import tomllib
 from pathlib import Path
 
 import cnn_jax
-from cnn_jax import models, summary
+from cnn_jax import models
+from cnn_jax.layer_table import layer_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,7 +77,7 @@ def test_the_table_of_networks_is_complete_and_true():
         if name == "resnet1202":
             continue  # its numbers are held with the other networks'; tracing it takes 10 s
         shape = tuple(map(int, image.split("x")))
-        layers = summary.layer_table(lambda name=name, shape=shape: cnn_jax.create(name, input_shape=shape), shape)
+        layers = layer_table(lambda name=name, shape=shape: cnn_jax.create(name, input_shape=shape), shape)
         assert sum(layer.parameters for layer in layers) == int(parameters.replace(",", "")), name
         assert sum(layer.macs for layer in layers) == int(macs.replace(",", "")), name
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary, trees
+from cnn_jax import models, trees
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import LayerRow, layer_table
 from cnn_jax.models.base import Keys
 from cnn_jax.models.layers import ConvBlock
 from cnn_jax.models.squeezenet import FIRES, Fire
 
 
-def table(name: str, **fields) -> dict[str, summary.LayerRow]:
+def table(name: str, **fields) -> dict[str, LayerRow]:
     shape = fields.get("input_shape", (224, 224, 3))
-    return {row.name: row for row in summary.layer_table(lambda: models.create(name, **fields), shape)}
+    return {row.name: row for row in layer_table(lambda: models.create(name, **fields), shape)}
 
 
 def filled(create, seed: int = 0):
@@ -86,7 +87,7 @@ def test_version_1_1_pools_earlier():
 
 
 def test_a_fire_module_of_the_lecture_has_its_counts():
-    rows = summary.layer_table(lambda: Fire(192, (16, 16, 16), block, reduction=True, bypass="none"), (28, 28, 192))
+    rows = layer_table(lambda: Fire(192, (16, 16, 16), block, reduction=True, bypass="none"), (28, 28, 192))
     assert sum(row.parameters for row in rows) == 5_632 + 48
     assert sum(row.macs for row in rows) == 4_415_488
 

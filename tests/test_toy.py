@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, summary
+from cnn_jax import models
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 
 # The lecture's X, and the X that is drawn otherwise.
 X = """
@@ -108,7 +109,7 @@ def test_features_match_the_x_that_pixels_do_not():
 
 
 def test_the_layers_are_those_of_the_table():
-    rows = summary.layer_table(lambda: models.create("toy"), (9, 9, 1))
+    rows = layer_table(lambda: models.create("toy"), (9, 9, 1))
     assert [(row.name, row.output_shape, row.parameters) for row in rows] == [
         ("conv1/conv", (7, 7, 3), 30),
         ("pool1", (4, 4, 3), 0),

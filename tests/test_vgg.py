@@ -4,8 +4,9 @@ import pytest
 import torchvision_models
 from flax import nnx
 
-from cnn_jax import models, summary, trees
+from cnn_jax import models, trees
 from cnn_jax.errors import UserError
+from cnn_jax.layer_table import layer_table
 from cnn_jax.models import base, layers
 from cnn_jax.models.vgg import CONFIGURATIONS, one_kernel
 
@@ -19,7 +20,7 @@ def abstract(name="vgg16", **fields):
 
 def rows(name="vgg16", **fields):
     shape = fields.get("input_shape", models.fields(name)["input_shape"])
-    return summary.layer_table(lambda: models.create(name, **fields), shape)
+    return layer_table(lambda: models.create(name, **fields), shape)
 
 
 # ---------------------------------------------------------------- the table

@@ -1,0 +1,121 @@
+"""Tables of numbers as text for a terminal, as Markdown and as CSV."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FORMS = ("text", "markdown", "csv")
+
+
+class Short(int):
+    """A number that people read with three digits: 1.85 G. CSV has all of them."""
+
+
+class Share(float):
+    """A part of a whole, in [0, 1], that people read in percent."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of raw values under headings.
+
+    A value is a str, an int, a float (a ratio), `Short`, `Share`, a tuple of sizes, or None where there is none.
+    """
+
+    title: str
+    headings: Sequence[str]
+    lines: Sequence[Sequence[Any]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold no words: these stand at the right."""
+        return [not any(isinstance(line[i], str) for line in self.lines) for i in range(len(self.headings))]
+
+
+def human(value: float) -> str:
+    """Returns a number with three significant digits and a unit prefix: 25.6 M."""
+    for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if float(f"{value:.3g}") >= factor:
+            return f"{value / factor:.3g}{prefix}"
+    return f"{value:.3g} "
+
+
+def render(sheets: Sequence[Sheet], form: str) -> str:
+    """Returns tables in one of `FORMS`; "csv" has the first table only, with plain numbers, and nothing for None."""
+    if form == "csv":
+        return _csv(sheets[0])
+    write = {"text": _text, "markdown": _markdown}[form]
+    return "\n".join(write(sheet) for sheet in sheets)
+
+
+def _csv(sheet: Sheet) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(sheet.headings)
+    writer.writerows([_plain(value) for value in line] for line in sheet.lines)
+    return file.getvalue()
+
+
+def _markdown(sheet: Sheet) -> str:
+    rule = ["---:" if right else "---" for right in sheet.numeric]
+    lines = [sheet.headings, rule, *([_cell(value) for value in line] for line in sheet.lines)]
+    body = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return f"**{sheet.title}**\n\n{body}\n"
+
+
+def _text(sheet: Sheet) -> str:
+    """Returns the title and aligned columns; headings of numbers are broken, so that columns stay narrow."""
+    body = [[_cell(value) for value in line] for line in sheet.lines]
+    columns = list(zip(*body, strict=True)) or [()] * len(sheet.headings)
+    headings = [
+        _broken(heading, max([8, *map(len, column)])) if right else [heading]
+        for heading, column, right in zip(sheet.headings, columns, sheet.numeric, strict=True)
+    ]
+    depth = max(map(len, headings))
+    top = zip(*([""] * (depth - len(heading)) + heading for heading in headings), strict=True)
+    lines = [*top, *body]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [sheet.title]
+    for line in lines:
+        cells = zip(line, widths, sheet.numeric, strict=True)
+        text.append("  ".join(c.rjust(width) if right else c.ljust(width) for c, width, right in cells).rstrip())
+    return "\n".join(text) + "\n"
+
+
+def _broken(heading: str, width: int) -> list[str]:
+    """Returns the lines of a heading over a column of at least `width`, broken behind spaces and / : = only."""
+    pieces = re.findall(r"[^ /:=]*[ /:=]|[^ /:=]+", heading)
+    width, lines = max(width, *(len(piece.rstrip()) for piece in pieces), 0), [""]
+    for piece in pieces:
+        if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [line.strip() for line in lines]
+
+
+def _cell(value: Any) -> str:
+    """Returns a value as people read it."""
+    match value:
+        case str():
+            return value
+        case Share():
+            return f"{value:.1%}"
+        case Short():
+            return human(value).rstrip()
+        case float():
+            return f"{value:.4g}"
+        case int():
+            return f"{value:,}"
+    return _plain(value) or "-"
+
+
+def _plain(value: Any) -> str:
+    """Returns a value as programs read it."""
+    if isinstance(value, tuple):  # sizes along some axes; None along those that have no positions left
+        return "x".join("-" if size is None else str(size) for size in value) if any(value) else ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
