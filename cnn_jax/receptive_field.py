@@ -111,6 +111,8 @@ def _outputs(eqn: Any, given: list[Field | None]) -> list[Field | None]:
         return _run(getattr(inner, "jaxpr", inner), given)
     if name in RULES and all(field is None for field in given[1:]) and given[0] is not None:
         return [RULES[name](given[0], eqn)] * len(eqn.outvars)
+    if name == "dot_general" and given[0] is None and given[1] is not None:
+        return [_product(given[1], eqn, operand=1)]
     if name == "concatenate":
         axis = eqn.params["dimension"]
         parts = [field and field.mixed(shape, [axis]) for field, shape in zip(given, shapes, strict=True)]
@@ -179,7 +181,7 @@ def _pad(field: Field, eqn: Any) -> Field:
     config = eqn.params["padding_config"]
     field = field.mixed(eqn.invars[0].aval.shape, [axis for axis, (_, _, inside) in enumerate(config) if inside])
     for axis, (low, _, _) in enumerate(config):
-        field = field.windows(axis, start=-low)
+        field = field.windows(axis, start=-int(low))  # NumPy's, in jnp.pad
     return field
 
 
@@ -232,12 +234,14 @@ def _reshape(field: Field, eqn: Any) -> Field:
     return replace(field, moves=tuple(moves))
 
 
-def _product(field: Field, eqn: Any) -> Field:
-    (contracted, _), (batch, _) = eqn.params["dimension_numbers"]
-    field = field.mixed(eqn.invars[0].aval.shape, contracted)
-    free = [axis for axis in range(len(field.moves)) if axis not in (*contracted, *batch)]
-    moves = [field.moves[axis] for axis in (*batch, *free)]
-    return replace(field, moves=(*moves, *(None,) * (len(eqn.outvars[0].aval.shape) - len(moves))))
+def _product(field: Field, eqn: Any, operand: int = 0) -> Field:
+    contracted, batch = (axes[operand] for axes in eqn.params["dimension_numbers"])
+    field = field.mixed(eqn.invars[operand].aval.shape, contracted)
+    rank = len(eqn.outvars[0].aval.shape)
+    free = [field.moves[axis] for axis in range(len(field.moves)) if axis not in (*contracted, *batch)]
+    others = (None,) * (rank - len(batch) - len(free))
+    shared = tuple(field.moves[axis] for axis in batch)
+    return replace(field, moves=(*shared, *free, *others) if operand == 0 else (*shared, *others, *free))
 
 
 REDUCTIONS = ("sum", "max", "min", "prod", "and", "or", "xor")

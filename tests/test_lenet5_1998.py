@@ -39,6 +39,8 @@ def test_the_layers_have_the_parameters_and_connections_of_the_paper():
         ((84,), 10_164),
         ((10,), 0),
     ]
+    assert [row.receptive_field for row in rows[:5]] == [(5, 5), (6, 6), (14, 14), (16, 16), (32, 32)]
+    assert [row.jump for row in rows[:5]] == [(1, 1), (2, 2), (2, 2), (4, 4), (4, 4)]
     # Each unit has its inputs and a bias; one of a subsampling layer has 4 inputs.
     connections = [row.outputs * 5 if row.kind == "pool" else row.macs + row.outputs for row in rows[:-1]]
     assert connections == [122_304, 5_880, 151_600, 2_000, 48_120, 10_164]

@@ -34,6 +34,8 @@ def test_the_layers_are_those_of_the_table(sharing):
         ("head/classifier", (10,), 2_570, 2_560),
     ]
     assert 256 + sum(row.outputs for row in rows) == 256 + 512 + 256 + 10  # activation elements
+    assert [(row.receptive_field, row.jump) for row in rows[:2]] == [((5, 5), (2, 2)), ((13, 13), (4, 4))]
+    assert all(type(size) is int for row in rows for size in row.receptive_field or ())
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(5, 2, 2), (2, 3, 1)])

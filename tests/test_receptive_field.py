@@ -39,6 +39,8 @@ def convolution(x, padding="VALID", **options):
         (lambda x: jnp.broadcast_to(x[:, :1], x.shape), (1, 1), (None, 1)),
         (lambda x: jnp.concatenate([x, x], axis=1), (12, 1), (None, 1)),
         (lambda x: jnp.einsum("bhwc,hk->bwck", x, jnp.ones((12, 3))), (12, 1), (None, 1)),
+        (lambda x: jnp.einsum("hk,bhwc->kbwc", jnp.ones((12, 3)), x), (12, 1), (None, 1)),
+        (lambda x: jnp.einsum("hwcf,bhwc->bhwf", jnp.ones((12, 12, 2, 3)), x)[:, ::2], (1, 1), (2, 1)),  # its own
         (lambda x: x[:, :1].reshape(1, 12, 2), (1, 1), (None, 1)),
         (lambda x: x @ x.mean((1, 2)).reshape(2, 1), (12, 12), (None, None)),  # a kernel that sees the image
     ],
