@@ -447,7 +447,7 @@ if __name__ == "__main__":
 
     from absl import flags
 
-    from cnn_jax import commandline, report
+    from cnn_jax import commandline, plots
     from cnn_jax.errors import StorageError, check
 
     flags.adopt_module_key_flags(commandline)  # --help shows --config
@@ -476,7 +476,7 @@ if __name__ == "__main__":
             print(render(comparison(networks) if len(networks) > 1 else sheets(networks[0]), _FORMAT.value), end="")
         if _PLOT.value:
             try:
-                report.plot_layers(
+                plots.plot_layers(
                     {one.label: [(r.name, r.parameters, r.macs) for r in one.rows] for one in networks},
                     Path(_PLOT.value),
                 )

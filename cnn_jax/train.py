@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from cnn_jax import guard, report, show, summary, workdir
+from cnn_jax import guard, plots, show, summary, workdir
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import Stopped, UserError
@@ -133,7 +133,7 @@ def run(
                     with clock.paused(state):
                         checkpoints.save(done, state, error=final["validation"]["error"] if validates else None)
                         if stops or time.perf_counter() - plotted > 30:  # drawing takes as long as many short steps
-                            report.plot_curves(folder)
+                            plots.plot_curves(folder)
                             plotted = time.perf_counter()
                 if stops:
                     break
@@ -152,9 +152,9 @@ def run(
         recorder.write("test", total_steps, total_steps / steps_per_epoch, **scalars(final["test"]))
 
         # -------------------------------------------------------- report
-        report.plot_curves(folder)
+        plots.plot_curves(folder)
         if config.eval.confusion_matrix:
-            report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
+            plots.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
     show.print_results(final, console)
     seconds = time.perf_counter() - started
     show.say(console, f"{seconds:.0f} s; results are in {folder}")
@@ -199,7 +199,7 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
             for part, metrics in final.items():
                 file.write(json.dumps({"kind": part, "step": chosen} | scalars(metrics)) + "\n")
         if config.eval.confusion_matrix:
-            report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
+            plots.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
     show.say(console, f"{config.model.name} at step {chosen:,} of {folder}")
     show.print_results(final, console)
     return final

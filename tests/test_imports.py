@@ -51,11 +51,11 @@ ALLOWED = {
     "compilation_cache": set(),
     "checkpoint": {"errors", "trees", "workdir"},
     "metrics": {"workdir"},
-    "report": {"metrics"},
+    "plots": {"metrics"},
     "commandline": {"errors"},  # what the commands share
     "receptive_field": set(),
     "summary": {
-        *("errors", "trees", "models.cpu", *PARTS, "models", "config", "report"),
+        *("errors", "trees", "models.cpu", *PARTS, "models", "config", "plots"),
         *("commandline", "receptive_field"),
     },
     # The run.
@@ -67,7 +67,7 @@ ALLOWED = {
     "show": {"config", "models", "summary", "build"},
     "train": {
         *("errors", "step", "workdir", "signals", "checkpoint", "metrics"),
-        *("report", "summary", "build", "guard", "show"),
+        *("plots", "summary", "build", "guard", "show"),
     },
     # The commands.
     "main": {"errors", "compilation_cache", "train", "commandline"},
