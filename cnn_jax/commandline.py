@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ml_collections import config_flags
 from cnn_jax.errors import Stopped, UserError, near
 
 # Nothing here imports jax, so that --help answers at once.
+
+BEGAN = time.perf_counter()  # about when the command began
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with :DATASET for another than the bundled digits.", lock_config=True

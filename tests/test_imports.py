@@ -52,6 +52,7 @@ ALLOWED = {
     "checkpoint": {"errors", "trees", "workdir"},
     "metrics": {"workdir"},
     "plots": {"metrics"},
+    "provenance": {"errors", "config", "models", "workdir"},
     "commandline": {"errors"},  # what the commands share
     "receptive_field": set(),
     "summary": {
@@ -67,10 +68,10 @@ ALLOWED = {
     "show": {"config", "models", "summary", "build"},
     "train": {
         *("errors", "step", "workdir", "signals", "checkpoint", "metrics"),
-        *("plots", "summary", "build", "guard", "show"),
+        *("plots", "provenance", "summary", "build", "guard", "show"),
     },
     # The commands.
-    "main": {"errors", "compilation_cache", "train", "commandline"},
+    "main": {"errors", "compilation_cache", "provenance", "train", "commandline"},
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),
