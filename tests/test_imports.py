@@ -53,6 +53,7 @@ ALLOWED = {
     "metrics": {"workdir"},
     "plots": {"metrics"},
     "provenance": {"errors", "config", "models", "workdir"},
+    "published": set(),
     "commandline": {"errors"},  # what the commands share
     "receptive_field": set(),
     "summary": {
@@ -72,6 +73,7 @@ ALLOWED = {
     },
     # The commands.
     "main": {"errors", "compilation_cache", "provenance", "train", "commandline"},
+    "report": {"errors", "config", "metrics", "workdir", "provenance", "published", "commandline", "summary"},
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),
