@@ -33,13 +33,20 @@ def needed_config() -> Any:
     return _CONFIG.value
 
 
-def launch(start: Callable[[], None]) -> None:
-    """Parses the flags, calls `start` and exits: with 0, with the code of an error, with 130 after Ctrl-C."""
+def launch(start: Callable[..., None], *, operands: bool = False) -> None:
+    """Parses the flags, calls `start` and exits: with 0, with the code of an error, with 130 after Ctrl-C.
+
+    Args:
+      operands: the command takes words that are no options, before, between or after them; `start` gets their list.
+    """
+    flags.FLAGS.set_gnu_getopt(operands)
 
     def main(argv: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # what matters of jax and orbax arrives as exceptions
         try:
+            if operands:
+                return start(argv[1:])
             if len(argv) > 1:
                 raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --")
             return start()
