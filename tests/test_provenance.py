@@ -94,18 +94,28 @@ def test_a_damaged_record_is_an_error_that_says_so(tmp_path, text):
         provenance.read(tmp_path / "run.json")
 
 
-def test_a_run_records_its_start_and_one_that_finds_everything_done_adds_no_time(tmp_path, small_config, console):
-    for _ in range(2):
+def test_a_run_that_goes_on_has_the_time_of_all_its_starts(tmp_path, small_config, console, monkeypatch):
+    def stopping(batches):
+        for i, batch in enumerate(batches, start=1):
+            yield batch
+            if i == 13:  # the checkpoint is of step 10
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "ahead", stopping)
+        train.run(small_config, tmp_path, console=console)
+    for _ in range(2):  # goes on, and finds everything done
         train.run(small_config, tmp_path, console=console)
     starts = provenance.read(tmp_path / "run.json")["starts"]
     assert [(start["first_step"], start["last_step"], start["ended"]) for start in starts] == [
-        (0, 20, "done"),
+        (0, 10, "KeyboardInterrupt"),
+        (10, 20, "done"),
         (20, 20, "done"),
     ]
-    (counted,) = provenance.counted(starts)
-    seconds = counted["seconds"]
-    assert min(seconds[part] for part in ("training", "evaluation", "saving")) > 0
-    assert seconds["training"] + seconds["evaluation"] + seconds["saving"] < seconds["total"]
+    assert provenance.counted(starts) == starts[:2]
+    for start in starts[:2]:
+        parts = [start["seconds"][part] for part in ("training", "evaluation", "saving")]
+        assert min(parts) > 0 and sum(parts) < start["seconds"]["total"]
 
 
 def test_the_commit_is_that_of_the_clone(tmp_path, monkeypatch):
