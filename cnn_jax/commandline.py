@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ml_collections import config_flags
 from cnn_jax.errors import Stopped, UserError, check, near
 
 # Nothing here imports jax, so that --help answers at once.
+
+BEGAN = time.perf_counter()  # about when the command began
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with :DATASET for another than the bundled digits.", lock_config=True
@@ -68,13 +71,20 @@ def other_config(config: Any, text: str, *, flag: str) -> tuple[Any, list[str]]:
     return values["config"].value, words if file else given_changes() + words
 
 
-def launch(start: Callable[[], None]) -> None:
-    """Parses the flags, calls `start` and exits: with 0, with the code of an error, with 130 after Ctrl-C."""
+def launch(start: Callable[..., None], *, operands: bool = False) -> None:
+    """Parses the flags, calls `start` and exits: with 0, with the code of an error, with 130 after Ctrl-C.
+
+    Args:
+      operands: the command takes words that are no options, before, between or after them; `start` gets their list.
+    """
+    flags.FLAGS.set_gnu_getopt(operands)
 
     def main(argv: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # what matters of jax and orbax arrives as exceptions
         try:
+            if operands:
+                return start(argv[1:])
             if len(argv) > 1:
                 raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --")
             return start()

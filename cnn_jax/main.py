@@ -5,6 +5,7 @@ python -m cnn_jax.main --config=configs/resnet20.py:cifar10 --workdir=runs/mine 
 python -m cnn_jax.main --mode=eval --workdir=runs/mine --checkpoint=best
 """
 
+import sys
 import time
 from pathlib import Path
 
@@ -38,11 +39,20 @@ def start() -> None:
     if _CHECKPOINT.value:
         raise UserError("--checkpoint goes with --mode=eval: training goes on from the latest one of --workdir")
     config = needed_config()
-    from cnn_jax import compilation_cache, train
+    from cnn_jax import compilation_cache, provenance, train
 
     compilation_cache.enable()
     default = Path("runs") / f"{config.model.get('name')}-{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    train.run(config, workdir or default, dry_run=dry_run, extend=_EXTEND.value)
+    # What is left is the command that repeats the run in a new folder.
+    arguments = provenance.without(sys.argv[1:], "workdir", "extend!")
+    train.run(
+        config,
+        workdir or default,
+        dry_run=dry_run,
+        extend=_EXTEND.value,
+        began=commandline.BEGAN,
+        arguments=arguments,
+    )
 
 
 def evaluate(workdir: Path | None) -> None:

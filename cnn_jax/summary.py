@@ -219,7 +219,7 @@ if __name__ == "__main__":
 
     from absl import flags
 
-    from cnn_jax import commandline, report
+    from cnn_jax import commandline, plots
     from cnn_jax.errors import StorageError, check
 
     flags.adopt_module_key_flags(commandline)  # --help shows --config
@@ -248,7 +248,7 @@ if __name__ == "__main__":
             print(render(comparison(networks) if _COMPARE.value else sheets(networks[0]), _FORMAT.value), end="")
         if _PLOT.value:
             try:
-                report.plot_layers({one.label: bars(one.rows) for one in networks}, Path(_PLOT.value))
+                plots.plot_layers({one.label: bars(one.rows) for one in networks}, Path(_PLOT.value))
             except OSError as error:
                 raise StorageError(f"--plot: {_PLOT.value!r} cannot be written: {error.strerror or error}") from None
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from cnn_jax import guard, report, show, summary, workdir
+from cnn_jax import guard, plots, provenance, show, summary, workdir
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import Stopped, UserError
@@ -22,16 +22,24 @@ from cnn_jax.step import zero_sums
 
 
 def run(
-    config: Any, folder: Path, *, dry_run: bool = False, extend: bool = False, console: Console | None = None
+    config: Any,
+    folder: Path,
+    *,
+    dry_run: bool = False,
+    extend: bool = False,
+    console: Console | None = None,
+    began: float | None = None,
+    arguments: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Trains as `config` says and returns the final metrics: {"validation": ..., "test": ...}.
 
-    `folder` receives config.json, data.json, summary.txt, metrics.jsonl, TensorBoard files, checkpoints and curves.png.
-    If it has a checkpoint, training goes on from the latest one that is whole, to the same numbers as if it had never
-    stopped. With `dry_run` nothing is written, and {} returned.
+    `folder` receives config.json, data.json, run.json, summary.txt, metrics.jsonl, TensorBoard files, checkpoints and
+    curves.png. If it has a checkpoint, training goes on from the latest one that is whole, to the same numbers as if it
+    had never stopped. With `dry_run` nothing is written, and {} returned.
 
     Args:
       extend: allows `config.duration` to be longer than that of the run in `folder`.
+      began: when the command began, of `time.perf_counter`; now, if not given. arguments: the command's, for run.json.
 
     Raises:
       UserError: see `Run`; `folder` holds a run of another configuration, or is in use.
@@ -40,7 +48,7 @@ def run(
       Stopped: SIGTERM or SIGINT came, and the state after the step that was under way is saved.
     """
     console = console or Console()
-    started = time.perf_counter()
+    began = time.perf_counter() if began is None else began
     with contextlib.ExitStack() as resources:  # an error, too, closes the record and finishes a running save
         resources.enter_context(workdir.storage_errors(f"the run in {folder} stops"))
         stop = resources.enter_context(StopSignals(lambda text: show.say(console, text)))
@@ -62,9 +70,13 @@ def run(
         # -------------------------------------------------------- restore
         checkpoints = resources.enter_context(Checkpoints(folder, keep=config.checkpoint.keep))
         with show.waiting(console, "reading the data and preparing the network"):
+            latest = checkpoints.latest(lambda text: show.say(console, text), tidy=True)
+            start = provenance.Start(
+                folder, config, this.layers, first_step=latest or 0, began=began, arguments=arguments
+            )
+            record = resources.enter_context(start)
             images = this.images("train")
             train_step, schedule = this.train_step(), jax.jit(this.schedule)
-            latest = checkpoints.latest(lambda text: show.say(console, text), tidy=True)
             if latest is None:
                 state = jax.jit(this.create_state, out_shardings=this.replicated)()
             else:
@@ -82,7 +94,7 @@ def run(
         best_error = checkpoints.best_error()
         clock = Stopwatch(first_step)
         done, plotted = first_step, time.perf_counter()
-        with progress:
+        with progress, record.spending("training"):
             batches = this.data.parts["train"].train_batches(first_step, total_steps, config.batch_size)
             for done, batch in enumerate(ahead(map(this.put, batches)), start=first_step + 1):
                 state = train_step(state, batch, images)
@@ -91,7 +103,7 @@ def run(
                 if done == first_step + 1:
                     jax.block_until_ready(state)
                     stop.hold()
-                    progress.message(f"first step after {time.perf_counter() - started:.1f} s")
+                    progress.message(f"first step after {time.perf_counter() - began:.1f} s")
                     clock = Stopwatch(done)
                 last, stops = done == total_steps, stop.received is not None
                 logs = last or this.is_due(done, config.log.every)
@@ -116,7 +128,7 @@ def run(
                     guard.check_finite(this, state, folder)  # a state that is not finite is never saved
 
                 if validates:
-                    with clock.paused(state):
+                    with clock.paused(state), record.spending("evaluation"):
                         final["validation"] = this.evaluate(state, "validation")
                     metrics = final["validation"]
                     recorder.write("validation", done, epoch, **scalars(metrics))
@@ -130,11 +142,12 @@ def run(
 
                 if saves:
                     recorder.sync()
-                    with clock.paused(state):
+                    with clock.paused(state), record.spending("saving"):
                         checkpoints.save(done, state, error=final["validation"]["error"] if validates else None)
                         if stops or time.perf_counter() - plotted > 30:  # drawing takes as long as many short steps
-                            report.plot_curves(folder)
+                            plots.plot_curves(folder)
                             plotted = time.perf_counter()
+                        record.write(done)
                 if stops:
                     break
         checkpoints.wait()
@@ -146,17 +159,18 @@ def run(
             )
 
         # -------------------------------------------------------- test
-        if has_validation and "validation" not in final:  # everything was done before this start
-            final["validation"] = this.evaluate(state, "validation")
-        final["test"] = this.evaluate(state, "test")
+        with record.spending("evaluation"):
+            if has_validation and "validation" not in final:  # everything was done before this start
+                final["validation"] = this.evaluate(state, "validation")
+            final["test"] = this.evaluate(state, "test")
         recorder.write("test", total_steps, total_steps / steps_per_epoch, **scalars(final["test"]))
 
         # -------------------------------------------------------- report
-        report.plot_curves(folder)
+        plots.plot_curves(folder)
         if config.eval.confusion_matrix:
-            report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
+            plots.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
     show.print_results(final, console)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - began
     show.say(console, f"{seconds:.0f} s; results are in {folder}")
     return final
 
@@ -199,7 +213,7 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
             for part, metrics in final.items():
                 file.write(json.dumps({"kind": part, "step": chosen} | scalars(metrics)) + "\n")
         if config.eval.confusion_matrix:
-            report.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
+            plots.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
     show.say(console, f"{config.model.name} at step {chosen:,} of {folder}")
     show.print_results(final, console)
     return final

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_jax import report, summary
+from cnn_jax import plots, summary
 from cnn_jax.layer_table import LayerRow
 from configs import alexnet, googlenet, lenet5, resnet50, vgg16
 
@@ -160,7 +160,7 @@ def test_a_picture_has_networks_side_by_side_on_one_scale(tmp_path, monkeypatch)
     save = report._save
     monkeypatch.setattr(report, "_save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
     small, large = [("a", 10, 4, 100, 4), ("b", 20, 0, 300, 0)], [("c", 40, 40, 5000, 5000)]
-    path = report.plot_layers({"small": small, "large": large}, tmp_path / "layers.png")
+    path = plots.plot_layers({"small": small, "large": large}, tmp_path / "layers.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     (figure,) = figures
     axes = figure.axes

@@ -28,6 +28,7 @@ def test_a_run_leaves_everything_that_is_needed_to_look_at_it_and_to_go_on(tmp_p
         ".lock",
         "config.json",
         "data.json",
+        "run.json",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",

@@ -1,0 +1,141 @@
+"""From recorded files to plots. Reads files only, so a report can be made again without running anything."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.metrics import read_jsonl
+
+
+def plot_curves(workdir: Path) -> Path:
+    """Draws WORKDIR/curves.png from metrics.jsonl: loss and error over epochs, the learning rate below.
+
+    Returns:
+      The path of the picture, 1200 x 900 pixels.
+    """
+    records = read_jsonl(workdir / "metrics.jsonl")
+    figure, (loss_axis, error_axis, rate_axis) = _subplots(
+        3, height_ratios=(3, 3, 1.5), sharex=True, figsize=(8, 6), layout="constrained"
+    )
+    for kind, style in (("train", dict(color="C0", lw=1)), ("validation", dict(color="C1", marker="o", ms=3))):
+        epochs, losses, errors = _columns(records, kind, "epoch", "loss", "error")
+        if not len(epochs):
+            continue
+        loss_axis.plot(epochs, losses, label=kind, **style)
+        error_axis.plot(epochs, 100 * errors, label=kind, **style)
+    epochs, losses, errors = _columns(records, "test", "epoch", "loss", "error")
+    if len(epochs):
+        loss_axis.plot(epochs[-1:], losses[-1:], "k*", label="test")
+        error_axis.plot(epochs[-1:], 100 * errors[-1:], "k*", label=f"test: {100 * errors[-1]:.2f}%")
+    epochs, rates = _columns(records, "train", "epoch", "learning_rate")
+    rate_axis.plot(epochs, rates, color="C2", lw=1)
+    loss_axis.set_ylabel("loss, nats")
+    error_axis.set_ylabel("top-1 error, %")
+    rate_axis.set_ylabel("learning rate")
+    rate_axis.set_xlabel("epoch")
+    config = workdir / "config.json"
+    if config.exists():
+        stored = json.loads(config.read_text(encoding="utf-8"))
+        figure.suptitle(f"{stored['model']['name']} on {stored['data']['name']}", fontsize=11)
+    loss_axis.set_yscale("log")
+    error_axis.set_ylim(bottom=0)
+    for axis in (loss_axis, error_axis):
+        if axis.lines:
+            axis.legend(loc="upper right")
+    for axis in (loss_axis, error_axis, rate_axis):
+        axis.grid(alpha=0.3)
+    return _save(figure, workdir / "curves.png")
+
+
+def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) -> Path:
+    """Draws a confusion matrix, int [K, K] with true classes as rows; shares of each row are shown by colour."""
+    confusion = np.asarray(confusion)
+    classes = len(class_names)
+    side = min(20.0, max(5.0, 0.45 * classes))
+    figure, axis = _subplots(1, figsize=(side, side), layout="constrained")
+    shares = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
+    if classes <= 30:
+        axis.set_xticks(range(classes), class_names, rotation=90)
+        axis.set_yticks(range(classes), class_names)
+        for (row, column), count in np.ndenumerate(confusion):
+            if count:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axis.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    return _save(figure, path)
+
+
+def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path: Path) -> Path:
+    """Draws parameters (above) and MACs (below) of the parts of networks, which stand side by side on the same scale.
+
+    Args:
+      networks: for each network (name, parameters, parameters of linear layers, MACs, MACs of linear layers) of its
+        parts, in their order. Linear layers have a colour of their own.
+
+    Returns:
+      The path of the picture, 16:9, wider with more parts.
+    """
+    from matplotlib.ticker import EngFormatter, FuncFormatter
+
+    engineering = EngFormatter()
+
+    def short(value: float, _: Any = None) -> str:
+        return engineering(float(f"{value:.3g}")).strip()
+
+    counts = [len(parts) for parts in networks.values()]
+    width = max(10.0, 0.42 * sum(counts) + 1.5)
+    figure, axes = _subplots(
+        *(2, len(networks)),
+        squeeze=False,
+        sharex="col",
+        sharey="row",
+        width_ratios=counts,
+        figsize=(width, width * 9 / 16),
+        layout="constrained",
+    )
+    for field, (quantity, row) in enumerate(zip(("parameters", "MACs"), axes, strict=True)):
+        for (label, parts), axis in zip(networks.items(), row, strict=True):
+            places = np.arange(len(parts))
+            whole, linear = (np.array([part[column + 2 * field] for part in parts], float) for column in (1, 2))
+            axis.bar(places, whole - linear, color="C0", label="convolutions")
+            tops = axis.bar(places, linear, bottom=whole - linear, color="C1", label="linear layers")
+            axis.bar_label(tops, [short(value) for value in whole], fontsize=7, padding=1)
+            axis.set_title(f"{label}: {short(whole.sum())} {quantity}", fontsize=11)
+            axis.set_xlim(-0.7, len(parts) - 0.3)
+            axis.grid(axis="y", alpha=0.3)
+            axis.set_axisbelow(True)
+            axis.yaxis.set_major_formatter(FuncFormatter(short))
+            axis.set_xticks(places, [name for name, *_ in parts], rotation=60, ha="right", rotation_mode="anchor")
+        row[0].set_ylabel(quantity)
+        row[0].set_ylim(0, 1.1 * max(float(part[1 + 2 * field]) for parts in networks.values() for part in parts))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return _save(figure, path)
+
+
+def _columns(records: list[dict[str, Any]], kind: str, *names: str) -> list[np.ndarray]:
+    """Returns the values of each name over the records of one kind, as float arrays."""
+    chosen = [record for record in records if record["kind"] == kind]
+    return [np.array([float(record[name]) for record in chosen]) for name in names]
+
+
+def _subplots(rows: int, columns: int = 1, **options: Any) -> Any:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(rows, columns, **options)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    from matplotlib import pyplot
+
+    partial = path.with_name(path.stem + ".partial.png")
+    figure.savefig(partial, dpi=150)
+    pyplot.close(figure)
+    partial.replace(path)
+    return path

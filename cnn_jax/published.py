@@ -1,0 +1,174 @@
+"""Published results of the networks: numbers as literals, each with how it was evaluated and where it stands.
+
+A result without a number for something has None there. Ensembles, and results whose network the source does not name,
+are left out.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """One published result of one network."""
+
+    by: str  # "paper" or "torchvision"
+    network: str  # a key of cnn_jax.models.MODELS
+    dataset: str  # a key of configs.datasets.DATASETS, or the name of a set that has no row there
+    view: str  # what the network sees of an image; numbers of different views do not compare
+    top1: float | None  # error, %
+    top5: float | None  # error, %
+    evaluation: str
+    source: str
+    fields: dict[str, Any] = field(default_factory=dict)  # of config.model, where they are not the network's defaults
+
+
+def _rows(by: str, dataset: str, view: str, evaluation: str, source: str, *rows: tuple[Any, ...]) -> list[Result]:
+    """Returns results that share all but (network, top1, top5, fields)."""
+    return [Result(by, row[0], dataset, view, row[1], row[2], evaluation, source, *row[3:]) for row in rows]
+
+
+TORCHVISION_ACCURACY = (  # network, top-1, top-5, fields
+    ("alexnet", 56.522, 79.066),
+    ("vgg11", 69.020, 88.628),
+    ("vgg13", 69.928, 89.246),
+    ("vgg16", 71.592, 90.382),
+    ("vgg16", 73.360, 91.516, {"norm": "batch"}),
+    ("vgg19", 72.376, 90.876),
+    ("googlenet", 69.778, 89.530),
+    ("resnet18", 69.758, 89.078),
+    ("resnet34", 73.314, 91.420),
+    ("resnet50", 76.130, 92.862),
+    ("resnet101", 77.374, 93.546),
+    ("resnet152", 78.312, 94.046),
+    ("squeezenet1_0", 58.092, 80.420),
+    ("squeezenet1_1", 58.178, 80.624),
+)
+_TORCHVISION_ERROR = [
+    (name, round(100 - a, 3), round(100 - b, 3), *fields) for name, a, b, *fields in TORCHVISION_ACCURACY
+]
+_PLAIN, _A, _C = {"residual": False}, {"shortcut": "A"}, {"shortcut": "C"}
+
+RESULTS: tuple[Result, ...] = (
+    *_rows(
+        *(
+            "paper",
+            "imagenet2010",
+            "10 crops",
+            "10 crops, averaged; ILSVRC-2010 test",
+            "Krizhevsky et al. 2012, Table 1",
+        ),
+        ("alexnet", 37.5, 17.0),
+    ),
+    *_rows(
+        *("paper", "imagenet2010", "1 crop", "not averaged; ILSVRC-2010 test", "Krizhevsky et al. 2012, section 4.1"),
+        ("alexnet", 39.0, 18.3),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "10 crops", "10 crops, the paper's test procedure (not restated for this table)"),
+        "Krizhevsky et al. 2012, Table 2",
+        ("alexnet", 40.7, 18.2),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "dense", "dense and flipped, one scale: trained at 256"),
+        "Simonyan and Zisserman 2015, Table 3",
+        ("vgg11", 29.6, 10.4),
+        ("vgg11_lrn", 29.7, 10.5),
+        ("vgg13", 28.7, 9.9),
+        ("vgg16c", 28.1, 9.4),
+        ("vgg16", 27.0, 8.8),
+        ("vgg19", 27.3, 9.0),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "dense", "dense and flipped, one scale of 384: trained at 256 to 512"),
+        "Simonyan and Zisserman 2015, Table 3",
+        ("vgg16", 25.6, 8.1),
+        ("vgg19", 25.5, 8.0),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "1 crop", "1 crop", "Szegedy et al. 2015, Table 3 (through a secondary source)"),
+        ("googlenet", None, 10.07),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "10 crops", "10 crops", "Szegedy et al. 2015, Table 3; repeated in He et al. 2016"),
+        ("googlenet", None, 9.15),
+    ),
+    *_rows(
+        *(
+            "paper",
+            "imagenet2012",
+            "144 crops",
+            "144 crops",
+            "Szegedy et al. 2015, Table 3; repeated in He et al. 2016",
+        ),
+        ("googlenet", None, 7.89),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "10 crops", "10 crops", "He et al. 2016, Table 2"),
+        ("resnet18", 27.94, None, _PLAIN),
+        ("resnet18", 27.88, None, _A),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "10 crops", "10 crops", "He et al. 2016, Table 3"),
+        ("resnet34", 28.54, 10.02, _PLAIN),
+        ("resnet34", 25.03, 7.76, _A),
+        ("resnet34", 24.52, 7.46),
+        ("resnet34", 24.19, 7.40, _C),
+        ("resnet50", 22.85, 6.71),
+        ("resnet101", 21.75, 6.05),
+        ("resnet152", 21.43, 5.71),
+    ),
+    *_rows(
+        *(
+            "paper",
+            "imagenet2012",
+            "multi-scale",
+            "fully convolutional, averaged over several scales",
+            "He et al. 2016, Table 4",
+        ),
+        ("resnet50", 20.74, 5.25),
+    ),
+    *_rows(
+        *(
+            "paper",
+            "imagenet2012",
+            "1 crop",
+            "1 crop",
+            "the paper's authors: github.com/KaimingHe/deep-residual-networks",
+        ),
+        ("resnet50", 24.7, 7.8),
+        ("resnet101", 23.6, 7.1),
+        ("resnet152", 23.0, 6.7),
+    ),
+    *_rows(
+        *("paper", "cifar10", "whole image", "the whole image; test part", "He et al. 2016, Table 6"),
+        ("resnet20", 8.75, None),
+        ("resnet32", 7.51, None),
+        ("resnet44", 7.17, None),
+        ("resnet56", 6.97, None),
+    ),
+    *_rows(
+        *("paper", "cifar10", "whole image", "the whole image; test part; the best of 5 runs (mean 6.61 ± 0.16)"),
+        "He et al. 2016, Table 6",
+        ("resnet110", 6.43, None),
+    ),
+    *_rows(
+        *("paper", "cifar10", "whole image", "the whole image; test part", "He et al. 2016, Table 6"),
+        ("resnet1202", 7.93, None),
+    ),
+    *_rows(
+        *("torchvision", "imagenet2012", "1 crop", "shorter side to 256, centre crop of 224"),
+        "torchvision 0.29, IMAGENET1K_V1",
+        *_TORCHVISION_ERROR,
+    ),
+    *_rows(
+        *(
+            "torchvision",
+            "imagenet2012",
+            "1 crop",
+            "shorter side to 232, centre crop of 224",
+            "torchvision 0.29, IMAGENET1K_V2",
+        ),
+        ("resnet50", round(100 - 80.858, 3), round(100 - 95.434, 3)),
+    ),
+)
