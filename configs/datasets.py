@@ -77,7 +77,7 @@ DATASETS = {
         train="70%",
         validation="10%",
         test="20%",
-        num_images=(4000, 800, 2000),
+        num_images=(20000, 800, 2000),
         noise=0.1,
     ),
     # Noise with random labels: for measuring speed. Nothing can be learnt from it.

@@ -34,6 +34,7 @@ OVERRIDES_FOR_DATA = {
     ("nin_cifar", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
     ("squeezenet1_0", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
     ("squeezenet1_1", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
+    ("c3d", "moving_digits"): {"width": 0.125, "dropout": 0.0},
 }
 # The same for networks whose recipe for ImageNet has the paper's values and the others have ours.
 SMALL_VGG = {"norm": "batch", "fc_sizes": (512,), "init": "he_fan_in"}
@@ -230,6 +231,10 @@ def test_the_paper_recipes_are_the_papers():
     assert (config.optim.schedule.name, config.optim.schedule.factor) == ("plateau", 0.1)
     assert (config.optim.momentum, config.optim.weight_decay) == (0.9, 5e-4)
     assert (config.model.init, config.model.initial_bias, config.model.dropout) == ("normal_0.01", 1.0, 0.5)
+    config = get_config("c3d", "synthetic")  # section 3: the comparison on UCF101
+    assert (config.duration, config.batch_size, config.optim.learning_rate) == ("16 epochs", 30, 0.003)
+    assert tuple(config.optim.schedule.boundaries) == ("4 epochs", "8 epochs", "12 epochs")
+    assert (config.optim.schedule.name, config.optim.schedule.factor) == ("steps", 0.1)
     for name in ("vgg11", "vgg16", "vgg19"):
         config = get_config(name, "imagenet2012")  # section 3.1
         assert (config.duration, config.batch_size, config.optim.learning_rate) == ("74 epochs", 256, 0.01)
