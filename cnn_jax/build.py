@@ -1,6 +1,7 @@
 """From a configuration to everything a run needs but its parameters. Nothing is computed here, only traced."""
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -174,13 +175,12 @@ class Run:
     def memory_bytes(self) -> int:
         """Returns an estimate of the memory of one device during training, bytes."""
         config, parts = self.config, self.data.parts.values()
-        pixels = self.data.image_shape[0] * self.data.image_shape[1] * self.data.image_shape[2]
         return training_bytes(
             self.layers,
             images=config.batch_size // len(jax.devices()) // config.accumulation,
             bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
             copies_of_parameters=2 + (config.optim.momentum > 0) + (config.ema_decay > 0),
-            resident_bytes=sum(len(part) * pixels for part in parts if part.is_resident),
+            resident_bytes=sum(len(part) * math.prod(self.data.image_shape) for part in parts if part.is_resident),
         )
 
 

@@ -7,6 +7,17 @@ from typing import Any
 from cnn_jax import models
 from cnn_jax.errors import UserError, check, check_choice, near
 
+# Number of axes of an example, beside its channels -> what it is, and what config.data.image_size says.
+KINDS = {1: "sequences", 2: "images", 3: "clips"}
+AXES = {1: "(length,)", 2: "(height, width)", 3: "(time, height, width)"}
+# config.data.source -> that number; None: any.
+SOURCES = {"tfds": 2, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3, "synthetic": None}
+# config.data.source -> the fields that say how far its examples vary.
+VARIATIONS = {
+    "xo": ("noise", "shift", "rotation", "scale", "thickness"),
+    "sequences": ("noise", "drift"),
+    "moving_digits": ("noise",),
+}
 UNITS = ("steps", "epochs", "examples")
 SCHEDULES = ("constant", "steps", "plateau", "cosine", "polynomial", "exponential")
 # Arguments of the constructors that are no fields of config.model: the data set, the precision and the name set them.
@@ -103,7 +114,7 @@ def check_config(config: Any) -> None:
     check(config.seed < 2**32, f"config.seed is {config.seed}, but must be below 2**32")
 
     data = config.data
-    check_choice("config.data.source", data.source, ("digits", "synthetic", "tfds"))
+    check_choice("config.data.source", data.source, SOURCES)
     check(
         data.source == "tfds" or data.name == data.source,
         f"config.data.name is {data.name!r}, but config.data.source is {data.source!r}: name the data set behind the "
@@ -114,10 +125,28 @@ def check_config(config: Any) -> None:
     check_choice("config.data.train_crop", data.train_crop, ("resize", "random_resized"))
     check_choice("config.data.test_crop", data.test_crop, ("resize", "center"))
     check_choice("config.data.train_on", data.train_on, ("train", "train+validation"))
+    axes = len(known["input_shape"]) - 1
     check(
-        len(data.image_size) == 2 and all(isinstance(size, int) and size >= 1 for size in data.image_size),
-        f"config.data.image_size is {data.image_size}, but must be (height, width) in pixels, each at least 1",
+        SOURCES[data.source] in (axes, None),
+        f"{config.model.name} takes {KINDS[axes]}, but the data set {data.name!r} has none: name one with "
+        f"{KINDS[axes]} behind the configuration file",
     )
+    check(
+        len(data.image_size) == axes and all(isinstance(size, int) and size >= 1 for size in data.image_size),
+        f"config.data.image_size is {data.image_size}, but must be {AXES[axes]}, each at least 1",
+    )
+    check(
+        axes == 2 or (data.train_crop == data.test_crop == "resize" and not data.augment),
+        f"config.data.augment is {data.augment}, train_crop {data.train_crop!r} and test_crop {data.test_crop!r}, but "
+        f"{KINDS[axes]} are neither augmented nor cropped: leave them at (), 'resize' and 'resize'",
+    )
+    for name in sorted({name for names in VARIATIONS.values() for name in names}):
+        _not_negative(config, f"data.{name}")
+        check(
+            data[name] == 0 or name in VARIATIONS.get(data.source, ()),
+            f"config.data.{name} is {data[name]}, but the source {data.source!r} does not vary in it: leave it at 0",
+        )
+    check(data.scale < 1, f"config.data.scale is {data.scale}, but must be below 1: nothing would be left")
     check(
         data.test_crop != "center" or data.test_resize >= max(data.image_size),
         f"config.data.test_resize is {data.test_resize}, but the centre crop needs at least {max(data.image_size)}",

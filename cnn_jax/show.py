@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cnn_jax import models
 from cnn_jax.build import Run, has_unused_gpu
-from cnn_jax.config import model_fields
+from cnn_jax.config import KINDS, model_fields
 from cnn_jax.tables import human
 
 
@@ -25,11 +25,11 @@ def print_header(run: Run, workdir: Path, console: Console) -> None:
     defaults = models.fields(config.model.name)
     changed = [f"{name}={value}" for name, value in model_fields(config).items() if defaults[name] != value]
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
-    height, width, channels = data.image_shape
+    kind, shape = KINDS[len(config.data.image_size)], "x".join(map(str, data.image_shape))
     devices = jax.devices()
     lines = (
         ("data", f"{config.data.name}: {data.description}"),
-        ("", f"{sizes}; {config.data.num_classes} classes; images {height}x{width}x{channels}"),
+        ("", f"{sizes}; {config.data.num_classes} classes; {kind} {shape}"),
         (
             "model",
             ", ".join([f"{config.model.name}: {parameters:,} parameters", f"{human(macs)}MACs per image", *changed]),

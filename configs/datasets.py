@@ -6,10 +6,14 @@ from ml_collections import ConfigDict
 
 # Every field of config.data with its default; a row of DATASETS names what differs.
 FIELDS = dict(
-    source="tfds",  # "digits" (scikit-learn's), "synthetic", or "tfds" (any classification set prepared by TFDS)
+    # "tfds" (any classification set prepared by TFDS), "digits" (scikit-learn's), "xo", "sequences" or "moving_digits"
+    # (drawn: cnn_jax/data/generated.py), or "synthetic" (noise).
+    source="tfds",
     dir="",  # of prepared TFDS data sets; empty: the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets
     num_classes=10,
-    image_size=(32, 32),  # height, width that the network sees, pixels
+    # (height, width) that the network sees, pixels; (length,) of sequences; (time, height, width) of clips. Images of
+    # "tfds" and "digits" are resized to it, all other examples are drawn in it.
+    image_size=(32, 32),
     channels=3,
     # Three parts. Decisions (best checkpoint, plateau) look at validation, the test part is touched at the end.
     train="train",
@@ -23,11 +27,18 @@ FIELDS = dict(
     test_crop="resize",  # or "center": shorter side to test_resize, then the centre of image_size
     test_resize=256,  # pixels
     # Device side, inside the step, in this order.
-    augment=(),  # of "pad_crop:N" (zero padding of N pixels, random crop) and "flip" (horizontal)
+    augment=(),  # images only: "pad_crop:N" (zero padding of N pixels, random crop) and "flip" (horizontal)
     normalize="channel",  # (x - mean) / std of each channel; "pixel": minus the mean image; "none": x in [0, 1]
     mean=(),  # per channel, of images in [0, 1]; empty: measured on the training part
     std=(),
-    num_images=(),  # synthetic only: images in (train, validation, test)
+    num_images=(),  # synthetic and drawn data only: examples in (train, validation, test)
+    # How far drawn data vary; each is the largest change, drawn uniformly, and 0 is none.
+    noise=0.0,  # xo, sequences, moving_digits: of every value, either way; 1 is all of the ink, or the highest motif
+    shift=0.0,  # xo: of the place, either way along both axes, pixels of a 9x9 image
+    rotation=0.0,  # xo: degrees, either way
+    scale=0.0,  # xo: of the size, a share that it shrinks by, below 1
+    thickness=0.0,  # xo: of half the stroke's weight, upwards, pixels of a 9x9 image
+    drift=0.0,  # sequences: of the slope and of the bend of the base line, either way
 )
 
 IMAGENET_STATISTICS = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -37,6 +48,38 @@ MNIST = dict(train="train[:55000]", validation="train[55000:]", image_size=(28, 
 DATASETS = {
     # 1,797 grey 8x8 digits of the UCI set that come with scikit-learn: 1,258 / 180 / 359.
     "digits": dict(source="digits", image_size=(8, 8), channels=1, train="70%", validation="10%", test="20%"),
+    # White X's and O's on black, 9x9; the lecture's values: white is 1, black -1.
+    "xo": dict(
+        source="xo",
+        num_classes=2,
+        image_size=(9, 9),
+        channels=1,
+        num_images=(4000, 1000, 1000),
+        mean=(0.5,),
+        std=(0.5,),
+        noise=0.3,
+        shift=2.0,
+        rotation=30.0,
+        scale=0.5,
+        thickness=0.5,
+    ),
+    # One of 10 short motifs somewhere in a noisy sequence.
+    "sequences": dict(
+        source="sequences", image_size=(128,), channels=1, num_images=(4000, 1000, 1000), noise=0.3, drift=0.5
+    ),
+    # Digits that move over a canvas without borders; the class is the digit and the direction. 40: right, left, down,
+    # up; 80: the diagonals, too. The parts have scans of their own, in shares as those of the digits.
+    "moving_digits": dict(
+        source="moving_digits",
+        num_classes=40,
+        image_size=(16, 16, 16),
+        channels=1,
+        train="70%",
+        validation="10%",
+        test="20%",
+        num_images=(20000, 800, 2000),
+        noise=0.1,
+    ),
     # Noise with random labels: for measuring speed. Nothing can be learnt from it.
     "synthetic": dict(source="synthetic", num_images=(2048, 256, 256), normalize="none"),
     "mnist": MNIST,

@@ -39,7 +39,8 @@ ALLOWED = {
     "config": {"errors", "models"},
     # From images to batches.
     "data": set(),
-    "data.sources": {"errors"},
+    "data.generated": {"errors"},
+    "data.sources": {"errors", "data.generated"},
     "data.augment": {"config"},
     "data.pipeline": {"errors", "data.sources", "data.augment"},
     # The step receives a network and imports none.

@@ -21,9 +21,9 @@ def _resample(
     image: np.ndarray, size: Sequence[int], box: tuple[float, float, float, float] | None = None
 ) -> np.ndarray:
     """Returns `image` (or its part `box`: left, top, right, bottom) at (height, width), bilinear and antialiased."""
-    height, width = size
-    if box is None and image.shape[:2] == (height, width):
+    if box is None and image.shape[:-1] == tuple(size):
         return image
+    height, width = size
     grey = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if grey else image)
     resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box))
@@ -31,7 +31,7 @@ def _resample(
 
 
 def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Stretches the whole image to `size` (height, width)."""
+    """Stretches the whole image to `size` (height, width); an example of that size, with any axes, stays as it is."""
     return _resample(image, size)
 
 

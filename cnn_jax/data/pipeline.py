@@ -122,7 +122,8 @@ class Data:
     """Everything that training and evaluation need to know about the data.
 
     parts: "train", "test" and, unless it is trained on, "validation".
-    image_shape: height, width, channels, as the network sees them.
+    image_shape: height, width, channels, as the network sees them; of sequences length, channels, and of clips time,
+      height, width, channels.
     """
 
     def __init__(self, config: Any, seed: int):

@@ -1,6 +1,8 @@
-"""Where images come from. A source has a length and reads many examples at once:
+"""Where examples come from. A source has a length and reads many examples at once:
 
 source.read([i, ...]) -> [{"image": uint8 [H, W, C], "label": int}, ...]
+
+The same holds for sequences [L, C] and clips [T, H, W, C].
 """
 
 import itertools
@@ -13,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cnn_jax.data import generated
 from cnn_jax.errors import UserError, check, near
 
 Example = dict[str, Any]
@@ -56,7 +59,7 @@ class NoiseSource:
     """Noise images with random labels: example i depends on (seed, i) only."""
 
     num_images: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     num_classes: int
     seed: int
 
@@ -123,7 +126,8 @@ def load(config: Any, seed: int = 0) -> Dataset:
       UserError: the data set is not there (the message says how to get it), or does not have the classes or channels
         that the configuration says.
     """
-    dataset = {"digits": _digits, "synthetic": _synthetic, "tfds": _tfds}[config.source](config, seed)
+    openers = {"tfds": _tfds, "digits": _digits, "synthetic": _synthetic}
+    dataset = openers.get(config.source, _generated)(config, seed)
     for part, source in dataset.parts.items():
         check(len(source) > 0, f"the {part} part of {config.name!r} is empty: check config.data.{part}")
     check(
@@ -138,7 +142,30 @@ def load(config: Any, seed: int = 0) -> Dataset:
     return dataset
 
 
+def linear_accuracy(dataset: Dataset, most: int = 4000) -> float:
+    """Returns the test accuracy of scikit-learn's logistic regression on the values: what needs no network at all.
+
+    It is fitted to the first `most` training examples.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    def values(part: str) -> tuple[np.ndarray, np.ndarray]:
+        source = dataset.parts[part]
+        examples = source.read(range(min(len(source), most) if part == "train" else len(source)))
+        images = np.stack([example["image"].ravel() for example in examples]) / 255
+        return images, np.array([example["label"] for example in examples])
+
+    return float(LogisticRegression(max_iter=1000).fit(*values("train")).score(*values("test")))
+
+
 def _digits(config: Any, seed: int) -> Dataset:
+    arrays = _scans(config)
+    parts = {part: ArraySource(*arrays[part]) for part in PARTS}
+    return Dataset("digits", parts, [str(digit) for digit in range(10)], "scikit-learn's handwritten digits")
+
+
+def _scans(config: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns {part: (images uint8 [N, 8, 8, 1], labels int [N])} of scikit-learn's digits."""
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -154,18 +181,33 @@ def _digits(config: Any, seed: int) -> Dataset:
         "that add up to 100%, such as 70%, 10%, 20%",
     )
     ends = [0, *(round(len(images) * share) for share in np.cumsum(shares))]
-    parts = {
-        part: ArraySource(images[start:end], labels[start:end])
+    return {
+        part: (images[start:end], labels[start:end])
         for part, start, end in zip(PARTS, ends[:-1], ends[1:], strict=True)
     }
-    return Dataset("digits", parts, [str(digit) for digit in range(10)], "scikit-learn's handwritten digits")
 
 
-def _synthetic(config: Any, seed: int) -> Dataset:
+def _check_num_images(config: Any) -> None:
     check(
         len(config.num_images) == len(PARTS) and min(config.num_images) > 0,
         f"config.data.num_images is {config.num_images}, but must have three sizes: train, validation, test",
     )
+
+
+def _generated(config: Any, seed: int) -> Dataset:
+    _check_num_images(config)
+    generated.check_size(config)
+    names = generated.class_names(config)
+    scans = _scans(config) if config.source == "moving_digits" else {}
+    parts = {
+        part: generated.Drawn(config, part, len(names), size, scans.get(part))
+        for part, size in zip(PARTS, config.num_images, strict=True)
+    }
+    return Dataset(config.source, parts, names, generated.DESCRIPTIONS[config.source])
+
+
+def _synthetic(config: Any, seed: int) -> Dataset:
+    _check_num_images(config)
     shape = (*config.image_size, config.channels)
     parts = {
         part: NoiseSource(size, shape, config.num_classes, seed * len(PARTS) + i)

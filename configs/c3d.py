@@ -1,0 +1,53 @@
+"""C3D (Tran et al. 2015).
+
+    python -m cnn_jax.main --config=configs/c3d.py             drawn clips of moving digits, 16x16x16
+    python -m cnn_jax.main --config=configs/c3d.py:synthetic   noise of the paper's size, for measuring speed
+
+Test accuracy on two busy CPU cores (float32, November 2026): moving digits 92.95% with seed 0 in 8 minutes, other seeds
+not measured. A linear model reaches 26.8%.
+The recipe for moving digits is ours. That for noise is the one by which the paper compares smaller networks on UCF101
+(section 3): batch 30, learning rate 0.003, divided by 10 after every 4 epochs, 16 epochs.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(dataset: str = "moving_digits") -> ConfigDict:
+    config = base.get_config(dataset)
+    config.model = dict(
+        name="c3d",
+        temporal_kernel=3,  # frames, odd; 1: every frame by itself up to the pools
+        pool="max",  # or "average"
+        activation="relu",
+        head="fc",  # or "flatten", "gap", "conv"
+        fc_sizes=(4096, 4096),  # of head="fc"
+        dropout=0.5,
+        width=1.0,
+        init="he_fan_in",
+    )
+    if dataset == "synthetic":
+        config.recipe = "Tran et al. 2015, section 3 (UCF101)"
+        config.data.image_size = (16, 112, 112)
+        config.duration = "16 epochs"
+        config.batch_size = 30
+        config.optim.learning_rate = 0.003
+        config.optim.schedule.name = "steps"
+        config.optim.schedule.boundaries = ("4 epochs", "8 epochs", "12 epochs")
+        config.log.every = "10 steps"
+        return config
+
+    config.model.width = 0.125
+    config.model.dropout = 0.0
+    config.duration = "2.5 epochs"
+    config.batch_size = 16
+    config.optim.learning_rate = 0.03
+    config.optim.clip_norm = 1.0  # without normalisation, the first large gradients would end in dead units
+    config.optim.weight_decay = 1e-4
+    config.optim.schedule.name = "cosine"
+    config.optim.schedule.warmup = "100 steps"
+    config.eval.every = "0.5 epochs"
+    config.checkpoint.every = "1 epochs"
+    config.log.every = "50 steps"
+    return config
