@@ -19,12 +19,14 @@ def get_config(dataset: str = "moving_digits") -> ConfigDict:
     config.model = dict(
         name="c3d",
         temporal_kernel=3,  # frames, odd; 1: every frame by itself up to the pools
-        pool="max",  # or "average"
+        pool="max",  # or "average", "conv"
         activation="relu",
+        norm="none",  # or "batch", "lrn"
         head="fc",  # or "flatten", "gap", "conv"
         fc_sizes=(4096, 4096),  # of head="fc"
         dropout=0.5,
         width=1.0,
+        norm_decay=0.9,
         init="he_fan_in",
     )
     if dataset == "synthetic":
@@ -39,11 +41,11 @@ def get_config(dataset: str = "moving_digits") -> ConfigDict:
         return config
 
     config.model.width = 0.125
+    config.model.norm = "batch"  # without it, the first large gradients end in dead units
     config.model.dropout = 0.0
-    config.duration = "2.5 epochs"
-    config.batch_size = 16
-    config.optim.learning_rate = 0.03
-    config.optim.clip_norm = 1.0  # without normalisation, the first large gradients would end in dead units
+    config.duration = "2 epochs"
+    config.batch_size = 32
+    config.optim.learning_rate = 0.05
     config.optim.weight_decay = 1e-4
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup = "100 steps"

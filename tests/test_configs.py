@@ -34,7 +34,7 @@ OVERRIDES_FOR_DATA = {
     ("nin_cifar", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
     ("squeezenet1_0", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
     ("squeezenet1_1", "digits"): {"head": "gap", "norm": "batch", "width": 0.5},
-    ("c3d", "moving_digits"): {"width": 0.125, "dropout": 0.0},
+    ("c3d", "moving_digits"): {"norm": "batch", "width": 0.125, "dropout": 0.0},
 }
 # The same for networks whose recipe for ImageNet has the paper's values and the others have ours.
 SMALL_VGG = {"norm": "batch", "fc_sizes": (512,), "init": "he_fan_in"}
