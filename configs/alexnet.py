@@ -61,9 +61,9 @@ def recipe(
     if dataset == "digits":
         config.model.width = 0.25
         config.data.augment = ("pad_crop:4",)
-        config.duration = "20 epochs"
+        config.duration = "14 epochs"
         config.batch_size = 64
         config.eval.every = "2 epochs"
-        config.checkpoint.every = "10 epochs"
+        config.checkpoint.every = "7 epochs"
         config.log.every = "10 steps"
     return config

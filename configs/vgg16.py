@@ -52,9 +52,9 @@ def get_config(dataset: str = "digits", name: str = "vgg16") -> ConfigDict:
     if dataset == "digits":
         config.model.width = 0.25
         config.data.augment = ("pad_crop:2",)
-        config.duration = "20 epochs"
+        config.duration = "12 epochs"
         config.batch_size = 64
         config.eval.every = "2 epochs"
-        config.checkpoint.every = "10 epochs"
+        config.checkpoint.every = "6 epochs"
         config.log.every = "10 steps"
     return config
