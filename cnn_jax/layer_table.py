@@ -137,8 +137,10 @@ def _describe(layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int, ...])
         return "pool", f"average to {layer.size}x{layer.size}", 0
     if isinstance(layer, layers.LocalResponseNorm):
         return "norm", f"local response {layer.size}", 0
-    if not isinstance(layer, (layers.Conv, pooling.Pool)):
+    if isinstance(layer, layers.BatchNorm):
         return "norm", "", 0
+    if not isinstance(layer, (layers.Conv, pooling.Pool)):
+        raise TypeError(f"{type(layer).__name__} reports what it computes, but has no describe(in_shape, out_shape)")
     kernel = "x".join(map(str, layer.kernel_size))
     detail = f"{kernel}/{_axes(layer.strides)}, pad {_axes(layer.pads)}"
     if isinstance(layer, pooling.Pool):

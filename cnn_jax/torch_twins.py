@@ -7,7 +7,7 @@ from cnn_jax import models
 from cnn_jax.config import model_fields
 from cnn_jax.errors import check, check_choice
 from cnn_jax.models import resnet
-from cnn_jax.models.base import scaled
+from cnn_jax.models.base import scaled, scaled_sizes
 
 
 def network(config: Any, image_shape: Sequence[int]) -> Any:
@@ -26,12 +26,13 @@ def network(config: Any, image_shape: Sequence[int]) -> Any:
     family = models.MODELS[name].split(":")[0]
     known = ", ".join(other for other, path in models.MODELS.items() if path.split(":")[0] in twins)
     check(family in twins, f"{name} has no twin in PyTorch yet: --against=torch knows {known}")
-    known_fields, make_features = twins[family]
-    for field, value in models.fields(name).items():
+    fixed, make_features = twins[family]
+    for field, value in fixed.items():
         check(
-            field in known_fields.split() or field in ("num_classes", "input_shape", "dtype") or fields[field] == value,
+            fields[field] == value,
             f"config.model.{field} is {fields[field]!r}, but the twin of {name} in PyTorch has it at {value!r} only",
         )
+    check_choice("config.model.head", fields["head"], ("gap", "flatten", "fc"))
 
     height, width, channels = image_shape
     features = make_features(nn, fields, channels)
@@ -40,7 +41,7 @@ def network(config: Any, image_shape: Sequence[int]) -> Any:
     gap = fields["head"] == "gap"
     size = shape[0] if gap else shape.numel()
     layers = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if gap else [nn.Flatten()]
-    for units in fields["fc_sizes"] if fields["head"] == "fc" else ():
+    for units in scaled_sizes(fields["fc_sizes"], fields["width"]) if fields["head"] == "fc" else ():
         layers += [nn.Linear(size, units), _activation(nn, fields), nn.Dropout(fields["dropout"])]
         size = units
     layers += [nn.Dropout(fields["dropout"])] if fields["head"] != "fc" else []
@@ -54,12 +55,13 @@ def _activation(nn: Any, fields: dict[str, Any]) -> Any:
     return activations[name]()
 
 
-LENET_FIELDS = "padding activation pool c5 head dropout width init"
+# What the twins of a family cannot change.
+LENET_FIELDS = dict(norm="none", kernel_plan="single", connections="full", output="linear")
 
 
 def _lenet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:
     """Returns LeNet-5 without its head, and sets `fields["fc_sizes"]`."""
-    maps1, maps2, units5, units6 = (scaled(n, fields["width"]) for n in (6, 16, 120, 84))
+    maps1, maps2, units5 = (scaled(n, fields["width"]) for n in (6, 16, 120))
     pools = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
     check_choice("config.model.pool", fields["pool"], pools)
     layers = []
@@ -67,14 +69,11 @@ def _lenet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:
         layers += [nn.Conv2d(inputs, outputs, 5, padding=padding), _activation(nn, fields), pools[fields["pool"]](2)]
     if fields["c5"] == "conv":
         layers += [nn.Conv2d(maps2, units5, 5), _activation(nn, fields)]
-    fields["fc_sizes"] = (units6,) if fields["c5"] == "conv" else (units5, units6)
+    fields["fc_sizes"] = (84,) if fields["c5"] == "conv" else (120, 84)
     return nn.Sequential(*layers)
 
 
-RESNET_FIELDS = (
-    "layout depth variant shortcut residual groups width_per_group reduction head fc_sizes dropout width zero_gamma "
-    "norm_decay init"
-)
+RESNET_FIELDS = dict(kernel_plan="single", pool="max", overlapping=True, norm="batch", activation="relu")
 
 
 def _resnet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:

@@ -18,7 +18,7 @@ def get_config(dataset: str = "digits", name: str = "resnet20") -> ConfigDict:
         name=name,
         shortcut="A",  # or "B", "C"
         residual=True,  # False: the plain twin
-        norm="batch",  # or "none", "lrn"
+        norm="batch",  # or "none"
         activation="relu",
         head="gap",  # or "flatten", "fc"
         fc_sizes=(4096, 4096),  # of head="fc"

@@ -23,10 +23,10 @@ def get_config(dataset: str = "digits", name: str = "resnet50") -> ConfigDict:
         groups=1,
         width_per_group=64,
         reduction=True,  # False: no 1x1 convolution before the 3x3 of a bottleneck
-        stem="7x7",  # or "3x3": three of them
+        kernel_plan="single",  # of the stem; or "stacked": three 3x3 convolutions in the place of the 7x7
         pool="max",  # of the stem; or "average", "conv"
         overlapping=True,  # pooling of 3x3 with stride 2; False: 2x2
-        norm="batch",  # or "none", "lrn" (both with zero_gamma=False)
+        norm="batch",  # or "none", with zero_gamma=False
         activation="relu",
         head="gap",  # or "flatten", "fc"
         fc_sizes=(4096, 4096),  # of head="fc"

@@ -293,7 +293,9 @@ TWINS = {
     "resnet50-v1": (resnet50, SMALL | {"model.variant": "v1", "model.width": 0.125}),
     "resnet50-groups": (
         resnet50,
-        SMALL | {"model.groups": 4, "model.width_per_group": 4, "model.head": "fc", "model.fc_sizes": (20, 30)},
+        SMALL
+        | {"model.groups": 4, "model.width_per_group": 4, "model.width": 0.5}
+        | {"model.head": "fc", "model.fc_sizes": (20, 30)},
     ),
 }
 
@@ -340,12 +342,16 @@ def test_the_loop_in_pytorch_trains(small_config):
 
 def test_a_network_or_field_without_a_twin_is_named(monkeypatch):
     pytest.importorskip("torch")
-    config = lenet5.get_config()
-    config.model.norm = "batch"
-    with pytest.raises(
-        UserError, match=r"config\.model\.norm is 'batch', but the twin of lenet5 .* has it at 'none' only"
+    for name, field, value in (
+        ("lenet5", "norm", "batch"),
+        ("lenet5", "head", "conv"),
+        ("lenet5_1998", "output", "rbf"),
     ):
-        torch_twins.network(config, (28, 28, 1))
+        config = lenet5.get_config()
+        config.model.name = name
+        config.model[field] = value
+        with pytest.raises(UserError, match=rf"config\.model\.{field} is '{value}'"):
+            torch_twins.network(config, (28, 28, 1))
     monkeypatch.setitem(models.MODELS, "lenet5", "other:LeNet5")
     monkeypatch.setattr(models, "fields", lambda name: {})
     config.model.name = "lenet5"

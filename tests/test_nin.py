@@ -146,7 +146,7 @@ def test_batch_normalisation_replaces_the_biases():
 @pytest.mark.parametrize(
     ("name", "fields", "messages"),
     [
-        ("nin", dict(layout="mnist"), ["layout is 'mnist'", "imagenet, cifar"]),
+        ("nin", dict(layout="mnist"), ["whose layout is 'imagenet'", "for 'mnist'"]),
         ("nin", dict(norm="layer"), ["norm is 'layer'", "none, lrn, batch"]),
         ("nin", dict(pool="mean"), ["pool is 'mean'", "paper, max, average, conv"]),
         ("nin", dict(dropout=1.0), ["dropout is 1.0", "[0, 1)"]),

@@ -160,7 +160,7 @@ def test_the_last_convolution_starts_from_its_own_distribution_and_dropout_stand
 @pytest.mark.parametrize(
     ("name", "fields", "messages"),
     [
-        ("squeezenet1_0", dict(version="1.2"), ["version is '1.2'", "1.0, 1.1"]),
+        ("squeezenet1_0", dict(version="1.2"), ["whose version is '1.0'", "for '1.2'"]),
         ("squeezenet1_0", dict(bypass="full"), ["bypass is 'full'", "none, simple, complex"]),
         ("squeezenet1_1", dict(norm="layer"), ["norm is 'layer'", "none, lrn, batch"]),
         ("squeezenet1_1", dict(pool="mean"), ["pool is 'mean'", "max, average, conv"]),

@@ -194,7 +194,7 @@ def test_the_kernels_start_as_the_field_says_and_the_biases_at_zero(monkeypatch)
 @pytest.mark.parametrize(
     ("fields", "messages"),
     [
-        (dict(configuration="F"), ["configuration is 'F'", "A, B, C, D, E"]),
+        (dict(configuration="F"), ["whose configuration is", "for 'F'"]),
         (dict(kernel_plan="stack"), ["kernel_plan is 'stack'", "did you mean 'stacked'?"]),
         (dict(norm="btach"), ["norm is 'btach'", "did you mean 'batch'?"]),
         (dict(pool="mean"), ["pool is 'mean'", "max, average, conv"]),

@@ -4,9 +4,10 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
-from cnn_jax.errors import UserError, check_choice, near
+from cnn_jax.errors import UserError, check, check_choice, near
 
 # name -> "module:constructor". The constructor's keyword arguments are the fields of config.model.
 MODELS = {
@@ -67,6 +68,10 @@ def fields(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not p.empty} | given
 
 
+# Fields that a name has settled: another value is another network.
+SETTLED = {"layout", "depth", "configuration", "version"}
+
+
 def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
     """Builds a network, an `nnx.Module` that maps images [B, *spatial, C] to class scores [B, num_classes] (float32).
 
@@ -84,7 +89,16 @@ def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
     from cnn_jax.models.base import Keys
 
     known = fields(name)
-    for field in kwargs:
+    for field, value in kwargs.items():
         if field not in known:
             raise UserError(f"{name} has no field {field!r}{near(field, known)}. Its fields: {', '.join(known)}")
+        check(
+            field not in SETTLED or (name, field) == ("cifar_resnet", "depth") or value == known[field],
+            f"{name} is the network whose {field} is {known[field]!r}: for {value!r} take that network's name",
+        )
+    shape = kwargs.get("input_shape", known["input_shape"])
+    check(
+        len(shape) >= 2 and all(isinstance(size, Integral) and size >= 1 for size in shape),
+        f"input_shape is {tuple(shape)}, but must be [*spatial, channels]: at least two whole numbers above 0",
+    )
     return constructor(name)(rngs=Keys(jax.random.key(seed) if isinstance(seed, int) else seed), **kwargs)

@@ -64,7 +64,7 @@ class AlexNet(Network):
     """AlexNet: images [B, H, W, C] -> class scores [B, num_classes].
 
     variant: a row of `VARIANTS`. groups: of conv2, conv4 and conv5; 0 takes the variant's.
-    kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of a 5x5 with stride 1.
+    kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of a 5x5, three in that of a 7x7.
     norm: "lrn" after conv1 and conv2, "batch" after every convolution, or "none".
     lrn_after_pool: norm="lrn" stands behind the pooling (ZFNet, and lectures) and not before it.
     activation: "relu", or another of `base.ACTIVATIONS` (section 3.1 compares with tanh).
@@ -119,7 +119,7 @@ class AlexNet(Network):
                 activation=activation,
                 **options,
             )
-            plan = kernel_plan if window[:2] == [5, 1] else "single"
+            plan = kernel_plan if window[0] in (5, 7) else "single"
             before, channels = channels, scaled(maps, width)
             self.append_row(f"conv{i}", block, before, channels, windows(plan, *window))
             normalised = norm == "lrn" and i in NORMALISED

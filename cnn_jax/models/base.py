@@ -1,6 +1,7 @@
 """What layers are made of: activations and initialisers by name, widths, keys, and a way to listen to layers."""
 
 import contextlib
+import contextvars
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -68,7 +69,8 @@ def scaled_sizes(sizes: Sequence[int], width: float) -> tuple[int, ...]:
 
 # ---------------------------------------------------------------- listening to layers
 
-_listeners: list[list] = []
+# A context variable, so that what another thread traces is not heard.
+_listeners: contextvars.ContextVar[tuple[list, ...]] = contextvars.ContextVar("listeners", default=())
 
 
 @contextlib.contextmanager
@@ -78,16 +80,16 @@ def listen() -> Iterator[list[tuple[nnx.Module, jax.Array, jax.Array]]]:
     Works on real arrays and under tracing (`jax.eval_shape`), so it serves the layer table and feature maps alike.
     """
     calls: list[tuple[nnx.Module, jax.Array, jax.Array]] = []
-    _listeners.append(calls)
+    token = _listeners.set((*_listeners.get(), calls))
     try:
         yield calls
     finally:
-        _listeners.pop()
+        _listeners.reset(token)
 
 
 def listened() -> bool:
     """Returns whether somebody listens."""
-    return bool(_listeners)
+    return bool(_listeners.get())
 
 
 def report(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -95,7 +97,7 @@ def report(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
 
     A layer of a family's own has `describe(in_shape, out_shape)`: its (kind, detail, macs) for the layer table.
     """
-    for calls in _listeners:
+    for calls in _listeners.get():
         calls.append((layer, x, y))
     return y
 
@@ -139,6 +141,13 @@ class DoesNotFitError(UserError):
     def __init__(self, layer: nnx.Module, message: str):
         super().__init__(message)
         self.layer = layer
+
+
+def check_window(kernel: int | Sequence[int], stride: int | Sequence[int], padding: int | Sequence[int]) -> None:
+    """Raises UserError unless a layer's windows have a size, move on, and have no negative padding."""
+    for field, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("padding", padding, 0)):
+        values = (value,) if isinstance(value, int) else tuple(value)
+        check(min(values) >= least, f"a layer's {field} is {value}, but must be at least {least}")
 
 
 def check_fits(layer: Any, shape: Sequence[int], dilation: Sequence[int] | None = None) -> None:

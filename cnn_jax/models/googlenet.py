@@ -115,7 +115,8 @@ class GoogLeNet(Network):
     variant: "torchvision" has 3x3 in the place of 5x5, a pool4 of 2x2/2, epsilon 1e-3 in BatchNorm and another pooling
       of the auxiliary classifiers; with norm="batch" it is torchvision's network.
     reduction: False makes the modules naive (Fig. 2a): no 1x1 reductions and projections.
-    kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of each 5x5 (Szegedy et al. 2016, Fig. 5).
+    kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of each 5x5 (Szegedy et al. 2016, Fig. 5) and
+      three in that of the first 7x7.
     pool: "max", "average" or "conv", of the four pools between modules. overlapping: their windows are 3x3, or 2x2.
     head, fc_sizes, dropout: see `network.Head`. width: multiplies all channels, and the hidden units of the auxiliary
       classifiers.
@@ -171,7 +172,7 @@ class GoogLeNet(Network):
         channels, channels2 = scaled(64, width), scaled(192, width)
 
         window = (3 if overlapping else 2, 2)  # size and stride
-        self.append("conv1", block(input_shape[-1], channels, 7, 2, 3))
+        self.append_row("conv1", block, input_shape[-1], channels, windows(kernel_plan, 7, 2, 3))
         self.append("pool1", make_pool(pool, channels, *window, ceil=True, **options))
         if norm == "lrn":
             self.append("norm1", LocalResponseNorm())
@@ -203,8 +204,7 @@ class GoogLeNet(Network):
                 check(
                     variant == "torchvision" or min(shape[:-1]) >= 5,
                     f"an image of {input_shape[0]}x{input_shape[1]} is too small for auxiliary classifiers: the map of "
-                    f"{name} is {shape[0]}x{shape[1]}, but they pool 5x5. Use images of at least 79x79, or "
-                    "auxiliary=False",
+                    f"{name} is {shape[0]}x{shape[1]}, but they pool 5x5. Use larger images, or auxiliary=False",
                 )
                 classifier = AuxiliaryClassifier(
                     shape, num_classes, block, variant=variant, width=width, dropout=auxiliary_dropout, **head_options

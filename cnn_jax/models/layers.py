@@ -15,7 +15,7 @@ from jax.nn import initializers
 
 from cnn_jax.errors import check, check_choice
 from cnn_jax.models import cpu
-from cnn_jax.models.base import Keys, Statistic, check_fits, get_activation, get_init, per_axis, report
+from cnn_jax.models.base import Keys, Statistic, check_fits, check_window, get_activation, get_init, per_axis, report
 
 
 class Conv(nnx.Conv):
@@ -42,7 +42,7 @@ class Conv(nnx.Conv):
     ):
         kernel = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
         dims = len(kernel)
-        check(min(per_axis(padding, dims)) >= 0, f"padding is {padding}, but must not be negative")
+        check_window(kernel, stride, padding)
         self.pads = per_axis(padding, dims)
         self.dilation = per_axis(dilation, dims)
         check(
@@ -89,7 +89,8 @@ class BatchNorm(nnx.BatchNorm):
     """Batch normalisation over all axes but the last; statistics are float32 and those of the global batch.
 
     `decay` is the weight of the old value in the running averages (torch's momentum is 1 - decay).
-    Unlike torch's, the running variance is the biased one: it differs by the factor (n-1)/n.
+    Unlike torch's, the running variance is the biased one: it differs by the factor (n-1)/n. Variances are those of
+    Flax, E[x**2] - E[x]**2 in one pass: exact to 1% or better while |mean| is below 300 standard deviations.
     """
 
     def __init__(
@@ -219,15 +220,15 @@ def windows(kernel_plan: str, kernel: int, stride: int = 1, padding: int = 0) ->
     5x5, three for a 7x7 (Simonyan & Zisserman 2015, section 2.3). A stride comes last.
 
     Raises:
-      UserError: no such plan, or the 3x3 convolutions cannot share the padding evenly.
+      UserError: no such plan, an even kernel, or a padding larger than half of it.
     """
     check_choice("kernel_plan", kernel_plan, ("single", "stacked"))
     if kernel_plan == "single":
         return [(kernel, stride, padding)]
     number = (kernel - 1) // 2
     check(
-        padding in (0, number),
+        kernel % 2 == 1 and 0 <= padding <= number,
         f"kernel_plan is 'stacked', but a {kernel}x{kernel} convolution with padding {padding} has no such form: its "
-        f"padding must be 0 or {number}",
+        f"kernel must be odd and its padding at most {number}",
     )
-    return [(3, stride if i == number - 1 else 1, padding // number) for i in range(number)]
+    return [(3, stride if i == number - 1 else 1, int(i < padding)) for i in range(number)]

@@ -48,7 +48,7 @@ class LeNet5(Network):
     connections: "full", or "table": maps of the second convolution see the maps of Table I only (width 1).
     output: "linear", or "rbf": minus the squared distance to fixed codes (head "fc", width 1, at most 10 classes).
     c5: "linear", or "conv": the same layer as a 5x5 convolution, which slides over larger images.
-    head: "fc" (the paper's), "flatten" or "gap".
+    head: "fc" (the paper's), "flatten", "gap" or "conv"; without "fc" there is no F6, and no C5 but as a convolution.
     width: multiplies the number of maps and hidden units.
 
     Raises:

@@ -57,8 +57,8 @@ class Subsampling(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         check_fits(self, x.shape)
         coefficient, bias = (v[...].astype(self.dtype or x.dtype) for v in (self.coefficient, self.bias))
-        total = lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-        return report(self, x, total * coefficient + bias)
+        total = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        return report(self, x, total.astype(x.dtype) * coefficient + bias)
 
     def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
         """Returns (kind, detail, macs) for the layer table."""

@@ -12,6 +12,7 @@ image       units    first layer, weights    with 26 classes and biases
 from collections.abc import Sequence
 from typing import Any
 
+from cnn_jax.errors import check
 from cnn_jax.models.base import Keys
 from cnn_jax.models.network import Network
 
@@ -40,6 +41,10 @@ class MLP(Network):
         dtype: Any = None,
         rngs: Keys,
     ):
+        check(
+            len(hidden_sizes) > 0 or dropout == 0,
+            f"dropout is {dropout}, but acts behind hidden layers, and hidden_sizes is (): use dropout=0",
+        )
         self.append_head(
             input_shape,
             num_classes,

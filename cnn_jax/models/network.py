@@ -18,7 +18,7 @@ HEADS = ("gap", "flatten", "fc", "conv")
 
 
 class Head(nnx.Module):
-    """From feature maps to class scores, [B, *spatial, C] -> [B, num_classes] in float32.
+    """From feature maps to class scores, [B, *spatial, C] -> [B, num_classes], returned as float32.
 
     kind:
       "gap": global average pooling, then one linear layer (Lin et al. 2013; He et al. 2016).
@@ -67,7 +67,7 @@ class Head(nnx.Module):
         if self.kind == "conv":
             assert self.pool is not None
             maps = self.activation(self.classifier(self.dropout(x, rngs=rngs)))
-            return self.pool(maps).astype(jnp.float32)
+            return self.pool(maps.astype(jnp.float32))
         x = self.pool(x) if self.pool is not None else x.reshape(x.shape[0], -1)
         keys = iter(() if rngs is None else jax.random.split(rngs, len(self.hidden) + 1))
         for layer in self.hidden:

@@ -12,15 +12,16 @@ from jax import lax
 
 from cnn_jax.errors import check_choice
 from cnn_jax.models import cpu
-from cnn_jax.models.base import Keys, check_fits, per_axis, report
+from cnn_jax.models.base import Keys, check_fits, check_window, per_axis, report
 from cnn_jax.models.layers import Conv
 
 
 class Pool(nnx.Module):
     """Max or average pooling, [B, *spatial, C] -> [B, *spatial', C].
 
-    Padding is never the maximum; averages count it. `ceil` adds a last window that reaches over the end, where the
-    strides leave a rest (Caffe's rule, and torch's `ceil_mode`); averages do not count what lies beyond the padding.
+    Padding is never the maximum; averages count it, and are summed in float32. `ceil` adds a last window that reaches
+    over the end, where the strides leave a rest (Caffe's rule, and torch's `ceil_mode`); averages do not count what
+    lies beyond the padding.
     """
 
     def __init__(
@@ -33,32 +34,23 @@ class Pool(nnx.Module):
         ceil: bool = False,
     ):
         check_choice("pool", kind, ("max", "average"))
+        check_window(kernel, stride, padding)
         self.kind = kind
         self.ceil = ceil
         self.kernel_size = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
         self.strides = per_axis(stride, len(self.kernel_size))
         self.pads = per_axis(padding, len(self.kernel_size))
 
-    def padding(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
-        """Returns (before, after) for each spatial axis of an input of `sizes`."""
-        pads = []
-        for size, kernel, stride, pad in zip(sizes, self.kernel_size, self.strides, self.pads, strict=True):
-            rest = (size + 2 * pad - kernel) % stride
-            # A window that would begin behind the input and its first padding does not count.
-            begins = (size + 2 * pad - kernel) // stride * stride + stride
-            extra = stride - rest if self.ceil and rest and begins < size + pad else 0
-            pads.append((pad, pad + extra))
-        return pads
-
     def __call__(self, x: jax.Array) -> jax.Array:
         check_fits(self, x.shape)
-        padding = self.padding(x.shape[1:-1])
+        padding = ceil_padding(x.shape[1:-1], self) if self.ceil else [(pad, pad) for pad in self.pads]
         if self.kind == "max":
             y = cpu.max_pool(x, self.kernel_size, self.strides, padding)
         else:
             window, strides = (1, *self.kernel_size, 1), (1, *self.strides, 1)
-            total = lax.reduce_window(x, 0.0, lax.add, window, strides, ((0, 0), *padding, (0, 0)))
-            y = total / self._counts(x.shape[1:-1], padding).astype(x.dtype)
+            wide = x.astype(jnp.float32)
+            total = lax.reduce_window(wide, 0.0, lax.add, window, strides, ((0, 0), *padding, (0, 0)))
+            y = (total / self._counts(x.shape[1:-1], padding).astype(np.float32)).astype(x.dtype)
         return report(self, x, y)
 
     def _counts(self, sizes: Sequence[int], padding: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -72,6 +64,33 @@ class Pool(nnx.Module):
             starts = np.arange(0, size + pad + after - kernel + 1, stride)
             counts = counts[..., None] * (np.minimum(starts + kernel, size + 2 * pad) - starts)
         return counts[..., None]
+
+
+def ceil_padding(sizes: Sequence[int], layer: Any) -> list[tuple[int, int]]:
+    """Returns (before, after) for each axis of an input of `sizes`, with which the last window reaches over a rest."""
+    pads = []
+    for size, kernel, stride, pad in zip(sizes, layer.kernel_size, layer.strides, layer.pads, strict=True):
+        rest = (size + 2 * pad - kernel) % stride
+        # A window that would begin behind the input and its first padding does not count.
+        begins = (size + 2 * pad - kernel) // stride * stride + stride
+        pads.append((pad, pad + (stride - rest if rest and begins < size + pad else 0)))
+    return pads
+
+
+class StridedConv(Conv):
+    """A convolution in the place of a pool: [B, *spatial, C] -> [B, *spatial', C], of the sizes that the pool has."""
+
+    def __init__(self, channels: int, *window: Any, ceil: bool, **options: Any):
+        super().__init__(channels, channels, *window, **options)
+        self.ceil = ceil
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.ceil:
+            check_fits(self, x.shape)
+            padding = ceil_padding(x.shape[1:-1], self)
+            extra = [(0, after - before) for before, after in padding]
+            x = jnp.pad(x, ((0, 0), *extra, (0, 0)))
+        return super().__call__(x)
 
 
 def make_pool(
@@ -88,11 +107,11 @@ def make_pool(
 ) -> Pool | Conv:
     """Returns what makes maps smaller: "max", "average", or "conv", a strided convolution that learns how.
 
-    The convolution keeps the channels and has no activation of its own (Springenberg et al. 2014, section 2).
+    The convolution (after Springenberg et al. 2014) keeps the channels and is linear, as an average is.
     """
     check_choice("pool", kind, ("max", "average", "conv"))
     if kind == "conv":
-        return Conv(channels, channels, kernel, stride, padding, init=init, dtype=dtype, rngs=rngs)
+        return StridedConv(channels, kernel, stride, padding, ceil=ceil, init=init, dtype=dtype, rngs=rngs)
     return Pool(kind, kernel, stride, padding, ceil=ceil)
 
 

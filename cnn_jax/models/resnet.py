@@ -24,7 +24,7 @@ from flax import nnx
 
 from cnn_jax.errors import check, check_choice
 from cnn_jax.models.base import Keys, get_activation, listened, scaled
-from cnn_jax.models.layers import Conv, make_norm
+from cnn_jax.models.layers import Conv, make_norm, windows
 from cnn_jax.models.network import Network
 from cnn_jax.models.pooling import make_pool
 
@@ -42,7 +42,7 @@ def bottleneck(channels: int, stride: int, *, variant: str, groups: int, width_p
     v1 has the stride in the first 1x1 (the paper), v1.5 in the 3x3 (fb.resnet.torch, torchvision).
     Groups and width per group are ResNeXt's and Wide-ResNet's. reduction=False leaves the first 1x1 out.
     """
-    first, second = (stride, 1) if variant == "v1" and reduction else (1, stride)
+    first, second = (stride, 1) if variant == "v1" else (1, stride)
     inner = int(channels * width_per_group / 64) * groups
     check(
         groups > 0 and inner > 0,
@@ -168,10 +168,10 @@ class ResNet(Network):
     shortcut: "A", "B" or "C", see `Block`; residual=False is the plain twin.
     groups, width_per_group: 32 and 4 make ResNeXt-50 32x4d, 1 and 128 Wide-ResNet-50-2 (bottlenecks only).
     reduction: False leaves the first 1x1 convolution of the bottlenecks out: their 3x3 sees all channels.
-    stem: "7x7", or "3x3": three 3x3 convolutions, the first with the stride and, as the second, half of the channels
-      (Szegedy et al. 2016; He et al. 2019, ResNet-C). pool: of the stem: "max", "average" or "conv"; overlapping: its
-      window is 3x3, or 2x2. (The networks for small images have one 3x3 convolution and no pool.)
-    norm: "batch", or "none" and "lrn", with which the convolutions have biases. activation: see `base.ACTIVATIONS`.
+    kernel_plan: of the stem: "single", or "stacked": three 3x3 convolutions in the place of the 7x7. pool: of the stem:
+      "max", "average" or "conv"; overlapping: its window is 3x3, or 2x2. (The networks for small images begin with one
+      3x3 convolution and have no pool.)
+    norm: "batch", or "none", with which the convolutions have biases. activation: see `base.ACTIVATIONS`.
     head, fc_sizes, dropout: see `network.Head`. width: multiplies all channels and hidden units.
     zero_gamma: the last BatchNorm scale of each block starts at 0 (Goyal et al. 2017, section 5.1).
     norm_decay: of BatchNorm's running averages. init: of the kernels, see `base.INITS`.
@@ -193,7 +193,7 @@ class ResNet(Network):
         groups: int = 1,
         width_per_group: int = 64,
         reduction: bool = True,
-        stem: str = "7x7",
+        kernel_plan: str = "single",
         pool: str = "max",
         overlapping: bool = True,
         norm: str = "batch",
@@ -210,7 +210,7 @@ class ResNet(Network):
     ):
         check_choice("variant", variant, ("v1", "v1.5"))
         check_choice("shortcut", shortcut, ("A", "B", "C"))
-        check_choice("stem", stem, ("7x7", "3x3"))
+        check_choice("norm", norm, ("batch", "none"))
         block, blocks_per_stage, base = table(layout, depth)
         check(
             block is bottleneck or (groups, width_per_group, reduction) == (1, 64, True),
@@ -218,9 +218,13 @@ class ResNet(Network):
             f"{depth} has basic blocks: grouped, wide and unreduced forms need the bottlenecks of depth 50, 101 or 152",
         )
         check(
-            layout == "imagenet" or (stem, pool, overlapping) == ("7x7", "max", True),
-            f"stem is {stem!r}, pool {pool!r} and overlapping {overlapping}, but the network for small images begins "
-            "with one 3x3 convolution and has no pool: leave the three at their defaults",
+            layout == "imagenet" or (kernel_plan, pool, overlapping) == ("single", "max", True),
+            f"kernel_plan is {kernel_plan!r}, pool {pool!r} and overlapping {overlapping}, but the network for small "
+            "images begins with one 3x3 convolution and has no pool: leave the three at their defaults",
+        )
+        check(
+            reduction or variant == "v1.5",
+            "reduction is False, but variant 'v1' has its stride in the reduction: use variant='v1.5'",
         )
         check(
             norm == "batch" or not zero_gamma,
@@ -230,17 +234,15 @@ class ResNet(Network):
         make_conv = partial(Conv, bias=norm != "batch", **options)
         make = partial(make_norm, norm, decay=norm_decay, dtype=dtype, rngs=rngs)
 
-        channels, half = scaled(base, width), scaled(base // 2, width)
-        stems = {"7x7": [(channels, 7, 2, 3)], "3x3": [(half, 3, 2, 1), (half, 3, 1, 1), (channels, 3, 1, 1)]}
-        before = input_shape[-1]
-        plan = stems[stem] if layout == "imagenet" else [(channels, 3, 1, 1)]
-        for i, (maps, *window) in enumerate(plan, start=1):
-            name = f"1_{i}" if len(plan) > 1 else "1"
-            self.append(f"conv{name}", make_conv(before, maps, *window))
-            if (layer := make(maps)) is not None:
-                self.append(f"norm{name}", layer)
+        channels, before = scaled(base, width), input_shape[-1]
+        stem = windows(kernel_plan, 7, 2, 3) if layout == "imagenet" else [(3, 1, 1)]
+        for i, window in enumerate(stem, start=1):
+            name = f"1_{i}" if len(stem) > 1 else "1"
+            self.append(f"conv{name}", make_conv(before, channels, *window))
+            if norm == "batch":
+                self.append(f"norm{name}", make(channels))
             self.append(f"activation{name}", get_activation(activation))
-            before = maps
+            before = channels
         if layout == "imagenet":
             self.append("pool1", make_pool(pool, channels, *((3, 2, 1) if overlapping else (2, 2, 0)), **options))
 

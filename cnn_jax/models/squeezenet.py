@@ -95,7 +95,7 @@ class SqueezeNet(Network):
       others', through a 1x1 convolution (section 6, Fig. 2).
     reduction: False leaves the squeeze layers out, and the Fire modules expand their input.
     pool: "max", "average" or "conv". overlapping: windows of 3x3, or of 2x2, stride 2.
-    norm: "none" (the paper), "lrn", or "batch", after every convolution but the last, which then has no bias.
+    norm: "none" (the paper), "lrn", or "batch", in every convolution but the last; those have no bias with "batch".
     head: "conv" (the paper) or "gap", "flatten", "fc" with `fc_sizes`; dropout: see `network.Head`.
     width: multiplies all channels. norm_decay: of BatchNorm's running averages.
     init: of the kernels, see `base.INITS`; the last one's is N(0, 0.01).
