@@ -197,7 +197,8 @@ def test_ceil_adds_the_windows_that_torch_adds(size, kernel, stride, padding, ce
     x = -1 - np.abs(noise(1, 1, size))
     expected = torch.nn.functional.max_pool1d(torch.from_numpy(x), kernel, stride, padding, ceil_mode=ceil)
     # The windows by NumPy: what is compared is the padding, and 300 shapes would take a minute to compile.
-    (pads,) = Pool("max", (kernel,), stride, padding, ceil=ceil).padding([size])
+    pool = Pool("max", (kernel,), stride, padding, ceil=ceil)
+    pads = pooling.ceil_padding([size], pool)[0] if ceil else (padding, padding)
     padded = np.pad(x[0, 0], pads, constant_values=-np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel)[::stride]
     np.testing.assert_array_equal(windows.max(1), expected[0, 0])
@@ -233,6 +234,10 @@ def test_what_makes_maps_smaller_can_be_a_convolution():
     conv = pooling.make_pool("conv", 4, 3, 2, 1, **options)
     assert isinstance(conv, Conv)
     assert (conv.kernel.shape, conv.strides, conv.pads) == ((3, 3, 4, 4), (2, 2), (1, 1))
+    for size, ceil in ((7, False), (8, False), (8, True), (9, True)):  # the sizes are those of the pool
+        conv, pool = (pooling.make_pool(kind, 4, 3, 2, ceil=ceil, **options) for kind in ("conv", "max"))
+        x = jnp.asarray(noise(1, size, size, 4))
+        assert conv(x).shape == pool(x).shape == (1, *(-((3 - size) // 2) + 1 if ceil else (size - 3) // 2 + 1,) * 2, 4)
     with pytest.raises(UserError, match="pool is 'mean', but must be one of max, average, conv"):
         pooling.make_pool("mean", 4, 3, 2, **options)
 
@@ -241,6 +246,12 @@ def test_global_average_pooling_is_the_mean_over_positions():
     x = noise(2, 3, 5, 4)
     np.testing.assert_allclose(GlobalAveragePool()(jnp.asarray(x)), x.mean((1, 2)), atol=1e-6)
     np.testing.assert_allclose(GlobalAveragePool()(jnp.asarray(x[..., None])), x.mean((1, 2, 3))[..., None], atol=1e-6)
+
+
+def test_averages_are_summed_in_float32():
+    x = jnp.full((1, 5, 5, 1), 257 / 256, jnp.bfloat16).at[0, 0, 0, 0].set(256)
+    expected = jnp.bfloat16((256 + 24 * float(x[0, 1, 1, 0])) / 25)
+    assert Pool("average", 5, 5)(x).astype(jnp.float32).item() == float(expected)
 
 
 def test_global_average_pooling_sums_in_float32():
