@@ -98,7 +98,7 @@ def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
         )
     shape = kwargs.get("input_shape", known["input_shape"])
     check(
-        len(shape) >= 2 and all(isinstance(size, Integral) and size >= 1 for size in shape),
+        len(shape) >= 2 and all(isinstance(size, Integral) and int(size) >= 1 for size in shape),
         f"input_shape is {tuple(shape)}, but must be [*spatial, channels]: at least two whole numbers above 0",
     )
     return constructor(name)(rngs=Keys(jax.random.key(seed) if isinstance(seed, int) else seed), **kwargs)
