@@ -303,7 +303,10 @@ def test_training_calls_the_layers_of_the_table_in_its_order():
         (dict(auxiliary_weight=-1.0), ["auxiliary_weight is -1.0"]),
         (dict(auxiliary_dropout=1.0), ["auxiliary_dropout is 1.0", "[0, 1)"]),
         (dict(input_shape=(46, 46, 3)), ["46x46", "too small", "'pool4'"]),
-        (dict(input_shape=(78, 78, 3), auxiliary=True), ["78x78", "inception_4a is 4x4", "79x79", "auxiliary=False"]),
+        (
+            dict(input_shape=(78, 78, 3), auxiliary=True),
+            ["78x78", "inception_4a is 4x4", "larger images", "auxiliary=False"],
+        ),
         (dict(dropout=1.0), ["dropout is 1.0"]),
         (dict(width=0), ["width is 0"]),
     ],

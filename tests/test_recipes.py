@@ -20,7 +20,7 @@ def filled(run: Run) -> step.TrainState:
     random = np.random.default_rng(0)
 
     def fill(name, leaf):
-        if name.endswith(("scale", "var")):
+        if name.endswith(("scale", "var", "coefficient")):
             return jnp.ones(leaf.shape, leaf.dtype)
         if leaf.ndim < 2:
             return jnp.zeros(leaf.shape, leaf.dtype)
@@ -44,9 +44,12 @@ def test_two_steps_of_every_recipe(name, monkeypatch):
     run = Run(config)
     state = filled(run)
     before = jax.tree.map(np.asarray, state.params)
-    train_step = run.train_step()
-    for batch in run.data.parts["train"].train_batches(0, 2, config.batch_size):
-        state = train_step(state, run.put(batch), run.images("train"))
+    batches = [run.put(batch) for batch in run.data.parts["train"].train_batches(0, 2, config.batch_size)]
+    # Compiled without LLVM's optimisations, which take longer than two steps.
+    lowered = run.train_step().lower(state, batches[0], run.images("train"))
+    train_step = lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
+    for batch in batches:
+        state = train_step(state, batch, run.images("train"))
     assert int(state.step) == 2 and int(state.failed) == 0
     assert np.isfinite(float(state.sums["loss"])) and float(state.sums["examples"]) == 16
     # A unit of ReLUs can be dead at so small a width, most layers cannot.
