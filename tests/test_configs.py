@@ -44,7 +44,7 @@ SMALL_OVERRIDES = {
     **{name: SMALL_VGG for name in ("vgg11", "vgg11_lrn", "vgg13", "vgg16c", "vgg16", "vgg19")},
 }
 # Basic blocks have one form: the configurations of networks that can have no others leave these out.
-LARGE_IMAGES_ONLY = {"variant", "groups", "width_per_group", "reduction", "stem", "pool", "overlapping"}
+LARGE_IMAGES_ONLY = {"variant", "groups", "width_per_group", "reduction", "kernel_plan", "pool", "overlapping"}
 SMALL_IMAGES = {"cifar_resnet", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202"}
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
