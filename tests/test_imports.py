@@ -56,6 +56,8 @@ ALLOWED = {
     "plots": {"metrics"},
     "provenance": {"errors", "config", "models", "workdir"},
     "published": set(),
+    "runs": {"errors", "config", "metrics", "workdir", "provenance"},
+    "scorecard": {"published", "runs"},
     "commandline": {"errors"},  # what the commands share
     "receptive_field": set(),
     "layer_table": {"trees", "models.cpu", *PARTS, "receptive_field"},
@@ -74,7 +76,7 @@ ALLOWED = {
     },
     # The commands.
     "main": {"errors", "compilation_cache", "provenance", "train", "commandline"},
-    "report": {"errors", "config", "metrics", "workdir", "provenance", "published", "commandline", "tables"},
+    "report": {"errors", "commandline", "tables", "runs", "scorecard"},
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),

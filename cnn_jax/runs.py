@@ -1,0 +1,223 @@
+"""Finished runs, read from their folders, and groups of those that differ in the seed only.
+
+Runs whose configurations and data differ in nothing but the seed (and in what is only printed or kept) make one group;
+each seed counts once. Only files are read, and jax is not imported.
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnn_jax import provenance, workdir
+from cnn_jax.config import to_steps
+from cnn_jax.errors import UserError
+from cnn_jax.metrics import read_jsonl
+
+FILES = ("config.json", "data.json", "metrics.jsonl")
+
+
+class LeftOut(Exception):
+    """A run does not count. The message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run."""
+
+    folder: Path
+    config: dict[str, Any]  # with dotted names
+    data: dict[str, Any]  # with dotted names: name with its version, examples.train, examples.test
+    test: dict[str, Any]  # the record of the final test
+    record: dict[str, Any] | None  # of run.json
+
+    @property
+    def network(self) -> str:
+        return self.config["model.name"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1, %."""
+        return 100 * (1 - self.test["error"])
+
+    @property
+    def top5_accuracy(self) -> float:
+        """%."""
+        return 100 * (1 - self.test["top5_error"])
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        return provenance.counted(self.record["starts"]) if self.record else []
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole command, summed over its starts."""
+        return sum(start["seconds"]["total"] for start in self.starts) if self.record else None
+
+    @property
+    def killed(self) -> int:
+        """How many starts were killed: their time after the last save is in no record."""
+        return sum(start["ended"] is None for start in self.starts)
+
+    @property
+    def time(self) -> str:
+        """The seconds, with > where more is in no record."""
+        return "?" if self.seconds is None else f"{'>' if self.killed else ''}{self.seconds:.0f}"
+
+    @property
+    def arguments(self) -> list[str] | None:
+        return self.starts[-1]["arguments"] if self.record else None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that makes its numbers, but the seed."""
+        config = {
+            name: value
+            for name, value in self.config.items()
+            if name != "seed" and not name.startswith(workdir.CHANGEABLE)
+        }
+        return config | {f"data.json: {name}": value for name, value in self.data.items()}
+
+    @property
+    def evaluation(self) -> str:
+        """How the test accuracy is measured."""
+        config = self.config
+        size = "x".join(map(str, config["data.image_size"]))
+        parts = [
+            f"{self.test['examples']:,} examples ({config['data.test']})",
+            f"shorter side to {config['data.test_resize']}, centre crop of {size}" if self.crops else "whole",
+        ]
+        if config["data.train_on"] == "train+validation":
+            parts.append("trained on the validation part, too")
+        if config["ema_decay"]:
+            parts.append("moving average of the parameters")
+        if config["eval.recompute_statistics"]:
+            parts.append(f"BatchNorm statistics of {config['eval.recompute_statistics']} batches")
+        return ", ".join([*parts, "last step"])
+
+    @property
+    def crops(self) -> bool:
+        return self.config["data.test_crop"] == "center"
+
+
+def read(folder: Path) -> Finished:
+    """Returns the finished run in `folder`.
+
+    Raises:
+      UserError: the folder is none of a run.
+      LeftOut: the run is unfinished or damaged.
+    """
+    if not any((folder / name).is_file() for name in FILES):
+        raise UserError(f"{folder} is no folder of a run: it has none of {', '.join(FILES)}")
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise LeftOut(f"damaged or unfinished: there is no {name}")
+    config, data = _fields(folder, "config.json"), _fields(folder, "data.json")
+    for name in ("model.name", "data.name", "duration", "data.test", "data.train_on", "data.test_crop"):
+        _need(config, "config.json", name, str)
+    for name in ("seed", "batch_size", "data.channels", "data.test_resize", "eval.recompute_statistics"):
+        _need(config, "config.json", name, int)
+    _need(config, "config.json", "ema_decay", (int, float))
+    _need(config, "config.json", "data.image_size", list)
+    _need(data, "data.json", "name", str)
+    _need(data, "data.json", "examples.train", int)
+    try:
+        records = read_jsonl(folder / "metrics.jsonl")
+        sizes = dict(batch_size=config["batch_size"], num_examples=data["examples.train"])
+        total = to_steps(config["duration"], **sizes)
+        done = max((record["step"] for record in records), default=0)
+        tests = [record for record in records if record["kind"] == "test"]
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        raise LeftOut(f"damaged: {error}") from None
+    if not tests or tests[-1]["step"] != total:
+        why = "its loss was not finite" if (folder / "not_finite").is_dir() else "there is no final test"
+        raise LeftOut(f"unfinished: step {done:,} of {total:,}, {why}")
+    for name in ("error", "top5_error", "epoch"):
+        _need(tests[-1], "the test in metrics.jsonl", name, (int, float))
+    _need(tests[-1], "the test in metrics.jsonl", "examples", int)
+    path = folder / "run.json"
+    try:
+        record = provenance.read(path) if path.exists() else None
+    except UserError:
+        raise LeftOut("damaged: run.json") from None
+    return Finished(folder, config, data, tests[-1], record)
+
+
+def _fields(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        return workdir.flat(json.loads((folder / name).read_text(encoding="utf-8")))
+    except (ValueError, AttributeError):
+        raise LeftOut(f"damaged: {name}") from None
+
+
+def _need(fields: dict[str, Any], file: str, name: str, kind: Any) -> None:
+    if not isinstance(fields.get(name), kind):
+        raise LeftOut(f"damaged: {file} has no {name}" if name not in fields else f"damaged: {name} in {file}")
+
+
+# ---------------------------------------------------------------- groups
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only, by seed."""
+
+    runs: list[Finished]
+    settings: str  # fields of the network that are not its defaults, and what differs from similar groups
+
+    @property
+    def first(self) -> Finished:
+        return self.runs[0]
+
+    def each(self, value: Callable[[Finished], Any]) -> list[Any]:
+        return [value(run) for run in self.runs]
+
+
+def group(runs: Iterable[Finished]) -> tuple[list[Group], dict[Path, str]]:
+    """Returns the groups, in the order of their first runs, and why runs are left out of them.
+
+    A seed that comes again is left out: it is no further sample.
+    """
+    found: dict[str, dict[int, Finished]] = {}
+    left_out = {}
+    for run in runs:
+        seeds = found.setdefault(json.dumps(run.identity, sort_keys=True), {})
+        if (first := seeds.setdefault(run.seed, run)) is not run:
+            same = "the same" if run.test["error"] == first.test["error"] else f"{first.accuracy:.2f}"
+            left_out[run.folder] = f"seed {run.seed} again: {run.accuracy:.2f}%, and {same} in {first.folder}"
+    members = [[run for _, run in sorted(seeds.items())] for seeds in found.values()]
+    return [Group(runs, _settings(runs[0], [other[0] for other in members])) for runs in members], left_out
+
+
+def _settings(run: Finished, others: Sequence[Finished]) -> str:
+    similar = [o for o in others if (o.network, o.config["data.name"]) == (run.network, run.config["data.name"])]
+    unusual = [f"model.{name}" for name in run.record["changed"]] if run.record else []
+    if run.config.get("model.width", 1.0) != 1.0:
+        unusual.append("model.width")
+    absent = "absent"
+    mine = run.identity
+    names = dict.fromkeys(unusual) | {
+        name: None
+        for other in similar
+        for name in sorted(mine | other.identity)
+        if mine.get(name, absent) != other.identity.get(name, absent)
+    }
+    return ", ".join(f"{name.removeprefix('model.')}={mine.get(name, absent)}" for name in names)
+
+
+def commands(runs: Sequence[Finished]) -> list[str]:
+    """Returns the command lines that repeat runs: of several, with SEED in the place of the seed."""
+    found = []
+    for run in runs:
+        if run.arguments is not None:
+            arguments = run.arguments
+            if len(runs) > 1:
+                arguments = [*provenance.without(arguments, "config.seed"), "--config.seed=SEED"]
+            found.append(shlex.join(["python", "-m", "cnn_jax.main", *arguments]))
+    return found
