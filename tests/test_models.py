@@ -2,6 +2,7 @@ import functools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -475,25 +476,63 @@ def test_a_stride_alone_changes_the_shape_too():
 
 
 def test_a_stage_of_many_blocks_is_compiled_as_one_and_computes_the_same(monkeypatch):
-    model = filled("cifar_resnet", **(SMALL | dict(depth=20)))
-    graphdef, params, stats = nnx.split(nnx.view(model, **TRAIN), nnx.Param, ...)
-    params, stats, x = nnx.as_pure(params), nnx.as_pure(stats), noise(3, 8, 8, 3)
-
-    def gradients(unrolled):
+    def parts(unrolled):
         monkeypatch.setattr(resnet, "UNROLLED", unrolled)
+        model = nnx.view(small(depth=20, shortcut="B"), **TRAIN)
+        graphdef, params, stats = nnx.split(model, nnx.Param, ...)
+        return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
+    def unstacked(tree):
+        """Names as if all blocks stood one by one."""
+        named = trees.named_leaves(tree)
+        repeated = {(name.split("/")[0], name.split("block/")[1]): x for name, x in named if "/1/block/" in name}
+        return {name: x for name, x in named if "/1/block/" not in name} | {
+            f"{stage}/{i}/{rest}": x[i - 1] for (stage, rest), x in repeated.items() for i in (1, 2)
+        }
+
+    def gradients(graphdef, params, stats):
         def loss(params, stats):
             merged = nnx.merge(graphdef, params, stats)
             y = merged(x)
-            return (y**2).mean(), (y, nnx.as_pure(nnx.state(merged, nnx.BatchStat)))
+            return (y**2).mean(), (y, nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat)))
 
         traced = jax.jit(jax.grad(loss, has_aux=True)).trace(params, stats)
-        return traced.lower().compile()(params, stats), str(traced.jaxpr).count("scan[")
+        grads, (y, new_stats) = traced.lower().compile()(params, stats)
+        return grads, y, new_stats, str(traced.jaxpr).count("scan[")
 
-    (scanned, scans), (plain, none) = gradients(2), gradients(3)
+    x = noise(3, 8, 8, 3)
+    graphdef, params, stats = parts(2)
+    plain_graph, *like = parts(3)
+    copies = [unstacked(params), unstacked(stats)]
+    copies = [
+        jax.tree.unflatten(jax.tree.structure(tree), [copy[name] for name, _ in trees.named_leaves(tree)])
+        for tree, copy in zip(like, copies, strict=True)
+    ]
+    grads, y, new_stats, scans = gradients(graphdef, params, stats)
+    plain_grads, plain_y, plain_stats, none = gradients(plain_graph, *copies)
     assert (scans, none) == (6, 0)  # three stages, forward and backward
-    for one, other in zip(jax.tree.leaves(scanned), jax.tree.leaves(plain), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y, plain_y, rtol=1e-4, atol=1e-5)
+    for repeated, plain in ((grads, plain_grads), (new_stats, plain_stats)):
+        for name, value in unstacked(repeated).items():
+            np.testing.assert_allclose(value, dict(trees.named_leaves(plain))[name], rtol=1e-3, atol=1e-5)
+
+
+def test_repeated_blocks_start_from_keys_of_their_own_and_with_the_deviation_of_one(monkeypatch):
+    monkeypatch.setattr(resnet, "UNROLLED", 2)
+    kernels = small(depth=20).conv4_x[1].block.conv1.kernel[...]
+    assert kernels.shape == (2, 3, 3, 16, 16) and not np.allclose(kernels[0], kernels[1])
+    np.testing.assert_allclose(np.std(kernels, axis=(1, 2, 3, 4)), (2 / (9 * 16)) ** 0.5, rtol=0.1)
+
+
+def test_repeated_blocks_are_rows_of_their_own_in_the_layer_table(monkeypatch):
+    tables = []
+    for unrolled in (2, 3):
+        monkeypatch.setattr(resnet, "UNROLLED", unrolled)
+        tables.append(layer_table(lambda: small(depth=20), (8, 8, 3)))
+    repeated, plain = tables
+    names = [row.name for row in repeated if row.name.startswith("conv3_x/1/")]
+    assert names == [f"conv3_x/1/{i}/{layer}" for i in (0, 1) for layer in ("conv1", "norm1", "conv2", "norm2")]
+    assert [replace(row, name="") for row in repeated] == [replace(row, name="") for row in plain]
 
 
 @pytest.fixture

@@ -19,14 +19,14 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.errors import check, check_choice
-from cnn_jax.models.base import Keys, get_activation, listened, scaled
+from cnn_jax.models.base import Keys, get_activation, scaled
 from cnn_jax.models.layers import Conv, make_norm, windows
 from cnn_jax.models.network import Network
 from cnn_jax.models.pooling import make_pool
+from cnn_jax.models.repeated import Repeated
 
 Plan = list[tuple[int, int, int, int]]  # one (kernel, channels, stride, groups) for each convolution of a block
 
@@ -53,7 +53,7 @@ def bottleneck(channels: int, stride: int, *, variant: str, groups: int, width_p
     return plan if reduction else plan[1:]
 
 
-# Blocks of a stage that are compiled one by one. ResNet-1202 has 200, which would take 9 GB to compile.
+# A stage of more blocks has its first, then the others, which are equal, as `Repeated`. ResNet-1202 has 200.
 UNROLLED = 40
 # depth: (block, blocks per stage)
 IMAGENET = {
@@ -138,25 +138,11 @@ def normalized(norm: Any, x: jax.Array) -> jax.Array:
 
 
 class Stage(nnx.List):
-    """Blocks in a row. All but the first have the same shapes: where they are many, one is compiled for all."""
+    """Blocks in a row."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if len(self) <= UNROLLED or listened():
-            for block in self:
-                x = block(x)
-            return x
-        first, *others = self
-        graphdef, _ = nnx.split(others[0])
-        states = [nnx.as_pure(nnx.state(block)) for block in others]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-
-        def step(x: jax.Array, state: Any) -> tuple[jax.Array, Any]:
-            block = nnx.merge(graphdef, state)
-            return block(x), nnx.as_pure(nnx.state(block, nnx.BatchStat))
-
-        x, statistics = jax.lax.scan(step, first(x), stacked)
-        for i, block in enumerate(others):
-            nnx.update(block, jax.tree.map(lambda leaf, i=i: leaf[i], statistics))
+        for block in self:
+            x = block(x)
         return x
 
 
@@ -231,45 +217,54 @@ class ResNet(Network):
             f"zero_gamma is True, which is about BatchNorm's scales, but norm is {norm!r}: use zero_gamma=False",
         )
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        make_conv = partial(Conv, bias=norm != "batch", **options)
-        make = partial(make_norm, norm, decay=norm_decay, dtype=dtype, rngs=rngs)
+
+        def make_conv(rngs: Keys) -> Callable[..., Conv]:
+            return partial(Conv, bias=norm != "batch", init=init, dtype=dtype, rngs=rngs)
+
+        def make_batch_norm(rngs: Keys) -> Callable[..., Any]:
+            return partial(make_norm, norm, decay=norm_decay, dtype=dtype, rngs=rngs)
+
+        def make_block(in_channels: int, plan: Plan, rngs: Keys) -> Block:
+            return Block(
+                in_channels,
+                plan,
+                conv=make_conv(rngs),
+                norm=make_batch_norm(rngs),
+                activation=activation,
+                shortcut=shortcut,
+                residual=residual,
+                zero_gamma=zero_gamma,
+            )
 
         channels, before = scaled(base, width), input_shape[-1]
         stem = windows(kernel_plan, 7, 2, 3) if layout == "imagenet" else [(3, 1, 1)]
         for i, window in enumerate(stem, start=1):
             name = f"1_{i}" if len(stem) > 1 else "1"
-            self.append(f"conv{name}", make_conv(before, channels, *window))
+            self.append(f"conv{name}", make_conv(rngs)(before, channels, *window))
             if norm == "batch":
-                self.append(f"norm{name}", make(channels))
+                self.append(f"norm{name}", make_batch_norm(rngs)(channels))
             self.append(f"activation{name}", get_activation(activation))
             before = channels
         if layout == "imagenet":
             self.append("pool1", make_pool(pool, channels, *((3, 2, 1) if overlapping else (2, 2, 0)), **options))
 
         for i, num_blocks in enumerate(blocks_per_stage):
-            stage = Stage([])
-            for b in range(num_blocks):
-                plan = block(
-                    scaled(base * 2**i, width),
-                    stride=2 if i > 0 and b == 0 else 1,
-                    variant=variant,
-                    groups=groups,
-                    width_per_group=width_per_group,
-                    reduction=reduction,
-                )
-                stage.append(
-                    Block(
-                        channels,
-                        plan,
-                        conv=make_conv,
-                        norm=make,
-                        activation=activation,
-                        shortcut=shortcut,
-                        residual=residual,
-                        zero_gamma=zero_gamma,
-                    )
-                )
-                channels = plan[-1][1]
+            make_plan = partial(
+                block,
+                scaled(base * 2**i, width),
+                variant=variant,
+                groups=groups,
+                width_per_group=width_per_group,
+                reduction=reduction,
+            )
+            first, others = make_plan(stride=2 if i > 0 else 1), make_plan(stride=1)
+            stage = Stage([make_block(channels, first, rngs)])
+            channels = first[-1][1]
+            make_other = partial(make_block, channels, others)
+            if num_blocks > UNROLLED:
+                stage.append(Repeated(make_other, num_blocks - 1, rngs=rngs))
+            else:
+                stage.extend(make_other(rngs) for _ in range(num_blocks - 1))
             self.append(f"conv{i + 2}_x", stage)
 
         self.append_head(
