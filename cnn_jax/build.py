@@ -99,10 +99,14 @@ class Run:
     # ------------------------------------------------------------ state
 
     def create_state(self) -> step.TrainState:
-        """Returns the state before the first step."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
-        _, params, stats = step.split(self.create_model(seed=key))
-        return step.create_state(params, stats, self.optimizer, ema=self.config.ema_decay > 0)
+        """Returns the state before the first step, on all devices."""
+
+        def create(seed: jax.Array) -> step.TrainState:
+            key = jax.random.fold_in(jax.random.key(seed), 0)
+            _, params, stats = step.split(self.create_model(seed=key))
+            return step.create_state(params, stats, self.optimizer, ema=self.config.ema_decay > 0, seed=seed)
+
+        return jax.jit(create, out_shardings=self.replicated)(jnp.uint32(self.config.seed))
 
     def restore(self, checkpoints: Checkpoints, at: int) -> step.TrainState:
         """Returns the state of the checkpoint of step `at`, on all devices."""
@@ -119,7 +123,6 @@ class Run:
         return step.make_loss(
             self.network,
             augmentations=config.data.augment,
-            seed=config.seed,
             label_smoothing=config.label_smoothing,
             **self.data.normalization,
         )
@@ -131,7 +134,6 @@ class Run:
             self.loss,
             self.optimizer,
             self.schedule,
-            seed=config.seed,
             accumulation=config.accumulation,
             ema_decay=config.ema_decay,
         )

@@ -54,7 +54,7 @@ def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, An
     def measure(state: step.TrainState, batch: step.Batch) -> Any:
         def loss_fn(params: Any) -> Any:
             with listen() as calls:
-                loss, _ = run.loss(params, state.stats, batch, step.dropout_key(run.config.seed, state.step))
+                loss, _ = run.loss(params, state.stats, batch, step.make_keys(state.seed, state.step))
             return loss, [(jnp.abs(output).max(), jnp.isfinite(output).all()) for _, _, output in calls]
 
         (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

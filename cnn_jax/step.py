@@ -11,7 +11,7 @@ that evaluation never mixes averaged weights with statistics of others.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,10 @@ Batch = dict[str, jax.Array]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that changes during training. Randomness is not in it: keys derive from the seed and `step`."""
+    """All that changes during training, and the seed. Keys derive from it and `step`."""
 
     step: jax.Array  # int32: steps done
+    seed: jax.Array  # uint32: an argument of the step, so that one compiled program serves all seeds
     params: Tree  # float32
     stats: Tree  # BatchNorm statistics, float32
     opt_state: Tree
@@ -40,6 +41,13 @@ class TrainState:
     plateau: Plateau
     sums: Tree  # of the training metrics since they were last read
     failed: jax.Array  # int32: the first step whose loss or gradient was not finite, or 0; nothing changes after it
+
+
+class Keys(NamedTuple):
+    """Keys of one step."""
+
+    dropout: jax.Array
+    augmentation: jax.Array
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,13 @@ def zero_sums() -> Tree:
     return {name: jnp.zeros((), jnp.float32) for name in ("loss", "correct", "examples", "gradient_norm", "steps")}
 
 
-def create_state(params: Tree, stats: Tree, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
-    """Returns the state before the first step."""
+def create_state(
+    params: Tree, stats: Tree, optimizer: optax.GradientTransformation, *, ema: bool, seed: Any = 0
+) -> TrainState:
+    """Returns the state before the first step; `seed` is that of augmentation and dropout."""
     return TrainState(
         step=jnp.int32(0),
+        seed=jnp.uint32(seed),
         params=params,
         stats=stats,
         opt_state=optimizer.init(params),
@@ -120,20 +131,18 @@ def make_loss(
     mean: Any,
     std: Any,
     augmentations: Sequence[str] = (),
-    seed: int = 0,
     label_smoothing: float = 0.0,
-) -> Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, jax.Array]]]:
-    """Returns (parameters, statistics, batch with images, key of dropout) -> (loss, (new statistics, top-1 hits)).
+) -> Callable[[Tree, Tree, Batch, Keys], tuple[jax.Array, tuple[Tree, jax.Array]]]:
+    """Returns (parameters, statistics, batch with images, `make_keys`) -> (loss, (new statistics, top-1 hits)).
 
     `mean` and `std` normalise images in [0, 1]. The loss counts auxiliary classifiers, the hits do not.
     """
-    augment_key = jax.random.fold_in(jax.random.key(seed), 2)
 
-    def loss_fn(params: Tree, stats: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
-        images = augment.augment(augment_key, batch["image"], batch["position"], augmentations)
+    def loss_fn(params: Tree, stats: Tree, batch: Batch, keys: Keys) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        images = augment.augment(keys.augmentation, batch["image"], batch["position"], augmentations)
         model = nnx.merge(network.train, params, stats)
         loss, logits = with_auxiliary(
-            model(augment.normalize(images, mean, std), rngs=key),
+            model(augment.normalize(images, mean, std), rngs=keys.dropout),
             lambda logits: example_losses(logits, batch["label"], label_smoothing).mean(),
         )
         correct = jnp.sum(label_ranks(logits, batch["label"]) == 0)
@@ -142,9 +151,10 @@ def make_loss(
     return loss_fn
 
 
-def dropout_key(seed: int, step: jax.Array) -> jax.Array:
-    """Returns the key of dropout in the step after `step`."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+def make_keys(seed: jax.Array, step: jax.Array) -> Keys:
+    """Returns the keys of the step after `step`: one of dropout, and one that augmentation folds positions into."""
+    key = jax.random.key(seed)
+    return Keys(dropout=jax.random.fold_in(jax.random.fold_in(key, 1), step), augmentation=jax.random.fold_in(key, 2))
 
 
 def make_train_step(
@@ -152,7 +162,6 @@ def make_train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     schedule: Schedule,
     *,
-    seed: int = 0,
     accumulation: int = 1,
     ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch, Batch | None], TrainState]:
@@ -169,7 +178,7 @@ def make_train_step(
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def accumulated(params: Tree, stats: Tree, batch: Batch, key: jax.Array) -> Any:
+    def accumulated(params: Tree, stats: Tree, batch: Batch, keys: Keys) -> Any:
         """`value_and_grad` over micro-batches, one after another."""
         # Strided parts: each keeps its share of every device's examples.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
@@ -177,7 +186,8 @@ def make_train_step(
         def one(carry: Any, part: Any) -> Any:
             stats, total = carry
             i, micro_batch = part
-            (loss, (stats, correct)), grads = value_and_grad(params, stats, micro_batch, jax.random.fold_in(key, i))
+            own = keys._replace(dropout=jax.random.fold_in(keys.dropout, i))
+            (loss, (stats, correct)), grads = value_and_grad(params, stats, micro_batch, own)
             return (stats, jax.tree.map(jnp.add, total, (loss, correct, grads))), None
 
         zero = (jnp.float32(0), jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
@@ -190,9 +200,9 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, resident: Batch | None) -> TrainState:
         batch = gather(batch, resident)
-        key = dropout_key(seed, state.step)
+        keys = make_keys(state.seed, state.step)
         gradient = accumulated if accumulation > 1 else value_and_grad
-        (loss, (stats, correct)), grads = gradient(state.params, state.stats, batch, key)
+        (loss, (stats, correct)), grads = gradient(state.params, state.stats, batch, keys)
 
         learning_rate = schedule(state.step) * state.plateau.scale
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate=learning_rate)

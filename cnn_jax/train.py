@@ -77,10 +77,7 @@ def run(
             record = resources.enter_context(start)
             images = this.images("train")
             train_step, schedule = this.train_step(), jax.jit(this.schedule)
-            if latest is None:
-                state = jax.jit(this.create_state, out_shardings=this.replicated)()
-            else:
-                state = this.restore(checkpoints, latest)
+            state = this.create_state() if latest is None else this.restore(checkpoints, latest)
         first_step = int(state.step)
         if latest is not None:
             show.say(console, f"going on from the checkpoint of step {first_step:,}")

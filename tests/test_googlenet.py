@@ -226,8 +226,8 @@ BATCH = {
 def test_the_training_loss_is_that_of_the_network_plus_the_weighted_ones_and_its_gradient_reaches_them():
     fields = SMALL | dict(auxiliary=True, dropout=0.0, auxiliary_dropout=0.0)
     loss, params, stats = loss_of(filled(**fields), label_smoothing=0.1)
-    key = jax.random.key(0)
-    (total, (_, correct)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, stats, BATCH, key)
+    keys = step.make_keys(0, 0)
+    (total, (_, correct)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, stats, BATCH, keys)
     images = (BATCH["image"] / 255 - 0.5) / 0.25
     main, (first, second), _ = apply(filled(**fields), images.astype(np.float32))
     targets = np.eye(5)[BATCH["label"]] * 0.9 + 0.1 / 5
@@ -287,7 +287,8 @@ def test_training_calls_the_layers_of_the_table_in_its_order():
     batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in BATCH.items()}
     batch["image"] = jax.ShapeDtypeStruct((4, 80, 80, 1), jnp.uint8)
     with base.listen() as calls:
-        jax.eval_shape(run.loss, state.params, state.stats, batch, jax.random.key(0))
+        keys = step.make_keys(0, 0)
+        jax.eval_shape(lambda *arrays: run.loss(*arrays, keys), state.params, state.stats, batch)
     assert [output.shape[1:] for _, _, output in calls] == [row.output_shape for row in run.layers]
     assert {"auxiliary_4a/head/classifier", "auxiliary_4d/pool"} <= {row.name for row in run.layers}
 

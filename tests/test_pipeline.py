@@ -152,9 +152,9 @@ def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
         random = np.random.default_rng(0)  # initialisers take long to compile
         params = jax.tree.map(lambda x, r=random: jnp.asarray(r.normal(0, 0.2, x.shape), x.dtype), params)
         optimizer = optim.make_optimizer(base.get_config().optim, params)
-        loss = step.make_loss(network, augmentations=("pad_crop:1", "flip"), seed=2, **data.normalization)
-        train_step = step.make_train_step(loss, optimizer, lambda _: 0.1, seed=2)
-        state = step.create_state(params, stats, optimizer, ema=False)
+        loss = step.make_loss(network, augmentations=("pad_crop:1", "flip"), **data.normalization)
+        train_step = step.make_train_step(loss, optimizer, lambda _: 0.1)
+        state = step.create_state(params, stats, optimizer, ema=False, seed=2)
         part = data.parts["train"]
         for batch in part.train_batches(0, 3, 16):
             state = train_step(state, batch, part.resident)

@@ -67,13 +67,13 @@ def make(create, *, fields=(), momentum=0.9, rate=RATE, ema=False, **options):
     config = base.get_config().optim
     config.momentum = momentum
     optimizer = optim.make_optimizer(config, params)
+    seed = options.pop("seed", 0)
     of_step = {name: options.pop(name) for name in ("accumulation",) if name in options}
     loss = step.make_loss(network, mean=MEAN, std=STD, **options)
     train_step = step.make_train_step(
         loss,
         optimizer,
         lambda _: jnp.float32(rate),
-        seed=options.get("seed", 0),
         **({"ema_decay": ema} if ema else {}),
         **of_step,
     )
@@ -81,7 +81,7 @@ def make(create, *, fields=(), momentum=0.9, rate=RATE, ema=False, **options):
     def fresh() -> step.TrainState:
         # New buffers each time: the step donates them.
         return jax.tree.map(
-            lambda x: jnp.array(x, copy=True), step.create_state(params, stats, optimizer, ema=bool(ema))
+            lambda x: jnp.array(x, copy=True), step.create_state(params, stats, optimizer, ema=bool(ema), seed=seed)
         )
 
     return train_step, fresh
