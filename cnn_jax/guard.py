@@ -5,16 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from cnn_jax import step, trees
+from cnn_jax import diagnostics, step
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import NotFiniteError
 from cnn_jax.metrics import jsonable
-from cnn_jax.models.base import listen
 from cnn_jax.workdir import write_text
 
 
@@ -30,10 +27,9 @@ def check_finite(run: Run, state: step.TrainState, folder: Path) -> None:
         return
     evidence = folder / "not_finite"
     evidence.mkdir(exist_ok=True)
-    batch = next(run.data.parts["train"].train_batches(failed - 1, failed, run.config.batch_size))
-    batch = step.gather(run.put(batch), run.images("train"))
+    batch = diagnostics.training_batch(run, failed)
     np.savez_compressed(evidence / "batch.npz", **jax.device_get(batch))
-    report: dict[str, Any] = {"step": failed} | examine(run, state, batch)
+    report: dict[str, Any] = {"step": failed} | diagnostics.examine(run, state, batch)
     write_text(evidence / "report.json", json.dumps(jsonable(report), indent=1) + "\n")
     with Checkpoints(evidence) as checkpoints:
         checkpoints.save(failed - 1, state, error=None)
@@ -45,34 +41,3 @@ def check_finite(run: Run, state: step.TrainState, folder: Path) -> None:
         f"{failed:,}; {where}.\nThe state before that step, its batch and the sizes of all layers are in {evidence}. "
         "A lower config.optim.learning_rate, a longer warmup or config.optim.clip_norm may help, in a new --workdir"
     )
-
-
-def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, Any]:
-    """Returns numbers on one step from `state`: what `check_finite` says of report.json."""
-
-    @jax.jit
-    def measure(state: step.TrainState, batch: step.Batch) -> Any:
-        def loss_fn(params: Any) -> Any:
-            with listen() as calls:
-                loss, _ = run.loss(params, state.stats, batch, step.make_keys(state.seed, state.step))
-            return loss, [(jnp.abs(output).max(), jnp.isfinite(output).all()) for _, _, output in calls]
-
-        (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        norms = jax.tree.map(jnp.linalg.norm, (state.params, grads))
-        return loss, optax.tree.norm(grads), outputs, norms
-
-    loss, gradient_norm, outputs, (norms, grad_norms) = jax.device_get(measure(state, batch))
-    grad_norms = dict(trees.named_leaves(grad_norms))
-    return {
-        "loss": float(loss),
-        "gradient_norm": float(gradient_norm),
-        "learning_rate": float(run.schedule(state.step) * state.plateau.scale),
-        "layers": [
-            {"name": row.name, "kind": row.kind, "largest_output": float(largest), "finite": bool(finite)}
-            for row, (largest, finite) in zip(run.layers, outputs, strict=True)
-        ],
-        "parameters": [
-            {"name": name, "norm": float(norm), "gradient_norm": float(grad_norms[name])}
-            for name, norm in trees.named_leaves(norms)
-        ],
-    }

@@ -10,6 +10,8 @@ import numpy as np
 
 from cnn_jax.workdir import write_text
 
+FINAL = ("test", "train_part")  # kinds of records of the final evaluation
+
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a metrics.jsonl; a line cut off by a crash at the end is left out."""
@@ -27,14 +29,14 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 class Recorder:
     """Appends records to WORKDIR/metrics.jsonl and writes their numbers as TensorBoard scalars.
 
-    A record is a flat dict: "kind" ("train", "validation", "test"), "step", "epoch", then metrics. Records after
-    `step`, left by a run that went further than its last checkpoint, are dropped, and so is the final test: the run
-    that goes on writes them again.
+    A record is a flat dict: "kind" ("train", "validation", and at the end those of `FINAL`), "step", "epoch", then
+    metrics. Records after `step`, left by a run that went further than its last checkpoint, are dropped, and so are the
+    final ones: the run that goes on writes them again.
     """
 
     def __init__(self, workdir: Path, *, step: int, tensorboard: bool):
         self.path = workdir / "metrics.jsonl"
-        kept = [record for record in read_jsonl(self.path) if record["step"] <= step and record["kind"] != "test"]
+        kept = [record for record in read_jsonl(self.path) if record["step"] <= step and record["kind"] not in FINAL]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file = self.path.open("a", encoding="utf-8")
         self.writer = None

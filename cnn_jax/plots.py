@@ -16,7 +16,7 @@ def plot_curves(workdir: Path) -> Path:
       The path of the picture, 1200 x 900 pixels.
     """
     records = read_jsonl(workdir / "metrics.jsonl")
-    figure, (loss_axis, error_axis, rate_axis) = _subplots(
+    figure, (loss_axis, error_axis, rate_axis) = subplots(
         3, height_ratios=(3, 3, 1.5), sharex=True, figsize=(8, 6), layout="constrained"
     )
     for kind, style in (("train", dict(color="C0", lw=1)), ("validation", dict(color="C1", marker="o", ms=3))):
@@ -46,7 +46,7 @@ def plot_curves(workdir: Path) -> Path:
             axis.legend(loc="upper right")
     for axis in (loss_axis, error_axis, rate_axis):
         axis.grid(alpha=0.3)
-    return _save(figure, workdir / "curves.png")
+    return save(figure, workdir / "curves.png")
 
 
 def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) -> Path:
@@ -54,7 +54,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) ->
     confusion = np.asarray(confusion)
     classes = len(class_names)
     side = min(20.0, max(5.0, 0.45 * classes))
-    figure, axis = _subplots(1, figsize=(side, side), layout="constrained")
+    figure, axis = subplots(1, figsize=(side, side), layout="constrained")
     shares = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set_xlabel("predicted class")
@@ -66,7 +66,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) ->
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axis.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path: Path) -> Path:
@@ -88,7 +88,7 @@ def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path:
 
     counts = [len(parts) for parts in networks.values()]
     width = max(10.0, 0.42 * sum(counts) + 1.5)
-    figure, axes = _subplots(
+    figure, axes = subplots(
         *(2, len(networks)),
         squeeze=False,
         sharex="col",
@@ -113,7 +113,7 @@ def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path:
         row[0].set_ylabel(quantity)
         row[0].set_ylim(0, 1.1 * max(float(part[1 + 2 * field]) for parts in networks.values() for part in parts))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _columns(records: list[dict[str, Any]], kind: str, *names: str) -> list[np.ndarray]:
@@ -122,7 +122,8 @@ def _columns(records: list[dict[str, Any]], kind: str, *names: str) -> list[np.n
     return [np.array([float(record[name]) for record in chosen]) for name in names]
 
 
-def _subplots(rows: int, columns: int = 1, **options: Any) -> Any:
+def subplots(rows: int, columns: int = 1, **options: Any) -> Any:
+    """Returns `matplotlib.pyplot.subplots` without a screen."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -131,7 +132,8 @@ def _subplots(rows: int, columns: int = 1, **options: Any) -> Any:
     return pyplot.subplots(rows, columns, **options)
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Writes a figure as PNG in one piece, closes it and returns the path."""
     from matplotlib import pyplot
 
     partial = path.with_name(path.stem + ".partial.png")

@@ -15,7 +15,7 @@ from rich.table import Table
 from cnn_jax import models
 from cnn_jax.build import Run, has_unused_gpu
 from cnn_jax.config import KINDS, model_fields
-from cnn_jax.tables import human
+from cnn_jax.tables import duration, human
 
 
 def print_header(run: Run, workdir: Path, console: Console) -> None:
@@ -120,12 +120,6 @@ def waiting(console: Console, text: str) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds as hours:minutes:seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def print_results(final: dict[str, Any], console: Console) -> None:

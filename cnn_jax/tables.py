@@ -43,6 +43,12 @@ def human(value: float) -> str:
     return f"{value:.3g} "
 
 
+def duration(seconds: float) -> str:
+    """Returns seconds as hours:minutes:seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
 def render(sheets: Sequence[Sheet], form: str) -> str:
     """Returns tables in one of `FORMS`; "csv" has the first table only, with plain numbers, and nothing for None."""
     if form == "csv":

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from cnn_jax import guard, plots, provenance, show, summary, workdir
+from cnn_jax import diagnostics, guard, plots, provenance, show, summary, workdir
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import Stopped, UserError
-from cnn_jax.metrics import Recorder, scalars
+from cnn_jax.metrics import Recorder, jsonable, scalars
 from cnn_jax.signals import StopSignals
 from cnn_jax.step import zero_sums
 
@@ -79,6 +79,8 @@ def run(
             train_step, schedule = this.train_step(), jax.jit(this.schedule)
             state = this.create_state() if latest is None else this.restore(checkpoints, latest)
         first_step = int(state.step)
+        if config.eval.layers and latest is None:
+            write_layers(this, state, folder, "first")
         if latest is not None:
             show.say(console, f"going on from the checkpoint of step {first_step:,}")
         recorder = resources.enter_context(Recorder(folder, step=first_step, tensorboard=config.log.tensorboard))
@@ -160,7 +162,13 @@ def run(
             if has_validation and "validation" not in final:  # everything was done before this start
                 final["validation"] = this.evaluate(state, "validation")
             final["test"] = this.evaluate(state, "test")
-        recorder.write("test", total_steps, total_steps / steps_per_epoch, **scalars(final["test"]))
+            if config.eval.train_part:
+                final["train"] = this.evaluate(state, "train")
+        for part, kind in (("test", "test"), ("train", "train_part")):
+            if part in final:
+                recorder.write(kind, total_steps, total_steps / steps_per_epoch, **scalars(final[part]))
+        if config.eval.layers:
+            write_layers(this, state, folder, "last")
 
         # -------------------------------------------------------- report
         plots.plot_curves(folder)
@@ -170,6 +178,14 @@ def run(
     seconds = time.perf_counter() - began
     show.say(console, f"{seconds:.0f} s; results are in {folder}")
     return final
+
+
+def write_layers(this: Run, state: Any, folder: Path, when: str) -> None:
+    """Writes what `diagnostics.examine` finds of the first batch under "first" or "last" of layers.json in `folder`."""
+    path = folder / "layers.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if when == "last" and path.exists() else {}
+    found[when] = diagnostics.examine(this, state, diagnostics.training_batch(this, 1))
+    workdir.write_text(path, json.dumps(jsonable(found), indent=1) + "\n")
 
 
 def check_longer(this: Run, folder: Path, console: Console) -> None:

@@ -15,7 +15,7 @@ import filelock
 from cnn_jax.errors import StorageError, UserError
 
 # Fields that may change when a run goes on: what is printed and kept, not what is computed.
-CHANGEABLE = ("log.", "checkpoint.", "data.dir", "data.workers", "eval.confusion_matrix")
+CHANGEABLE = ("log.", "checkpoint.", "data.dir", "data.workers", "eval.confusion_matrix", "eval.train_part")
 
 
 # What the system says when a disk or its owner refuses; other errors of files are defects of the program.
@@ -40,8 +40,11 @@ def storage_errors(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, *, flag: str = "--workdir") -> Iterator[None]:
     """Makes `workdir` and holds it for this process; the lock dies with the process, however it dies.
+
+    Args:
+      flag: that named it, for messages.
 
     Raises:
       UserError: another process holds it.
@@ -50,14 +53,14 @@ def locked(workdir: Path) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
+        raise StorageError(f"{flag}={workdir} cannot be made: {error.strerror}") from None
     holder = workdir / ".lock"
-    with storage_errors(f"--workdir={workdir} cannot be written"):
+    with storage_errors(f"{flag}={workdir} cannot be written"):
         try:
             lock = filelock.FileLock(holder).acquire(blocking=False)
         except filelock.Timeout:
             by = holder.read_text(encoding="utf-8").strip() or "another process"
-            raise UserError(f"{workdir} is in use by {by}: wait until it ends, or give another --workdir") from None
+            raise UserError(f"{workdir} is in use by {by}: wait until it ends, or give another {flag}") from None
     with lock:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield

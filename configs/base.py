@@ -58,6 +58,8 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.eval.batch_size = 256
     config.eval.recompute_statistics = 0  # batches of training data to take BatchNorm statistics from, before a test
     config.eval.confusion_matrix = False  # writes confusion_matrix.png with the final test
+    config.eval.train_part = False  # with the final test the training part is evaluated, too, without augmentation
+    config.eval.layers = False  # writes layers.json: sizes of outputs and gradients, before and after training
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = "1 epochs"  # between saves; the best validations and the last step are saved in any case

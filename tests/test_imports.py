@@ -69,11 +69,12 @@ ALLOWED = {
         *("errors", "config", "models", "data.pipeline"),
         *("optim", "step", "evaluate", "checkpoint", "layer_table"),
     },
-    "guard": {"errors", "trees", "models.base", "step", "workdir", "checkpoint", "metrics", "build"},
+    "diagnostics": {"trees", "models.base", "step", "build"},
+    "guard": {"errors", "step", "workdir", "checkpoint", "metrics", "build", "diagnostics"},
     "show": {"config", "models", "tables", "build"},
     "train": {
         *("errors", "step", "workdir", "signals", "checkpoint", "metrics"),
-        *("plots", "provenance", "summary", "build", "guard", "show"),
+        *("plots", "provenance", "summary", "build", "diagnostics", "guard", "show"),
     },
     # The commands.
     "main": {"errors", "compilation_cache", "provenance", "train", "commandline"},

@@ -1,0 +1,59 @@
+"""Numbers on every layer of one training step: how large outputs and gradients are."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnn_jax import step, trees
+from cnn_jax.build import Run
+from cnn_jax.models.base import listen
+
+
+def training_batch(run: Run, number: int) -> step.Batch:
+    """Returns the batch of training step `number`, from 1, with its images, before augmentation."""
+    batch = next(run.data.parts["train"].train_batches(number - 1, number, run.config.batch_size))
+    return step.gather(run.put(batch), run.images("train"))
+
+
+def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, Any]:
+    """Returns numbers on one step from `state`: loss, gradient_norm, learning_rate, layers and parameters.
+
+    layers: name, kind, deviation (standard deviation of the output over batch and positions), largest_output, finite.
+    parameters: name, norm, gradient_norm. All are of the whole batch, in training mode, also where the step goes
+    through it in micro-batches.
+    """
+
+    @jax.jit
+    def measure(state: step.TrainState, batch: step.Batch) -> Any:
+        def loss_fn(params: Any) -> Any:
+            with listen() as calls:
+                loss, _ = run.loss(params, state.stats, batch, step.make_keys(state.seed, state.step))
+            return loss, [(output.std(), jnp.abs(output).max(), jnp.isfinite(output).all()) for _, _, output in calls]
+
+        (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        norms = jax.tree.map(jnp.linalg.norm, (state.params, grads))
+        return loss, optax.tree.norm(grads), outputs, norms
+
+    loss, gradient_norm, outputs, (norms, grad_norms) = jax.device_get(measure(state, batch))
+    grad_norms = dict(trees.named_leaves(grad_norms))
+    return {
+        "loss": float(loss),
+        "gradient_norm": float(gradient_norm),
+        "learning_rate": float(run.schedule(state.step) * state.plateau.scale),
+        "layers": [
+            {
+                "name": row.name,
+                "kind": row.kind,
+                "deviation": float(deviation),
+                "largest_output": float(largest),
+                "finite": bool(finite),
+            }
+            for row, (deviation, largest, finite) in zip(run.layers, outputs, strict=True)
+        ],
+        "parameters": [
+            {"name": name, "norm": float(norm), "gradient_norm": float(grad_norms[name])}
+            for name, norm in trees.named_leaves(norms)
+        ],
+    }

@@ -1,0 +1,156 @@
+"""What an experiment is: a question, the arms that answer it, and what to compare.
+
+An experiment is a Python file whose docstring begins with the question, and goes on with the hypothesis, its source
+and what the task can show. Its `get_experiment(dataset, full)` returns an `Experiment`.
+"""
+
+import importlib.util
+import itertools
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cnn_jax.errors import UserError, check, near
+
+EQUAL = ("parameters", "macs")  # what an experiment can demand to be equal
+FIGURES = ("curves", "cost", "layers")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One configuration of an experiment, for any seed."""
+
+    name: str
+    config: str  # FILE:DATASET, as --config takes it
+    changes: Mapping[str, Any]  # dotted field -> value
+
+    @property
+    def folder(self) -> str:
+        """A name for its folder."""
+        return re.sub(r"[^\w.=,+-]+", "_", self.name)
+
+    @property
+    def words(self) -> list[str]:
+        """FIELD=VALUE of every change."""
+        return [f"{field}={value}" for field, value in self.changes.items()]
+
+    def arguments(self, seed: int | str) -> list[str]:
+        """Returns the arguments of `python -m cnn_jax.main` that train it."""
+        changes = [f"--config.{word}" for word in self.words]
+        return [f"--config={self.config}", *changes, f"--config.seed={seed}"]
+
+    def command(self, seed: int | str = "SEED") -> str:
+        """Returns the command that trains it alone."""
+        return shlex.join(["python", "-m", "cnn_jax.main", *self.arguments(seed)])
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a network whose cost is measured beside others of its group."""
+
+    group: str
+    label: str
+    make: Callable[[], Any]  # builds the module, from an array [B, *input_shape] to an array
+    input_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question, the arms that answer it, and what to compare.
+
+    compare: a field. Arms that are alike in all other fields make a group, and each is compared with the first one.
+    equal: what the arms of a group must have in common, of `EQUAL`; a sweep refuses to run otherwise.
+    seeds: of every arm, from 0; arms of one seed see the same examples in the same order.
+    figures: of `FIGURES`.
+    parts: what `experiments.cost` measures beside the runs.
+    """
+
+    arms: tuple[Arm, ...]
+    compare: str
+    equal: tuple[str, ...] = ()
+    seeds: int = 5
+    figures: tuple[str, ...] = ("curves", "cost")
+    parts: tuple[Part, ...] = ()
+    text: str = ""  # the docstring of its file
+    name: str = ""  # of its file, with the data set and "full"
+
+    @property
+    def question(self) -> str:
+        return self.text.strip().split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def groups(self) -> list[list[Arm]]:
+        """The arms to compare: lists of arms that differ in `compare` only, the first of each is the reference."""
+        found: dict[str, list[Arm]] = {}
+        for arm in self.arms:
+            rest = {field: value for field, value in arm.changes.items() if field != self.compare}
+            found.setdefault(repr((arm.config, rest)), []).append(arm)
+        return list(found.values())
+
+    def group_name(self, group: Sequence[Arm]) -> str:
+        """Returns what the arms of a group have in common."""
+        own = f"{self.compare.split('.')[-1]}={group[0].changes.get(self.compare)}"
+        return " ".join(word for word in group[0].name.split(" ") if word != own)
+
+
+def grid(
+    config: str, fields: Mapping[str, Sequence[Any]], *, fixed: Mapping[str, Any] | None = None, label: str = ""
+) -> list[Arm]:
+    """Returns an arm for each combination of values of `fields`, which name it; `fixed` are those of all."""
+    arms = []
+    for values in itertools.product(*fields.values()):
+        changes = dict(zip(fields, values, strict=True))
+        words = [f"{field.split('.')[-1]}={value}".replace(" ", "") for field, value in changes.items()]
+        arms.append(Arm(" ".join([*([label] if label else []), *words]), config, changes | dict(fixed or {})))
+    return arms
+
+
+def load(spec: str) -> Experiment:
+    """Returns the experiment of "FILE[:DATASET][:full]".
+
+    Raises:
+      UserError: no such file, it is no experiment, it has no such data set, or its arms collide.
+    """
+    file, *words = spec.split(":")
+    path = Path(file)
+    if path.suffix != ".py" or not path.is_file():
+        known = [str(other) for other in experiments(path.parent)]
+        raise UserError(f"there is no experiment {file!r}{near(file, known)}. --list shows those that there are")
+    module = _module(path)
+    check(hasattr(module, "get_experiment"), f"{file} is no experiment: it has no get_experiment(dataset, full)")
+    full = "full" in words
+    datasets = [word for word in words if word != "full"]
+    check(len(datasets) <= 1, f"{spec!r} names more than one data set: {', '.join(datasets)}")
+    try:
+        found = module.get_experiment(*datasets, full=full)
+    except ValueError as error:
+        raise UserError(f"{spec}: {error}") from None
+    name = "-".join([path.stem, *datasets, *(["full"] if full else [])])
+    found = replace(found, text=(module.__doc__ or "").strip(), name=name)
+    folders = [arm.folder for arm in found.arms]
+    for arm in found.arms:
+        check(folders.count(arm.folder) == 1, f"{file}: two arms are called {arm.name!r}: give each a name of its own")
+    for field, known, given in (("equal", EQUAL, found.equal), ("figures", FIGURES, found.figures)):
+        for value in given:
+            check(value in known, f"{file}: {field} has {value!r}, but must be of {', '.join(known)}")
+    return found
+
+
+def experiments(folder: Path = Path("experiments")) -> list[Path]:
+    """Returns the experiment files in a folder."""
+    return sorted(
+        path
+        for path in folder.glob("*.py")
+        if re.search(r"^def get_experiment\(", path.read_text(encoding="utf-8"), re.M)
+    )
+
+
+def _module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,183 @@
+"""Runs the tasks of a sweep: several at once on this machine, or as a job array of a cluster."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnn_jax.errors import Stopped, StorageError, UserError, check
+from cnn_jax.signals import StopSignals
+from cnn_jax.tables import duration
+from experiments.plan import Task, record_failure
+
+ATTEMPTS = 2  # of a run that crashed or was killed
+NOT_FINITE, MISTAKE = 3, 2  # exit codes of a run that would fail again: see cnn_jax.errors
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A share of the machine that one run has for itself."""
+
+    cores: tuple[int, ...]  # empty: all of them
+    environment: dict[str, str]
+
+
+def slots(jobs: int | None) -> list[Slot]:
+    """Returns the shares for `jobs` runs at once; None: one for each GPU, on CPUs one for each four cores."""
+    gpus = visible_gpus()
+    if gpus:
+        jobs = jobs or len(gpus)
+        on_each = -(-jobs // len(gpus))
+        memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / on_each:.2f}"} if on_each > 1 else {}
+        return [Slot((), {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} | memory) for i in range(jobs)]
+    if not hasattr(os, "sched_getaffinity"):
+        return [Slot((), {})] * (jobs or 1)
+    cores = sorted(os.sched_getaffinity(0))
+    jobs = jobs or max(1, len(cores) // 4)
+    check(
+        jobs <= len(cores), f"--jobs is {jobs}, but this process may use {len(cores)} cores: one is the least of a run"
+    )
+    return [Slot(tuple(cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs]), {}) for i in range(jobs)]
+
+
+def visible_gpus() -> list[str]:
+    """Returns the NVIDIA GPUs that runs would use, as CUDA names them."""
+    has_plugin = any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+    if not has_plugin or os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu", ""):
+        return []
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def start(task: Task, slot: Slot) -> subprocess.Popen:
+    """Starts a run in the background; what it prints goes into its log."""
+    task.log.parent.mkdir(parents=True, exist_ok=True)
+    task.attempts += 1
+    with task.log.open("ab") as log:
+        # In a session of its own, so that Ctrl-C reaches this process only, which passes it on.
+        process = subprocess.Popen(
+            task.command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | slot.environment,
+            start_new_session=True,
+        )
+    if slot.cores:
+        os.sched_setaffinity(process.pid, slot.cores)
+    return process
+
+
+def run_here(pending: Sequence[Task], places: Sequence[Slot], folder: Path, say: Callable[[str], None]) -> None:
+    """Runs tasks until none is left; those that fail are recorded in failures.json of `folder`.
+
+    Raises:
+      Stopped: a signal came; the runs under way have saved their states.
+      StorageError: a run could not write.
+    """
+    queue, free = deque(pending), list(places)
+    running: dict[subprocess.Popen, tuple[Task, Slot, float]] = {}
+    done, spent = 0, 0.0
+    with StopSignals(say) as stop:
+        stop.hold()
+        signalled = False
+        while queue or running:
+            if stop.received and not signalled:
+                for process in running:
+                    process.terminate()
+                signalled = True
+            while queue and free and not stop.received:
+                slot = free.pop()
+                task = queue.popleft()
+                running[start(task, slot)] = (task, slot, time.perf_counter())
+            if stop.received and not running:
+                break
+            ended = [process for process in running if process.poll() is not None]
+            if not ended:
+                time.sleep(0.1)
+            for process in ended:
+                task, slot, began = running.pop(process)
+                free.append(slot)
+                seconds = time.perf_counter() - began
+                code = process.returncode
+                result = task.finished() if code == 0 else None
+                if result is not None:
+                    done, spent = done + 1, spent + seconds
+                    left = (len(queue) + len(running)) * spent / done / len(places)
+                    record_failure(folder, task, None)
+                    number = f"{done}/{done + len(queue) + len(running)}"
+                    say(f"{number}  {task.name}: {result.accuracy:.2f}% in {seconds:.0f} s; {duration(left)} left")
+                elif stop.received:
+                    pass  # it goes on with the next call
+                elif code == StorageError.exit_code:
+                    for other in running:
+                        other.terminate()
+                    for other in running:
+                        other.wait()
+                    raise StorageError(f"{task.name}: {task.last_words()}")
+                elif code not in (MISTAKE, NOT_FINITE) and task.attempts < ATTEMPTS:
+                    say(f"{task.name}: {ending(code)}; it is tried again. {task.last_words()}")
+                    queue.append(task)
+                else:
+                    why = f"{ending(code)}: {task.last_words()}"
+                    record_failure(folder, task, why)
+                    say(f"{task.name} failed, {why} (all of it: {task.log})")
+        if stop.received:
+            raise Stopped(f"stopped by {stop.received}; the runs under way are saved, and the same command goes on")
+
+
+def ending(code: int) -> str:
+    """Returns what an exit code means."""
+    if code == -9:
+        return "killed, as the system does when memory is short"
+    if code < 0:
+        return f"ended by signal {-code}"
+    return {NOT_FINITE: "not finite", MISTAKE: "refused", 0: "no result"}.get(code, f"exit code {code}")
+
+
+# ---------------------------------------------------------------- running on a cluster
+
+
+def submit(pending: Sequence[Task], folder: Path, *, cluster: str, options: dict[str, Any]) -> list[Any]:
+    """Submits tasks as one job array through submitit and returns its jobs; each runs the command of its task.
+
+    Args:
+      cluster: "slurm", or "local" for processes of this machine (a test of the way there).
+      options: of submitit, such as timeout_min, slurm_partition, gpus_per_node, slurm_array_parallelism.
+
+    Raises:
+      UserError: submitit is not installed, there is no such cluster here, or it does not know an option.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("--launcher=slurm needs submitit: pip install -e '.[slurm]'") from None
+    if cluster == "slurm" and shutil.which("sbatch") is None:
+        raise UserError("--launcher=slurm: there is no sbatch here; start it on a login node of the cluster")
+    for task in pending:
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+    executor = submitit.AutoExecutor(folder=folder / "submitted", cluster=cluster)
+    try:
+        executor.update_parameters(name=f"sweep-{folder.name}", **options)
+    except (NameError, TypeError, ValueError) as error:
+        raise UserError(f"--submit: {error}") from None
+    return executor.map_array(run_task, [task.command for task in pending], [str(task.log) for task in pending])
+
+
+def run_task(command: list[str], log: str) -> int:
+    """Runs a command of a task on the machine that a cluster gave it; raises RuntimeError if it fails."""
+    with open(log, "ab") as file:
+        code = subprocess.run(
+            [sys.executable, *command[1:]], stdout=file, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    if code:
+        raise RuntimeError(f"exit code {code}: see {log}")
+    return code

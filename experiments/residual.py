@@ -1,0 +1,33 @@
+"""Do residual connections let depth help?
+
+Hypothesis: deeper plain networks have a higher error, also on the training part (degradation, not overfitting), while
+deeper residual networks have a lower one; BatchNorm keeps gradients alive in both, so vanishing gradients are not the
+reason, and the responses of residual networks are smaller (He et al. 2016, sections 1, 4.1 and 4.2, Fig. 6 and 7).
+
+The plain twin has the same layers and parameters without the additions; shortcuts are those without parameters (A).
+On digits (8x8, 539 for training, 1,078 for the test) networks are trained for a few hundred steps, so the question is
+how fast depth lets a network learn. What depth is worth in the end needs `experiments/residual.py:cifar10:full`, the
+paper's 64,000 steps for each of 10 arms and 5 seeds.
+"""
+
+from experiments.experiment import Experiment, grid
+
+
+def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
+    fixed = {"model.shortcut": "A", "eval.train_part": True, "eval.layers": True}
+    if dataset == "digits":
+        shares = {"data.train": "30%", "data.validation": "10%", "data.test": "60%"}
+        fixed |= shares | {"data.image_size": (8, 8), "duration": "30 epochs", "model.zero_gamma": False}
+    depths = (20, 32, 44, 56, 110) if full else (20, 56, 110)
+    return Experiment(
+        arms=tuple(
+            grid(
+                f"configs/cifar_resnet.py:{dataset}",
+                {"model.depth": depths, "model.residual": (True, False)},
+                fixed=fixed,
+            )
+        ),
+        compare="model.residual",
+        equal=("parameters", "macs"),
+        figures=("curves", "layers", "cost"),
+    )
