@@ -71,7 +71,7 @@ def other_config(config: Any, text: str, *, flag: str) -> tuple[Any, list[str]]:
     return values["config"].value, words if file else given_changes() + words
 
 
-def launch(start: Callable[..., None], *, operands: bool = False) -> None:
+def launch(start: Callable[..., int | None], *, operands: bool = False) -> None:
     """Parses the flags, calls `start` and exits: with 0, with the code of an error, with 130 after Ctrl-C.
 
     Args:

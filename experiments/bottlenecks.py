@@ -10,6 +10,7 @@ and a residual module. The runs tell what the reductions cost in error: on digit
 """
 
 from functools import partial
+from typing import Any
 
 from experiments.experiment import Experiment, Part, grid
 
@@ -50,7 +51,7 @@ def residual(reduction: bool):
     plan = resnet.bottleneck(256, 1, variant="v1.5", groups=1, width_per_group=64, reduction=reduction)
     conv = partial(Conv, bias=False, init="he_fan_out", rngs=rngs)
     norm = partial(make_norm, "batch", rngs=rngs)
-    form = dict(activation="relu", shortcut="B", residual=True, zero_gamma=False)
+    form: dict[str, Any] = dict(activation="relu", shortcut="B", residual=True, zero_gamma=False)
     return resnet.Block(1024, plan, conv=conv, norm=norm, **form)
 
 

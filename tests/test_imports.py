@@ -168,6 +168,28 @@ def is_function(node: ast.AST) -> bool:
     return isinstance(node, ast.FunctionDef)
 
 
+# Of the experiments: module -> the others that it may import. What is not named asks a question.
+EXPERIMENTS = {
+    "intervals": set(),
+    "experiment": set(),
+    "plan": {"experiment"},
+    "launch": {"plan"},
+    "cost": {"experiment"},
+    "figures": {"experiment", "intervals", "report"},  # the last for its types only
+    "report": {"cost", "experiment", "figures", "intervals", "plan"},
+    "sweep": {"experiment", "launch", "plan", "report"},
+}
+
+
+def test_experiments_import_one_way_and_never_the_loop_or_configurations():
+    for path in sorted((ROOT.parent / "experiments").glob("*.py")):
+        names = imports(path.read_text(encoding="utf-8"))
+        own = {name.split(".")[1] for name in names if name.startswith("experiments.")}
+        assert own <= EXPERIMENTS.get(path.stem, {"experiment"}), path
+        assert not {name.split(".")[0] for name in names} & (FORBIDDEN - {"experiments"} | {"configs"}), path
+        assert not {name.removeprefix("cnn_jax.") for name in names} & {"train", "main", "build"}, path
+
+
 def test_every_way_to_import_is_seen():
     source = """
 import cnn_jax.trees, os.path as path

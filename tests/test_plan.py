@@ -1,0 +1,103 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cnn_jax.errors import UserError
+from experiments.experiment import Experiment, grid, load
+from experiments.plan import Task, differing, plan, plan_sheet, read_failures, record_failure, tasks
+
+# ml_collections loads configuration files by a method that Python will drop.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+SMALL = load(str(Path(__file__).parent / "small_experiment.py"))
+RESNETS = Experiment(
+    arms=tuple(grid("configs/cifar_resnet.py", {"model.depth": (8,), "model.residual": (True, False)})),
+    compare="model.residual",
+    equal=("parameters", "macs"),
+)
+
+
+def test_the_plan_has_the_sizes_of_each_arm_by_hand():
+    # 16x16 pixels, 5 of 100 hidden units, 10 classes.
+    narrow = plan(SMALL)[1]
+    assert narrow.parameters == 256 * 5 + 5 + 5 * 10 + 10 and narrow.macs == 256 * 5 + 5 * 10
+
+
+def test_arms_of_equal_parameters_pass_and_others_are_refused_with_their_numbers():
+    first, second = plan(RESNETS)
+    assert first.parameters == second.parameters and first.macs == second.macs
+    depths = tuple(grid("configs/cifar_resnet.py", {"model.depth": (8, 14)}))
+    unequal = replace(RESNETS, arms=depths, compare="model.depth")
+    with pytest.raises(UserError, match=r"of equal parameters, but these differ: depth=8: [\d,]+, depth=14: [\d,]+"):
+        plan(unequal)
+
+
+def test_what_differs_is_told_of_every_pair():
+    (line,) = differing(RESNETS, plan(RESNETS))
+    assert line == "depth=8 residual=False, beside depth=8 residual=True: model.residual: False for True"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.residul": (True, False)}, "residul"),
+        ({"model.depth": (8, 9)}, "depth is 9, but must be 6n"),
+        ({"model.width": ("wide",)}, "width"),
+        ({"duration": ("5 apples",)}, "5 apples"),
+    ],
+)
+def test_a_grid_over_what_does_not_exist_is_one_message_before_anything_runs(changes, message):
+    with pytest.raises(UserError, match=message):
+        plan(replace(RESNETS, arms=tuple(grid("configs/cifar_resnet.py", changes)), equal=()))
+
+
+def test_arms_of_one_configuration_collide():
+    first, second = (grid("configs/cifar_resnet.py", {f: (v,)}) for f, v in (("model.depth", 20), ("model.width", 1.0)))
+    with pytest.raises(UserError, match=r"'depth=20' and 'width=1\.0' have one configuration"):
+        plan(replace(RESNETS, arms=(*first, *second)))
+
+
+def test_tasks_go_seed_by_seed_and_refuse_a_folder_of_another_configuration(tmp_path):
+    planned = plan(SMALL)
+    found = tasks(planned, 2, tmp_path)
+    assert [task.name for task in found] == [
+        *("width=0.1, seed 0", "width=0.05, seed 0", "width=0.1, seed 1", "width=0.05, seed 1"),
+    ]
+    assert found[1].folder == tmp_path / "width=0.05" / "seed-0" and found[1].finished() is None
+    assert found[1].command[1:4] == ["-m", "cnn_jax.main", "--config=configs/mlp.py:digits"]
+    assert found[1].command[-1] == f"--workdir={found[1].folder}" and "--config.seed=0" in found[1].command
+    found[1].folder.mkdir(parents=True)
+    config = planned[1].config.copy_and_resolve_references()
+    (found[1].folder / "config.json").write_text(config.to_json())
+    tasks(planned, 2, tmp_path)
+    config.optim.learning_rate = 7.0
+    (found[1].folder / "config.json").write_text(config.to_json())
+    with pytest.raises(UserError, match=r"learning_rate: 7.0 in the folder, .*\n.*another --folder"):
+        tasks(planned, 2, tmp_path)
+
+
+def test_the_table_of_the_plan_has_a_line_for_each_arm():
+    sheet = plan_sheet(plan(RESNETS))
+    assert [line[0] for line in sheet.lines] == ["depth=8 residual=True", "depth=8 residual=False"]
+
+
+def test_failures_are_kept_until_the_run_succeeds(tmp_path):
+    first, second = (Task(SMALL.arms[0], seed, tmp_path / f"{seed}") for seed in (0, 1))
+    assert read_failures(tmp_path) == {}
+    record_failure(tmp_path, first, "it was too hot")
+    record_failure(tmp_path, second, None)
+    assert read_failures(tmp_path) == {"width=0.1, seed 0": "it was too hot"}
+    record_failure(tmp_path, first, None)
+    assert read_failures(tmp_path) == {}
+
+
+def test_the_last_words_of_a_run_are_its_error(tmp_path):
+    task = Task(SMALL.arms[0], 0, tmp_path / "run")
+    assert task.last_words() == "it printed nothing"
+    task.log.write_text("a\nXlaRuntimeError: RESOURCE_EXHAUSTED: out of 5 GB\nTraceback\nend\n")
+    assert "out of 5 GB" in task.last_words()
+    task.log.write_text("a\nerror: the batch is too large\nthe end\n")
+    assert task.last_words() == "error: the batch is too large"
+    task.log.write_text("a\nthe end\n\n")
+    assert task.last_words() == "the end"
