@@ -15,7 +15,15 @@ import filelock
 from cnn_jax.errors import StorageError, UserError
 
 # Fields that may change when a run goes on: what is printed and kept, not what is computed.
-CHANGEABLE = ("log.", "checkpoint.", "data.dir", "data.workers", "eval.confusion_matrix", "eval.train_part")
+CHANGEABLE = (
+    "log.",
+    "checkpoint.",
+    "data.dir",
+    "data.workers",
+    "eval.confusion_matrix",
+    "eval.train_part",
+    "eval.layers",
+)
 
 
 # What the system says when a disk or its owner refuses; other errors of files are defects of the program.

@@ -29,6 +29,7 @@ def inception(reduction: bool):
     from cnn_jax.models import googlenet
 
     row = googlenet.MODULES["inception_3a"]
+    assert row is not None
     return googlenet.Inception(192, row, _block(), reduction=reduction, small=False, kernel_plan="single")
 
 

@@ -120,6 +120,10 @@ def conv(x, kernel, strides, padding, dilation=None, **options):
         ((2, 4, 5, 6, 3), (2, 3, 3, 3, 4), (1, 2, 1), 1, (1, 1, 2), 0),
         ((2, 4, 5, 6, 9), (2, 3, 3, 9, 4), (1, 2, 1), 1, (1, 1, 2), 2),  # 3-D
         ((2, 7, 6, 12), (3, 3, 6, 4), (1, 1), 1, (1, 1), 3),  # two groups
+        ((2, 7, 6, 12), (3, 3, 1, 12), (2, 1), 1, (1, 2), 0),  # each channel by itself
+        ((2, 7, 6, 12), (5, 1, 1, 12), (1, 1), 2, (1, 1), 0),
+        ((2, 9, 9, 4), (6, 6, 1, 4), (1, 1), 1, (1, 1), 3),  # by a large kernel
+        ((2, 7, 6, 6), (3, 3, 1, 12), (1, 1), 1, (1, 1), 3),  # twice
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -143,6 +147,7 @@ def test_the_forms_for_cpus_have_the_values_and_gradients_of_xlas_convolutions(
         ((64, 4, 4, 16), (3, 3, 16, 16), 2, 1),  # a small map
         ((32, 9, 9, 12), (3, 3, 12, 8), 2, 1),  # strides
         ((8, 7, 7, 64), (1, 1, 64, 16), 1, 0),  # pointwise
+        ((8, 9, 9, 16), (3, 3, 1, 16), 1, 1),  # each channel by itself
     ],
 )
 def test_bfloat16_rounds_no_more_often_than_in_xlas_convolutions(x_shape, kernel_shape, strides, padding):
