@@ -137,8 +137,10 @@ def conv_general_dilated(
 def _depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """A convolution of each channel by itself, as a sum of products with what each element of the kernel sees."""
     weights = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
-    views = window.views(x.astype(jnp.float32), 0)
-    return sum(view * weight for view, weight in zip(views, weights, strict=True)).astype(x.dtype)
+    y, *others = (view * w for view, w in zip(window.views(x.astype(jnp.float32), 0), weights, strict=True))
+    for other in others:
+        y += other
+    return y.astype(x.dtype)
 
 
 def _by_patches(
