@@ -54,6 +54,7 @@ if __name__ == "__main__":
         folder = Path(_FOLDER.value or Path("runs") / "sweeps" / experiment.name)
         seeds = _SEEDS.value or experiment.seeds
         if _REPORT.value:
+            check(folder.is_dir(), f"there is no {folder}: run the sweep first, or give its --folder")
             say(f"the report is {report.make(experiment, plan(experiment), folder, words[0])}")
             return None
         planned = plan(experiment)

@@ -28,7 +28,8 @@ def commands():
 
 
 def test_every_command_does_what_it_says(tmp_path):
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for folder in ("configs", "experiments"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ran = 0
@@ -46,6 +47,10 @@ def test_every_command_does_what_it_says(tmp_path):
             continue
         assert words[:2] == ["python", "-m"], command
         module = words[2].removeprefix("cnn_jax.")
+        if module == "experiments.sweep":
+            words += (
+                [] if "--list" in words else ["--dry-run"]
+            )  # a sweep takes minutes; tests/test_sweep.py has a small one
         data_set = re.search(r"configs/(?!replay)\w+\.py:(\w+)", command) if module == "main" else None
         if data_set:  # hours of training, on data that may not be here: everything up to the first step
             words.append("--dry-run")
@@ -60,7 +65,9 @@ def test_every_command_does_what_it_says(tmp_path):
             continue
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         if module != "main":
-            told = {"benchmark": "images/s", "summary": "parameters", "report": "resnet50"}[module]
+            told = {"benchmark": "images/s", "summary": "parameters", "report": "resnet50", "experiments.sweep": "?"}[
+                module
+            ]
             assert told in result.stdout, command
         elif "--dry-run" not in words and "--help" not in words:
             accuracy = float(re.search(r"^test +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])

@@ -64,6 +64,7 @@ def test_the_list_has_every_question():
         (("experiments/residul.py",), "did you mean 'experiments/residual.py'?"),
         ((SMALL, "--only=nothing"), "matches none of the arms: width=0.1; width=0.05"),
         ((SMALL, "--only=("), "is no regular expression"),
+        ((SMALL, "--report"), "run the sweep first"),
         ((SMALL, "--seeds=0"), "--seeds is 0, but must be above 0"),
         ((SMALL, "--config=configs/mlp.py"), "an experiment names its own"),
         ((SMALL + ":nonsense",), "nonsense"),
