@@ -37,7 +37,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     if dataset == "digits":
         config.data.image_size = (16, 16)
         config.data.augment = ("pad_crop:1",)
-        config.duration = "40 epochs"
+        config.duration = "16 epochs"
         config.batch_size = 64
         config.eval.every = "5 epochs"
         config.checkpoint.every = "10 epochs"
