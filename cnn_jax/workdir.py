@@ -12,7 +12,7 @@ from typing import Any
 
 import filelock
 
-from cnn_jax.errors import StorageError, UserError
+from cnn_jax.errors import StorageError, UserError, check
 
 # Fields that may change when a run goes on: what is printed and kept, not what is computed.
 CHANGEABLE = (
@@ -118,14 +118,17 @@ def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), 
       extend: `config.duration` may differ as well.
 
     Raises:
-      UserError: it holds another one, and the message shows what differs; or its config.json is damaged.
+      UserError: it holds another one, and the message shows what differs; or its config.json is damaged or missing.
     """
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a folder")
-    # Without a checkpoint there is nothing to go on from, and nothing to lose.
-    if not path.exists() or not has_checkpoint(workdir):
+    if not has_checkpoint(workdir):  # there is nothing to go on from, and nothing to lose
         return
+    check(
+        path.exists(),
+        f"{workdir} has checkpoints, but no config.json says of what: put it back, or give another --workdir",
+    )
     may_differ = (*CHANGEABLE, *may_differ, *(("duration",) if extend else ()))
     differing = differences(stored_config(workdir), json.loads(config.to_json()), may_differ=may_differ)
     if differing:

@@ -17,7 +17,7 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     fixed = {"model.shortcut": "A", "eval.train_part": True, "eval.layers": True}
     if dataset == "digits":
         shares = {"data.train": "30%", "data.validation": "10%", "data.test": "60%"}
-        fixed |= shares | {"data.image_size": (8, 8), "duration": "30 epochs", "model.zero_gamma": False}
+        fixed |= shares | {"data.image_size": (8, 8), "duration": "20 epochs"}
     depths = (20, 32, 44, 56, 110) if full else (20, 56, 110)
     return Experiment(
         arms=tuple(

@@ -69,6 +69,12 @@ def test_other_data_of_the_same_name_are_refused_once_there_is_a_checkpoint(tmp_
     assert json.loads((tmp_path / "data.json").read_text()) == newer
 
 
+def test_checkpoints_without_their_configuration_are_not_gone_on_from(tmp_path, small_config):
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"has checkpoints, but no config\.json"):
+        workdir.check_same(small_config, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("names", "has"), [((), False), (("5.partial",), False), (("5.damaged",), True), (("5.partial", "3"), True)]
 )
