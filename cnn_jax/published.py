@@ -61,7 +61,13 @@ RESULTS: tuple[Result, ...] = (
         ("alexnet", 37.5, 17.0),
     ),
     *_rows(
-        *("paper", "imagenet2010", "1 crop", "not averaged; ILSVRC-2010 test", "Krizhevsky et al. 2012, section 6, note 5"),
+        *(
+            "paper",
+            "imagenet2010",
+            "1 crop",
+            "not averaged; ILSVRC-2010 test",
+            "Krizhevsky et al. 2012, section 6, note 5",
+        ),
         ("alexnet", 39.0, 18.3),
     ),
     *_rows(

@@ -60,8 +60,8 @@ def get_config(dataset: str = "digits", name: str = "resnet20") -> ConfigDict:
             config.model.zero_gamma = True
             config.duration = "12 epochs"
         if name == "resnet1202":
-            config.model.width = 0.5
+            config.model.width = 0.25
             config.data.image_size = (8, 8)
             config.data.augment = ()
-            config.duration = "6 epochs"
+            config.duration = "10 epochs"
     return config

@@ -202,7 +202,7 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, spec:
         f"# {' '.join(question.split())}",
         "## Answer",
         "\n".join(f"- {sentence}" for sentence in answer(experiment, results)),
-        *(pictures and ["\n\n".join(f"![{caption}]({path.name})" for path, caption in pictures)]),
+        *(pictures and ["\n\n".join(f"![{caption}]({path.name})\n\n*{caption}.*" for path, caption in pictures)]),
         "## Numbers",
         render([pairs_sheet(experiment, results)], "markdown"),
         render([arms_sheet(results)], "markdown"),
@@ -228,13 +228,15 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; padding: 1rem;
   max-width: 70rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-img { display: block; max-width: 100%; height: auto; margin: 1rem auto; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0 1.5rem; }
+.table, .wide { overflow-x: auto; }
+img { display: block; width: 100%; min-width: 40rem; height: auto; margin: 1rem auto 0; }
+em { font-size: .9rem; color: #444; } table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0 1.5rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
 code { font-size: .85em; overflow-wrap: anywhere; }
 @media print { body { max-width: none; font-size: 10pt; } .table { overflow: visible; } table { font-size: 7pt; }
-  th, td { white-space: normal; padding: .1rem .3rem; } img, tr { break-inside: avoid; } h2 { break-after: avoid; } }
+  th, td { white-space: normal; padding: .1rem .3rem; } img { min-width: 0; }
+  img, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
 
@@ -243,6 +245,7 @@ def page(markdown: str, folder: Path) -> str:
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    body = re.sub(r"<p>(<img [^>]*>)</p>", r'<div class="wide">\1</div>', body)
     body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
 
     def embed(match: re.Match) -> str:
