@@ -85,53 +85,54 @@ def run_here(pending: Sequence[Task], places: Sequence[Slot], folder: Path, say:
     """
     queue, free = deque(pending), list(places)
     running: dict[subprocess.Popen, tuple[Task, Slot, float]] = {}
-    done, spent = 0, 0.0
+    done, spent, signalled = 0, 0.0, False
     with StopSignals(say) as stop:
         stop.hold()
-        signalled = False
-        while queue or running:
-            if stop.received and not signalled:
-                for process in running:
-                    process.terminate()
-                signalled = True
-            while queue and free and not stop.received:
-                slot = free.pop()
-                task = queue.popleft()
-                running[start(task, slot)] = (task, slot, time.perf_counter())
-            if stop.received and not running:
-                break
-            ended = [process for process in running if process.poll() is not None]
-            if not ended:
+        try:
+            while running or (queue and not stop.received):
+                while queue and free and not stop.received:
+                    task, slot = queue.popleft(), free.pop()
+                    running[start(task, slot)] = (task, slot, time.perf_counter())
+                if stop.received and not signalled:  # once: a second signal would not wait for them to save
+                    for process in running:
+                        process.terminate()
+                    signalled = True
+                for process in [process for process in running if process.poll() is not None]:
+                    task, slot, began = running.pop(process)
+                    free.append(slot)
+                    result = task.finished() if process.returncode == 0 else None
+                    if result is not None:
+                        seconds = time.perf_counter() - began
+                        done, spent = done + 1, spent + seconds
+                        rest = len(queue) + len(running)
+                        left = duration(rest * spent / done / len(places))
+                        record_failure(folder, task, None)
+                        say(
+                            f"{done}/{done + rest}  {task.name}: {result.accuracy:.2f}% in {seconds:.0f} s; {left} left"
+                        )
+                    elif not stop.received and is_tried_again(task, process.returncode, folder, say):
+                        queue.append(task)
                 time.sleep(0.1)
-            for process in ended:
-                task, slot, began = running.pop(process)
-                free.append(slot)
-                seconds = time.perf_counter() - began
-                code = process.returncode
-                result = task.finished() if code == 0 else None
-                if result is not None:
-                    done, spent = done + 1, spent + seconds
-                    left = (len(queue) + len(running)) * spent / done / len(places)
-                    record_failure(folder, task, None)
-                    number = f"{done}/{done + len(queue) + len(running)}"
-                    say(f"{number}  {task.name}: {result.accuracy:.2f}% in {seconds:.0f} s; {duration(left)} left")
-                elif stop.received:
-                    pass  # it goes on with the next call
-                elif code == StorageError.exit_code:
-                    for other in running:
-                        other.terminate()
-                    for other in running:
-                        other.wait()
-                    raise StorageError(f"{task.name}: {task.last_words()}")
-                elif code not in (MISTAKE, NOT_FINITE) and task.attempts < ATTEMPTS:
-                    say(f"{task.name}: {ending(code)}; it is tried again. {task.last_words()}")
-                    queue.append(task)
-                else:
-                    why = f"{ending(code)}: {task.last_words()}"
-                    record_failure(folder, task, why)
-                    say(f"{task.name} failed, {why} (all of it: {task.log})")
+        finally:  # after an error no run goes on by itself
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.wait()
         if stop.received:
             raise Stopped(f"stopped by {stop.received}; the runs under way are saved, and the same command goes on")
+
+
+def is_tried_again(task: Task, code: int, folder: Path, say: Callable[[str], None]) -> bool:
+    """Says that a run failed and returns whether it is tried again; if not, that is recorded."""
+    words = task.last_words()
+    if code == StorageError.exit_code:
+        raise StorageError(f"{task.name}: {words}")
+    if code not in (MISTAKE, NOT_FINITE) and task.attempts < ATTEMPTS:
+        say(f"{task.name}: {ending(code)}; it is tried again. {words}")
+        return True
+    record_failure(folder, task, f"{ending(code)}: {words}")
+    say(f"{task.name} failed, {ending(code)}: {words} (all of it: {task.log})")
+    return False
 
 
 def ending(code: int) -> str:
