@@ -34,9 +34,7 @@ def filled(run: Run) -> step.TrainState:
     return step.create_state(params, stats, run.optimizer, ema=run.config.ema_decay > 0)
 
 
-# The step of ResNet-1202 takes XLA more than eight minutes to compile: its blocks are one program, but the optimiser
-# updates 7,000 arrays.
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "resnet1202"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_two_steps_of_every_recipe(name, monkeypatch):
     monkeypatch.setattr(resnet, "UNROLLED", 2)  # deep stages compile one block
     config = get_config(name)
