@@ -11,7 +11,7 @@ from cnn_jax.errors import UserError, check, check_choice, near
 KINDS = {1: "sequences", 2: "images", 3: "clips"}
 AXES = {1: "(length,)", 2: "(height, width)", 3: "(time, height, width)"}
 # config.data.source -> that number; None: any.
-SOURCES = {"tfds": 2, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3, "synthetic": None}
+SOURCES = {"tfds": 2, "folder": 2, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3, "synthetic": None}
 # config.data.source -> the fields that say how far its examples vary.
 VARIATIONS = {
     "xo": ("noise", "shift", "rotation", "scale", "thickness"),
@@ -121,6 +121,12 @@ def check_config(config: Any) -> None:
         f"configuration file, as in --config=configs/lenet5.py:{data.name}",
     )
     check_choice("config.data.placement", data.placement, ("device", "stream"))
+    check_choice("config.data.on_error", data.on_error, ("raise", "skip"))
+    check(
+        data.on_error == "raise" or (data.source == "folder" and data.placement == "stream"),
+        f"config.data.on_error is 'skip', which is for a folder with placement 'stream', but the source is "
+        f"{data.source!r} and the placement {data.placement!r}",
+    )
     check_choice("config.data.normalize", data.normalize, ("channel", "pixel", "none"))
     check_choice("config.data.train_crop", data.train_crop, ("resize", "random_resized"))
     check_choice("config.data.test_crop", data.test_crop, ("resize", "center"))

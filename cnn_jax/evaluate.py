@@ -19,6 +19,7 @@ def evaluate(
     """Returns the metrics of a network over a part.
 
     loss: mean cross-entropy, nats. error and top5_error: shares in [0, 1]. examples: how many were counted.
+    skipped: how many could not be read, if the configuration allows that.
     class_accuracy: [K], NaN for a class without examples. confusion: int [K, K], if the step makes it.
 
     Args:
@@ -42,6 +43,8 @@ def evaluate(
         examples=int(examples),
         class_accuracy=class_accuracy,
     )
+    if part.config.on_error == "skip":
+        metrics["skipped"] = len(part) - metrics["examples"]
     if "confusion" in total:
         metrics["confusion"] = total["confusion"].astype(int)
     return metrics

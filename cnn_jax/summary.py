@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.errors import check
 from cnn_jax.layer_table import LayerRow, Totals, layer_table, stages, totals
 from cnn_jax.tables import FORMS, Share, Sheet, Short, render
 
@@ -46,6 +47,10 @@ def trace(config: Any) -> list[LayerRow]:
     from cnn_jax.config import check_config, model_fields
 
     check_config(config)
+    check(
+        config.data.num_classes > 0,
+        "config.data.num_classes is 0, as many as the data set has, which is not opened here: give the number",
+    )
     shape = image_shape(config)
     given = dict(num_classes=config.data.num_classes, input_shape=shape) | model_fields(config)
     return layer_table(functools.partial(models.create, config.model.name, **given), shape)
@@ -220,7 +225,7 @@ if __name__ == "__main__":
     from absl import flags
 
     from cnn_jax import commandline, plots
-    from cnn_jax.errors import StorageError, check
+    from cnn_jax.errors import StorageError
 
     flags.adopt_module_key_flags(commandline)  # --help shows --config
     _FORMAT = flags.DEFINE_enum("format", "text", [*FORMS, "json"], "What to print.")

@@ -54,8 +54,9 @@ def run(
         stop = resources.enter_context(StopSignals(lambda text: show.say(console, text)))
 
         # -------------------------------------------------------- build
-        workdir.check_same(config, folder, extend=extend)
         this = Run(config)
+        config = this.config
+        workdir.check_same(config, folder, extend=extend)
         total_steps, steps_per_epoch = this.total_steps, this.steps_per_epoch
         if extend:
             check_longer(this, folder, console)
@@ -120,6 +121,8 @@ def run(
                         gradient_norm=float(sums["gradient_norm"] / sums["steps"]),
                         images_per_second=clock.images_per_second(done, config.batch_size),
                     )
+                    if config.data.on_error == "skip":
+                        metrics["skipped"] = len(this.data.parts["train"].skipped)
                     recorder.write("train", done, epoch, **metrics)
                     progress.numbers(done, metrics)
 
@@ -214,10 +217,11 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
     console = console or Console()
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} has no checkpoints yet: train with --workdir={folder}")
+    this = Run(config)
+    config = this.config
     workdir.check_same(config, folder, may_differ=("eval.", "batch_size"))
     with Checkpoints(folder) as checkpoints:
         chosen = checkpoints.select(which, lambda text: show.say(console, text))
-        this = Run(config)
         state = this.restore(checkpoints, chosen)
     with show.waiting(console, "evaluating"):
         final = {part: this.evaluate(state, part) for part in ("validation", "test") if part in this.data.parts}

@@ -6,11 +6,12 @@ from ml_collections import ConfigDict
 
 # Every field of config.data with its default; a row of DATASETS names what differs.
 FIELDS = dict(
-    # "tfds" (any classification set prepared by TFDS), "digits" (scikit-learn's), "xo", "sequences" or "moving_digits"
-    # (drawn: cnn_jax/data/generated.py), or "synthetic" (noise).
+    # "tfds" (any classification set prepared by TFDS), "folder" (of class folders of pictures), "digits"
+    # (scikit-learn's), "xo", "sequences" or "moving_digits" (drawn: cnn_jax/data/generated.py), or "synthetic" (noise).
     source="tfds",
-    dir="",  # of prepared TFDS data sets; empty: the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets
-    num_classes=10,
+    # Of prepared TFDS data sets (empty: the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets), or of a folder.
+    dir="",
+    num_classes=10,  # 0: as many as the folder has
     # (height, width) that the network sees, pixels; (length,) of sequences; (time, height, width) of clips. Images of
     # "tfds" and "digits" are resized to it, all other examples are drawn in it.
     image_size=(32, 32),
@@ -22,6 +23,9 @@ FIELDS = dict(
     train_on="train",  # or "train+validation": the final run of a recipe; no decisions are possible then
     placement="device",  # "device": all images in the accelerator's memory; "stream": read while training
     workers=8,  # threads that read and decode a stream
+    # "raise": a picture that cannot be read ends the run; "skip" (of a folder): the next one of its batch takes its
+    # place in training, an evaluation leaves it out, and both count it.
+    on_error="raise",
     # Host side: from the stored image to image_size. "resize" stretches (bilinear).
     train_crop="resize",  # or "random_resized": a random part, 8-100% of the area, aspect 3/4-4/3 (GoogLeNet)
     test_crop="resize",  # or "center": shorter side to test_resize, then the centre of image_size
@@ -86,6 +90,20 @@ DATASETS = {
     "fashion_mnist": MNIST,
     "cifar10": CIFAR,
     "cifar100": CIFAR | dict(num_classes=100),
+    # Pictures in DIR/train/CLASS/ and DIR/val/CLASS/; for DIR/CLASS/ give shares: train=70%, validation=10%, test=20%.
+    "folder": dict(
+        source="folder",
+        num_classes=0,
+        image_size=(224, 224),
+        train="train[:90%]",
+        validation="train[90%:]",
+        test="val",
+        placement="stream",
+        train_crop="random_resized",
+        test_crop="center",
+        augment=("flip",),
+        **IMAGENET_STATISTICS,
+    ),
     # The test labels of ImageNet are not public: as everywhere, its 50,000 validation images are the test part here,
     # and the last 1% of the training images serve for validation.
     "imagenet2012": dict(

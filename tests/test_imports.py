@@ -41,7 +41,9 @@ ALLOWED = {
     # From images to batches.
     "data": set(),
     "data.generated": {"errors"},
-    "data.sources": {"errors", "data.generated"},
+    "data.images": {"errors"},
+    "data.folder": {"errors", "data.images"},
+    "data.sources": {"errors", "data.generated", "data.folder", "data.images"},
     "data.augment": {"config"},
     "data.pipeline": {"errors", "data.sources", "data.augment"},
     # The step receives a network and imports none.

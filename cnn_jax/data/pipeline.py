@@ -9,7 +9,7 @@ streamed (threads read, decode and crop; a batch holds images). Both give the sa
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,18 @@ class Order:
         return indices
 
 
+def _filled(examples: Sequence[sources.Example | None]) -> list[sources.Example]:
+    """Returns the examples of a batch with the next one that can be read in the place of each that cannot."""
+    following = next((example for example in examples if example is not None), None)
+    if following is None:
+        raise UserError(f"none of the {len(examples)} examples of a batch can be read: check the data set")
+    filled = []
+    for example in reversed(examples):
+        following = following if example is None else example
+        filled.append(following)
+    return filled[::-1]
+
+
 class Part:
     """One part of a data set, ready to make batches. Nothing is read before it is needed."""
 
@@ -57,6 +69,7 @@ class Part:
         self.seed = seed
         self.order = Order(seed, len(source))
         self.is_resident = config.placement == "device"
+        self.skipped: set[int] = set()  # examples that could not be read so far, with config.data.on_error="skip"
 
     def __len__(self) -> int:
         return len(self.source)
@@ -68,16 +81,21 @@ class Part:
             return None
         chunks = [range(start, min(start + 1024, len(self))) for start in range(0, len(self), 1024)]
         parts = [self._read(chunk, chunk) for chunk in chunks]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label")}
 
     def _read(self, indices: Iterable[int], positions: Iterable[int]) -> Batch:
         """Returns {"image", "label"} of the examples, cropped as their positions say."""
-        examples = self.source.read([int(i) for i in indices])
+        indices = [int(i) for i in indices]
+        found = self.source.read(indices)
+        readable = np.array([example is not None for example in found], np.float32)
+        self.skipped.update(i for i, example in zip(indices, found, strict=True) if example is None)
+        examples = _filled(found)
         images = [
             augment.crop(example["image"], self.config, train=self.train, seed=self.seed, position=int(position))
             for example, position in zip(examples, positions, strict=True)
         ]
-        return {"image": np.stack(images), "label": np.array([example["label"] for example in examples], np.int32)}
+        labels = np.array([example["label"] for example in examples], np.int32)
+        return {"image": np.stack(images), "label": labels, "readable": readable}
 
     def train_batches(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
         """Yields the batches of the steps start .. stop-1: "image" and "label" (or "index"), and "position" [B]."""
@@ -111,7 +129,11 @@ class Part:
         def load(number: int) -> Batch:
             batch = plan(number)
             index = batch.pop("index")
-            return self._read(index, batch.get("position", index)) | batch
+            read = self._read(index, batch.get("position", index))
+            readable = read.pop("readable")
+            if "mask" in batch:
+                batch["mask"] *= readable
+            return read | batch
 
         dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(load)
         options = grain.ReadOptions(num_threads=self.config.workers, prefetch_buffer_size=self.config.workers)

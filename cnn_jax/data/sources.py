@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from cnn_jax.data import generated
+from cnn_jax.data.folder import list_parts
+from cnn_jax.data.images import UnreadableError, decode
 from cnn_jax.errors import UserError, check, near
 
 Example = dict[str, Any]
@@ -23,11 +25,11 @@ PARTS = ("train", "validation", "test")
 
 
 class Source(Protocol):
-    """Examples by random access."""
+    """Examples by random access; None is one that cannot be read and is skipped."""
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Sequence[int]) -> list[Example]: ...
+    def read(self, indices: Sequence[int]) -> Sequence[Example | None]: ...
 
 
 @dataclass
@@ -100,6 +102,30 @@ class TFDSSource:
 
 
 @dataclass
+class FolderSource:
+    """Pictures in files. With `skip`, what cannot be read is None in the place of the example."""
+
+    files: Sequence[Path]
+    labels: np.ndarray  # int [N]
+    channels: int
+    skip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, indices: Sequence[int]) -> list[Example | None]:
+        return [self._example(i) for i in indices]
+
+    def _example(self, index: int) -> Example | None:
+        try:
+            return {"image": decode(self.files[index], self.channels), "label": int(self.labels[index])}
+        except UnreadableError:
+            if not self.skip:
+                raise
+            return None
+
+
+@dataclass
 class Concatenated:
     """Two sources, one after the other."""
 
@@ -109,7 +135,7 @@ class Concatenated:
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
 
-    def read(self, indices: Sequence[int]) -> list[Example]:
+    def read(self, indices: Sequence[int]) -> list[Example | None]:
         border = len(self.first)
         first = iter(self.first.read([i for i in indices if i < border]))
         second = iter(self.second.read([i - border for i in indices if i >= border]))
@@ -126,15 +152,16 @@ def load(config: Any, seed: int = 0) -> Dataset:
       UserError: the data set is not there (the message says how to get it), or does not have the classes or channels
         that the configuration says.
     """
-    openers = {"tfds": _tfds, "digits": _digits, "synthetic": _synthetic}
+    openers = {"tfds": _tfds, "digits": _digits, "synthetic": _synthetic, "folder": _folder}
     dataset = openers.get(config.source, _generated)(config, seed)
     for part, source in dataset.parts.items():
         check(len(source) > 0, f"the {part} part of {config.name!r} is empty: check config.data.{part}")
     check(
-        len(dataset.class_names) == config.num_classes,
+        config.num_classes in (0, len(dataset.class_names)),
         f"config.data.num_classes is {config.num_classes}, but {config.name!r} has {len(dataset.class_names)} classes",
     )
-    channels = dataset.parts["train"].read([0])[0]["image"].shape[-1]
+    first = dataset.parts["train"].read([0])[0]
+    channels = config.channels if first is None else first["image"].shape[-1]
     check(
         channels == config.channels,
         f"config.data.channels is {config.channels}, but the images of {config.name!r} have {channels}",
@@ -151,7 +178,8 @@ def linear_accuracy(dataset: Dataset, most: int = 4000) -> float:
 
     def values(part: str) -> tuple[np.ndarray, np.ndarray]:
         source = dataset.parts[part]
-        examples = source.read(range(min(len(source), most) if part == "train" else len(source)))
+        found = source.read(range(min(len(source), most) if part == "train" else len(source)))
+        examples = [example for example in found if example is not None]
         images = np.stack([example["image"].ravel() for example in examples]) / 255
         return images, np.array([example["label"] for example in examples])
 
@@ -215,6 +243,15 @@ def _synthetic(config: Any, seed: int) -> Dataset:
     }
     names = [str(i) for i in range(config.num_classes)]
     return Dataset("synthetic", parts, names, "noise with random labels: nothing can be learnt from it")
+
+
+def _folder(config: Any, seed: int) -> Dataset:
+    listings, others = list_parts(config, PARTS)
+    skip = config.on_error == "skip"
+    parts = {part: FolderSource(one.files, one.labels, config.channels, skip) for part, one in listings.items()}
+    names = listings["train"].class_names
+    left_out = f"; {others:,} files of other kinds are left out" if others else ""
+    return Dataset(f"folder {Path(config.dir).name}", parts, names, f"pictures in {config.dir}{left_out}")
 
 
 # ---------------------------------------------------------------- TFDS

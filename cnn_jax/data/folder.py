@@ -1,0 +1,142 @@
+"""Folders of pictures, one folder for each class, with or without folders for the parts:
+
+DIR/train/ants/a.jpg, DIR/val/ants/b.jpg     the parts are named by their folders
+DIR/ants/a.jpg                               the parts are shares of all pictures
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.data.images import SUFFIXES
+from cnn_jax.errors import UserError, check, near
+
+IGNORED = {"Thumbs.db", "desktop.ini"}  # beside names that begin with a dot
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a folder of class folders: sorted paths, and which class each has."""
+
+    files: list[Path]
+    labels: np.ndarray  # int32 [N]
+    class_names: list[str]
+    others: int  # files of other kinds, which are left out
+
+
+def list_classes(root: Path, folder: Path, class_names: list[str] | None = None) -> Listing:
+    """Returns the pictures in the class folders of `folder`; sub-folders of a class count as the class.
+
+    Args:
+      root: of the data set: links must not leave it. class_names: the classes that there may be; None: any.
+
+    Raises:
+      UserError: there is no class folder, one is empty, one is of no class of `class_names`, or a link leaves `root`.
+    """
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    check(bool(found), f"{folder} has no class folders: put the pictures of each class in a folder of its own")
+    names = class_names or found
+    for name in found:
+        check(name in names, f"{folder / name} is of no class of the train part{near(name, names)}")
+    files: list[Path] = []
+    labels: list[int] = []
+    others = 0
+    for name in found:
+        before = len(files)
+        for place, folders, entries in os.walk(folder / name):
+            folders.sort()
+            for entry in sorted([*entries, *(f for f in folders if (Path(place) / f).is_symlink())]):
+                path = Path(place) / entry
+                if entry.startswith(".") or entry in IGNORED:
+                    continue
+                if path.is_symlink():
+                    target = Path(os.path.realpath(path))
+                    check(
+                        target.is_relative_to(os.path.realpath(root)) and target.is_file(),
+                        f"{path} is a link to {target}: links must lead to files inside of {root}",
+                    )
+                if path.suffix.lower() not in SUFFIXES:
+                    others += 1
+                    continue
+                files.append(path)
+                labels.append(names.index(name))
+        check(
+            len(files) > before,
+            f"the class folder {folder / name} has no pictures ({', '.join(SUFFIXES)}): fill it or remove it",
+        )
+    return Listing(files, np.array(labels, np.int32), names, others)
+
+
+SPLIT = re.compile(r"(?P<folder>[^\[\]%]*?)(?:\[(?P<start>\d+)?%?:(?:(?P<stop>\d+)%)?\])?")
+
+
+def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing], int]:
+    """Returns the pictures of each part of config.data, and how many files of other kinds lie beside them.
+
+    A part is "FOLDER", "FOLDER[:90%]" or "FOLDER[90%:]" where the parts have folders, else shares that add up to
+    100%. Shares are taken in one fixed random order, which depends on the number of pictures only.
+
+    Raises:
+      UserError: config.data.dir is no folder, a part is none of these, parts overlap, or see `list_classes`.
+    """
+    root = Path(config.dir).expanduser()
+    check(bool(config.dir), "name the folder of pictures: --config.data.dir=FOLDER")
+    check(root.is_dir(), f"config.data.dir is {str(root)!r}, but there is no such folder")
+    written = {part: config[part].strip() for part in names}
+    if all(re.fullmatch(r"\d+%", text) for text in written.values()):
+        shares = [int(text[:-1]) for text in written.values()]
+        check(sum(shares) == 100, f"config.data has the shares {', '.join(written.values())}: they must add up to 100%")
+        ends = np.cumsum([0, *shares])
+        ranges = {part: ("", ends[i], ends[i + 1]) for i, part in enumerate(names)}
+    else:
+        ranges = {part: _range(root, part, text) for part, text in written.items()}
+    _check_disjoint(written, ranges)
+    listings: dict[str, Listing] = {}
+    classes: list[str] | None = None
+    found = {}
+    for part, (folder, start, stop) in ranges.items():
+        if folder not in listings:
+            listings[folder] = list_classes(root, root / folder, classes)
+            classes = classes or listings[folder].class_names
+        found[part] = _share(listings[folder], start, stop)
+    return found, sum(listing.others for listing in listings.values())
+
+
+def _range(root: Path, part: str, text: str) -> tuple[str, int, int]:
+    """Returns (folder, from %, to %) of a part."""
+    match = SPLIT.fullmatch(text)
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+    if match is None or not match["folder"] or not (root / match["folder"]).is_dir():
+        near_name = near(match["folder"], folders) if match else ""
+        raise UserError(
+            f"config.data.{part} is {text!r}, but must name a folder in {root} ({', '.join(folders[:8])}), or a share "
+            f"of one, such as 'train[:90%]'{near_name}. Where {root} has class folders only, give shares: "
+            "--config.data.train=70% --config.data.validation=10% --config.data.test=20%"
+        )
+    start, stop = int(match["start"] or 0), int(match["stop"] or 100)
+    check(0 <= start < stop <= 100, f"config.data.{part} is {text!r}, but must be from a lower to a higher share")
+    return match["folder"], start, stop
+
+
+def _check_disjoint(written: dict[str, str], ranges: dict[str, tuple[str, int, int]]) -> None:
+    items = list(ranges.items())
+    for i, (part, (folder, start, stop)) in enumerate(items):
+        for other, (other_folder, other_start, other_stop) in items[i + 1 :]:
+            check(
+                folder != other_folder or stop <= other_start or other_stop <= start,
+                f"config.data.{part} {written[part]!r} and config.data.{other} {written[other]!r} share pictures: the "
+                "parts must be disjoint (to train on both, set config.data.train_on=train+validation)",
+            )
+
+
+def _share(listing: Listing, start: int, stop: int) -> Listing:
+    if (start, stop) == (0, 100):
+        return listing
+    count = len(listing.files)
+    order = np.random.Generator(np.random.Philox(key=[2012, 0])).permutation(count)
+    chosen = np.sort(order[round(count * start / 100) : round(count * stop / 100)])
+    return Listing([listing.files[i] for i in chosen], listing.labels[chosen], listing.class_names, listing.others)

@@ -1,0 +1,208 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_jax import train
+from cnn_jax.build import Run
+from cnn_jax.data import folder, pipeline, sources
+from cnn_jax.errors import UserError
+from cnn_jax.metrics import read_jsonl
+from configs import datasets, lenet5
+
+PARTS = ("train", "validation", "test")
+SHARES = dict(train="50%", validation="25%", test="25%")
+
+
+def pictures(root, counts, suffix=".png"):
+    """Makes counts[class folder] pictures of 8x8 in each class folder, all different, and returns `root`."""
+    for number, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            Image.new("L", (8, 8), 100 * number + i).save(root / name / f"{i}{suffix}", "PNG")
+    return root
+
+
+def make_config(root, **fields):
+    config = datasets.get_dataset("folder")
+    config.dir, config.channels = str(root), 1
+    config.update(fields)
+    return config
+
+
+def names(listing, root):
+    return [str(path.relative_to(root)) for path in listing.files]
+
+
+# ---------------------------------------------------------------- listing
+
+
+def test_pictures_are_sorted_by_class_and_path_and_other_files_counted(tmp_path):
+    pictures(tmp_path, {"b": 1, "a": 2, "a/more": 1})
+    for name in ("a/notes.txt", "a/.hidden.png", "a/Thumbs.db", "b/X.PNG"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / ".git").mkdir()
+    found = folder.list_classes(tmp_path, tmp_path)
+    assert found.class_names == ["a", "b"] and found.others == 1
+    assert names(found, tmp_path) == ["a/0.png", "a/1.png", "a/more/0.png", "b/0.png", "b/X.PNG"]
+    assert found.labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_parts_with_folders_of_their_own(tmp_path):
+    pictures(tmp_path / "train", {"ants": 6, "bees": 4})
+    pictures(tmp_path / "val", {"bees": 2})  # a part need not have every class
+    found, others = folder.list_parts(make_config(tmp_path), PARTS)
+    train, validation, test = (found[part] for part in PARTS)
+    assert (len(train.files), len(validation.files), others) == (9, 1, 0)
+    assert not set(train.files) & set(validation.files)
+    assert test.class_names == ["ants", "bees"] and test.labels.tolist() == [1, 1]
+    again, _ = folder.list_parts(make_config(tmp_path), PARTS)
+    assert again["train"].files == train.files
+
+
+def test_parts_as_shares_of_one_folder_are_disjoint_complete_and_mixed(tmp_path):
+    pictures(tmp_path, {"a": 40, "b": 40})
+    found, _ = folder.list_parts(make_config(tmp_path, **SHARES), PARTS)
+    together = [path for part in PARTS for path in found[part].files]
+    assert len(together) == len(set(together)) == 80
+    assert [len(found[part].files) for part in PARTS] == [40, 20, 20]
+    assert all(5 < found["test"].labels.tolist().count(label) < 15 for label in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(dir=""), "name the folder of pictures: --config.data.dir"),
+        (dict(dir="/nowhere"), "there is no such folder"),
+        (dict(train="trian"), r"config.data.train is 'trian', but must name a folder in .*did you mean 'train'\?"),
+        (dict(train="70%"), "config.data.train is '70%', but must name a folder"),
+        (dict(train="train[90%:10%]"), "from a lower to a higher share"),
+        (
+            dict(validation="train[80%:]"),
+            "'train\\[:90%\\]' and config.data.validation 'train\\[80%:\\]' share pictures",
+        ),
+        (dict(train="50%", validation="20%", test="20%"), "50%, 20%, 20%: they must add up to 100%"),
+    ],
+)
+def test_parts_that_are_none_are_one_message(tmp_path, fields, message):
+    pictures(tmp_path / "train", {"a": 5, "b": 5})
+    pictures(tmp_path / "val", {"a": 1})
+    with pytest.raises(UserError, match=message):
+        folder.list_parts(make_config(tmp_path, **fields), PARTS)
+
+
+def test_a_folder_without_classes_an_empty_class_and_an_unknown_one_are_errors(tmp_path):
+    with pytest.raises(UserError, match="has no class folders"):
+        folder.list_classes(tmp_path, tmp_path)
+    pictures(tmp_path, {"ants": 2, "bees": 0})
+    with pytest.raises(UserError, match=r"the class folder .*bees has no pictures \(.jpg, .jpeg, .png\)"):
+        folder.list_classes(tmp_path, tmp_path)
+    with pytest.raises(UserError, match=r"ants is of no class of the train part; did you mean 'antz'\?"):
+        folder.list_classes(tmp_path, tmp_path, ["antz", "bees"])
+
+
+def test_links_may_lead_to_files_inside_only(tmp_path):
+    root = pictures(tmp_path / "data", {"a": 2, "b": 1})
+    (root / "b" / "same.png").symlink_to(root / "a" / "0.png")
+    assert len(folder.list_classes(root, root).files) == 4
+    pictures(tmp_path / "secret", {"c": 1})
+    for target in (tmp_path / "secret" / "c" / "0.png", tmp_path / "secret" / "c", root / "gone.png"):
+        link = root / "b" / "link.png"
+        link.symlink_to(target)
+        with pytest.raises(UserError, match=r"link.png is a link to"):
+            folder.list_classes(root, root)
+        link.unlink()
+    os.symlink(root / "b" / "round.png", root / "b" / "round.png")
+    with pytest.raises(UserError, match=r"round.png is a link to"):
+        folder.list_classes(root, root)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_the_classes_are_read_from_the_folder_and_a_wrong_number_is_refused(tmp_path):
+    pictures(tmp_path, {"a": 8, "b": 8})
+    assert sources.load(make_config(tmp_path, **SHARES)).class_names == ["a", "b"]
+    with pytest.raises(UserError, match="num_classes is 10, but 'folder' has 2 classes"):
+        sources.load(make_config(tmp_path, **SHARES, num_classes=10))
+
+
+def damage(root, *files):
+    for name in files:
+        (root / name).write_bytes(b"not a picture")
+
+
+def make_part(root, *, train, **fields):
+    options = (
+        SHARES | dict(image_size=(8, 8), train_crop="resize", test_crop="resize", mean=(0.0,), std=(1.0,)) | fields
+    )
+    return pipeline.Data(make_config(root, **options), seed=0).parts["train" if train else "test"]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_what_cannot_be_read_ends_training_with_the_name_of_the_file(tmp_path, workers):
+    pictures(tmp_path, {"a": 16, "b": 16})
+    damage(tmp_path, "a/3.png", "b/7.png", "b/8.png")
+    with pytest.raises(UserError, match=r"[ab]/\d.png: it is no JPEG or PNG"):
+        list(make_part(tmp_path, train=True, workers=workers).train_batches(0, 4, 8))
+
+
+def test_what_is_skipped_in_training_is_replaced_by_its_neighbour_and_counted_once(tmp_path):
+    pictures(tmp_path, {"a": 16, "b": 16})
+    whole = make_part(tmp_path, train=True)
+    bad = whole.source.files[5]
+    before = list(whole.train_batches(0, 4, 8))
+    damage(tmp_path, bad)
+    part = make_part(tmp_path, train=True, on_error="skip")
+    after = list(part.train_batches(0, 4, 8))
+    assert part.skipped == {5}
+    order = pipeline.Order(0, 16)
+    for number, (old, new) in enumerate(zip(before, after, strict=True)):
+        index = order.indices(np.arange(8 * number, 8 * number + 8)).tolist()
+        place = index.index(5) if 5 in index else None
+        taken = [i if i != place else (place + 1 if place < 7 else 6) for i in range(8)]
+        np.testing.assert_array_equal(new["image"], old["image"][taken])
+        np.testing.assert_array_equal(new["label"], old["label"][taken])
+
+
+def test_what_is_skipped_in_an_evaluation_has_no_weight(tmp_path):
+    pictures(tmp_path, {"a": 16, "b": 16})
+    part = make_part(tmp_path, train=False, on_error="skip")
+    damage(tmp_path, part.source.files[0], part.source.files[6])
+    masks = [batch["mask"].tolist() for batch in part.test_batches(5)]
+    assert masks == [[0, 1, 1, 1, 1], [1, 0, 1, 0, 0]]
+    for file in part.source.files:
+        damage(tmp_path, file)
+    with pytest.raises(UserError, match="none of the 5 examples of a batch can be read"):
+        list(part.test_batches(5))
+
+
+def test_a_run_on_a_folder_takes_its_classes_counts_what_it_skips_and_goes_on(tmp_path, console):
+    root = pictures(tmp_path / "data", {"a": 16, "b": 16, "c": 16})
+    damage(root, "a/3.png", "b/7.png", "c/1.png", "c/2.png")
+    config = lenet5.get_config("folder")
+    config.model.width = 0.25
+    config.batch_size = config.eval.batch_size = 8
+    config.duration, config.log.every, config.eval.every = "6 steps", "3 steps", "3 steps"
+    config.log.tensorboard = False
+    config.data.update(SHARES | dict(dir=str(root), channels=1, image_size=(28, 28), mean=(0.5,), std=(0.5,)))
+    config.data.on_error = "skip"
+    config.lock()
+    with pytest.raises(UserError, match="num_classes is 0"):
+        from cnn_jax import summary
+
+        summary.trace(config)
+    assert Run(config).config.data.num_classes == 3 and config.data.num_classes == 0
+    train.run(config, tmp_path / "run", console=console)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["num_classes"] == 3
+    records = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    skipped = {
+        kind: [r["skipped"] for r in records if r["kind"] == kind][-1] for kind in ("train", "validation", "test")
+    }
+    assert sum(skipped.values()) == 4
+    test = records[-1]
+    assert test["examples"] + test["skipped"] == 12
+    train.run(config, tmp_path / "run", console=console)  # everything is done
+    train.evaluate_run(config, tmp_path / "run", "latest", console=console)
