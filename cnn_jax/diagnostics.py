@@ -33,11 +33,9 @@ def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, An
             return loss, [(output.std(), jnp.abs(output).max(), jnp.isfinite(output).all()) for _, _, output in calls]
 
         (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        norms = jax.tree.map(jnp.linalg.norm, (state.params, grads))
-        return loss, optax.tree.norm(grads), outputs, norms
+        return loss, optax.tree.norm(grads), outputs, (norms_of(state.params), norms_of(grads))
 
     loss, gradient_norm, outputs, (norms, grad_norms) = jax.device_get(measure(state, batch))
-    grad_norms = dict(trees.named_leaves(grad_norms))
     return {
         "loss": float(loss),
         "gradient_norm": float(gradient_norm),
@@ -54,6 +52,18 @@ def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, An
         ],
         "parameters": [
             {"name": name, "norm": float(norm), "gradient_norm": float(grad_norms[name])}
-            for name, norm in trees.named_leaves(norms)
+            for name, norm in norms.items()
         ],
     }
+
+
+def norms_of(tree: Any) -> dict[str, jax.Array]:
+    """Returns the norm of each parameter by its name; repeated blocks have theirs one by one, as in the layer table."""
+    norms = {}
+    for name, leaf in trees.named_leaves(tree):
+        before, repeated, behind = name.partition("/block/")  # of `repeated.Repeated`
+        if repeated:
+            norms |= {f"{before}/{i}/{behind}": jnp.linalg.norm(part) for i, part in enumerate(leaf)}
+        else:
+            norms[name] = jnp.linalg.norm(leaf)
+    return norms

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish to stop that the training loop grants after its step."""
+"""SIGTERM, SIGINT and SIGHUP as a wish to stop that the training loop grants after its step."""
 
 import os
 import signal
@@ -9,11 +9,13 @@ from typing import Any
 
 from cnn_jax.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class StopSignals:
-    """While the block runs, the first SIGTERM or SIGINT sets `received`; a second one ends the process at once.
+    """While the block runs, the first of `SIGNALS` sets `received`; a second one ends the process at once.
+
+    A signal that the process was told to ignore, as by nohup, stays ignored.
 
     Until `hold()` was called, and again after `release()`, the first one ends the process at once as well: there is
     nothing to save. `say` is called with a sentence about what happens.
@@ -41,7 +43,8 @@ class StopSignals:
             self._ours, self._theirs = socket.socketpair()
             self._theirs.setblocking(False)
             self._previous_fd = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
-            self._previous = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, lambda *_: None) for number in heard}
             self._thread = threading.Thread(target=self._watch, name="stop-signals", daemon=True)
             self._thread.start()
         return self

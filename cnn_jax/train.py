@@ -45,7 +45,7 @@ def run(
       UserError: see `Run`; `folder` holds a run of another configuration, or is in use.
       NotFiniteError: the loss or a gradient is not finite.
       StorageError: a disk is full, a folder cannot be written, no checkpoint is whole.
-      Stopped: SIGTERM or SIGINT came, and the state after the step that was under way is saved.
+      Stopped: a signal came (`signals.SIGNALS`), and the state after the step that was under way is saved.
     """
     console = console or Console()
     began = time.perf_counter() if began is None else began
@@ -167,11 +167,12 @@ def run(
             final["test"] = this.evaluate(state, "test")
             if config.eval.train_part:
                 final["train"] = this.evaluate(state, "train")
-        for part, kind in (("test", "test"), ("train", "train_part")):
-            if part in final:
-                recorder.write(kind, total_steps, total_steps / steps_per_epoch, **scalars(final[part]))
         if config.eval.layers:
             write_layers(this, state, folder, "last")
+        # The test is the last record: a run that has it has everything.
+        for part, kind in (("train", "train_part"), ("test", "test")):
+            if part in final:
+                recorder.write(kind, total_steps, total_steps / steps_per_epoch, **scalars(final[part]))
 
         # -------------------------------------------------------- report
         plots.plot_curves(folder)

@@ -90,6 +90,6 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
                 f"configs/{network}.py:{dataset}", {"model.reduction": (True, False)}, fixed=fixed, label=network
             )
         ),
-        compare="model.reduction",
+        compare=("model.reduction",),
         parts=PARTS,
     )

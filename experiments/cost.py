@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cnn_jax import provenance
 from cnn_jax.tables import Sheet, Short
 from experiments.experiment import Part
 
@@ -81,6 +82,25 @@ def compiled(part: Part, batch: int) -> dict[str, tuple[Any, tuple[Any, ...]]]:
     }
 
 
+def record(parts: Sequence[Part]) -> dict[str, Any]:
+    """Returns {"machine", "commit", "rows"} of a measurement."""
+    return {"machine": provenance.machine(), "commit": provenance.commit(), "rows": measure(parts)}
+
+
+def place(costs: dict[str, Any]) -> str:
+    """Returns on what and with what a record was measured."""
+    machine = costs["machine"]
+    versions = f"jax {machine['versions']['jax']}, flax {machine['versions']['flax']}"
+    commit = (costs["commit"] or "")[:10]
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['devices']}; {versions}; commit {commit}"
+
+
+def fits(costs: dict[str, Any], parts: Sequence[Part]) -> bool:
+    """Returns whether a record is of these parts, on this machine with these versions."""
+    labels = [(row["group"], row["label"]) for row in costs["rows"]]
+    return labels == [(part.group, part.label) for part in parts] and costs["machine"] == provenance.machine()
+
+
 def sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
     """Returns what was measured as a table; ratios are to the first part of a group."""
     headings = ("part", "form", "parameters", "MACs", "forward, ms", "and backward, ms", "bytes forward", "bytes both")
@@ -111,7 +131,10 @@ if __name__ == "__main__":
         check(len(words) == 1, "name one experiment, such as experiments/bottlenecks.py")
         parts = load(words[0]).parts
         check(bool(parts), f"{words[0]} names no parts to measure")
-        rows = measure(parts)
-        print(json.dumps(rows) if _FORMAT.value == "json" else render([sheet(rows)], _FORMAT.value), end="")
+        found = record(parts)
+        if _FORMAT.value == "json":
+            print(json.dumps(found))
+        else:
+            print(render([sheet(found["rows"])], _FORMAT.value) + "\n" + place(found))
 
     commandline.launch(start, operands=True)

@@ -61,15 +61,16 @@ class Part:
 class Experiment:
     """A question, the arms that answer it, and what to compare.
 
-    compare: a field. Arms that are alike in all other fields make a group, and each is compared with the first one.
-    equal: what the arms of a group must have in common, of `EQUAL`; a sweep refuses to run otherwise.
+    compare: fields. For each of them, arms that are alike in all others make a group, and each is compared with the
+      first one. Pictures show the groups of the first field.
+    equal: what the arms of a group of the first field must have in common, of `EQUAL`; else a sweep refuses to run.
     seeds: of every arm, from 0; arms of one seed see the same examples in the same order.
     figures: of `FIGURES`.
     parts: what `experiments.cost` measures beside the runs.
     """
 
     arms: tuple[Arm, ...]
-    compare: str
+    compare: tuple[str, ...]
     equal: tuple[str, ...] = ()
     seeds: int = 5
     figures: tuple[str, ...] = ("curves", "cost")
@@ -81,19 +82,28 @@ class Experiment:
     def question(self) -> str:
         return self.text.strip().split("\n\n")[0].replace("\n", " ")
 
-    @property
-    def groups(self) -> list[list[Arm]]:
-        """The arms to compare: lists of arms that differ in `compare` only, the first of each is the reference."""
+    def groups(self, field: str) -> list[list[Arm]]:
+        """Returns lists of arms that differ in `field` only; the first of each is what the others are compared with."""
         found: dict[str, list[Arm]] = {}
         for arm in self.arms:
-            rest = {field: value for field, value in arm.changes.items() if field != self.compare}
+            rest = {name: value for name, value in arm.changes.items() if name != field}
             found.setdefault(repr((arm.config, rest)), []).append(arm)
         return list(found.values())
 
-    def group_name(self, group: Sequence[Arm]) -> str:
-        """Returns what the arms of a group have in common."""
-        own = f"{self.compare.split('.')[-1]}={group[0].changes.get(self.compare)}"
-        return " ".join(word for word in group[0].name.split(" ") if word != own)
+    def pairs(self) -> list[tuple[str, Arm, Arm]]:
+        """Returns (field, reference, arm) of everything that is compared."""
+        return [(field, group[0], arm) for field in self.compare for group in self.groups(field) for arm in group[1:]]
+
+
+def word(field: str, value: Any) -> str:
+    """Returns how the name of an arm says a value: depth=20."""
+    return f"{field.split('.')[-1]}={value}".replace(" ", "")
+
+
+def without(arm: Arm, field: str) -> str:
+    """Returns the name of an arm but for a field: what it has in common with those of its group."""
+    own = word(field, arm.changes[field])
+    return " ".join(part for part in arm.name.split(" ") if part != own)
 
 
 def grid(
@@ -103,7 +113,7 @@ def grid(
     arms = []
     for values in itertools.product(*fields.values()):
         changes = dict(zip(fields, values, strict=True))
-        words = [f"{field.split('.')[-1]}={value}".replace(" ", "") for field, value in changes.items()]
+        words = [word(field, value) for field, value in changes.items()]
         arms.append(Arm(" ".join([*([label] if label else []), *words]), config, changes | dict(fixed or {})))
     return arms
 
@@ -119,7 +129,10 @@ def load(spec: str) -> Experiment:
     if path.suffix != ".py" or not path.is_file():
         known = [str(other) for other in experiments(path.parent)]
         raise UserError(f"there is no experiment {file!r}{near(file, known)}. --list shows those that there are")
-    module = _module(path)
+    try:
+        module = _module(path)
+    except SyntaxError as error:
+        raise UserError(f"{file}, line {error.lineno}: {error.msg}") from None
     check(hasattr(module, "get_experiment"), f"{file} is no experiment: it has no get_experiment(dataset, full)")
     full = "full" in words
     datasets = [word for word in words if word != "full"]
@@ -128,11 +141,19 @@ def load(spec: str) -> Experiment:
         found = module.get_experiment(*datasets, full=full)
     except ValueError as error:
         raise UserError(f"{spec}: {error}") from None
+    check(isinstance(found, Experiment), f"{file}: get_experiment(dataset, full) must return an Experiment")
     name = "-".join([path.stem, *datasets, *(["full"] if full else [])])
     found = replace(found, text=(module.__doc__ or "").strip(), name=name)
     folders = [arm.folder for arm in found.arms]
     for arm in found.arms:
         check(folders.count(arm.folder) == 1, f"{file}: two arms are called {arm.name!r}: give each a name of its own")
+    for field in found.compare:
+        for arm in found.arms:
+            check(
+                field in arm.changes,
+                f"{file} compares {field!r}, but the arm {arm.name!r} does not set it{near(field, arm.changes)}",
+            )
+    check(bool(found.pairs()), f"{file}: no two arms differ in one of the fields to compare alone")
     for field, known, given in (("equal", EQUAL, found.equal), ("figures", FIGURES, found.figures)):
         for value in given:
             check(value in known, f"{file}: {field} has {value!r}, but must be of {', '.join(known)}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn_jax.plots import save, subplots
-from experiments.experiment import Experiment
+from experiments.experiment import Experiment, without, word
 from experiments.intervals import mean
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def draw(experiment: Experiment, results: Sequence["Result"], folder: Path) -> l
 
 def facets(experiment: Experiment, results: Sequence["Result"], **options: Any) -> Any:
     """Returns (figure, [(axis, what its arms have in common, [(label, colour, result), ...]), ...])."""
-    groups = experiment.groups
+    field = experiment.compare[0]
+    groups = experiment.groups(field)
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
     size = (4.2 * columns + 0.8, 3.4 * rows + 0.4)
@@ -30,12 +31,8 @@ def facets(experiment: Experiment, results: Sequence["Result"], **options: Any) 
     by_name = {result.arm.name: result for result in results}
     found = []
     for axis, group in zip(axes.flat, groups, strict=False):
-        field = experiment.compare.split(".")[-1]
-        members = [
-            (f"{field}={arm.changes.get(experiment.compare)}", f"C{i}", by_name[arm.name])
-            for i, arm in enumerate(group)
-        ]
-        axis.set_title(experiment.group_name(group), fontsize=10)
+        members = [(word(field, arm.changes[field]), f"C{i}", by_name[arm.name]) for i, arm in enumerate(group)]
+        axis.set_title(without(group[0], field), fontsize=10)
         axis.grid(alpha=0.3)
         found.append((axis, members))
     for axis in axes.flat[len(groups) :]:
@@ -72,7 +69,9 @@ def draw_curves(experiment: Experiment, results: Sequence["Result"], path: Path)
         axis.set_ylim(bottom=0)
         if axis.lines:
             axis.legend(fontsize=8)
-    found[0][0].set_ylabel("error, %")
+    for axis, _ in found:
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("error, %")
     caption = "Error over epochs: validation (solid) and training (dashed), mean over seeds ± one standard deviation"
     return save(figure, path), caption
 
@@ -81,20 +80,20 @@ def draw_cost(experiment: Experiment, results: Sequence["Result"], path: Path) -
     """Draws the test error against parameters, MACs and time."""
     figure, axes = subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     by_name = {result.arm.name: result for result in results}
-    for i, group in enumerate(experiment.groups):
+    for i, group in enumerate(experiment.groups(experiment.compare[0])):
         for j, arm in enumerate(group):
             result = by_name[arm.name]
             if not result.runs:
                 continue
             error = mean(list(result.test_errors.values()))
-            seconds = [run.seconds for run in result.runs.values() if run.seconds is not None]
+            seconds = list(result.training_seconds.values())
             time = mean(seconds).mean if seconds else None
             half = [[error.mean - error.low], [error.high - error.mean]] if error.count > 1 else None
             for axis, x in zip(axes, (result.planned.parameters, result.planned.macs, time), strict=True):
                 if x is not None:
                     label = arm.name if axis is axes[0] else None
                     axis.errorbar(x, error.mean, half, fmt="os^Dvp*"[j % 7], color=f"C{i}", capsize=3, label=label)
-    for axis, name in zip(axes, ("parameters", "MACs of one image", "time of a run, s"), strict=True):
+    for axis, name in zip(axes, ("parameters", "MACs of one image", "training without compilation, s"), strict=True):
         axis.set_xlabel(name)
         axis.set_xscale("log")
         axis.grid(alpha=0.3)
@@ -106,19 +105,20 @@ def draw_cost(experiment: Experiment, results: Sequence["Result"], path: Path) -
 
 def draw_layers(experiment: Experiment, results: Sequence["Result"], path: Path) -> tuple[Path, str]:
     """Draws the deviation of the responses and the norm of the gradient of each layer."""
-    groups = experiment.groups
+    field = experiment.compare[0]
+    groups = experiment.groups(field)
     figure, axes = subplots(
         2, len(groups), squeeze=False, figsize=(4.5 * len(groups) + 0.5, 6.4), sharey="row", layout="constrained"
     )
     by_name = {result.arm.name: result for result in results}
     for (above, below), group in zip(axes.T, groups, strict=True):
         for i, arm in enumerate(group):
-            label = f"{experiment.compare.split('.')[-1]}={arm.changes.get(experiment.compare)}"
+            label = word(field, arm.changes[field])
             for when, style in (("first", dict(ls=":", lw=1.2)), ("last", dict(lw=1.8, label=label))):
                 for axis, series in ((above, responses), (below, gradients)):
                     found = [series(layers[when]) for layers in by_name[arm.name].layers.values() if when in layers]
                     band(axis, [(np.arange(1, len(y) + 1), y) for y in found], color=f"C{i}", **style)
-        above.set_title(experiment.group_name(group), fontsize=10)
+        above.set_title(without(group[0], field), fontsize=10)
         below.set_xlabel("layer")
         for axis in (above, below):
             axis.set_yscale("log")
@@ -147,4 +147,4 @@ def gradients(layers: dict[str, Any]) -> np.ndarray:
     """Returns the norms of the gradients of the convolutions' kernels, in the order of the layers."""
     norms = {row["name"]: float(row["gradient_norm"]) for row in layers["parameters"]}
     names = [f"{row['name']}/kernel" for row in layers["layers"] if row["kind"] == "conv"]
-    return np.array([norms[name] for name in names if name in norms and "shortcut" not in name])
+    return np.array([norms[name] for name in names if "shortcut" not in name])

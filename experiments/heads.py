@@ -23,5 +23,5 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
             for network in networks
             for arm in grid(f"configs/{network}.py:{dataset}", fields, fixed=fixed, label=network)
         ),
-        compare="model.head",
+        compare=("model.head", "model.dropout"),
     )

@@ -21,8 +21,11 @@ class Mean:
 
     @property
     def is_noise(self) -> bool:
-        """Of a difference: whether zero is inside the interval, or there is none."""
-        return not (self.low > 0 or self.high < 0)
+        """Of a difference: whether zero is inside the interval, or there is none.
+
+        Two seeds that differ by the same number of images have an interval without width, which says nothing.
+        """
+        return not (self.low > 0 or self.high < 0) or (self.count < 3 and self.deviation == 0)
 
 
 def mean(values: Sequence[float]) -> Mean:

@@ -1,10 +1,10 @@
 """Runs the tasks of a sweep: several at once on this machine, or as a job array of a cluster."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from typing import Any
 from cnn_jax.errors import Stopped, StorageError, UserError, check
 from cnn_jax.signals import StopSignals
 from cnn_jax.tables import duration
-from experiments.plan import Task, record_failure
+from cnn_jax.workdir import write_text
+from experiments.plan import Task
 
 ATTEMPTS = 2  # of a run that crashed or was killed
 NOT_FINITE, MISTAKE = 3, 2  # exit codes of a run that would fail again: see cnn_jax.errors
@@ -61,6 +62,7 @@ def start(task: Task, slot: Slot) -> subprocess.Popen:
     """Starts a run in the background; what it prints goes into its log."""
     task.log.parent.mkdir(parents=True, exist_ok=True)
     task.attempts += 1
+    task.log_start = task.log.stat().st_size if task.log.exists() else 0
     with task.log.open("ab") as log:
         # In a session of its own, so that Ctrl-C reaches this process only, which passes it on.
         process = subprocess.Popen(
@@ -76,8 +78,8 @@ def start(task: Task, slot: Slot) -> subprocess.Popen:
     return process
 
 
-def run_here(pending: Sequence[Task], places: Sequence[Slot], folder: Path, say: Callable[[str], None]) -> None:
-    """Runs tasks until none is left; those that fail are recorded in failures.json of `folder`.
+def run_here(pending: Sequence[Task], places: Sequence[Slot], say: Callable[[str], None]) -> None:
+    """Runs tasks until none is left; of those that fail, the reason is kept.
 
     Raises:
       Stopped: a signal came; the runs under way have saved their states.
@@ -106,11 +108,11 @@ def run_here(pending: Sequence[Task], places: Sequence[Slot], folder: Path, say:
                         done, spent = done + 1, spent + seconds
                         rest = len(queue) + len(running)
                         left = duration(rest * spent / done / len(places))
-                        record_failure(folder, task, None)
+                        task.fail(None)
                         say(
                             f"{done}/{done + rest}  {task.name}: {result.accuracy:.2f}% in {seconds:.0f} s; {left} left"
                         )
-                    elif not stop.received and is_tried_again(task, process.returncode, folder, say):
+                    elif not stop.received and is_tried_again(task, process.returncode, say):
                         queue.append(task)
                 time.sleep(0.1)
         finally:  # after an error no run goes on by itself
@@ -122,15 +124,18 @@ def run_here(pending: Sequence[Task], places: Sequence[Slot], folder: Path, say:
             raise Stopped(f"stopped by {stop.received}; the runs under way are saved, and the same command goes on")
 
 
-def is_tried_again(task: Task, code: int, folder: Path, say: Callable[[str], None]) -> bool:
-    """Says that a run failed and returns whether it is tried again; if not, that is recorded."""
+def is_tried_again(task: Task, code: int, say: Callable[[str], None]) -> bool:
+    """Says that a run failed and returns whether it is tried again; if not, the reason is kept."""
     words = task.last_words()
     if code == StorageError.exit_code:
         raise StorageError(f"{task.name}: {words}")
     if code not in (MISTAKE, NOT_FINITE) and task.attempts < ATTEMPTS:
         say(f"{task.name}: {ending(code)}; it is tried again. {words}")
         return True
-    record_failure(folder, task, f"{ending(code)}: {words}")
+    if code == MISTAKE and "is in use by" in words:
+        say(f"{task.name} runs elsewhere: {words}")
+        return False
+    task.fail(f"{ending(code)}: {words}")
     say(f"{task.name} failed, {ending(code)}: {words} (all of it: {task.log})")
     return False
 
@@ -148,14 +153,15 @@ def ending(code: int) -> str:
 
 
 def submit(pending: Sequence[Task], folder: Path, *, cluster: str, options: dict[str, Any]) -> list[Any]:
-    """Submits tasks as one job array through submitit and returns its jobs; each runs the command of its task.
+    """Submits tasks as one job array through submitit and returns its jobs, whose numbers are kept in submitted.json.
 
     Args:
       cluster: "slurm", or "local" for processes of this machine (a test of the way there).
-      options: of submitit, such as timeout_min, slurm_partition, gpus_per_node, slurm_array_parallelism.
+      options: of submitit: timeout_min, which has no default here, slurm_partition, gpus_per_node, cpus_per_task,
+        slurm_array_parallelism, ...
 
     Raises:
-      UserError: submitit is not installed, there is no such cluster here, or it does not know an option.
+      UserError: submitit is not installed, there is no such cluster here, it refuses, or it does not know an option.
     """
     try:
         import submitit
@@ -163,22 +169,49 @@ def submit(pending: Sequence[Task], folder: Path, *, cluster: str, options: dict
         raise UserError("--launcher=slurm needs submitit: pip install -e '.[slurm]'") from None
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UserError("--launcher=slurm: there is no sbatch here; start it on a login node of the cluster")
-    for task in pending:
-        task.log.parent.mkdir(parents=True, exist_ok=True)
+    check("timeout_min" in options, "say how long a run may take, minutes: --submit=timeout_min=120")
     executor = submitit.AutoExecutor(folder=folder / "submitted", cluster=cluster)
     try:
         executor.update_parameters(name=f"sweep-{folder.name}", **options)
-    except (NameError, TypeError, ValueError) as error:
+        jobs = executor.map_array(ClusterRun(), pending)
+    except (NameError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"--submit: {error}") from None
-    return executor.map_array(run_task, [task.command for task in pending], [str(task.log) for task in pending])
+    write_text(folder / "submitted.json", json.dumps([job.job_id for job in jobs]) + "\n")
+    return jobs
 
 
-def run_task(command: list[str], log: str) -> int:
-    """Runs a command of a task on the machine that a cluster gave it; raises RuntimeError if it fails."""
-    with open(log, "ab") as file:
-        code = subprocess.run(
-            [sys.executable, *command[1:]], stdout=file, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if code:
-        raise RuntimeError(f"exit code {code}: see {log}")
-    return code
+def check_not_submitted(folder: Path, pending: Sequence[Task]) -> None:
+    """Raises UserError if tasks that are not finished are with a cluster; a list that is done with is removed."""
+    path = folder / "submitted.json"
+    if path.exists() and pending:
+        jobs = json.loads(path.read_text(encoding="utf-8"))
+        raise UserError(
+            f"{len(pending)} runs are not finished, and jobs were submitted for them ({', '.join(jobs[:3])}, ...): "
+            f"wait for them. If they are over, remove {path}, and the same command goes on with what is left"
+        )
+    path.unlink(missing_ok=True)
+
+
+class ClusterRun:
+    """Runs a task on the machine that a cluster gave it. Before its time is over, the run saves and is queued again."""
+
+    process: subprocess.Popen | None = None
+
+    def __call__(self, task: Task) -> int:
+        if task.finished() is not None:
+            return 0
+        self.process = start(task, Slot((), {}))
+        code = self.process.wait()
+        task.fail(f"{ending(code)}: {task.last_words()}" if code else None)
+        if code:
+            raise RuntimeError(f"{task.name}: {task.failure} (all of it: {task.log})")
+        return code
+
+    def checkpoint(self, task: Task) -> Any:
+        """Called by submitit when the time is nearly over."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+        return DelayedSubmission(ClusterRun(), task)

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,11 @@ def plan(experiment: Experiment) -> list[Planned]:
             rows,
             images=config.batch_size // config.accumulation,
             bytes_per_value=2 if config.precision == "bfloat16" else 4,
-            copies_of_parameters=3,
+            copies_of_parameters=2 + (config.optim.momentum > 0) + (config.ema_decay > 0),
         )
         planned.append(Planned(arm, config, sums.parameters, sums.macs, memory))
     by_name = {one.arm.name: one for one in planned}
-    for group in experiment.groups:
+    for group in experiment.groups(experiment.compare[0]):
         for quantity in experiment.equal:
             values = {arm.name: getattr(by_name[arm.name], quantity) for arm in group}
             told = ", ".join(f"{name}: {value:,}" for name, value in values.items())
@@ -74,13 +74,11 @@ def differing(experiment: Experiment, planned: Sequence[Planned]) -> list[str]:
     """Returns a line for each arm that is compared: in which fields its configuration differs from its reference."""
     configs = {one.arm.name: workdir.flat(_plain(one.config)) for one in planned}
     lines = []
-    for group in experiment.groups:
-        reference = configs[group[0].name]
-        for arm in group[1:]:
-            own = configs[arm.name]
-            fields = [name for name in sorted(reference | own) if reference.get(name) != own.get(name)]
-            told = ", ".join(f"{name}: {own.get(name)} for {reference.get(name)}" for name in fields)
-            lines.append(f"{arm.name}, beside {group[0].name}: {told}")
+    for _, reference, arm in experiment.pairs():
+        own, other = configs[arm.name], configs[reference.name]
+        fields = [name for name in sorted(own | other) if own.get(name) != other.get(name)]
+        told = ", ".join(f"{name}: {own.get(name)} for {other.get(name)}" for name in fields)
+        lines.append(f"{arm.name}, beside {reference.name}: {told}")
     return lines
 
 
@@ -88,20 +86,26 @@ def plan_sheet(planned: Sequence[Planned]) -> Sheet:
     """Returns the sizes of the arms as a table."""
     headings = ("arm", "parameters", "MACs", "memory of training, bytes")
     lines = [(one.arm.name, one.parameters, Short(one.macs), Short(one.memory)) for one in planned]
-    return Sheet("Arms (memory is an estimate)", headings, lines)
+    return Sheet("Arms (memory is an estimate, without the data)", headings, lines)
 
 
 # ---------------------------------------------------------------- one run of an arm
 
+# Of what may change when a run goes on, these decide what it leaves for the report.
+NEEDED = ("eval.train_part", "eval.layers")
+MAY_DIFFER = tuple(field for field in workdir.CHANGEABLE if field not in NEEDED)
+
 
 @dataclass
 class Task:
-    """An arm with a seed."""
+    """An arm with a seed: one ordinary run in a folder, its log and the reason of its failure in files beside it."""
 
     arm: Arm
     seed: int
     folder: Path
+    config: Any  # with the seed
     attempts: int = 0
+    log_start: int = 0  # where in its log the last attempt begins, bytes
 
     @property
     def name(self) -> str:
@@ -116,57 +120,64 @@ class Task:
         arguments = [*self.arm.arguments(self.seed), f"--workdir={self.folder}"]
         return [sys.executable, "-m", "cnn_jax.main", *arguments]
 
+    def misfits(self) -> list[str]:
+        """Returns a line for each field in which the run in its folder, if there is one, has another configuration."""
+        if not (self.folder / "config.json").exists():
+            return []
+        return workdir.differences(workdir.stored_config(self.folder), _plain(self.config), may_differ=MAY_DIFFER)
+
     def finished(self) -> runs.Finished | None:
         """Returns the finished run, or None."""
         try:
-            return runs.read(self.folder)
+            return None if self.misfits() else runs.read(self.folder)
         except (UserError, runs.LeftOut):
             return None
 
+    @property
+    def failure(self) -> str | None:
+        """Why its last attempt failed for good; None if it did not, or if it is finished by now."""
+        path = self.folder.with_suffix(".failed")
+        return path.read_text(encoding="utf-8") if path.exists() and self.finished() is None else None
+
+    def fail(self, why: str | None) -> None:
+        """Notes why it failed, or with None that it did not."""
+        path = self.folder.with_suffix(".failed")
+        if why is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            workdir.write_text(path, why)
+
     def last_words(self) -> str:
-        """Returns the line of its log that says why it ended."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
-        lines = [line.strip() for line in lines if line.strip()]
+        """Returns the line of the last attempt's log that says why it ended."""
+        text = self.log.read_bytes()[self.log_start :].decode(errors="replace") if self.log.exists() else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         chosen = [line for line in lines if line.startswith("error: ") or "RESOURCE_EXHAUSTED" in line] or lines[-1:]
         return chosen[-1][:300] if chosen else "it printed nothing"
 
 
-def tasks(planned: Sequence[Planned], seeds: int, folder: Path) -> list[Task]:
-    """Returns the runs of a sweep, seed by seed, so that a sweep that is stopped has something of every arm.
-
-    Raises:
-      UserError: a folder holds a run of another configuration.
-    """
+def tasks(planned: Sequence[Planned], seeds: Iterable[int], folder: Path) -> list[Task]:
+    """Returns the runs of a sweep, seed by seed, so that a sweep that is stopped has something of every arm."""
     found = []
-    for seed in range(seeds):
+    for seed in seeds:
         for one in planned:
-            task = Task(one.arm, seed, folder / one.arm.folder / f"seed-{seed}")
             config = one.config.copy_and_resolve_references()
             config.seed = seed
-            if (task.folder / "config.json").exists():
-                changed = workdir.differences(workdir.stored_config(task.folder), _plain(config))
-                check(
-                    not changed,
-                    f"{task.folder} holds a run of another configuration:\n" + "\n".join(changed) + "\n"
-                    "Give another --folder, or move that one away.",
-                )
-            found.append(task)
+            found.append(Task(one.arm, seed, folder / one.arm.folder / f"seed-{seed}", config))
     return found
 
 
-# ---------------------------------------------------------------- what failed
+def check_fit(every: Sequence[Task]) -> None:
+    """Raises UserError if a folder holds a run of another configuration."""
+    for task in every:
+        changed = task.misfits()
+        check(
+            not changed,
+            f"{task.folder} holds a run of another configuration:\n" + "\n".join(changed) + "\n"
+            "Give another --folder, or move that one away.",
+        )
 
 
-def record_failure(folder: Path, task: Task, why: str | None) -> None:
-    """Notes in failures.json that a run failed, or with None that it did not."""
-    failures = read_failures(folder)
-    failures.pop(task.name, None)
-    if why:
-        failures[task.name] = why
-    workdir.write_text(folder / "failures.json", json.dumps(failures, indent=1) + "\n")
-
-
-def read_failures(folder: Path) -> dict[str, str]:
-    """Returns name of the run -> why it failed."""
-    path = folder / "failures.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def seeds_in(folder: Path) -> set[int]:
+    """Returns the seeds of which the folder of a sweep has runs."""
+    return {int(path.name[5:]) for path in folder.glob("*/seed-*/") if path.name[5:].isdecimal()}

@@ -4,20 +4,22 @@ import base64
 import html
 import json
 import re
+import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnn_jax import runs, workdir
+from cnn_jax.errors import check
 from cnn_jax.metrics import read_jsonl
 from cnn_jax.tables import Sheet, Short, render
 from experiments import cost, figures
-from experiments.experiment import Arm, Experiment
+from experiments.experiment import Arm, Experiment, without
 from experiments.intervals import Mean, mean, paired_difference
-from experiments.plan import Planned, differing, read_failures
+from experiments.plan import Planned, Task, differing, seeds_in, tasks
 
 
 @dataclass(frozen=True)
@@ -49,42 +51,46 @@ class Result:
         """Seed -> median of the speed of training, without compilation, validation and saves."""
         found = {}
         for seed, records in self.curves.items():
-            speeds = sorted(record["images_per_second"] for record in records if record.get("images_per_second"))
+            speeds = [record["images_per_second"] for record in records if record.get("images_per_second")]
             if speeds:
-                found[seed] = speeds[len(speeds) // 2]
+                found[seed] = statistics.median(speeds)
         return found
 
+    @property
+    def training_seconds(self) -> dict[int, float]:
+        """Seed -> seconds of training at that speed: without start, compilation, validation and saves."""
+        batch = self.planned.config.batch_size
+        return {seed: self.runs[seed].test["step"] * batch / speed for seed, speed in self.images_per_second.items()}
 
-def read(planned: Sequence[Planned], folder: Path) -> list[Result]:
-    """Returns what there is of the arms in the folder of a sweep: finished runs only."""
-    results = []
-    for one in planned:
-        result = Result(one, {}, {}, {}, {})
-        for path in sorted((folder / one.arm.folder).glob("seed-*/")):
-            try:
-                run = runs.read(path)
-            except (runs.LeftOut, ValueError):
-                continue
-            seed = run.seed
-            result.runs[seed] = run
-            result.curves[seed] = read_jsonl(path / "metrics.jsonl")
-            for record in result.curves[seed]:
-                if record["kind"] == "train_part":
-                    result.train_errors[seed] = 100 * record["error"]
-            if (path / "layers.json").exists():
-                result.layers[seed] = json.loads((path / "layers.json").read_text(encoding="utf-8"))
-        results.append(result)
-    return results
+
+def read(planned: Sequence[Planned], folder: Path, seeds: Iterable[int]) -> list[Result]:
+    """Returns what there is of the arms in the folder of a sweep: finished runs of their configurations only."""
+    results = {one.arm.name: Result(one, {}, {}, {}, {}) for one in planned}
+    for task in tasks(planned, seeds, folder):
+        run, result = task.finished(), results[task.arm.name]
+        if run is None:
+            continue
+        result.runs[task.seed] = run
+        result.curves[task.seed] = read_jsonl(task.folder / "metrics.jsonl")
+        for record in result.curves[task.seed]:
+            if record["kind"] == "train_part":
+                result.train_errors[task.seed] = 100 * record["error"]
+        if (task.folder / "layers.json").exists():
+            result.layers[task.seed] = json.loads((task.folder / "layers.json").read_text(encoding="utf-8"))
+    return list(results.values())
+
+
+def missing(every: Sequence[Task]) -> list[str]:
+    """Returns a line for each run that is not finished: why, as far as it is known."""
+    lines = []
+    for task in every:
+        if task.finished() is None:
+            other = "its folder holds a run of another configuration" if task.misfits() else "not finished"
+            lines.append(f"{task.name}: {task.failure or other}")
+    return lines
 
 
 # ---------------------------------------------------------------- words
-
-
-def interval(value: Mean, *, digits: int = 2) -> str:
-    """Returns "1.23 (0.80 to 1.66)"."""
-    if value.count == 1:
-        return f"{value.mean:.{digits}f} (1 seed: no interval)"
-    return f"{value.mean:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
 
 
 def with_deviation(values: Sequence[float]) -> str:
@@ -96,40 +102,39 @@ def with_deviation(values: Sequence[float]) -> str:
 
 
 def verdict(difference: Mean) -> str:
-    """Returns what a difference of test errors says."""
+    """Returns what a difference of errors says, as far as the seeds can tell."""
     if difference.count < 2:
         return "one seed says nothing about the noise"
     if difference.is_noise:
-        return "within the noise"
+        return "no difference beyond the noise of the seeds"
     return "worse" if difference.mean > 0 else "better"
 
 
-def answer(experiment: Experiment, results: Sequence[Result]) -> list[str]:
-    """Returns a sentence for each pair of arms: the difference of the test errors, its interval and what it says."""
+def answer(experiment: Experiment, results: Sequence[Result], seeds: int) -> list[str]:
+    """Returns a sentence for each pair of arms: the difference of the errors, its interval and what it says."""
     by_name = {result.arm.name: result for result in results}
-    field = experiment.compare.split(".")[-1]
     sentences = []
-    for group in experiment.groups:
-        reference, rest = by_name[group[0].name], group[1:]
-        for arm in rest:
-            own = by_name[arm.name]
-            difference = paired_difference(reference.test_errors, own.test_errors)
-            where = experiment.group_name(group)
-            values = f"{field}={arm.changes[experiment.compare]} for {group[0].changes[experiment.compare]}"
-            begin = f"{where}: {values}" if where else values
-            if difference is None:
-                sentences.append(f"{begin}: no seed of both is finished.")
-            elif difference.count < 2:
-                sentences.append(
-                    f"{begin} changes the test error by {difference.mean:+.2f} points; {verdict(difference)}."
-                )
-            else:
-                told = (
-                    f"{begin} changes the test error by {difference.mean:+.2f} points (95% interval "
-                    f"{difference.low:+.2f} to {difference.high:+.2f}, {difference.count} paired seeds)"
-                )
-                sentences.append(f"{told}: {verdict(difference)}.")
+    for field, reference, arm in experiment.pairs():
+        first, other = by_name[reference.name], by_name[arm.name]
+        values = f"{field.split('.')[-1]}={arm.changes[field]} for {reference.changes[field]}"
+        begin = ": ".join(filter(None, (without(arm, field), values)))
+        test = paired_difference(first.test_errors, other.test_errors)
+        if test is None:
+            sentences.append(f"{begin}: no seed of both is finished.")
+            continue
+        told = f"{begin}: {verdict(test)}; test error {told_difference(test)}"
+        if train := paired_difference(first.train_errors, other.train_errors):
+            told += f", training error {told_difference(train)}"
+        if test.count < seeds:
+            told += f". Only {test.count} of {seeds} pairs are finished: what failed is left out, not counted as bad"
+        sentences.append(told + ".")
     return sentences
+
+
+def told_difference(difference: Mean) -> str:
+    """Returns "+1.23 points (+0.80 to +1.66)"."""
+    text = f"{difference.mean:+.2f} points"
+    return text if difference.count < 2 else f"{text} ({difference.low:+.2f} to {difference.high:+.2f})"
 
 
 # ---------------------------------------------------------------- tables
@@ -139,23 +144,22 @@ def arms_sheet(results: Sequence[Result]) -> Sheet:
     """Returns a line for each arm."""
     headings = (
         *("arm", "parameters", "MACs", "memory, bytes", "seeds", "train error, %", "test error, %"),
-        *("test - train", "images/s", "time of a run, s", "command"),
+        *("test - train", "images/s", "training, s", "command"),
     )
     lines = []
     for result in results:
-        seconds = [run.seconds for run in result.runs.values() if run.seconds is not None]
-        speeds = list(result.images_per_second.values())
+        speeds, seconds = list(result.images_per_second.values()), list(result.training_seconds.values())
         lines.append(
             (
                 *(result.arm.name, result.planned.parameters, Short(result.planned.macs), Short(result.planned.memory)),
                 *(len(result.runs), with_deviation(list(result.train_errors.values()))),
                 with_deviation(list(result.test_errors.values())),
                 with_deviation(list(result.gaps.values())),
-                *(round(mean(speeds).mean) if speeds else None, round(mean(seconds).mean) if seconds else None),
+                *(round(mean(speeds).mean) if speeds else None, round(mean(seconds).mean, 1) if seconds else None),
                 f"`{result.arm.command()}`",
             )
         )
-    title = "Arms: mean ± standard deviation over seeds; memory of training is an estimate"
+    title = "Arms: mean ± standard deviation over seeds; memory is an estimate, time is without compilation"
     return Sheet(title, headings, lines)
 
 
@@ -163,31 +167,32 @@ def pairs_sheet(experiment: Experiment, results: Sequence[Result]) -> Sheet:
     """Returns a line for each pair that is compared."""
     by_name = {result.arm.name: result for result in results}
     lines = []
-    for group in experiment.groups:
-        reference = by_name[group[0].name]
-        for arm in group[1:]:
-            own = by_name[arm.name]
-            cells = []
-            for values in ("test_errors", "train_errors", "gaps"):
-                difference = paired_difference(getattr(reference, values), getattr(own, values))
-                cells.append(interval(difference) if difference else "")
-            test = paired_difference(reference.test_errors, own.test_errors)
-            lines.append((arm.name, group[0].name, *cells, verdict(test) if test else "not finished"))
-    headings = ("arm", "beside", "test error, points", "train error, points", "test - train, points", "test error is")
+    for _, reference, arm in experiment.pairs():
+        first, other = by_name[reference.name], by_name[arm.name]
+        found = [
+            paired_difference(getattr(first, values), getattr(other, values))
+            for values in ("test_errors", "train_errors", "gaps")
+        ]
+        cells = [told_difference(difference) if difference else "" for difference in found]
+        lines.append((arm.name, reference.name, *cells, verdict(found[0]) if found[0] else "not finished"))
+    headings = ("arm", "beside", "test error", "train error", "test - train", "test error is")
     return Sheet("Paired differences: mean and 95% interval (Student's t)", headings, lines)
 
 
 # ---------------------------------------------------------------- the page
 
 
-def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, spec: str) -> Path:
-    """Writes report.md, its pictures, and report.html into `folder` and returns the path of the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    results = read(planned, folder)
+def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, seeds: int, command: str) -> Path:
+    """Writes report.md, its pictures, and report.html into `folder` and returns the path of the page.
+
+    Args:
+      seeds: how many of each arm there should be. Others that the folder has count as well.
+      command: that made it.
+    """
+    every = tasks(planned, sorted({*range(seeds), *seeds_in(folder)}), folder)
+    results = read(planned, folder, {task.seed for task in every})
     finished = [run for result in results for run in result.runs.values()]
     pictures = figures.draw(experiment, results, folder) if finished else []
-    costs = folder / "costs.json"
-    failures = read_failures(folder)
     question, *rest = experiment.text.split("\n\n")
     starts = [start for run in finished for start in run.starts]
     facts = {
@@ -198,25 +203,36 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, spec:
         "commit": [re.sub(r"^(\w{10})\w+", r"\1", s["commit"] or "") for s in starts],
         "dates": [s["date"][:10] for s in starts],
     }
+    distinct = {name: list(dict.fromkeys(filter(None, values))) for name, values in facts.items()}
+    pairs = len(experiment.pairs())
     parts = [
         f"# {' '.join(question.split())}",
         "## Answer",
-        "\n".join(f"- {sentence}" for sentence in answer(experiment, results)),
-        *(pictures and ["\n\n".join(f"![{caption}]({path.name})\n\n*{caption}.*" for path, caption in pictures)]),
+        "\n".join(f"- {sentence}" for sentence in answer(experiment, results, seeds)),
+        "Intervals are of 95% (Student's t) over paired seeds: they cover initial weights, order of the examples and "
+        f"augmentation, not the choice of the test examples, and each of {pairs} pairs by itself.",
+        *("\n\n".join(f"![{caption}]({path.name})\n\n*{caption}.*" for path, caption in pictures),),
         "## Numbers",
         render([pairs_sheet(experiment, results)], "markdown"),
         render([arms_sheet(results)], "markdown"),
     ]
-    if costs.exists():
-        parts.append(render([cost.sheet(json.loads(costs.read_text(encoding="utf-8")))], "markdown"))
+    lacking = missing([task for task in every if task.seed < seeds])
+    if experiment.parts:
+        path = folder / "costs.json"
+        if path.exists():
+            costs = json.loads(path.read_text(encoding="utf-8"))
+            parts += [render([cost.sheet(costs["rows"])], "markdown"), f"Measured on {cost.place(costs)}."]
+        else:
+            lacking.append("the cost of the parts: the sweep measures it where it runs without --launcher")
     parts += ["## What was asked", "\n\n".join(rest), "## What differs between the arms"]
     parts.append("\n".join(f"- {line}" for line in differing(experiment, planned)))
-    missing = [f"{r.arm.name}: no finished run" for r in results if not r.runs]
-    if failures or missing:
-        failed = [f"{name}: {why}" for name, why in failures.items()]
-        parts += ["## What is missing", "\n".join(f"- {line}" for line in [*failed, *missing])]
-    told = [f"- {name}: {'; '.join(dict.fromkeys(filter(None, values)))}" for name, values in facts.items() if values]
-    parts += ["## How it was made", f"`python -m experiments.sweep {spec}`", "\n".join(told)]
+    if lacking:
+        parts += ["## What is missing", "\n".join(f"- {line}" for line in lacking)]
+    parts += ["## How it was made", f"`{command}`"]
+    parts.append("\n".join(f"- {name}: {'; '.join(values)}" for name, values in distinct.items() if values))
+    mixed = [name for name in ("hardware", "versions", "commit") if len(distinct[name]) > 1]
+    if mixed:
+        parts.append(f"**Runs differ in {', '.join(mixed)}: what is compared may not be the arms alone.**")
     text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
     workdir.write_text(folder / "report.md", text)
     workdir.write_text(folder / "report.html", page(text, folder))
@@ -234,8 +250,9 @@ em { font-size: .9rem; color: #444; } table { border-collapse: collapse; font-si
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
 code { font-size: .85em; overflow-wrap: anywhere; }
+td code { display: inline-block; min-width: 24rem; white-space: normal; }
 @media print { body { max-width: none; font-size: 10pt; } .table { overflow: visible; } table { font-size: 7pt; }
-  th, td { white-space: normal; padding: .1rem .3rem; } img { min-width: 0; }
+  th, td { white-space: normal; padding: .1rem .3rem; } img, td code { min-width: 0; }
   img, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
@@ -261,15 +278,20 @@ def page(markdown: str, folder: Path) -> str:
     )
 
 
-def measure_cost(spec: str, folder: Path, say: Callable[[str], None]) -> None:
-    """Measures the parts of an experiment in a process of its own and keeps the numbers in costs.json of `folder`."""
+def measure_cost(experiment: Experiment, spec: str, folder: Path, say: Callable[[str], None]) -> None:
+    """Measures the parts of an experiment in a process of its own and keeps the numbers in costs.json of `folder`.
+
+    What was measured of the same parts with the same machine and versions is not measured again.
+
+    Raises:
+      UserError: it fails.
+    """
     path = folder / "costs.json"
-    if path.exists():
+    if path.exists() and cost.fits(json.loads(path.read_text(encoding="utf-8")), experiment.parts):
         return
     say("measuring the cost of the parts")
     line = [sys.executable, "-m", "experiments.cost", spec, "--format=json"]
     result = subprocess.run(line, capture_output=True, text=True, check=False)
-    if result.returncode:
-        say(f"the cost of the parts could not be measured: {result.stderr.strip().splitlines()[-1:]}")
-        return
+    words = result.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
+    check(result.returncode == 0, f"the cost of the parts could not be measured: {words[0]}")
     workdir.write_text(path, result.stdout)

@@ -11,14 +11,17 @@ there, at the end or with --report.
 """
 
 import re
+import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 from cnn_jax import workdir
 from cnn_jax.errors import UserError, check
 from cnn_jax.tables import render
 from experiments.experiment import experiments, load
-from experiments.launch import run_here, slots, submit
-from experiments.plan import differing, plan, plan_sheet, read_failures, tasks
+from experiments.launch import check_not_submitted, run_here, slots, submit
+from experiments.plan import Planned, check_fit, differing, plan, plan_sheet, tasks
 
 if __name__ == "__main__":
     from absl import flags
@@ -35,6 +38,38 @@ if __name__ == "__main__":
     _LAUNCHER = flags.DEFINE_enum("launcher", "here", ["here", "slurm"], "Where the arms run.")
     _SUBMIT = flags.DEFINE_multi_string("submit", [], "NAME=VALUE of submitit for --launcher=slurm: timeout_min=60.")
 
+    def chosen_arms(planned: list[Planned]) -> list[Planned]:
+        if _ONLY.value is None:
+            return planned
+        try:
+            chosen = [one for one in planned if re.search(_ONLY.value, one.arm.name)]
+        except re.error as error:
+            raise UserError(f"--only={_ONLY.value!r} is no regular expression: {error}") from None
+        names = "; ".join(one.arm.name for one in planned)
+        check(bool(chosen), f"--only={_ONLY.value!r} matches none of the arms: {names}")
+        return chosen
+
+    def submit_options() -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        for text in _SUBMIT.value:
+            name, equals, value = text.partition("=")
+            check(bool(equals), f"--submit={text!r}: must be NAME=VALUE, such as timeout_min=60")
+            options[name] = int(value) if value.isdecimal() else value
+        return options
+
+    def check_flags(words: list[str]) -> None:
+        check(len(words) == 1, "name one experiment, such as experiments/residual.py; --list shows all")
+        check(commandline.given_config() is None, "--config goes with training: an experiment names its own")
+        for flag, value in (("seeds", _SEEDS.value), ("jobs", _JOBS.value)):
+            check(value is None or value > 0, f"--{flag} is {value}, but must be above 0")
+        slurm = _LAUNCHER.value == "slurm"
+        check(slurm or not _SUBMIT.value, "--submit goes with --launcher=slurm")
+        check(
+            not (slurm and _JOBS.value), "--jobs goes without --launcher: --submit=slurm_array_parallelism=N is like it"
+        )
+        others = (_ONLY.value, _JOBS.value, slurm or None, flags.FLAGS["dry-run"].value or None)
+        check(not _REPORT.value or others == (None,) * 4, "--report takes --seeds and --folder only: it runs nothing")
+
     def launch(words: list[str]) -> int | None:
         """Does what the flags say; returns 1 if a run failed."""
         from experiments import report
@@ -43,29 +78,29 @@ if __name__ == "__main__":
             print(text, flush=True)
 
         if _LIST.value:
-            for path in experiments():
+            found = experiments()
+            check(bool(found), "there are no experiments/*.py here: start it in the top folder of a clone")
+            for path in found:
                 say(f"{path}\n    {load(str(path)).question}")
             return None
-        check(len(words) == 1, "name one experiment, such as experiments/residual.py; --list shows all")
-        check(commandline.given_config() is None, "--config goes with training: an experiment names its own")
-        for flag, value in (("seeds", _SEEDS.value), ("jobs", _JOBS.value)):
-            check(value is None or value > 0, f"--{flag} is {value}, but must be above 0")
+        check_flags(words)
+        options, places = submit_options(), slots(_JOBS.value)
         experiment = load(words[0])
         folder = Path(_FOLDER.value or Path("runs") / "sweeps" / experiment.name)
         seeds = _SEEDS.value or experiment.seeds
-        if _REPORT.value:
-            check(folder.is_dir(), f"there is no {folder}: run the sweep first, or give its --folder")
-            say(f"the report is {report.make(experiment, plan(experiment), folder, words[0])}")
-            return None
+        check(not _REPORT.value or folder.is_dir(), f"there is no {folder}: run the sweep first, or give its --folder")
         planned = plan(experiment)
-        chosen = planned
-        if _ONLY.value is not None:
-            try:
-                chosen = [one for one in planned if re.search(_ONLY.value, one.arm.name)]
-            except re.error as error:
-                raise UserError(f"--only={_ONLY.value!r} is no regular expression: {error}") from None
-            names = "; ".join(one.arm.name for one in planned)
-            check(bool(chosen), f"--only={_ONLY.value!r} matches none of the arms: {names}")
+        command = shlex.join(
+            ["python", "-m", "experiments.sweep", *(word for word in sys.argv[1:] if word != "--report")]
+        )
+
+        def make_report() -> None:
+            say(f"the report is {report.make(experiment, planned, folder, seeds=seeds, command=command)}")
+
+        if _REPORT.value:
+            make_report()
+            return None
+        chosen = chosen_arms(planned)
         say(experiment.question)
         say("")
         say(render([plan_sheet(chosen)], "text"))
@@ -75,24 +110,19 @@ if __name__ == "__main__":
             say(f"\nSEED: 0 to {seeds - 1}; folder: {folder}")
             return None
         with workdir.locked(folder, flag="--folder"):
-            every = tasks(chosen, seeds, folder)
+            every = tasks(chosen, range(seeds), folder)
+            check_fit(every)
             pending = [task for task in every if task.finished() is None]
             say(f"\n{len(every)} runs in {folder}, {len(every) - len(pending)} of them finished")
+            check_not_submitted(folder, pending)
             if _LAUNCHER.value == "slurm":
-                options = {}
-                for text in _SUBMIT.value:
-                    name, equals, value = text.partition("=")
-                    check(bool(equals), f"--submit={text!r}: must be NAME=VALUE, such as timeout_min=60")
-                    options[name] = int(value) if value.isdecimal() else value
                 jobs = submit(pending, folder, cluster="slurm", options=options) if pending else []
                 say(f"{len(jobs)} jobs submitted; make the report at any time with --report")
                 return None
-            check(not _SUBMIT.value, "--submit goes with --launcher=slurm")
-            run_here(pending, slots(_JOBS.value), folder, say)
+            run_here(pending, places, say)
             if experiment.parts:
-                report.measure_cost(words[0], folder, say)
-            say(f"the report is {report.make(experiment, planned, folder, words[0])}")
-            failures = read_failures(folder)
-            return 1 if failures else None
+                report.measure_cost(experiment, words[0], folder, say)
+            make_report()
+            return 1 if any(task.finished() is None for task in every) else None
 
     commandline.launch(launch, operands=True)

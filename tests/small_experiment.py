@@ -13,7 +13,7 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
         fixed["eval.layers"] = True
     return Experiment(
         arms=tuple(grid(f"configs/mlp.py:{dataset}", {"model.width": (0.1, 0.05)}, fixed=fixed)),
-        compare="model.width",
+        compare=("model.width",),
         seeds=2,
         figures=("curves", "cost", "layers") if full else ("curves", "cost"),
     )

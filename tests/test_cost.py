@@ -38,3 +38,11 @@ def test_the_gradient_reaches_the_input_and_the_parameters():
     import jax
 
     assert all(float(np.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(weights))
+
+
+def test_a_record_fits_its_parts_and_its_machine_only(monkeypatch):
+    monkeypatch.setattr(cost, "measure", lambda parts: [{"group": part.group, "label": part.label} for part in parts])
+    found = cost.record(PARTS[:2])
+    assert cost.fits(found, PARTS[:2]) and not cost.fits(found, PARTS[:3])
+    assert "cores" in cost.place(found) and "jax" in cost.place(found)
+    assert not cost.fits(found | {"machine": {"processor": "another"}}, PARTS[:2])

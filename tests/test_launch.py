@@ -14,8 +14,8 @@ from run_folders import make
 from cnn_jax.errors import StorageError, UserError
 from experiments import launch
 from experiments.experiment import Arm
-from experiments.launch import Slot, run_here, slots, submit
-from experiments.plan import Task, read_failures
+from experiments.launch import Slot, check_not_submitted, run_here, slots, submit
+from experiments.plan import Task
 
 ROOT = Path(__file__).parent.parent
 FINISH = "import shutil, sys; shutil.copytree({template!r}, {folder!r})"
@@ -27,6 +27,9 @@ class Program(Task):
 
     code: str = FINISH
 
+    def misfits(self) -> list[str]:
+        return []  # the template is of no arm
+
     @property
     def command(self) -> list[str]:
         template = str(self.folder.parent / "template")
@@ -36,20 +39,24 @@ class Program(Task):
 def programs(tmp_path, *codes) -> list[Program]:
     if not (tmp_path / "template").exists():
         make(tmp_path / "template")
-    return [Program(Arm(f"arm{i}", "", {}), 0, tmp_path / f"run{i}", code=code) for i, code in enumerate(codes)]
+    return [Program(Arm(f"arm{i}", "", {}), 0, tmp_path / f"run{i}", None, code=code) for i, code in enumerate(codes)]
 
 
 def run(tmp_path, *codes, places=1) -> list[str]:
     told = []
-    run_here(programs(tmp_path, *codes), [Slot((), {})] * places, tmp_path, told.append)
+    run_here(programs(tmp_path, *codes), [Slot((), {})] * places, told.append)
     return told
+
+
+def failures(tmp_path) -> dict[str, str]:
+    return {path.stem: path.read_text() for path in tmp_path.glob("*.failed")}
 
 
 def test_every_task_runs_and_each_that_ends_says_how_much_is_left(tmp_path):
     told = run(tmp_path, FINISH, FINISH, FINISH)
     assert [line.split("  ")[0] for line in told] == ["1/3", "2/3", "3/3"]
     assert "arm0, seed 0: 75.00% in " in told[0] and told[0].endswith(" left")
-    assert read_failures(tmp_path) == {}
+    assert failures(tmp_path) == {}
 
 
 def test_as_many_run_at_once_as_there_are_places(tmp_path):
@@ -69,7 +76,7 @@ def test_what_crashed_or_was_killed_is_tried_again_behind_the_others(tmp_path, e
     told = run(tmp_path, FLAKY.replace("{end}", end) + FINISH, FINISH)
     assert said in told[0] and "it is tried again" in told[0]
     assert [line.split(",")[0].split("  ")[-1] for line in told[1:]] == ["arm1", "arm0"]
-    assert read_failures(tmp_path) == {}
+    assert failures(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
@@ -83,12 +90,12 @@ def test_what_crashed_or_was_killed_is_tried_again_behind_the_others(tmp_path, e
 )
 def test_what_fails_for_good_is_recorded_and_the_others_go_on(tmp_path, code, why, attempts):
     told = run(tmp_path, code, FINISH)
-    assert read_failures(tmp_path) == {"arm0, seed 0": why}
+    assert failures(tmp_path) == {"run0": why}
     assert sum("arm0" in line for line in told) == attempts and any("arm1, seed 0: 75.00%" in line for line in told)
     (failed,) = (line for line in told if "failed" in line)
     assert str(tmp_path / "run0.log") in failed
     run(tmp_path, FINISH)  # the next call
-    assert read_failures(tmp_path) == {}
+    assert failures(tmp_path) == {}
 
 
 def test_storage_that_fails_stops_the_sweep(tmp_path):
@@ -121,7 +128,7 @@ def test_a_signal_reaches_the_runs_which_save_and_the_sweep_ends_with_75(tmp_pat
         process.kill()
     assert process.returncode == 75 and "the same command goes on" in printed
     assert (tmp_path / "run0.saved").exists() and not (tmp_path / "run1").exists()
-    assert read_failures(tmp_path) == {}
+    assert failures(tmp_path) == {}
 
 
 # ---------------------------------------------------------------- shares of the machine
@@ -160,22 +167,54 @@ def test_gpus_count_only_where_jax_would_use_them(monkeypatch):
 # ---------------------------------------------------------------- a cluster
 
 
-def test_a_job_array_runs_the_commands_of_the_tasks(tmp_path):
+def test_a_job_array_runs_the_tasks_and_keeps_why_one_failed(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
-    found = programs(tmp_path, FINISH, "raise SystemExit(2)")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")  # where the jobs find Program
+    found = programs(tmp_path, FINISH, "import sys; print('error: no'); sys.exit(2)")
     jobs = submit(found, tmp_path, cluster="local", options={"timeout_min": 2})
     assert jobs[0].result() == 0 and found[0].finished() is not None
-    with pytest.raises(Exception, match="exit code 2"):
+    with pytest.raises(Exception, match="arm1, seed 0: refused: error: no"):
         jobs[1].result()
+    for job in jobs:
+        job._process.wait()  # submitit leaves it to the garbage collector
+    assert failures(tmp_path) == {"run1": "refused: error: no"}
+    with pytest.raises(UserError, match=r"1 runs are not finished, and jobs were submitted .*submitted.json"):
+        check_not_submitted(tmp_path, found[1:])
+    check_not_submitted(tmp_path, [])
+    check_not_submitted(tmp_path, found[1:])  # the list is gone
+
+
+def test_a_job_whose_time_is_over_lets_the_run_save_and_is_queued_again(tmp_path):
+    pytest.importorskip("submitit")
+    wait = (
+        "import pathlib, signal, sys, time\n"
+        "def save(*_): pathlib.Path({folder!r} + '.saved').touch(); sys.exit(75)\n"
+        "signal.signal(signal.SIGTERM, save); pathlib.Path({folder!r} + '.began').touch(); time.sleep(60)"
+    )
+    (task,) = programs(tmp_path, wait)
+    job = launch.ClusterRun()
+    job.process = launch.start(task, Slot((), {}))
+    while not (tmp_path / "run0.began").exists():
+        time.sleep(0.05)
+    again = job.checkpoint(task)
+    assert (tmp_path / "run0.saved").exists() and again.args == (task,)
 
 
 def test_what_a_cluster_does_not_know_or_is_not_there_is_one_message(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
+    time_limit = {"timeout_min": 5}
     monkeypatch.setattr(launch.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="no sbatch here"):
-        submit(programs(tmp_path, FINISH), tmp_path, cluster="slurm", options={})
+        submit(programs(tmp_path, FINISH), tmp_path, cluster="slurm", options=time_limit)
+    with pytest.raises(UserError, match="how long a run may take"):
+        submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options={})
     with pytest.raises(UserError, match=r"--submit: .*colour"):
-        submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options={"colour": "red"})
+        submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options=time_limit | {"colour": "red"})
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install -e '.\[slurm\]'"):
-        submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options={})
+        submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options=time_limit)
+
+
+def test_a_run_that_another_process_has_is_no_failure(tmp_path):
+    told = run(tmp_path, "import sys; print('error: x is in use by process 5 on y: wait'); sys.exit(2)")
+    assert failures(tmp_path) == {} and "runs elsewhere" in told[0]

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from cnn_jax.errors import UserError
-from experiments.experiment import Experiment, grid, load
-from experiments.plan import Task, differing, plan, plan_sheet, read_failures, record_failure, tasks
+from experiments.experiment import Experiment, experiments, grid, load
+from experiments.plan import check_fit, differing, plan, plan_sheet, seeds_in, tasks
 
 # ml_collections loads configuration files by a method that Python will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 SMALL = load(str(Path(__file__).parent / "small_experiment.py"))
 RESNETS = Experiment(
     arms=tuple(grid("configs/cifar_resnet.py", {"model.depth": (8,), "model.residual": (True, False)})),
-    compare="model.residual",
+    compare=("model.residual",),
     equal=("parameters", "macs"),
 )
 
@@ -28,7 +28,7 @@ def test_arms_of_equal_parameters_pass_and_others_are_refused_with_their_numbers
     first, second = plan(RESNETS)
     assert first.parameters == second.parameters and first.macs == second.macs
     depths = tuple(grid("configs/cifar_resnet.py", {"model.depth": (8, 14)}))
-    unequal = replace(RESNETS, arms=depths, compare="model.depth")
+    unequal = replace(RESNETS, arms=depths, compare=("model.depth",))
     with pytest.raises(UserError, match=r"of equal parameters, but these differ: depth=8: [\d,]+, depth=14: [\d,]+"):
         plan(unequal)
 
@@ -60,21 +60,39 @@ def test_arms_of_one_configuration_collide():
 
 def test_tasks_go_seed_by_seed_and_refuse_a_folder_of_another_configuration(tmp_path):
     planned = plan(SMALL)
-    found = tasks(planned, 2, tmp_path)
+    found = tasks(planned, range(2), tmp_path)
     assert [task.name for task in found] == [
         *("width=0.1, seed 0", "width=0.05, seed 0", "width=0.1, seed 1", "width=0.05, seed 1"),
     ]
     assert found[1].folder == tmp_path / "width=0.05" / "seed-0" and found[1].finished() is None
     assert found[1].command[1:4] == ["-m", "cnn_jax.main", "--config=configs/mlp.py:digits"]
     assert found[1].command[-1] == f"--workdir={found[1].folder}" and "--config.seed=0" in found[1].command
+    check_fit(found)
     found[1].folder.mkdir(parents=True)
-    config = planned[1].config.copy_and_resolve_references()
+    config = found[1].config.copy_and_resolve_references()
     (found[1].folder / "config.json").write_text(config.to_json())
-    tasks(planned, 2, tmp_path)
-    config.optim.learning_rate = 7.0
+    check_fit(found)
+    config.log.every = "7 steps"  # what is printed
     (found[1].folder / "config.json").write_text(config.to_json())
-    with pytest.raises(UserError, match=r"learning_rate: 7.0 in the folder, .*\n.*another --folder"):
-        tasks(planned, 2, tmp_path)
+    check_fit(found)
+    for field, value in (("optim.learning_rate", 7.0), ("eval.layers", True)):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict({field: value})
+        (found[1].folder / "config.json").write_text(changed.to_json())
+        with pytest.raises(UserError, match=rf"{field}: {value} in the folder, .*\n.*another --folder"):
+            check_fit(found)
+    assert seeds_in(tmp_path) == {0}
+
+
+@pytest.mark.parametrize("path", experiments(), ids=lambda path: path.stem)
+def test_every_experiment_of_the_project_can_be_planned(path):
+    for spec in (str(path), f"{path}:cifar10:full"):
+        experiment = load(spec)
+        planned = plan(experiment)
+        assert all(one.parameters > 0 and one.macs > 0 for one in planned)
+        assert len(differing(experiment, planned)) == len(experiment.pairs())
+        for line in differing(experiment, planned):
+            assert line.split(": ", 1)[1].count(" for ") == 1, line  # one field, and nothing else
 
 
 def test_the_table_of_the_plan_has_a_line_for_each_arm():
@@ -82,22 +100,30 @@ def test_the_table_of_the_plan_has_a_line_for_each_arm():
     assert [line[0] for line in sheet.lines] == ["depth=8 residual=True", "depth=8 residual=False"]
 
 
-def test_failures_are_kept_until_the_run_succeeds(tmp_path):
-    first, second = (Task(SMALL.arms[0], seed, tmp_path / f"{seed}") for seed in (0, 1))
-    assert read_failures(tmp_path) == {}
-    record_failure(tmp_path, first, "it was too hot")
-    record_failure(tmp_path, second, None)
-    assert read_failures(tmp_path) == {"width=0.1, seed 0": "it was too hot"}
-    record_failure(tmp_path, first, None)
-    assert read_failures(tmp_path) == {}
+def make_task(folder):
+    return tasks(plan(SMALL)[:1], [0], folder)[0]
 
 
-def test_the_last_words_of_a_run_are_its_error(tmp_path):
-    task = Task(SMALL.arms[0], 0, tmp_path / "run")
+def test_a_failure_is_kept_until_the_run_succeeds(tmp_path):
+    task = make_task(tmp_path)
+    assert task.failure is None
+    task.fail("it was too hot")
+    assert task.failure == make_task(tmp_path).failure == "it was too hot"
+    task.fail(None)
+    assert task.failure is None
+
+
+def test_the_last_words_of_a_run_are_the_error_of_its_last_attempt(tmp_path):
+    task = make_task(tmp_path)
     assert task.last_words() == "it printed nothing"
+    task.log.parent.mkdir(parents=True)
     task.log.write_text("a\nXlaRuntimeError: RESOURCE_EXHAUSTED: out of 5 GB\nTraceback\nend\n")
     assert "out of 5 GB" in task.last_words()
-    task.log.write_text("a\nerror: the batch is too large\nthe end\n")
+    task.log_start = task.log.stat().st_size
+    assert task.last_words() == "it printed nothing"
+    with task.log.open("a") as log:
+        log.write("a\nerror: the batch is too large\nthe end\n")
     assert task.last_words() == "error: the batch is too large"
     task.log.write_text("a\nthe end\n\n")
+    task.log_start = 0
     assert task.last_words() == "the end"

@@ -32,7 +32,7 @@ def started(held):
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_waits_and_the_second_ends_the_process_even_in_a_long_call(number):
     with started(held=True) as process:
         process.send_signal(number)
@@ -78,3 +78,16 @@ def test_outside_of_the_main_thread_it_does_nothing():
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals(pytest.fail) as stop:
+            stop.hold()
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+            assert stop.received is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -26,9 +26,9 @@ def test_a_sweep_runs_goes_on_and_reports(tmp_path):
         assert config["model"]["width"] == float(arm.split("=")[1]) and config["seed"] == 0
         assert set(json.loads((run / "layers.json").read_text())) == {"first", "last"}
         kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-        assert kinds[-2:] == ["test", "train_part"]
+        assert kinds[-2:] == ["train_part", "test"]
     assert {path.name for path in folder.glob("*.png")} == {"curves.png", "cost.png", "layers.png"}
-    assert "1 seed: no interval" in (folder / "report.md").read_text()
+    assert "one seed says nothing" in (folder / "report.md").read_text()
 
     times = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed-0/metrics.jsonl")}
     again = sweep(SMALL + ":full", f"--folder={folder}", "--seeds=2", "--only=0.05")
@@ -38,8 +38,10 @@ def test_a_sweep_runs_goes_on_and_reports(tmp_path):
         folder / "width=0.1" / "seed-1"
     ).exists()
     (folder / "report.html").unlink()
-    assert sweep(SMALL + ":full", f"--folder={folder}", "--report").returncode == 0
-    assert (folder / "report.html").exists()
+    made = sweep(SMALL + ":full", f"--folder={folder}", "--report")
+    assert made.returncode == 0 and (folder / "report.html").exists()
+    text = (folder / "report.md").read_text()  # the seed that one arm alone has is no pair
+    assert "1 seed" in text or "one seed says nothing" in text
 
     other = sweep(SMALL, f"--folder={folder}")
     assert other.returncode == 2 and "config.eval.layers: True in the folder, False now" in other.stderr
@@ -65,6 +67,10 @@ def test_the_list_has_every_question():
         ((SMALL, "--only=nothing"), "matches none of the arms: width=0.1; width=0.05"),
         ((SMALL, "--only=("), "is no regular expression"),
         ((SMALL, "--report"), "run the sweep first"),
+        ((SMALL, "--report", "--only=0.1"), "--report takes --seeds and --folder only"),
+        ((SMALL, "--submit=timeout_min=5"), "--submit goes with --launcher=slurm"),
+        ((SMALL, "--launcher=slurm", "--jobs=2"), "--jobs goes without --launcher"),
+        ((SMALL, "--jobs=999"), "--jobs is 999, but this process may use"),
         ((SMALL, "--seeds=0"), "--seeds is 0, but must be above 0"),
         ((SMALL, "--config=configs/mlp.py"), "an experiment names its own"),
         ((SMALL + ":nonsense",), "nonsense"),
