@@ -181,6 +181,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def told(machine: dict[str, Any]) -> str:
+    """Returns a machine as people read it: of `machine`, or of a start."""
+    cores = machine["cores"]
+    return f"{machine['processor']}, {cores} core{'s' if cores != 1 else ''}, {machine['devices']}"
+
+
 def processor() -> str:
     """Returns the processor's name, or its architecture where the system does not say more."""
     with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """From the folders of finished runs to tables: test accuracy over seeds, and a scorecard beside published results.
 
     python -m cnn_jax.report runs/*
-    python -m cnn_jax.report runs/* --format=markdown
+    python -m cnn_jax.report runs/* --format=markdown --columns=network,seeds,test,median,time,command
     python -m cnn_jax.report runs/* --nogroup --format=csv
     python -m cnn_jax.report runs/* --scorecard
 
@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cnn_jax import provenance
+from cnn_jax.errors import UserError
 from cnn_jax.runs import Finished, Group, LeftOut, commands, group, read
 from cnn_jax.scorecard import Row, scorecard
 from cnn_jax.tables import Sheet, render
@@ -50,7 +52,7 @@ def _facts(group: Group) -> Row:
 def _machines(runs: Sequence[Finished]) -> Row:
     starts = [start for run in runs for start in run.starts]
     return {
-        "hardware": _distinct(f"{start['processor']}, {start['cores']} cores, {start['devices']}" for start in starts),
+        "hardware": _distinct(provenance.told(start) for start in starts),
         "versions": _distinct(f"jax {s['versions']['jax']}, flax {s['versions']['flax']}" for s in starts),
         "commit": _distinct(re.sub(r"^(\w{10})\w+", r"\1", start["commit"] or "") for start in starts),
     }
@@ -107,12 +109,22 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def tables(groups: Sequence[Group], form: str, *, grouped: bool) -> tuple[Sheet, dict[str, Any]]:
+def tables(
+    groups: Sequence[Group], form: str, *, grouped: bool, columns: Sequence[str] = ()
+) -> tuple[Sheet, dict[str, Any]]:
     """Returns what is printed of the groups, or of each run of them: a table, and what is the same in all its lines.
 
     With the form "csv" the table has all columns.
+
+    Args:
+      columns: beginnings of the headings to print; (): those that have something to say.
+
+    Raises:
+      UserError: no heading begins so.
     """
     rows = [group_row(one) for one in groups] if grouped else [run_row(run, one) for one in groups for run in one.runs]
+    if columns:
+        return sheet("Test accuracy, top-1", rows, only=[_heading(column, rows[0]) for column in columns]), {}
     if form == "csv":
         return sheet("", rows), {}
     shown = [name for name in rows[0] if name not in ALSO and any(row[name] not in (None, "") for row in rows)]
@@ -122,6 +134,13 @@ def tables(groups: Sequence[Group], form: str, *, grouped: bool) -> tuple[Sheet,
         if name in FACTS and len(rows) > 1 and all(row[name] == rows[0][name] for row in rows)
     }
     return sheet("Test accuracy, top-1", rows, only=[name for name in shown if name not in same]), same
+
+
+def _heading(beginning: str, headings: Iterable[str]) -> str:
+    for heading in headings:
+        if heading.startswith(beginning):
+            return heading
+    raise UserError(f"--columns: no column begins with {beginning!r}: {'; '.join(headings)}")
 
 
 if __name__ == "__main__":
@@ -134,6 +153,7 @@ if __name__ == "__main__":
     _GROUP = flags.DEFINE_bool(
         "group", True, "One line for runs that differ in the seed only; --nogroup: for each run."
     )
+    _COLUMNS = flags.DEFINE_list("columns", [], "Beginnings of the headings to print; default: what differs.")
     _SCORECARD = flags.DEFINE_bool("scorecard", False, "Published results and those of the runs, side by side.")
 
     def start(folders: list[str]) -> None:
@@ -169,7 +189,7 @@ if __name__ == "__main__":
             title = "Error, %: published, and the medians of these runs"
             print(render([sheet(title, rows)], _FORMAT.value), end="")
         else:
-            table, same = tables(groups, _FORMAT.value, grouped=_GROUP.value)
+            table, same = tables(groups, _FORMAT.value, grouped=_GROUP.value, columns=_COLUMNS.value)
             print(render([table], _FORMAT.value), end="")
             if same:
                 print("\n" + "; ".join(f"{name}: {value}" for name, value in same.items()))

@@ -41,7 +41,8 @@ def get_config(dataset: str = "digits", name: str = "vgg16") -> ConfigDict:
 
     # Small images, trained from scratch: BatchNorm and one hidden layer are ours.
     config.data.image_size = (32, 32)  # one position is left after the fifth pooling
-    config.model.norm = "batch"
+    if name != "vgg11_lrn":
+        config.model.norm = "batch"
     config.model.fc_sizes = (512,)
     config.model.init = "he_fan_in"
     config.duration = "100 epochs"

@@ -92,7 +92,7 @@ def place(costs: dict[str, Any]) -> str:
     machine = costs["machine"]
     versions = f"jax {machine['versions']['jax']}, flax {machine['versions']['flax']}"
     commit = (costs["commit"] or "")[:10]
-    return f"{machine['processor']}, {machine['cores']} cores, {machine['devices']}; {versions}; commit {commit}"
+    return f"{provenance.told(machine)}; {versions}; commit {commit}"
 
 
 def fits(costs: dict[str, Any], parts: Sequence[Part]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import runs, workdir
+from cnn_jax import provenance, runs, workdir
 from cnn_jax.errors import check
 from cnn_jax.metrics import read_jsonl
 from cnn_jax.tables import Sheet, Short, render
@@ -198,7 +198,7 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
     facts = {
         "evaluation": [run.evaluation for run in finished],
         "data": [run.data["name"] for run in finished],
-        "hardware": [f"{s['processor']}, {s['cores']} cores, {s['devices']}" for s in starts],
+        "hardware": [provenance.told(start) for start in starts],
         "versions": [f"jax {s['versions']['jax']}, flax {s['versions']['flax']}" for s in starts],
         "commit": [re.sub(r"^(\w{10})\w+", r"\1", s["commit"] or "") for s in starts],
         "dates": [s["date"][:10] for s in starts],

@@ -80,7 +80,7 @@ ALLOWED = {
     },
     # The commands.
     "main": {"errors", "compilation_cache", "provenance", "train", "commandline"},
-    "report": {"errors", "commandline", "tables", "runs", "scorecard"},
+    "report": {"errors", "commandline", "tables", "provenance", "runs", "scorecard"},
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),

@@ -42,6 +42,12 @@ def test_the_command_prints_tables_and_names_what_it_leaves_out(tmp_path):
     table, same = command("--format=markdown", *folders, other).stdout.split("\n\n")[1:]
     assert "| width=0.5 |" in table and "A, 2 cores" not in table
     assert "; hardware: A, 2 cores, 1 x cpu (cpu); " in same and "centre crop of 224x224" in same
+    chosen = command("--format=markdown", "--columns=network,test,time", *folders).stdout
+    assert chosen.splitlines()[2:] == [
+        "| network | test accuracy, % | time, s |",
+        "| --- | --- | --- |",
+        "| resnet34 | 90.00, 97.00 | 123456, 123456 |",
+    ]
     (line,) = csv.DictReader(io.StringIO(command(*folders, "--format=csv").stdout))
     assert (line["test accuracy, %"], line["median"], line["seeds"]) == ("90.00, 97.00", "93.5", "0, 1")
     by_run = list(csv.DictReader(io.StringIO(command(*folders, "--nogroup", "--format=csv").stdout)))
@@ -67,6 +73,7 @@ def test_the_command_prints_tables_and_names_what_it_leaves_out(tmp_path):
         (("run", "--config=configs/lenet5.py"), "--config goes with training"),
         (("run", "--scorecard", "--nogroup"), "leave --nogroup out"),
         (("run", "--format=html"), "should be one of"),
+        (("run", "--columns=colour"), "no column begins with 'colour': network; settings"),
         (("unfinished",), "no finished run is left:\nunfinished: left out, unfinished: step 120 of 200"),
     ],
 )
