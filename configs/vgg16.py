@@ -41,13 +41,12 @@ def get_config(dataset: str = "digits", name: str = "vgg16") -> ConfigDict:
 
     # Small images, trained from scratch: BatchNorm and one hidden layer are ours.
     config.data.image_size = (32, 32)  # one position is left after the fifth pooling
-    if name != "vgg11_lrn":
-        config.model.norm = "batch"
+    config.model.norm = config.model.norm if name == "vgg11_lrn" else "batch"
     config.model.fc_sizes = (512,)
     config.model.init = "he_fan_in"
     config.duration = "100 epochs"
     config.batch_size = 128
-    config.optim.learning_rate = 0.05
+    config.optim.learning_rate = 0.02 if name == "vgg11_lrn" else 0.05
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup = "2 epochs"
     if dataset == "digits":

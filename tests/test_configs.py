@@ -43,7 +43,8 @@ SMALL_VGG = {"norm": "batch", "fc_sizes": (512,), "init": "he_fan_in"}
 SMALL_OVERRIDES = {
     "alexnet": {"init": "he_fan_in", "initial_bias": 0.0},
     "zfnet": {"init": "he_fan_in"},
-    **{name: SMALL_VGG for name in ("vgg11", "vgg11_lrn", "vgg13", "vgg16c", "vgg16", "vgg19")},
+    **{name: SMALL_VGG for name in ("vgg11", "vgg13", "vgg16c", "vgg16", "vgg19")},
+    "vgg11_lrn": {name: value for name, value in SMALL_VGG.items() if name != "norm"},
 }
 # Basic blocks have one form: the configurations of networks that can have no others leave these out.
 LARGE_IMAGES_ONLY = {"variant", "groups", "width_per_group", "reduction", "kernel_plan", "pool", "overlapping"}
