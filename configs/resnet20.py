@@ -63,5 +63,5 @@ def get_config(dataset: str = "digits", name: str = "resnet20") -> ConfigDict:
             config.model.width = 0.25
             config.data.image_size = (8, 8)
             config.data.augment = ()
-            config.duration = "10 epochs"
+            config.duration = "18 epochs"
     return config
