@@ -11,8 +11,9 @@ import pytest
 from cnn_jax.signals import StopSignals
 
 SCRIPT = """
-import hashlib, sys, time
+import hashlib, signal, sys, time
 from cnn_jax.signals import StopSignals
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 with StopSignals(lambda text: print(text, flush=True)) as stop:
     {held}
     print("ready", flush=True)
