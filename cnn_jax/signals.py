@@ -9,13 +9,14 @@ from typing import Any
 
 from cnn_jax.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else []))
 
 
 class StopSignals:
     """While the block runs, the first of `SIGNALS` sets `received`; a second one ends the process at once.
 
-    A signal that the process was told to ignore, as by nohup, stays ignored.
+    SIGHUP stays ignored where the process was told to ignore it, as by nohup.
 
     Until `hold()` was called, and again after `release()`, the first one ends the process at once as well: there is
     nothing to save. `say` is called with a sentence about what happens.
@@ -43,7 +44,7 @@ class StopSignals:
             self._ours, self._theirs = socket.socketpair()
             self._theirs.setblocking(False)
             self._previous_fd = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
-            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            heard = [n for n in SIGNALS if n != HANGUP or signal.getsignal(n) is not signal.SIG_IGN]
             self._previous = {number: signal.signal(number, lambda *_: None) for number in heard}
             self._thread = threading.Thread(target=self._watch, name="stop-signals", daemon=True)
             self._thread.start()
