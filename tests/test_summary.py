@@ -157,8 +157,8 @@ def test_bars_are_layers_blocks_or_stages():
 
 def test_a_picture_has_networks_side_by_side_on_one_scale(tmp_path, monkeypatch):
     figures = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
+    save = plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
     small, large = [("a", 10, 4, 100, 4), ("b", 20, 0, 300, 0)], [("c", 40, 40, 5000, 5000)]
     path = plots.plot_layers({"small": small, "large": large}, tmp_path / "layers.png")
     assert path.read_bytes().startswith(b"\x89PNG")
