@@ -3,7 +3,7 @@
     python -m cnn_jax.main --config=configs/alexnet.py                bundled digits, enlarged to 67x67, our recipe
     python -m cnn_jax.main --config=configs/alexnet.py:imagenet2012   ImageNet, 227x227
 
-Digits, seed 0: 98.05% of the test part.
+Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 98.05, 96.38, 96.94% in about 43 s each.
 For ImageNet the images are scaled and cropped as for the other networks; the paper takes crops of the central 256x256
 and adds noise to the colours along their principal components.
 """

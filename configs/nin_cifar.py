@@ -5,7 +5,7 @@
 
 Section 4 of the paper: batches of 128; the learning rate falls to a tenth when training stops to improve, twice. It
 gives no learning rate and no weight decay, and whitens its images, which this does not.
-Digits, seed 0: 95.54% of the test part.
+Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 95.54, 97.49, 96.66% in about 57 s each.
 """
 
 from typing import Any

@@ -4,8 +4,9 @@
     python -m cnn_jax.main --config=configs/resnet50.py:imagenet2012   ImageNet, 224x224
     python -m cnn_jax.main --config=configs/resnet50.py:cifar10        CIFAR-10, our recipe
 
-Test accuracy on two CPU cores (float32, November 2026): digits 97.49, 98.61, 98.33% with seeds 0, 1, 2 in about a
-minute each. The recipes of ImageNet and CIFAR-10 were not run to the end here.
+Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): ResNet-18 97.77% in 49 s, 34 98.89% in 78
+s, 50 98.33% in 87 s, 101 97.77% in 198 s, 152 98.33% in 222 s.
+The recipes of ImageNet and CIFAR-10 were not run to the end here.
 """
 
 from ml_collections import ConfigDict

