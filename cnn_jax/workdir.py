@@ -20,6 +20,7 @@ CHANGEABLE = (
     "checkpoint.",
     "data.dir",
     "data.workers",
+    "data.on_error",
     "eval.confusion_matrix",
     "eval.train_part",
     "eval.layers",

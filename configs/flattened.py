@@ -4,7 +4,8 @@
     python -m cnn_jax.main --config=configs/flattened.py:cifar10   CIFAR-10
     python -m cnn_jax.main --config=configs/flattened.py --config.model.separable=False
 
-The recipe is ours. Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 97.77, 98.89% in about 74 s each.
+The recipe is ours. Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 98.33, 97.77, 98.89% in about 82
+s each.
 """
 
 from ml_collections import ConfigDict
