@@ -64,9 +64,7 @@ if __name__ == "__main__":
             check(value is None or value > 0, f"--{flag} is {value}, but must be above 0")
         slurm = _LAUNCHER.value == "slurm"
         check(slurm or not _SUBMIT.value, "--submit goes with --launcher=slurm")
-        check(
-            not (slurm and _JOBS.value), "--jobs goes without --launcher: --submit=slurm_array_parallelism=N is like it"
-        )
+        check(not (slurm and _JOBS.value), "--jobs goes without --launcher: give --submit=slurm_array_parallelism=N")
         others = (_ONLY.value, _JOBS.value, slurm or None, flags.FLAGS["dry-run"].value or None)
         check(not _REPORT.value or others == (None,) * 4, "--report takes --seeds and --folder only: it runs nothing")
 

@@ -79,6 +79,8 @@ def test_parts_as_shares_of_one_folder_are_disjoint_complete_and_mixed(tmp_path)
         (dict(train="trian"), r"config.data.train is 'trian', but must name a folder in .*did you mean 'train'\?"),
         (dict(train="70%"), "config.data.train is '70%', but must name a folder"),
         (dict(train="train[90%:10%]"), "from a lower to a higher share"),
+        (dict(train="train[90:]"), r"config.data.train is 'train\[90:\]', but must name a folder"),
+        (dict(train="./train[:90%]", validation="train/[80%:]"), "share pictures"),
         (
             dict(validation="train[80%:]"),
             "'train\\[:90%\\]' and config.data.validation 'train\\[80%:\\]' share pictures",
@@ -115,8 +117,19 @@ def test_links_may_lead_to_files_inside_only(tmp_path):
             folder.list_classes(root, root)
         link.unlink()
     os.symlink(root / "b" / "round.png", root / "b" / "round.png")
-    with pytest.raises(UserError, match=r"round.png is a link to"):
+    with pytest.raises(UserError, match=r"round\.png is a link to"):
         folder.list_classes(root, root)
+
+
+@pytest.mark.parametrize("place", ["train", "train/b"])
+def test_a_part_or_a_class_that_is_a_link_must_not_leave_the_folder_either(tmp_path, place):
+    pictures(tmp_path / "secret", {"a": 2, "b": 2})
+    root = tmp_path / "data"
+    pictures(root / "train", {"a": 2}) if place == "train/b" else root.mkdir()
+    pictures(root / "val", {"a": 1})
+    (root / place).symlink_to(tmp_path / "secret" / ("b" if place == "train/b" else ""))
+    with pytest.raises(UserError, match=rf"{place} is a link to .*secret"):
+        folder.list_parts(make_config(root), PARTS)
 
 
 # ---------------------------------------------------------------- reading

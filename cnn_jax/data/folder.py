@@ -38,6 +38,8 @@ def list_classes(root: Path, folder: Path, class_names: list[str] | None = None)
       UserError: there is no class folder, one is empty, one is of no class of `class_names`, or a link leaves `root`.
     """
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for place in (folder, *(folder / name for name in found)):
+        _check_inside(place, root)
     check(bool(found), f"{folder} has no class folders: put the pictures of each class in a folder of its own")
     names = class_names or found
     for name in found:
@@ -54,11 +56,8 @@ def list_classes(root: Path, folder: Path, class_names: list[str] | None = None)
                 if entry.startswith(".") or entry in IGNORED:
                     continue
                 if path.is_symlink():
-                    target = Path(os.path.realpath(path))
-                    check(
-                        target.is_relative_to(os.path.realpath(root)) and target.is_file(),
-                        f"{path} is a link to {target}: links must lead to files inside of {root}",
-                    )
+                    _check_inside(path, root)
+                    check(path.is_file(), f"{path} is a link to {os.path.realpath(path)}, which is no file")
                 if path.suffix.lower() not in SUFFIXES:
                     others += 1
                     continue
@@ -71,7 +70,16 @@ def list_classes(root: Path, folder: Path, class_names: list[str] | None = None)
     return Listing(files, np.array(labels, np.int32), names, others)
 
 
-SPLIT = re.compile(r"(?P<folder>[^\[\]%]*?)(?:\[(?P<start>\d+)?%?:(?:(?P<stop>\d+)%)?\])?")
+def _check_inside(path: Path, root: Path) -> None:
+    """Raises UserError if a path leads out of the data set."""
+    target = Path(os.path.realpath(path))
+    check(
+        target.is_relative_to(os.path.realpath(root)),
+        f"{path} is a link to {target}: links must lead to files inside of {root}",
+    )
+
+
+SPLIT = re.compile(r"(?P<folder>[^\[\]%]*?)(?:\[(?:(?P<start>\d+)%)?:(?:(?P<stop>\d+)%)?\])?")
 
 
 def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing], int]:
@@ -119,7 +127,7 @@ def _range(root: Path, part: str, text: str) -> tuple[str, int, int]:
         )
     start, stop = int(match["start"] or 0), int(match["stop"] or 100)
     check(0 <= start < stop <= 100, f"config.data.{part} is {text!r}, but must be from a lower to a higher share")
-    return match["folder"], start, stop
+    return os.path.normpath(match["folder"]), start, stop
 
 
 def _check_disjoint(written: dict[str, str], ranges: dict[str, tuple[str, int, int]]) -> None:

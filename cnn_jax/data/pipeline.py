@@ -84,7 +84,10 @@ class Part:
         return {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label")}
 
     def _read(self, indices: Iterable[int], positions: Iterable[int]) -> Batch:
-        """Returns {"image", "label"} of the examples, cropped as their positions say."""
+        """Returns {"image", "label", "readable"} of the examples, cropped as their positions say.
+
+        "readable" is 0 where another example stands in the place of one that is skipped.
+        """
         indices = [int(i) for i in indices]
         found = self.source.read(indices)
         readable = np.array([example is not None for example in found], np.float32)
