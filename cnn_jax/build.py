@@ -9,14 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnn_jax import evaluate, models, optim, step
+from cnn_jax import evaluate, models, optim, protocols, step
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.config import check_config, get, in_steps, is_due, model_fields, to_steps
 from cnn_jax.data.pipeline import Data
 from cnn_jax.errors import check
 from cnn_jax.layer_table import layer_table, training_bytes
+from cnn_jax.workdir import flat
 
 PRECISION = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -54,7 +56,11 @@ class Run:
             **model_fields(config),
         )
         self.layers = layer_table(self.create_model, self.data.image_shape)
-        self.network, params, _ = step.split(jax.eval_shape(lambda: self.create_model()))
+        self.network, params, stats = step.split(jax.eval_shape(lambda: self.create_model()))
+        if config.eval.protocol == "dense":  # a network that takes one size only shall say so now, not after training
+            side = max(protocols.scales(config))
+            views = jax.ShapeDtypeStruct((1, 1, side, side, config.data.channels), jnp.uint8)
+            jax.eval_shape(step.make_predict_step(self.network, mean=0, std=1, mirror=True), params, stats, views)
         self.total_steps = self.to_steps(config.duration)
         check(
             self.total_steps * config.batch_size < 2**32,
@@ -152,11 +158,48 @@ class Run:
     def evaluate(self, state: step.TrainState, part: str) -> dict[str, Any]:
         """Returns the metrics on a part: of the moving average, if there is one.
 
-        On the test part BatchNorm statistics are recomputed first, if the configuration asks for it.
+        The test part is seen as config.eval.protocol says, the others in single views; "protocol" says it in words.
+        """
+        if single := part != "test" or self.config.eval.protocol == "single":
+            metrics = evaluate.evaluate(
+                self.eval_step,
+                *self._evaluated(state, part),
+                self.data.parts[part],
+                self.images(part),
+                batch_size=self.config.eval.batch_size,
+                put=self.put,
+            )
+        else:
+            confusion = self.config.eval.confusion_matrix
+            metrics = evaluate.measure(*self.predict(state, part), self.data.parts[part], confusion=confusion)
+        return metrics | {"protocol": self.protocol("single" if single else self.config.eval.protocol)}
+
+    def protocol(self, name: str) -> str:
+        """Returns in words how the protocol of that name sees an example."""
+        return protocols.describe(flat(self.config.to_dict()) | {"eval.protocol": name})
+
+    def predict(self, state: step.TrainState, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (class probabilities, labels) of a part, seen as config.eval.protocol says: `evaluate.predict`."""
+        protocol = self.config.eval.protocol
+        return evaluate.predict(
+            step.make_predict_step(self.network, **self.data.normalization, mirror=protocols.is_mirrored(protocol)),
+            *self._evaluated(state, part),
+            self.data.parts[part],
+            self.images(part),
+            protocol=protocol,
+            scales=protocols.scales(self.config),
+            batch_size=self.config.eval.batch_size,
+            put=self.put,
+        )
+
+    def _evaluated(self, state: step.TrainState, part: str) -> tuple[Any, Any]:
+        """Returns the parameters and BatchNorm statistics that an evaluation takes.
+
+        For the test part the statistics are recomputed first, if the configuration asks for it.
         """
         params, stats = (state.params, state.stats) if state.ema is None else (state.ema["params"], state.ema["stats"])
-        eval_config = self.config.eval
-        if part == "test" and eval_config.recompute_statistics and jax.tree.leaves(stats):
+        batches = self.config.eval.recompute_statistics
+        if part == "test" and batches and jax.tree.leaves(stats):
             stats = evaluate.recompute_statistics(
                 step.make_statistics_step(self.network, **self.data.normalization),
                 params,
@@ -164,18 +207,10 @@ class Run:
                 self.data.parts["train"],
                 self.images("train"),
                 batch_size=self.config.batch_size,
-                batches=eval_config.recompute_statistics,
+                batches=batches,
                 put=self.put,
             )
-        return evaluate.evaluate(
-            self.eval_step,
-            params,
-            stats,
-            self.data.parts[part],
-            self.images(part),
-            batch_size=eval_config.batch_size,
-            put=self.put,
-        )
+        return params, stats
 
     # ------------------------------------------------------------ estimates
 

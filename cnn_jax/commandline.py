@@ -1,10 +1,11 @@
 """What the commands share: --config, mistakes as one message each, and how a command ends."""
 
 import os
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ _CONFIG = config_flags.DEFINE_config_file(
 def given_config() -> Any:
     """Returns the configuration of --config with its overrides, locked, or None."""
     return _CONFIG.value
+
+
+CHANGE = re.compile(r"--?config\.[^=]+=")
+_without_file: list[str] = []  # FIELD=VALUE of every --config.FIELD=VALUE on a command line without --config
+
+
+def changed(recorded: Any) -> Any:
+    """Returns a recorded configuration with the --config.FIELD=VALUE of a command line that names no --config.
+
+    Raises:
+      UserError: no such field, or a value of another type.
+    """
+    return with_changes(recorded, _without_file, where="--config") if _without_file else recorded
 
 
 def needed_config() -> Any:
@@ -57,8 +71,19 @@ def other_config(config: Any, text: str, *, flag: str) -> tuple[Any, list[str]]:
         check("=" in word, f"{flag}={text!r}: {word!r} is no FIELD=VALUE, such as model.head=gap")
     if file:
         check_config_file(file, flag=flag)
+    changed = with_changes(config, words, file=file, where=f"{flag}={text!r}")
+    return changed, words if file else given_changes() + words
+
+
+def with_changes(config: Any, changes: Sequence[str], *, file: str | None = None, where: str) -> Any:
+    """Returns the configuration of `file`, or a copy of `config`, with FIELD=VALUE changes, locked.
+
+    Raises:
+      UserError: no such field, or a value of another type; the message begins with `where`.
+    """
     values = flags.FlagValues()
-    argv = ["", *([f"--config={file}"] if file else []), *(f"--config.{word}" for word in words)]
+    words = [f"--config.{change.removeprefix('config.')}" for change in changes]
+    argv = ["", *([f"--config={file}"] if file else []), *words]
     options: Any = dict(flag_values=values, lock_config=True, sys_argv=argv)
     try:
         if file:
@@ -67,8 +92,8 @@ def other_config(config: Any, text: str, *, flag: str) -> tuple[Any, list[str]]:
             config_flags.DEFINE_config_dict("config", config.copy_and_resolve_references(), **options)
         values(argv)
     except (flags.Error, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{flag}={text!r}: {explain(error)}") from None
-    return values["config"].value, words if file else given_changes() + words
+        raise UserError(f"{where}: {explain(error)}") from None
+    return values["config"].value
 
 
 def launch(start: Callable[..., int | None], *, operands: bool = False) -> None:
@@ -102,6 +127,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; prints one message and exits with code 2 where it is wrong."""
     try:
         _check_given_file(argv)
+        if not any(argument.lstrip("-").partition("=")[0] == "config" for argument in argv):
+            _without_file.extend(argument.lstrip("-") for argument in argv if CHANGE.match(argument))
+            argv = [argument for argument in argv if not CHANGE.match(argument)]
         return flags.FLAGS(argv)
     except SystemExit:
         sys.exit(0)  # --help

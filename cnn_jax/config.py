@@ -6,6 +6,7 @@ from typing import Any
 
 from cnn_jax import models
 from cnn_jax.errors import UserError, check, check_choice, near
+from cnn_jax.protocols import check_protocol
 
 # Number of axes of an example, beside its channels -> what it is, and what config.data.image_size says.
 KINDS = {1: "sequences", 2: "images", 3: "clips"}
@@ -157,6 +158,7 @@ def check_config(config: Any) -> None:
         data.test_crop != "center" or data.test_resize >= max(data.image_size),
         f"config.data.test_resize is {data.test_resize}, but the centre crop needs at least {max(data.image_size)}",
     )
+    check_protocol(config)
     check(
         data.placement == "device" or data.normalize == "none" or (data.normalize == "channel" and data.mean),
         f"config.data.normalize is {data.normalize!r} with a stream: give config.data.mean and config.data.std "

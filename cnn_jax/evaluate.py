@@ -1,12 +1,18 @@
-"""Exact evaluation: every example of a part exactly once, whatever the batch size."""
+"""Exact evaluation: every example of a part exactly once, whatever the batch size.
 
-from collections.abc import Callable
+`evaluate` sums on the device over single views. Protocols with several views (`cnn_jax.protocols`), and ensembles of
+networks, average class probabilities: `predict` collects them by example, and `measure` makes the same metrics of them.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import step
+from cnn_jax.data import views
 from cnn_jax.data.pipeline import Part
 
 Tree = Any
@@ -33,6 +39,90 @@ def evaluate(
         if len(sums) == 32:  # sums of a batch are exact counts in float32; over batches they add up in float64
             total, sums = _add(total, sums), []
     total = _add(total, sums) if sums else total
+    return _metrics(total, part)
+
+
+def predict(
+    predict_step: Callable,
+    params: Tree,
+    stats: Tree,
+    part: Part,
+    resident: Any,
+    *,
+    protocol: str,
+    scales: Sequence[int],
+    batch_size: int,
+    put: Put,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (class probabilities float64 [N, K], labels int [N]) of all examples of a part.
+
+    Probabilities are averaged over views. The row of an example that could not be read is zero, and its label -1.
+
+    Args:
+      predict_step: of `step.make_predict_step`. resident: the part's images on the devices, or None for a stream.
+      protocol, scales: see `protocols`. batch_size: single views in a batch; of several views it has fewer examples.
+    """
+    total: np.ndarray | None = None
+    labels = np.full(len(part), -1)
+
+    def add(batch: Tree, shares: jax.Array) -> np.ndarray:
+        here = batch["mask"] > 0
+        index, fetched = batch["index"][here], np.asarray(shares, np.float64)[here]
+        labels[index] = batch["label"][here]
+        new = np.zeros((len(part), fetched.shape[1])) if total is None else total
+        new[index] += fetched  # no index comes twice in a batch
+        return new
+
+    if resident is None:
+        batches = views.batches(part, protocol, scales, batch_size, jax.device_count())
+    else:
+        known = part.resident
+        assert known is not None
+        batches = (batch | {"label": known["label"][batch["index"]]} for batch in part.test_batches(batch_size))
+    pending: list[tuple[Tree, jax.Array]] = []
+    for batch in batches:
+        if resident is None:
+            images = put({"image": batch["image"]})["image"]
+        else:
+            images = gather(put({"index": batch["index"]}), resident)["image"][:, None]
+        pending.append((batch, predict_step(params, stats, images)))
+        if len(pending) > 2:  # so that the host prepares views while the devices compute
+            total = add(*pending.pop(0))
+    for one in pending:
+        total = add(*one)
+    assert total is not None
+    return total / len(scales), labels
+
+
+def measure(probabilities: np.ndarray, labels: np.ndarray, part: Part, *, confusion: bool = False) -> dict:
+    """Returns the metrics, as `evaluate` does, of the class probabilities and labels that `predict` returns."""
+    read = labels >= 0
+    shares, labels = probabilities[read], labels[read]
+    classes = np.arange(shares.shape[1])
+    ranks = np.concatenate(
+        [
+            step.label_ranks(jnp.asarray(shares[i : i + 4096]), jnp.asarray(labels[i : i + 4096]))
+            for i in range(0, len(labels), 4096)
+        ]
+    )
+    truth = labels[:, None] == classes
+    total = dict(
+        loss=-np.log(np.maximum(shares[truth], np.finfo(np.float32).tiny)).sum(),
+        top1=np.sum(ranks < 1),
+        top5=np.sum(ranks < 5),
+        examples=len(labels),
+        class_correct=truth[ranks < 1].sum(0),
+        class_examples=truth.sum(0),
+    )
+    if confusion:
+        number = ranks < step.NO_RANK
+        total["confusion"] = np.zeros((len(classes), len(classes)))
+        np.add.at(total["confusion"], (labels[number], shares[number].argmax(1)), 1)
+    return _metrics(total, part)
+
+
+def _metrics(total: Tree, part: Part) -> dict:
+    """Returns the metrics of sums over a part; see `step.make_eval_step`."""
     examples = total["examples"]
     with np.errstate(invalid="ignore"):
         class_accuracy = total["class_correct"] / total["class_examples"]

@@ -2,17 +2,19 @@
 
 python -m cnn_jax.main --config=configs/resnet50.py
 python -m cnn_jax.main --config=configs/resnet20.py:cifar10 --workdir=runs/mine --config.optim.learning_rate=0.05
-python -m cnn_jax.main --mode=eval --workdir=runs/mine --checkpoint=best
+python -m cnn_jax.main --mode=eval --workdir=runs/mine --checkpoint=best --config.eval.protocol=flip
+python -m cnn_jax.main --mode=eval --checkpoints=runs/a,runs/b@best,runs/c
 """
 
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from cnn_jax import commandline
-from cnn_jax.commandline import explain, given_config, launch, needed_config
+from cnn_jax.commandline import changed, explain, given_config, launch, needed_config
 from cnn_jax.errors import UserError
 from configs import replay
 
@@ -22,6 +24,11 @@ flags.adopt_module_key_flags(commandline)  # --help shows --config
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate a checkpoint of --workdir.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of results; goes on if it has a checkpoint. Default: runs/...")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "With --mode=eval: latest (the default), best, or a step.")
+_CHECKPOINTS = flags.DEFINE_list(
+    "checkpoints",
+    [],
+    "With --mode=eval: folders of runs whose class probabilities are averaged, as FOLDER, FOLDER@best.",
+)
 flags.DEFINE_bool("dry-run", False, "Stop after printing what would run.")
 _EXTEND = flags.DEFINE_bool("extend", False, "Allow a longer --config.duration than that of the run in --workdir.")
 
@@ -34,10 +41,14 @@ def start() -> None:
         for flag in ("dry-run", "extend"):
             if flags.FLAGS[flag].value:
                 raise UserError(f"--{flag} goes with training, not with --mode=eval")
-        evaluate(workdir)
+        if _CHECKPOINTS.value:
+            evaluate_ensemble(workdir)
+        else:
+            evaluate(workdir)
         return
-    if _CHECKPOINT.value:
-        raise UserError("--checkpoint goes with --mode=eval: training goes on from the latest one of --workdir")
+    for flag in ("checkpoint", "checkpoints"):
+        if flags.FLAGS[flag].value:
+            raise UserError(f"--{flag} goes with --mode=eval: training goes on from the latest one of --workdir")
     config = needed_config()
     from cnn_jax import compilation_cache, provenance, train
 
@@ -56,20 +67,41 @@ def start() -> None:
 
 
 def evaluate(workdir: Path | None) -> None:
-    """Evaluates a checkpoint of `workdir`, with its own configuration; --config may change only how it evaluates."""
+    """Evaluates a checkpoint of `workdir`, with its own configuration; the command line may change how it evaluates."""
     if workdir is None:
-        raise UserError("--mode=eval needs --workdir=FOLDER, the folder of a run")
-    if not (workdir / "config.json").exists():
-        raise UserError(f"{workdir} holds no run: there is no {workdir / 'config.json'}")
-    try:
-        recorded = replay.get_config(str(workdir / "config.json"))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise explain(error) from None
-    config = given_config() or recorded
+        raise UserError("--mode=eval needs --workdir=FOLDER, the folder of a run, or --checkpoints=FOLDER,FOLDER")
+    config = given_config() or recorded_config(workdir)
     from cnn_jax import compilation_cache, train
 
     compilation_cache.enable()
     train.evaluate_run(config, workdir, _CHECKPOINT.value or "latest")
+
+
+def evaluate_ensemble(workdir: Path | None) -> None:
+    """Evaluates the runs of --checkpoints and their average; `workdir` receives the numbers, if it is given."""
+    if _CHECKPOINT.value or given_config():
+        raise UserError(
+            "--checkpoints evaluates runs with their own configurations, each at FOLDER@latest, @best or @STEP: leave "
+            "out --config and --checkpoint (--config.eval.protocol=flip alone changes how all are evaluated)"
+        )
+    members = []
+    for word in _CHECKPOINTS.value:
+        folder, _, which = word.partition("@")
+        members.append((recorded_config(Path(folder)), Path(folder), which or "latest"))
+    from cnn_jax import compilation_cache, ensemble
+
+    compilation_cache.enable()
+    ensemble.evaluate(members, workdir)
+
+
+def recorded_config(workdir: Path) -> Any:
+    """Returns the configuration of the run in `workdir` with the changes of the command line."""
+    if not (workdir / "config.json").exists():
+        raise UserError(f"{workdir} holds no run: there is no {workdir / 'config.json'}")
+    try:
+        return changed(replay.get_config(str(workdir / "config.json")))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise explain(error) from None
 
 
 def cli() -> None:

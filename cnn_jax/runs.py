@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import provenance, workdir
+from cnn_jax import protocols, provenance, workdir
 from cnn_jax.config import to_steps
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import read_jsonl
@@ -88,11 +88,7 @@ class Finished:
     def evaluation(self) -> str:
         """How the test accuracy is measured."""
         config = self.config
-        size = "x".join(map(str, config["data.image_size"]))
-        parts = [
-            f"{self.test['examples']:,} examples ({config['data.test']})",
-            f"shorter side to {config['data.test_resize']}, centre crop of {size}" if self.crops else "whole",
-        ]
+        parts = [f"{self.test['examples']:,} examples ({config['data.test']})", protocols.describe(config)]
         if config["data.train_on"] == "train+validation":
             parts.append("trained on the validation part, too")
         if config["ema_decay"]:
@@ -102,8 +98,9 @@ class Finished:
         return ", ".join([*parts, "last step"])
 
     @property
-    def crops(self) -> bool:
-        return self.config["data.test_crop"] == "center"
+    def view(self) -> str:
+        """The class of protocols in which published results compare."""
+        return protocols.view(self.config)
 
 
 def read(folder: Path) -> Finished:
@@ -118,13 +115,23 @@ def read(folder: Path) -> Finished:
     for name in FILES:
         if not (folder / name).is_file():
             raise LeftOut(f"damaged or unfinished: there is no {name}")
-    config, data = _fields(folder, "config.json"), _fields(folder, "data.json")
-    for name in ("model.name", "data.name", "duration", "data.test", "data.train_on", "data.test_crop"):
+    config = {"eval.protocol": "single", "eval.scales": []} | _fields(folder, "config.json")  # older runs lack them
+    data = _fields(folder, "data.json")
+    for name in (
+        "model.name",
+        "data.name",
+        "duration",
+        "data.test",
+        "data.train_on",
+        "data.test_crop",
+        "eval.protocol",
+    ):
         _need(config, "config.json", name, str)
     for name in ("seed", "batch_size", "data.channels", "data.test_resize", "eval.recompute_statistics"):
         _need(config, "config.json", name, int)
     _need(config, "config.json", "ema_decay", (int, float))
-    _need(config, "config.json", "data.image_size", list)
+    for name in ("data.image_size", "eval.scales"):
+        _need(config, "config.json", name, list)
     _need(data, "data.json", "name", str)
     _need(data, "data.json", "examples.train", int)
     try:

@@ -33,7 +33,7 @@ def scorecard(groups: Sequence[Group]) -> list[Row]:
         fields = "not recorded"
         if run.record:
             fields = _label({name: v for name, v in run.record["changed"].items() if name not in SAME_NETWORK})
-        key = (run.network, fields, run.config["data.name"], "1 crop" if run.crops else "whole image")
+        key = (run.network, fields, run.config["data.name"], run.view)
         row = {
             "top-1 error, %": statistics.median(one.each(lambda run: 100 - run.accuracy)),
             "top-5 error, %": statistics.median(one.each(lambda run: 100 - run.top5_accuracy)),

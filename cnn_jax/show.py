@@ -123,12 +123,16 @@ def waiting(console: Console, text: str) -> Iterator[None]:
 
 
 def print_results(final: dict[str, Any], console: Console) -> None:
-    """Prints the short table at the end."""
+    """Prints the short table at the end, and how the examples were seen."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for heading in ("examples", "top-1 accuracy", "top-5 accuracy", "loss"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
+    parts: dict[str, list[str]] = {}
     for part, metrics in final.items():
         accuracies = (f"{1 - metrics[name]:.2%}" for name in ("error", "top5_error"))
         table.add_row(part, f"{metrics['examples']:,}", *accuracies, f"{metrics['loss']:.4f}")
+        parts.setdefault(metrics["protocol"], []).append(part)
     console.print(table, highlight=False)
+    for protocol, seen in parts.items():
+        say(console, f"seen: {protocol}" + (f" ({', '.join(seen)})" if len(parts) > 1 else ""))

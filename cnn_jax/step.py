@@ -260,6 +260,24 @@ def make_eval_step(
     return jax.jit(eval_step)
 
 
+def make_predict_step(
+    network: Network, *, mean: Any, std: Any, mirror: bool
+) -> Callable[[Tree, Tree, jax.Array], jax.Array]:
+    """Returns the jitted step (params, stats, views uint8 [B, V, *spatial, C]) -> class probabilities float32 [B, K].
+
+    They are averaged over the views of an example and, with `mirror`, over those of the mirror images.
+    """
+
+    def predict_step(params: Tree, stats: Tree, views: jax.Array) -> jax.Array:
+        model = nnx.merge(network.eval, params, stats)
+        images = views.reshape(-1, *views.shape[2:])
+        batches = [images, images[:, :, ::-1]] if mirror else [images]
+        shares = [jax.nn.softmax(model(augment.normalize(batch, mean, std))) for batch in batches]
+        return (sum(shares[1:], shares[0]) / len(shares)).reshape(*views.shape[:2], -1).mean(1)
+
+    return jax.jit(predict_step)
+
+
 def make_statistics_step(network: Network, *, mean: Any, std: Any) -> Callable[[Tree, Tree, Batch, Batch | None], Tree]:
     """Returns the jitted step (params, stats, batch, resident) -> the BatchNorm statistics of that batch alone."""
 

@@ -56,6 +56,10 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every = "1 epochs"  # between validations; one follows the last step in any case
     config.eval.batch_size = 256
+    # How the test part is seen (cnn_jax/protocols.py): "single", "flip", "10-crop", "144-crop", "dense". Validation is
+    # always "single".
+    config.eval.protocol = "single"
+    config.eval.scales = ()  # dense: pixels of the shorter side, averaged; (): config.data.test_resize
     config.eval.recompute_statistics = 0  # batches of training data to take BatchNorm statistics from, before a test
     config.eval.confusion_matrix = False  # writes confusion_matrix.png with the final test
     config.eval.train_part = False  # with the final test the training part is evaluated, too, without augmentation

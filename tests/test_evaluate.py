@@ -225,3 +225,65 @@ def test_evaluation_leaves_the_network_as_it_was():
     before = jax.tree.map(lambda x: np.array(x, copy=True), (params, stats))
     evaluated(16)
     jax.tree.map(np.testing.assert_array_equal, (params, stats), before)
+
+
+# ---------------------------------------------------------------- probabilities
+
+
+def predicted(placement: str, protocol: str = "single", batch_size: int = 7):
+    network, params, stats = toy()
+    part = make_part(placement=placement)
+    predict_step = step.make_predict_step(network, mean=MEAN, std=STD, mirror=protocol != "single")
+    return part, evaluate.predict(
+        predict_step,
+        params,
+        stats,
+        part,
+        part.resident,
+        protocol=protocol,
+        scales=(8,),
+        batch_size=batch_size,
+        put=lambda batch: batch,
+    )
+
+
+@functools.cache
+def shares(mirrored: bool = False) -> np.ndarray:
+    """Returns the class probabilities of all examples, at once."""
+    network, params, stats = toy()
+    images = arrays()[0][:, :, ::-1] if mirrored else arrays()[0]
+    x = jnp.asarray((images / 255 - MEAN) / STD, jnp.float32)
+    logits = np.asarray(jax.jit(lambda x: nnx.merge(network.eval, params, stats)(x))(x), np.float64)
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_probabilities_of_single_views_measure_as_the_sums_of_an_evaluation_do(placement):
+    part, (probabilities, labels) = predicted(placement)
+    np.testing.assert_allclose(probabilities, shares(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(labels, arrays()[1])
+    assert_as_expected(evaluate.measure(probabilities, labels, part, confusion=True))
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_flipping_averages_the_probabilities_of_an_image_and_its_mirror_image(placement):
+    _, (probabilities, _) = predicted(placement, "flip")
+    np.testing.assert_allclose(probabilities, (shares() + shares(mirrored=True)) / 2, rtol=1e-5, atol=1e-7)
+    assert np.abs(probabilities - shares()).max() > 0.01
+
+
+def test_what_cannot_be_read_is_left_out_of_the_metrics():
+    part, (probabilities, labels) = predicted("device")
+    part.config.on_error = "skip"
+    labels[[2, 5]] = -1
+    metrics = evaluate.measure(probabilities, labels, part)
+    assert metrics["skipped"] == 2 and metrics["examples"] == COUNT - 2
+    kept = np.delete(np.arange(COUNT), [2, 5])
+    assert metrics["error"] == pytest.approx(np.mean(probabilities[kept].argmax(1) != arrays()[1][kept]))
+
+
+def test_scores_that_are_no_numbers_are_no_hits():
+    part, (probabilities, labels) = predicted("device")
+    probabilities[:] = np.nan
+    metrics = evaluate.measure(probabilities, labels, part, confusion=True)
+    assert metrics["error"] == 1 and metrics["top5_error"] == 1 and metrics["confusion"].sum() == 0

@@ -37,7 +37,8 @@ ALLOWED = {
     "models": {"errors", "models.base"},
     "cnn_jax": {"models"},  # the package itself
     "foreign_weights": {"errors", "trees"},
-    "config": {"errors", "models"},
+    "protocols": {"errors"},
+    "config": {"errors", "models", "protocols"},
     # From images to batches.
     "data": set(),
     "data.generated": {"errors"},
@@ -46,10 +47,11 @@ ALLOWED = {
     "data.sources": {"errors", "data.generated", "data.folder", "data.images"},
     "data.augment": {"config"},
     "data.pipeline": {"errors", "data.sources", "data.augment"},
+    "data.views": {"data.augment", "data.pipeline"},
     # The step receives a network and imports none.
     "optim": {"errors", "trees"},
     "step": {"data.augment", "optim"},
-    "evaluate": {"data.pipeline", "step"},
+    "evaluate": {"data.pipeline", "data.views", "step"},
     # Files, and signals.
     "workdir": {"errors"},
     "signals": {"errors"},
@@ -59,7 +61,7 @@ ALLOWED = {
     "plots": {"metrics"},
     "provenance": {"errors", "config", "models", "workdir"},
     "published": set(),
-    "runs": {"errors", "config", "metrics", "workdir", "provenance"},
+    "runs": {"errors", "config", "protocols", "metrics", "workdir", "provenance"},
     "scorecard": {"published", "runs"},
     "commandline": {"errors"},  # what the commands share
     "receptive_field": set(),
@@ -68,8 +70,8 @@ ALLOWED = {
     "summary": {"errors", "models", "config", "plots", "commandline", "layer_table", "tables"},
     # The run.
     "build": {
-        *("errors", "config", "models", "data.pipeline"),
-        *("optim", "step", "evaluate", "checkpoint", "layer_table"),
+        *("errors", "config", "models", "protocols", "data.pipeline"),
+        *("optim", "step", "evaluate", "workdir", "checkpoint", "layer_table"),
     },
     "diagnostics": {"trees", "models.base", "step", "build"},
     "guard": {"errors", "step", "workdir", "checkpoint", "metrics", "build", "diagnostics"},
@@ -79,7 +81,8 @@ ALLOWED = {
         *("plots", "provenance", "summary", "build", "diagnostics", "guard", "show"),
     },
     # The commands.
-    "main": {"errors", "compilation_cache", "provenance", "train", "commandline"},
+    "ensemble": {"errors", "evaluate", "workdir", "checkpoint", "metrics", "build", "show"},
+    "main": {"errors", "compilation_cache", "provenance", "train", "ensemble", "commandline"},
     "report": {"errors", "commandline", "tables", "provenance", "runs", "scorecard"},
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {

@@ -31,6 +31,10 @@ def command(*arguments, **options):
         (("--mode=evaluate",), "should be one of"),
         (("--mode=eval",), "--mode=eval needs --workdir"),
         (("--mode=eval", "--dry-run"), "--dry-run goes with training"),
+        (("--config.seed=1",), "give --config=FILE"),
+        (("--mode=eval", "--checkpoints=no/such/run,runs/b"), "no/such/run holds no run"),
+        (("--mode=eval", "--checkpoints=a,b", "--checkpoint=best"), "leave out --config and --checkpoint"),
+        (("--config=configs/lenet5.py", "--checkpoints=a,b"), "--checkpoints goes with --mode=eval"),
         (("--config=configs/lenet5.py", "--checkpoint=best"), "--checkpoint goes with --mode=eval"),
         (("--config", "configs/lenet.py"), "no file 'configs/lenet.py'; did you mean 'configs/lenet5.py'?"),
         (("--config=README.md",), "'README.md' is no configuration file"),
@@ -93,6 +97,12 @@ def test_a_run_its_evaluation_and_its_replay_from_the_command_line(tmp_path):
     replayed = command(f"--config=configs/replay.py:{tmp_path}/a/config.json", f"--workdir={tmp_path}/b")
     assert replayed.returncode == 0, replayed.stderr
     assert replayed.stdout[replayed.stdout.index("top-1") :].splitlines()[1:3] == table
+    flipped = command("--mode=eval", f"--workdir={tmp_path}/a", "--config.eval.protocol=flip")
+    assert flipped.returncode == 0 and "whole and flipped" in flipped.stdout
+    both = command("--mode=eval", f"--checkpoints={tmp_path}/a,{tmp_path}/b@10")
+    assert both.returncode == 0 and "ensemble" in both.stdout and "2 networks, whole" in both.stdout
+    mistyped = command("--mode=eval", f"--workdir={tmp_path}/a", "--config.eval.protocl=flip")
+    assert mistyped.returncode == 2 and "Did you mean" in mistyped.stderr and "Traceback" not in mistyped.stderr
     wrong = command("--mode=eval", f"--workdir={tmp_path}/a", "--checkpoint=7")
     assert wrong.returncode == 2 and "must be latest, best or one of the steps 10" in wrong.stderr
     (tmp_path / "a" / "config.json").write_text('{"seed": ')

@@ -11,7 +11,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.layer_table import layer_table
 from cnn_jax.models.base import Keys
 from cnn_jax.models.layers import ConvBlock, windows
-from cnn_jax.models.network import Network
+from cnn_jax.models.network import Head, Network
 
 
 def table(name, **fields):
@@ -209,3 +209,41 @@ def test_the_activation_of_a_residual_network_is_a_choice():
 def test_what_makes_no_sense_together_is_an_error_that_says_why(name, fields, message):
     with pytest.raises(UserError, match=message):
         nnx.eval_shape(lambda: models.create(name, **fields))
+
+
+# ---------------------------------------------------------------- larger images
+
+
+@pytest.mark.parametrize("kind", ["fc", "flatten", "gap", "conv"])
+def test_a_head_scores_every_position_of_a_larger_map_and_averages(kind):
+    options = dict(kind=kind, fc_sizes=(6,), init="he_fan_in", classifier_init="he_fan_in")
+    head = nnx.view(Head((3, 2, 4), 5, **options, rngs=Keys(jax.random.key(0))), deterministic=True)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 3, 4))
+    windows = [head(x[:, i : i + 3, j : j + 2]) for i in range(3) for j in range(2)]
+    if kind in ("fc", "flatten"):
+        np.testing.assert_allclose(head(x), np.mean(windows, axis=0), rtol=1e-5, atol=1e-6)
+    else:  # the mean over the whole map
+        wide = nnx.view(Head((5, 3, 4), 5, **options, rngs=Keys(jax.random.key(0))), deterministic=True)
+        np.testing.assert_allclose(head(x), wide(x), rtol=1e-5, atol=1e-6)
+
+
+def test_the_linear_layers_of_a_larger_image_are_convolutions():
+    torch = pytest.importorskip("torch")
+    model = models.create("vgg11", num_classes=5, input_shape=(64, 64, 3), width=0.05, fc_sizes=(16, 8))
+    model = nnx.view(model, deterministic=True)
+    x = jax.random.normal(jax.random.key(1), (2, 128, 96, 3))
+    maps = torch.from_numpy(np.array(model.features(x))).permute(0, 3, 1, 2)
+    assert maps.shape[2:] == (4, 3)
+    for i, layer in enumerate((*model.head.hidden, model.head.classifier)):
+        kernel = np.array(layer.kernel[...]).reshape(*((2, 2) if i == 0 else (1, 1)), -1, layer.out_features)
+        kernel = torch.from_numpy(kernel).permute(3, 2, 0, 1)
+        maps = torch.nn.functional.conv2d(maps, kernel, torch.from_numpy(np.array(layer.bias[...])))
+        maps = maps if layer is model.head.classifier else torch.relu(maps)
+    assert maps.shape[2:] == (3, 2)
+    np.testing.assert_allclose(model(x), maps.mean((2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_an_image_that_is_smaller_than_the_head_was_built_for_is_an_error():
+    model = nnx.view(models.create("lenet5"), deterministic=True)
+    with pytest.raises(UserError, match="give images of at least that size"):
+        model(jax.numpy.zeros((1, 24, 28, 1)))

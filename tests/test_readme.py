@@ -69,7 +69,7 @@ def test_every_command_does_what_it_says(tmp_path):
             told |= {"experiments.sweep": "?", "experiments.cost": "Fire 4"}
             assert told[module] in result.stdout, command
         elif "--dry-run" not in words and "--help" not in words:
-            accuracy = float(re.search(r"^test +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
+            accuracy = float(re.search(r"^(?:test|ensemble) +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
             assert accuracy >= (97 if "lenet5" in command else 95), f"{command}: {accuracy}%"
     assert ran >= 8
 

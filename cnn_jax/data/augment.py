@@ -35,14 +35,22 @@ def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return _resample(image, size)
 
 
+def resize_shorter(image: np.ndarray, shorter_side: int) -> np.ndarray:
+    """Resizes the shorter side to `shorter_side` pixels; the longer one is rounded down, as torchvision does."""
+    smaller = min(image.shape[:2])
+    height, width = (side * shorter_side // smaller for side in image.shape[:2])
+    return _resample(image, (height, width))
+
+
+def middle(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Returns the centre of `size` (height, width)."""
+    top, left = (round((have - want) / 2) for have, want in zip(image.shape[:2], size, strict=True))
+    return image[top : top + size[0], left : left + size[1]]
+
+
 def center_crop(image: np.ndarray, size: Sequence[int], shorter_side: int) -> np.ndarray:
     """Resizes the shorter side to `shorter_side` pixels, then takes the centre of `size` (height, width)."""
-    height, width = image.shape[:2]
-    scale = shorter_side / min(height, width)
-    resized = _resample(image, (max(shorter_side, int(height * scale)), max(shorter_side, int(width * scale))))
-    top = round((resized.shape[0] - size[0]) / 2)
-    left = round((resized.shape[1] - size[1]) / 2)
-    return resized[top : top + size[0], left : left + size[1]]
+    return middle(resize_shorter(image, shorter_side), size)
 
 
 def random_resized_crop(image: np.ndarray, size: Sequence[int], random: np.random.Generator) -> np.ndarray:

@@ -127,7 +127,6 @@ class Part:
         if self.is_resident:
             yield from map(plan, numbers)
             return
-        import grain
 
         def load(number: int) -> Batch:
             batch = plan(number)
@@ -137,6 +136,28 @@ class Part:
             if "mask" in batch:
                 batch["mask"] *= readable
             return read | batch
+
+        yield from self._ahead(load, numbers)
+
+    def examples(self, transform: Callable[[np.ndarray], np.ndarray]) -> Iterator[tuple[int, np.ndarray, int]]:
+        """Yields (index, transform(stored image), label) of every example that can be read, in order, read ahead."""
+
+        def load(number: int) -> list[tuple[int, np.ndarray, int]]:
+            indices = range(number * 16, min(number * 16 + 16, len(self)))
+            found = self.source.read(indices)
+            self.skipped.update(i for i, example in zip(indices, found, strict=True) if example is None)
+            return [
+                (i, transform(example["image"]), int(example["label"]))
+                for i, example in zip(indices, found, strict=True)
+                if example is not None
+            ]
+
+        for block in self._ahead(load, range(-(-len(self) // 16))):
+            yield from block
+
+    def _ahead(self, load: Callable[[int], Any], numbers: range) -> Iterator[Any]:
+        """Yields load(number) for each, in order, loaded ahead by threads."""
+        import grain
 
         dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(load)
         options = grain.ReadOptions(num_threads=self.config.workers, prefetch_buffer_size=self.config.workers)

@@ -28,6 +28,9 @@ class Head(nnx.Module):
       "conv": a 1x1 convolution to one map for each class, activation, global average pooling (Lin et al. 2013, section
         3.2; Iandola et al. 2016): no linear layer.
     `dropout` is the rate; but for "fc" it stands before the classifier.
+
+    Maps larger than `in_shape` are scored at every position, and the scores averaged: for "flatten" and "fc" the linear
+    layers act as convolutions (Simonyan & Zisserman 2015, section 3.2), for the others that is what they do anyway.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Head(nnx.Module):
         check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")
         check(num_classes >= 2, f"num_classes is {num_classes}, but a classifier needs at least 2 classes")
         self.kind = kind
+        self.in_shape = tuple(in_shape)
         self.activation = get_activation(activation)
         features = in_shape[-1] if kind == "gap" else math.prod(in_shape)
         self.pool = GlobalAveragePool() if kind in ("gap", "conv") else None
@@ -68,13 +72,33 @@ class Head(nnx.Module):
             assert self.pool is not None
             maps = self.activation(self.classifier(self.dropout(x, rngs=rngs)))
             return self.pool(maps.astype(jnp.float32))
-        x = self.pool(x) if self.pool is not None else x.reshape(x.shape[0], -1)
+        x = self.pool(x) if self.pool is not None else flat_windows(x, self.in_shape)
         keys = iter(() if rngs is None else jax.random.split(rngs, len(self.hidden) + 1))
         for layer in self.hidden:
             x = self.dropout(self.activation(layer(x)), rngs=next(keys, None))
         if not self.hidden:
             x = self.dropout(x, rngs=next(keys, None))
-        return self.classifier(x).astype(jnp.float32)
+        scores = self.classifier(x).astype(jnp.float32)
+        return scores.mean(tuple(range(1, scores.ndim - 1)))
+
+
+def flat_windows(x: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Returns all windows of `shape` [*spatial, C] in x, flattened: [B, *positions, values], or [B, values] of one.
+
+    Raises:
+      UserError: x is smaller than a window.
+    """
+    *sizes, _ = shape
+    if x.shape[1:] == tuple(shape):
+        return x.reshape(x.shape[0], -1)
+    check(
+        x.ndim == len(shape) + 1 and all(have >= need for have, need in zip(x.shape[1:-1], sizes, strict=True)),
+        f"a map of {x.shape[1:]} reaches a head that was built for {tuple(shape)}: give images of at least that size",
+    )
+    for axis, size in enumerate(sizes):  # [B, *positions, rest of the axes, windows' axes, C]
+        starts = jnp.arange(x.shape[1 + axis] - size + 1)
+        x = jnp.moveaxis(jnp.take(x, starts[:, None] + jnp.arange(size), axis=1 + axis), 2 + axis, -2)
+    return x.reshape(*x.shape[: len(shape)], -1)
 
 
 def feature_shape(model: Any, input_shape: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,90 @@
+"""The views of test images that an evaluation protocol asks for, in batches of one shape. See `cnn_jax.protocols`."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.data import augment
+from cnn_jax.data.pipeline import Batch, Part
+
+# The longer side of a dense image is cropped to a multiple of this, so that few shapes are compiled. Networks for
+# ImageNet move by 32 pixels between positions, and most ignore a rest.
+DENSE_MULTIPLE = 32
+
+
+def views(image: np.ndarray, config: Any, protocol: str, shorter_side: int) -> np.ndarray:
+    """Returns the views of one image without their mirror images: uint8 [H, W, C] -> uint8 [V, h, w, C].
+
+    V is 5 for "10-crop", 18 at each size of "144-crop", else 1.
+
+    Args:
+      config: config.data. shorter_side: that the image is resized to, pixels; unused by "flip" and "single".
+    """
+    size = config.image_size
+    if protocol == "10-crop":
+        square = augment.center_crop(image, (shorter_side, shorter_side), shorter_side)
+        return np.stack(corners_and_center(square, size))
+    if protocol == "144-crop":
+        found = []
+        for square in squares(augment.resize_shorter(image, shorter_side)):
+            found += [*corners_and_center(square, size), augment.resize(square, size)]
+        return np.stack(found)
+    if protocol == "dense":
+        resized = augment.resize_shorter(image, shorter_side)
+        height, width = (max(shorter_side, side // DENSE_MULTIPLE * DENSE_MULTIPLE) for side in resized.shape[:2])
+        return augment.middle(resized, (height, width))[None]
+    return augment.crop(image, config, train=False)[None]
+
+
+def corners_and_center(image: np.ndarray, size: Sequence[int]) -> list[np.ndarray]:
+    """Returns the crops of `size` (height, width) at the top left, top right, bottom left, bottom right and centre."""
+    bottom, right = image.shape[0] - size[0], image.shape[1] - size[1]
+    places = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+    return [*(image[y : y + size[0], x : x + size[1]] for y, x in places), augment.middle(image, size)]
+
+
+def squares(image: np.ndarray) -> list[np.ndarray]:
+    """Returns the left, central and right square of an image; of an upright one the top, central and bottom one."""
+    side, longer = min(image.shape[:2]), max(image.shape[:2])
+    starts = (0, round((longer - side) / 2), longer - side)
+    if image.shape[0] > image.shape[1]:
+        return [image[start : start + side] for start in starts]
+    return [image[:, start : start + side] for start in starts]
+
+
+def batches(part: Part, protocol: str, scales: Sequence[int], batch_size: int, devices: int) -> Iterator[Batch]:
+    """Yields every example of a streamed part once at each scale, in batches of one shape.
+
+    A batch holds "image" uint8 [B, V, h, w, C], "label" and "index" int32 [B], and "mask" float32 [B], 0 where a place
+    is filled up. It has about as many pixels as `batch_size` single views, and B is a multiple of `devices`. Examples
+    that cannot be read are left out.
+    """
+    pixels = batch_size * math.prod(part.config.image_size)
+    for scale in scales:
+        waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray, int]]] = {}
+
+        def transform(image: np.ndarray, scale: int = scale) -> np.ndarray:
+            return views(image, part.config, protocol, scale)
+
+        for example in part.examples(transform):
+            shape = example[1].shape
+            count = max(1, pixels // math.prod(shape[:3]) // devices) * devices
+            group = waiting.setdefault(shape, [])
+            group.append(example)
+            if len(group) == count:
+                yield _batch(waiting.pop(shape), count)
+        for shape, group in waiting.items():
+            yield _batch(group, max(1, pixels // math.prod(shape[:3]) // devices) * devices)
+
+
+def _batch(examples: list[tuple[int, np.ndarray, int]], count: int) -> Batch:
+    mask = (np.arange(count) < len(examples)).astype(np.float32)
+    index, image, label = zip(*examples, *examples[:1] * (count - len(examples)), strict=True)
+    return {
+        "image": np.stack(image),
+        "label": np.asarray(label, np.int32),
+        "index": np.asarray(index, np.int32),
+        "mask": mask,
+    }
