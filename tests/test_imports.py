@@ -37,18 +37,21 @@ ALLOWED = {
     "models": {"errors", "models.base"},
     "cnn_jax": {"models"},  # the package itself
     "foreign_weights": {"errors", "trees"},
-    "config": {"errors", "models"},
-    # From images to batches.
     "data": set(),
+    "data.augmentations": {"errors"},
+    "config": {"errors", "models", "data.augmentations"},
+    # From images to batches.
     "data.generated": {"errors"},
     "data.images": {"errors"},
     "data.folder": {"errors", "data.images"},
     "data.sources": {"errors", "data.generated", "data.folder", "data.images"},
-    "data.augment": {"config"},
+    "data.rand_augment": set(),
+    "data.augment": {"data.augmentations", "data.rand_augment"},
+    "data.mixing": {"data.augmentations", "data.augment"},
     "data.pipeline": {"errors", "data.sources", "data.augment"},
     # The step receives a network and imports none.
     "optim": {"errors", "trees"},
-    "step": {"data.augment", "optim"},
+    "step": {"data.augment", "data.mixing", "optim"},
     "evaluate": {"data.pipeline", "step"},
     # Files, and signals.
     "workdir": {"errors"},
