@@ -84,6 +84,10 @@ ALLOWED = {
     # The commands.
     "main": {"errors", "compilation_cache", "provenance", "train", "commandline"},
     "report": {"errors", "commandline", "tables", "provenance", "runs", "scorecard"},
+    "visualize": {
+        *("errors", "config", "compilation_cache", "plots", "commandline", "step"),
+        *("data.augment", "data.mixing", "data.pipeline"),
+    },
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),

@@ -5,6 +5,9 @@ every image. They are three here, one after the other, of which all but one leav
 (one affine map), a table of the 256 values of each channel, and a blend with another image.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,17 +33,17 @@ def rand_augment(key: jax.Array, image: jax.Array, count: int, magnitude: int) -
     return image
 
 
-def apply(image: jax.Array, operation: jax.Array | int, strength: jax.Array | float) -> jax.Array:
+def apply(image: jax.Array, operation: Any, strength: Any) -> jax.Array:
     """Returns what an operation makes of an image, uint8 [H, W, C].
 
     Args:
-      operation: an index of `OPERATIONS`. strength: in [-1, 1]; the operations with one direction take its size.
+      operation: int, an index of `OPERATIONS`. strength: float in [-1, 1]; the operations with one direction take its size.
     """
     chosen = {name: operation == i for i, name in enumerate(OPERATIONS)}
     return _blended(_mapped(_moved(image, chosen, strength), chosen, strength), chosen, strength)
 
 
-def _moved(image: jax.Array, chosen: dict[str, jax.Array], strength: jax.Array) -> jax.Array:
+def _moved(image: jax.Array, chosen: Mapping[str, Any], strength: Any) -> jax.Array:
     """Shears (up to 0.3), translates (up to 150/331 of the side) or rotates (up to 30 degrees), by nearest pixels."""
     height, width, _ = image.shape
     shear, angle = 0.3 * strength, jnp.where(chosen["rotate"], jnp.deg2rad(30) * strength, 0)
@@ -58,7 +61,7 @@ def _moved(image: jax.Array, chosen: dict[str, jax.Array], strength: jax.Array) 
     return jnp.where(inside[..., None], image.at[rows, columns].get(mode="clip"), jnp.uint8(FILL))
 
 
-def _mapped(image: jax.Array, chosen: dict[str, jax.Array], strength: jax.Array) -> jax.Array:
+def _mapped(image: jax.Array, chosen: Mapping[str, Any], strength: Any) -> jax.Array:
     """Maps each value of a channel to another, as the operation and the values of the whole image say."""
     height, width, channels = image.shape
     values = jnp.arange(256)[:, None]  # [256, 1]; tables are [256, 1] or [256, C]
@@ -87,7 +90,7 @@ def _mapped(image: jax.Array, chosen: dict[str, jax.Array], strength: jax.Array)
     return table.astype(image.dtype)[image, jnp.arange(channels)]
 
 
-def _blended(image: jax.Array, chosen: dict[str, jax.Array], strength: jax.Array) -> jax.Array:
+def _blended(image: jax.Array, chosen: Mapping[str, Any], strength: Any) -> jax.Array:
     """Blends the image with its grey form (color) or with a smoothed one (sharpness)."""
     height, width, _ = image.shape
     whole = jnp.pad(image.astype(jnp.int32), ((1, 1), (1, 1), (0, 0)))
@@ -105,7 +108,7 @@ def _grey(image: jax.Array) -> jax.Array:
     return (jnp.sum(image * GREY, axis=-1, keepdims=True) + 2**15) >> 16
 
 
-def _blend(other: jax.Array | int, image: jax.Array, strength: jax.Array) -> jax.Array:
+def _blend(other: jax.Array | int, image: jax.Array, strength: Any) -> jax.Array:
     """Returns `other` at a factor of 0, `image` at 1 and what lies beyond it above 1, of 1 + 0.9 x strength; int32."""
     mixed = other + (1 + 0.9 * strength) * (image.astype(jnp.float32) - other)
     return jnp.clip(mixed, 0, 255).astype(jnp.int32)  # rounded down
