@@ -122,8 +122,10 @@ def flip(key: jax.Array, image: jax.Array) -> jax.Array:
 
 # The principal components of the colours of ImageNet's pixels in [0, 1], as they are in wide use: the paper does not
 # print its own. Rows of the vectors are red, green and blue.
-EIGENVALUES = np.float32([0.2175, 0.0188, 0.0045])
-EIGENVECTORS = np.float32([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+EIGENVALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
+EIGENVECTORS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32
+)
 
 
 def pca_colour(key: jax.Array, image: jax.Array, deviation: float) -> jax.Array:

@@ -18,7 +18,7 @@ OPERATIONS = (
     *("color", "sharpness"),
 )
 FILL = 128  # what moves in from outside of the image
-GREY = np.int32([19595, 38470, 7471])  # ITU-R 601, of 65536
+GREY = np.array([19595, 38470, 7471], np.int32)  # ITU-R 601, of 65536
 
 
 def rand_augment(key: jax.Array, image: jax.Array, count: int, magnitude: int) -> jax.Array:
@@ -37,14 +37,14 @@ def apply(image: jax.Array, operation: Any, strength: Any) -> jax.Array:
     """Returns what an operation makes of an image, uint8 [H, W, C].
 
     Args:
-      operation: int, an index of `OPERATIONS`. strength: float in [-1, 1]; the operations with one direction take its size.
+      operation: int, an index of `OPERATIONS`. strength: in [-1, 1]; operations with one direction take its size.
     """
     chosen = {name: operation == i for i, name in enumerate(OPERATIONS)}
     return _blended(_mapped(_moved(image, chosen, strength), chosen, strength), chosen, strength)
 
 
 def _moved(image: jax.Array, chosen: Mapping[str, Any], strength: Any) -> jax.Array:
-    """Shears (up to 0.3), translates (up to 150/331 of the side) or rotates (up to 30 degrees), by nearest pixels."""
+    """Shears (up to 0.3), translates (up to 150/331 of the side) or rotates (up to 30 degrees), to nearest pixels."""
     height, width, _ = image.shape
     shear, angle = 0.3 * strength, jnp.where(chosen["rotate"], jnp.deg2rad(30) * strength, 0)
     # The source of the pixel at (y, x); shears keep the upper left corner, rotation keeps the middle.
