@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from cnn_jax import models
+from cnn_jax.data.augmentations import check_augment
 from cnn_jax.errors import UserError, check, check_choice, near
 from cnn_jax.protocols import check_protocol
 
@@ -19,6 +20,7 @@ VARIATIONS = {
     "sequences": ("noise", "drift"),
     "moving_digits": ("noise",),
 }
+TRAIN_CROPS = ("resize", "random_resized", "random", "random_central")
 UNITS = ("steps", "epochs", "examples")
 SCHEDULES = ("constant", "steps", "plateau", "cosine", "polynomial", "exponential")
 # Arguments of the constructors that are no fields of config.model: the data set, the precision and the name set them.
@@ -129,7 +131,7 @@ def check_config(config: Any) -> None:
         f"{data.source!r} and the placement {data.placement!r}",
     )
     check_choice("config.data.normalize", data.normalize, ("channel", "pixel", "none"))
-    check_choice("config.data.train_crop", data.train_crop, ("resize", "random_resized"))
+    check_choice("config.data.train_crop", data.train_crop, TRAIN_CROPS)
     check_choice("config.data.test_crop", data.test_crop, ("resize", "center"))
     check_choice("config.data.train_on", data.train_on, ("train", "train+validation"))
     axes = len(known["input_shape"]) - 1
@@ -178,34 +180,25 @@ def check_config(config: Any) -> None:
     check(all(std > 0 for std in data.std), f"config.data.std is {data.std}, but every value must be above 0")
     check(
         data.placement == "stream" or data.train_crop == "resize",
-        "config.data.train_crop is 'random_resized', which differs from epoch to epoch: use placement 'stream'",
+        f"config.data.train_crop is {data.train_crop!r}, which differs from epoch to epoch: use placement 'stream'",
     )
+    if data.train_crop in ("random", "random_central"):
+        sides = data.train_resize
+        check(
+            len(sides) == 2 and all(isinstance(side, int) for side in sides) and sides[0] <= sides[1],
+            f"config.data.train_resize is {sides}, but must be (lowest, highest) length of the shorter side, pixels",
+        )
+        check(
+            sides[0] >= max(data.image_size),
+            f"config.data.train_resize is {sides}, but crops of {data.image_size} need at least "
+            f"{max(data.image_size)} pixels",
+        )
     check(
         schedule.name != "plateau" or data.train_on == "train",
         "config.optim.schedule.name is 'plateau', but data.train_on leaves no validation part to decide by: "
         "use 'steps' with the boundaries that a run on the train part alone has found",
     )
-    for name in data.augment:
-        check(isinstance(name, str), f"config.data.augment has {name!r}, but must hold names such as 'flip'")
-        _, padding = check_augmentation(name)
-        check(
-            padding < min(data.image_size),
-            f"config.data.augment has {name!r}, which can leave nothing of an image of {data.image_size} pixels",
-        )
-
-
-def check_augmentation(name: str) -> tuple[str, int]:
-    """Returns (kind, number) of an augmentation such as "pad_crop:4" or "flip"; raises UserError for another."""
-    kind, _, number = name.partition(":")
-    check_choice("config.data.augment", kind, ("pad_crop", "flip"))
-    if kind == "pad_crop":
-        check(
-            number.isdecimal() and int(number) > 0,
-            f"config.data.augment has {name!r}, but must give the padding in pixels: 'pad_crop:4'",
-        )
-    else:
-        check(not number, f"config.data.augment has {name!r}, but flip takes no number")
-    return kind, int(number or 0)
+    check_augment(config)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """From recorded files to plots. Reads files only, so a report can be made again without running anything."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,38 @@ def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path:
         row[0].set_ylabel(quantity)
         row[0].set_ylim(0, 1.1 * max(float(part[1 + 2 * field]) for parts in networks.values() for part in parts))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return save(figure, path)
+
+
+def plot_images(
+    rows: Sequence[Sequence[np.ndarray]],
+    path: Path,
+    *,
+    title: str,
+    columns: Sequence[str],
+    names: Sequence[str],
+    captions: Sequence[Sequence[str]],
+) -> Path:
+    """Draws images, uint8 [H, W, 1 or 3], in rows and columns; small ones are enlarged by whole pixels, not blurred.
+
+    Args:
+      columns: what stands above each column. names: left of each row. captions: below each image, or "".
+    """
+    height, width, _ = rows[0][0].shape
+    size = (1.7 * len(columns) + 0.4, (1.7 * height / width + 0.25) * len(rows) + 0.7)
+    figure, axes = subplots(len(rows), len(columns), squeeze=False, figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=11, wrap=True)
+    interpolation = "nearest" if max(height, width) <= 128 else "antialiased"
+    for images, row_axes, name, below in zip(rows, axes, names, captions, strict=True):
+        row_axes[0].set_ylabel(name)
+        for image, axis, caption in zip(images, row_axes, below, strict=True):
+            grey = image.shape[-1] == 1
+            axis.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
+            axis.set_xlabel(caption, fontsize=8)
+            axis.set_xticks([])
+            axis.set_yticks([])
+    for axis, column in zip(axes[0], columns, strict=True):
+        axis.set_title(column, fontsize=10)
     return save(figure, path)
 
 

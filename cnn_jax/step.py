@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from cnn_jax.data import augment
+from cnn_jax.data import augment, mixing
 from cnn_jax.optim import Plateau, Schedule
 
 NO_RANK = jnp.iinfo(jnp.int32).max  # of a label whose scores are not numbers: never a hit
@@ -135,16 +135,23 @@ def make_loss(
 ) -> Callable[[Tree, Tree, Batch, Keys], tuple[jax.Array, tuple[Tree, jax.Array]]]:
     """Returns (parameters, statistics, batch with images, `make_keys`) -> (loss, (new statistics, top-1 hits)).
 
-    `mean` and `std` normalise images in [0, 1]. The loss counts auxiliary classifiers, the hits do not.
+    `mean` and `std` normalise images in [0, 1]. The loss counts auxiliary classifiers, the hits do not. Of two mixed
+    examples the loss is the mean of both labels' losses, weighted by their shares; a hit is one of the own label.
     """
 
     def loss_fn(params: Tree, stats: Tree, batch: Batch, keys: Keys) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         images = augment.augment(keys.augmentation, batch["image"], batch["position"], augmentations)
+        images, own_share = mixing.mix(keys.augmentation, images, batch["position"], augmentations)
+
+        def mean_loss(logits: jax.Array) -> jax.Array:
+            losses = example_losses(logits, batch["label"], label_smoothing)
+            if own_share is not None:
+                others = example_losses(logits, mixing.partners(batch["label"]), label_smoothing)
+                losses = own_share * losses + (1 - own_share) * others
+            return losses.mean()
+
         model = nnx.merge(network.train, params, stats)
-        loss, logits = with_auxiliary(
-            model(augment.normalize(images, mean, std), rngs=keys.dropout),
-            lambda logits: example_losses(logits, batch["label"], label_smoothing).mean(),
-        )
+        loss, logits = with_auxiliary(model(augment.normalize(images, mean, std), rngs=keys.dropout), mean_loss)
         correct = jnp.sum(label_ranks(logits, batch["label"]) == 0)
         return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct)
 

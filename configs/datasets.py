@@ -27,11 +27,23 @@ FIELDS = dict(
     # place in training, an evaluation leaves it out, and both count it.
     on_error="raise",
     # Host side: from the stored image to image_size. "resize" stretches (bilinear).
-    train_crop="resize",  # or "random_resized": a random part, 8-100% of the area, aspect 3/4-4/3 (GoogLeNet)
+    # Others are random: "random_resized" takes 8-100% of the area with an aspect of 3/4-4/3, resized (GoogLeNet);
+    # "random" brings the shorter side to a random length in train_resize and takes a part of image_size: (256, 512)
+    # is VGG's, (256, 480) ResNet's; "random_central" takes the part from the central square: (256, 256) is AlexNet's.
+    train_crop="resize",
+    train_resize=(256, 256),  # pixels, lowest and highest
     test_crop="resize",  # or "center": shorter side to test_resize, then the centre of image_size
     test_resize=256,  # pixels
     # Device side, inside the step, in this order.
-    augment=(),  # images only: "pad_crop:N" (zero padding of N pixels, random crop) and "flip" (horizontal)
+    #   "pad_crop:4"          pads 4 pixels of zeros, crops at random (ResNet on CIFAR)
+    #   "flip"                mirrors left to right, one in two
+    #   "pca_colour:0.1"      shifts the colours, weights of that standard deviation (AlexNet)
+    #   "random_erasing:0.5"  noise in the place of a rectangle, with that probability (Zhong et al. 2020)
+    #   "rand_augment:2:9"    2 random operations of magnitude 9 of 10 (Cubuk et al. 2020)
+    #   "mixup:0.2", "cutmix:1.0"   mix an example with another of its batch, by Beta(0.2, 0.2) (Zhang et al. 2018; Yun
+    #                               et al. 2019): one of them, and last. The loss of the log is then that of both
+    #                               labels, its training error with respect to the example's own.
+    augment=(),  # images only
     normalize="channel",  # (x - mean) / std of each channel; "pixel": minus the mean image; "none": x in [0, 1]
     mean=(),  # per channel, of images in [0, 1]; empty: measured on the training part
     std=(),

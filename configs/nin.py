@@ -3,7 +3,8 @@
     python -m cnn_jax.main --config=configs/nin.py                bundled digits, enlarged to 67x67
     python -m cnn_jax.main --config=configs/nin.py:imagenet2012   ImageNet, 227x227
 
-The recipe of ImageNet is ours: the paper has none, but says that it trains as Krizhevsky et al. 2012 (section 4).
+The recipe of ImageNet is ours: the paper has none, but says that it trains as Krizhevsky et al. 2012 (section 4), whose
+crops and colours it has, too.
 Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 99.44, 99.44, 98.61% in about 35 s each.
 """
 
@@ -22,8 +23,11 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.optim.schedule.name = "steps"
     config.optim.schedule.warmup = "1 epochs"
     if dataset == "imagenet2012":
-        config.recipe = "ours, after Krizhevsky et al. 2012, section 5"
+        config.recipe = "ours, after Krizhevsky et al. 2012, sections 4.1 and 5"
         config.data.image_size = (227, 227)
+        config.data.train_crop = "random_central"
+        config.data.train_resize = (256, 256)
+        config.data.augment = ("flip", "pca_colour:0.1")
         config.duration = "90 epochs"
         config.optim.schedule.boundaries = ("30 epochs", "60 epochs", "80 epochs")
         config.log.every = "100 steps"

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from scipy import stats
 
 from cnn_jax.data import augment
 from configs import datasets
@@ -50,6 +52,8 @@ def test_every_crop_has_the_size_that_was_asked_for(height, width, channels, siz
         augment.resize(image, size),
         augment.center_crop(image, size, max(size) + extra),
         augment.random_resized_crop(image, size, random),
+        augment.random_crop(image, size, (max(size), max(size) + extra), random),
+        augment.random_crop(image, size, (max(size), max(size) + extra), random, central=True),
     ):
         assert result.shape == (*size, channels)
         assert result.dtype == np.uint8
@@ -129,14 +133,59 @@ def test_where_no_box_fits_the_largest_centred_one_with_an_allowed_aspect_is_tak
     np.testing.assert_allclose((top, bottom), (118, 122), atol=0.6)
 
 
+class Chosen:
+    """Stands for a random generator: gives the integers that a test chooses, and checks that they are possible."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def integers(self, low, high=None, endpoint=False):
+        low, high = (0, low) if high is None else (low, high)
+        value = self.values.pop(0)
+        assert endpoint and low <= value <= high, (low, value, high)
+        return value
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 60), st.integers(0, 50), st.booleans(), st.booleans(), st.data())
+def test_a_random_crop_is_a_part_of_the_resized_image(shorter, extra, tall, central, data):
+    height, width = (shorter + extra, shorter) if tall else (shorter, shorter + extra)
+    image = noise(height, width, 3)
+    side = data.draw(st.integers(1, 70))
+    size = data.draw(st.tuples(st.integers(1, side), st.integers(1, side)))
+    resized = [side * length // shorter for length in (height, width)]
+    margins = [(length - side) // 2 if central else 0 for length in resized]
+    rooms = [(side if central else length) - part for length, part in zip(resized, size, strict=True)]
+    starts = [data.draw(st.integers(0, room)) for room in rooms]
+    result = augment.random_crop(image, size, (side, side), Chosen(side, *starts), central=central)
+    whole = np.asarray(Image.fromarray(image).resize(resized[::-1], Image.Resampling.BILINEAR)).astype(int)
+    top, left = (margin + start for margin, start in zip(margins, starts, strict=True))
+    np.testing.assert_allclose(result, whole[top : top + size[0], left : left + size[1]], atol=1)
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_the_scale_and_the_place_of_a_random_crop_are_drawn_uniformly(central):
+    image, random = ramp(120, 200), np.random.default_rng(0)
+    boxes = [box_of(augment.random_crop(image, (30, 30), (40, 60), random, central=central)) for _ in range(2000)]
+    left, top, right, bottom = np.transpose(boxes)
+    sides = np.round(30 * 120 / ((right - left + bottom - top) / 2))  # of the resized image
+    assert set(sides) == set(range(40, 61))
+    assert stats.chisquare([np.sum(sides == side) for side in range(40, 61)]).pvalue > 1e-3
+    low, high = (40, 160) if central else (0, 200)
+    for first, room in ((top, 120 - (bottom - top)), (left - low, high - low - (right - left))):
+        assert stats.kstest(first / room, "uniform").statistic < 0.06  # places are whole pixels of the small image
+    assert left.min() > low - 2 and right.max() < high + 2
+
+
 def crop_config(**fields):
     config = datasets.get_dataset("imagenet2012")
     config.update(dict(image_size=(16, 16), test_resize=20) | fields)
     return config
 
 
-def test_a_random_crop_depends_on_the_seed_and_the_position_only():
-    image, config = noise(50, 60, 3), crop_config()
+@pytest.mark.parametrize("train_crop", ["random_resized", "random", "random_central"])
+def test_a_random_crop_depends_on_the_seed_and_the_position_only(train_crop):
+    image, config = noise(50, 60, 3), crop_config(train_crop=train_crop, train_resize=(20, 40))
     crops = {
         (seed, position): augment.crop(image, config, train=True, seed=seed, position=position)
         for seed in (0, 1)
@@ -149,7 +198,16 @@ def test_a_random_crop_depends_on_the_seed_and_the_position_only():
     assert len({result.tobytes() for result in crops.values()}) == len(crops)
 
 
-@pytest.mark.parametrize("train_crop", ["resize", "random_resized"])
+def test_the_configuration_chooses_the_random_crop():
+    image = noise(50, 60, 3)
+    for central in (False, True):
+        config = crop_config(train_crop="random_central" if central else "random", train_resize=(20, 40))
+        result = augment.crop(image, config, train=True, seed=3, position=5)
+        random = np.random.Generator(np.random.Philox(key=[3, 5]))
+        np.testing.assert_array_equal(result, augment.random_crop(image, (16, 16), (20, 40), random, central=central))
+
+
+@pytest.mark.parametrize("train_crop", ["resize", "random_resized", "random", "random_central"])
 def test_the_test_crop_is_not_random_and_the_configuration_chooses_it(train_crop):
     image = noise(50, 60, 3)
     for test_crop, expected in (
@@ -187,25 +245,101 @@ def test_a_padded_crop_is_one_of_all_windows_of_the_padded_image_and_each_is_as_
 def test_half_of_the_images_are_mirrored_left_to_right():
     image = noise(4, 5, 3)
     keys = jax.random.split(jax.random.key(0), 2000)
-    results = np.asarray(jax.vmap(lambda key: augment.flip(key, jnp.asarray(image), 0))(keys))
+    results = np.asarray(jax.vmap(lambda key: augment.flip(key, jnp.asarray(image)))(keys))
     mirrored = np.array([np.array_equal(result, image[:, ::-1]) for result in results])
     for result in results[~mirrored]:
         np.testing.assert_array_equal(result, image)
     assert abs(mirrored.mean() - 0.5) < 0.04
 
 
+def test_the_colours_shift_along_their_principal_components():
+    image = np.full((3, 4, 3), 128, np.uint8)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    shifted = np.asarray(jax.jit(jax.vmap(lambda key: augment.pca_colour(key, image, 0.3)))(keys))
+    assert shifted.dtype == np.uint8 and (shifted == shifted[:, :1, :1]).all()  # all pixels alike
+    shifts = shifted[:, 0, 0].astype(float) - 128
+    # The covariance is 255^2 x 0.3^2 x the sum over components of eigenvalue^2 x v v^T, plus that of rounding.
+    vectors = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    expected = vectors @ np.diag((255 * 0.3 * np.array([0.2175, 0.0188, 0.0045])) ** 2) @ vectors.T + np.eye(3) / 12
+    np.testing.assert_allclose(np.cov(shifts.T), expected, rtol=0.1)
+    assert np.abs(shifts.mean(0)).max() < 4 * np.sqrt(expected.max() / len(shifts))
+    # The components are orthogonal, as eigenvectors are, to the digits that are in use.
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-3)
+    assert stats.kstest(shifts @ vectors[:, 0] / (255 * 0.3 * 0.2175), "norm").pvalue > 1e-3
+
+
+def test_shifted_colours_stay_between_black_and_white():
+    image = np.stack([np.full((2, 2), value, np.uint8) for value in (0, 128, 255)], axis=-1)
+    keys = jax.random.split(jax.random.key(0), 200)
+    shifted = np.asarray(jax.vmap(lambda key: augment.pca_colour(key, image, 3.0))(keys)).astype(int)
+    assert shifted[..., 0].max() > 50 and shifted[..., 2].min() < 205  # and none jumps from one end to the other:
+    direction = np.sign(shifted[:, 0, 0, 1] - 128)
+    assert (shifted[direction > 0, 0, 0, 2] > 200).all() and (shifted[direction < 0, 0, 0, 0] < 55).all()
+
+
+@functools.cache
+def erased(probability, count=3000, height=40, width=30):
+    """Returns which pixels of black images are erased, bool [N, H, W], and the images."""
+    keys = jax.random.split(jax.random.key(1), count)
+    image = jnp.zeros((height, width, 3), jnp.uint8)
+    results = np.asarray(jax.jit(jax.vmap(lambda key: augment.random_erasing(key, image, probability)))(keys))
+    return (results > 0).any(axis=-1), results
+
+
+def test_an_erased_part_is_one_rectangle_of_noise():
+    taken, results = erased(1.0)
+    assert results.dtype == np.uint8
+    for part in taken[:200]:
+        rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
+        assert part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].mean() > 0.99  # noise is seldom black
+    values = results[taken]
+    assert stats.chisquare(np.bincount(values.ravel(), minlength=256)[1:]).pvalue > 1e-3
+
+
+def test_erased_parts_have_the_area_the_aspect_and_the_places_of_the_paper():
+    taken, _ = erased(1.0)
+    assert taken.any((1, 2)).all()
+    rows, columns = taken.any(2), taken.any(1)
+    heights, widths = rows.sum(1), columns.sum(1)
+    tops, lefts = rows.argmax(1), columns.argmax(1)
+    # Algorithm 1 in NumPy: area, aspect and corner drawn together, again until the rectangle lies inside.
+    random = np.random.default_rng(0)
+    area, aspect = 40 * 30 * random.uniform(0.02, 0.4, 100_000), random.uniform(0.3, 1 / 0.3, 100_000)
+    high, wide = np.round(np.sqrt(area * aspect)), np.round(np.sqrt(area / aspect))
+    top, left = random.integers(40, size=100_000), random.integers(30, size=100_000)
+    fits = (top + high <= 40) & (left + wide <= 30)
+    assert fits.mean() > 0.2  # so that 64 tries fail once in a million
+    for ours, theirs in ((heights, high), (widths, wide), (tops, top), (lefts, left)):
+        assert stats.ks_2samp(ours, theirs[fits]).pvalue > 1e-3
+    share = taken.mean((1, 2))
+    assert 0.01 < share.min() < 0.03 and 0.3 < share.max() < 0.42
+
+
+def test_a_share_of_the_images_is_erased():
+    taken, _ = erased(0.25)
+    assert abs(taken.any((1, 2)).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / len(taken))
+    image = noise(20, 20, 3)
+    keys = jax.random.split(jax.random.key(0), 40)
+    for result in np.asarray(jax.vmap(lambda key: augment.random_erasing(key, image, 0.5))(keys)):
+        changed = (result != image).any(-1)
+        assert changed.mean() < 0.45  # all outside of the rectangle stays
+
+
 NAMES = ("pad_crop:2", "flip")
 augmented = jax.jit(augment.augment, static_argnums=3)
+
+
+ALL = ("pad_crop:2", "flip", "pca_colour:0.3", "rand_augment:2:9", "random_erasing:0.5")
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.permutations(range(8)), st.sampled_from([1, 3, 8]))
 def test_an_augmented_image_depends_neither_on_its_batch_nor_on_its_place_in_it(order, count):
-    key, images = jax.random.key(3), noise(8, 6, 6, 1)
+    key, images = jax.random.key(3), noise(8, 6, 6, 3)
     positions = np.uint32([0, 1, 2, 3, 1000, 1001, 2**20, 2**31 + 5])
-    whole = np.asarray(augmented(key, images, positions, NAMES))
+    whole = np.asarray(augmented(key, images, positions, ALL))
     chosen = np.array(order[:count])
-    np.testing.assert_array_equal(augmented(key, images[chosen], positions[chosen], NAMES), whole[chosen])
+    np.testing.assert_array_equal(augmented(key, images[chosen], positions[chosen], ALL), whole[chosen])
 
 
 def test_augmentation_differs_between_positions_and_keys_and_between_the_entries_of_the_list():

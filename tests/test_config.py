@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn_jax.config import (
-    check_augmentation,
     check_config,
     get,
     in_steps,
@@ -15,6 +14,7 @@ from cnn_jax.config import (
     parse_duration,
     to_steps,
 )
+from cnn_jax.data.augmentations import FORMS, parse
 from cnn_jax.errors import UserError
 from configs import lenet5, resnet20
 
@@ -145,7 +145,16 @@ MEAN = {"data.mean": (0.5,), "data.std": (0.25,)}
         {"data.placement": "stream", "data.normalize": "none"},
         {"data.placement": "stream", "data.train_crop": "random_resized", **MEAN},
         {"data.test_crop": "center", "data.test_resize": 16},
+        *(
+            {"data.placement": "stream", "data.train_crop": crop, "data.train_resize": sides, **MEAN}
+            for crop in ("random", "random_central")
+            for sides in ((16, 16), (20, 40))
+        ),
+        {"data.train_resize": (1, 2)},  # which says nothing without a random crop
         {"data.augment": ("pad_crop:4", "flip")},
+        {"data.augment": ("flip", "rand_augment:2:9", "random_erasing:0.25", "mixup:0.2")},
+        {"data.augment": ("cutmix:1.0",), "data.channels": 2},
+        {"data.augment": ("pca_colour:0.1", "rand_augment:2:9"), "data.channels": 3},
         {"model.residual": False, "model.shortcut": "C"},
         {"model.name": "cifar_resnet", "model.depth": 8},
     ],
@@ -233,13 +242,34 @@ def test_a_possible_configuration_passes(values):
         ({"data.placement": "stream", "data.normalize": "pixel", **MEAN}, ["config.data.normalize is 'pixel'"]),
         ({"data.mean": (0.5, 0.5), "data.std": (0.2, 0.2)}, ["config.data.mean (0.5, 0.5)", "each of 1 channels"]),
         ({"data.mean": (0.5,)}, ["config.data.mean (0.5,) and std ()"]),
-        ({"data.train_crop": "random_resized"}, ["config.data.train_crop is 'random_resized'", "'stream'"]),
+        *(
+            ({"data.train_crop": crop}, [f"config.data.train_crop is {crop!r}", "'stream'"])
+            for crop in ("random_resized", "random", "random_central")
+        ),
+        *(
+            (
+                {"data.placement": "stream", "data.train_crop": "random", "data.train_resize": sides, **MEAN},
+                [f"config.data.train_resize is {sides}", message],
+            )
+            for sides, message in (
+                ((16,), "(lowest, highest)"),
+                ((16, 32.5), "(lowest, highest)"),
+                ((32, 16), "(lowest, highest)"),
+                ((15, 32), "at least 16"),
+            )
+        ),
         # augmentation
         ({"data.augment": ("flip", "rotate:3")}, ["config.data.augment is 'rotate'", "pad_crop, flip"]),
-        ({"data.augment": ("pad_crop",)}, ["config.data.augment has 'pad_crop'", "'pad_crop:4'"]),
-        ({"data.augment": ("pad_crop:0",)}, ["config.data.augment has 'pad_crop:0'"]),
-        ({"data.augment": ("pad_crop:-1",)}, ["config.data.augment has 'pad_crop:-1'"]),
-        ({"data.augment": ("flip:1",)}, ["config.data.augment has 'flip:1'"]),
+        ({"data.augment": (4,)}, ["config.data.augment has 4", "'flip'"]),
+        ({"data.augment": ("pad_crop:16",)}, ["config.data.augment has 'pad_crop:16'", "(16, 16)"]),
+        ({"data.augment": ("pca_colour:0.1",)}, ["'pca_colour:0.1'", "3 channels", "config.data.channels is 1"]),
+        ({"data.augment": ("rand_augment:2:9",), "data.channels": 2}, ["1 or 3 channels", "config.data.channels is 2"]),
+        ({"data.augment": ("mixup:0.2", "flip")}, ["config.data.augment has 'mixup:0.2' before 'flip'", "last"]),
+        ({"data.augment": ("mixup:0.2", "cutmix:1.0")}, ["'mixup:0.2' before 'cutmix:1.0'", "only one"]),
+        (
+            {"data.augment": ("cutmix:1.0",), "batch_size": 8, "accumulation": 8},
+            ["config.data.augment has 'cutmix:1.0'", "config.accumulation 8", "larger batches"],
+        ),
     ],
 )
 def test_an_impossible_value_is_a_users_error_that_names_its_field(values, messages):
@@ -265,10 +295,46 @@ def test_the_command_line_can_only_reach_fields_of_the_network():
         check_config(config)
 
 
-def test_an_augmentation_is_a_kind_and_a_number():
-    assert check_augmentation("pad_crop:4") == ("pad_crop", 4)
-    assert check_augmentation("pad_crop:12") == ("pad_crop", 12)
-    assert check_augmentation("flip") == ("flip", 0)
+@pytest.mark.parametrize(
+    ("name", "parsed"),
+    [
+        ("pad_crop:4", ("pad_crop", (4,))),
+        ("pad_crop:12", ("pad_crop", (12,))),
+        ("flip", ("flip", ())),
+        ("random_erasing:1", ("random_erasing", (1.0,))),
+        ("rand_augment:2:9", ("rand_augment", (2, 9))),
+        ("mixup:0.25", ("mixup", (0.25,))),
+    ],
+)
+def test_an_augmentation_is_a_kind_and_its_numbers(name, parsed):
+    assert parse(name) == parsed
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_the_example_of_every_augmentation_is_one_and_other_counts_of_numbers_are_none(kind):
+    example = FORMS[kind].example
+    assert parse(example)[0] == kind
+    for wrong in (example + ":1", kind + ":", example + ":", kind if ":" in example else f"{kind}:1"):
+        with pytest.raises(UserError) as error:
+            parse(wrong)
+        assert f"config.data.augment has {wrong!r}" in str(error.value) and repr(example) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMS if kind != "flip"])
+@pytest.mark.parametrize("text", ["0", "-1", "0.0", "x", "", " 1", "1e0", "nan", "inf", "+1", "٣", "1_0", "9" * 30])
+def test_what_is_no_number_above_zero_is_none_of_an_augmentation(kind, text):
+    _, first, *others = FORMS[kind].example.split(":")
+    with pytest.raises(UserError, match="but must be as in"):
+        parse(":".join([kind, text, *others]))
+    parse(":".join([kind, first, *others]))
+
+
+@pytest.mark.parametrize(
+    "name", ["random_erasing:1.1", "rand_augment:2:11", "rand_augment:11:2", "rand_augment:2:0.5", "pad_crop:0.5"]
+)
+def test_numbers_have_their_type_and_their_largest_value(name):
+    with pytest.raises(UserError, match="but must be as in"):
+        parse(name)
 
 
 def test_a_dotted_name_reaches_a_nested_field():

@@ -90,7 +90,7 @@ def test_every_configuration_passes_the_check_on_every_data_set(name, dataset):
     check_config(config)
     assert config.data.name == dataset
     row = datasets.DATASETS[dataset]
-    for field in set(row) - {"image_size", "augment", "normalize"}:  # a recipe may enlarge or augment
+    for field in set(row) - {"image_size", "augment", "normalize", "train_crop"}:  # a recipe may enlarge or augment
         assert config.data[field] == row[field]
 
 
@@ -244,6 +244,23 @@ def test_the_paper_recipes_are_the_papers():
         assert (config.duration, config.batch_size, config.optim.learning_rate) == ("74 epochs", 256, 0.01)
         assert (config.optim.schedule.name, config.optim.schedule.factor) == ("plateau", 0.1)
         assert (config.optim.momentum, config.optim.weight_decay, config.model.dropout) == (0.9, 5e-4, 0.5)
+
+
+def test_the_crops_and_colours_of_imagenet_are_the_papers():
+    colour = ("flip", "pca_colour:0.1")
+    for name, crop, sides, augment in (
+        ("alexnet", "random_central", (256, 256), colour),  # section 4.1
+        ("nin", "random_central", (256, 256), colour),
+        ("zfnet", "random_central", (256, 256), ("flip",)),  # section 3.1
+        ("squeezenet1_0", "random_central", (256, 256), ("flip",)),
+        *((name, "random", (256, 512), colour) for name in ("vgg11", "vgg16", "vgg19")),  # section 3.1, Table 3
+        ("googlenet", "random_resized", None, ("flip",)),  # section 6
+        ("resnet50", "random_resized", None, ("flip",)),  # Goyal et al. 2017, section 5.1
+    ):
+        data = get_config(name, "imagenet2012").data
+        assert (data.train_crop, tuple(data.augment)) == (crop, augment), name
+        assert sides is None or tuple(data.train_resize) == sides, name
+        assert data.placement == "stream"
 
 
 # ---------------------------------------------------------------- replay

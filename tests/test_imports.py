@@ -37,20 +37,23 @@ ALLOWED = {
     "models": {"errors", "models.base"},
     "cnn_jax": {"models"},  # the package itself
     "foreign_weights": {"errors", "trees"},
-    "protocols": {"errors"},
-    "config": {"errors", "models", "protocols"},
-    # From images to batches.
     "data": set(),
+    "data.augmentations": {"errors"},
+    "protocols": {"errors"},
+    "config": {"errors", "models", "protocols", "data.augmentations"},
+    # From images to batches.
     "data.generated": {"errors"},
     "data.images": {"errors"},
     "data.folder": {"errors", "data.images"},
     "data.sources": {"errors", "data.generated", "data.folder", "data.images"},
-    "data.augment": {"config"},
+    "data.rand_augment": set(),
+    "data.augment": {"data.augmentations", "data.rand_augment"},
+    "data.mixing": {"data.augmentations", "data.augment"},
     "data.pipeline": {"errors", "data.sources", "data.augment"},
     "data.views": {"data.augment", "data.pipeline"},
     # The step receives a network and imports none.
     "optim": {"errors", "trees"},
-    "step": {"data.augment", "optim"},
+    "step": {"data.augment", "data.mixing", "optim"},
     "evaluate": {"data.pipeline", "data.views", "step"},
     # Files, and signals.
     "workdir": {"errors"},
@@ -84,6 +87,10 @@ ALLOWED = {
     "ensemble": {"errors", "evaluate", "workdir", "checkpoint", "metrics", "build", "show"},
     "main": {"errors", "compilation_cache", "provenance", "train", "ensemble", "commandline"},
     "report": {"errors", "commandline", "tables", "provenance", "runs", "scorecard"},
+    "visualize": {
+        *("errors", "config", "compilation_cache", "plots", "commandline", "step"),
+        *("data.augment", "data.mixing", "data.pipeline"),
+    },
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),

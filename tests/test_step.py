@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cnn_jax import models, optim, step, trees
+from cnn_jax.data import augment, mixing
 from cnn_jax.models import layers, network
 from cnn_jax.models.base import Keys
 from configs import base
@@ -352,6 +353,47 @@ def test_micro_batches_update_the_running_averages_one_after_another_and_average
     assert_close(copied(after.params), copied(expected), rtol=1e-5, atol=1e-6)
 
 
+# ---------------------------------------------------------------- mixed examples
+
+
+def mixed(batch, names):
+    """Returns (images as the network sees them before normalisation, shares of the own label) of the first step."""
+    key = step.make_keys(jnp.uint32(0), jnp.int32(0)).augmentation
+    images = augment.augment(key, batch["image"], batch["position"], names)
+    return copied(jax.jit(mixing.mix, static_argnums=3)(key, images, batch["position"], names))
+
+
+@pytest.mark.parametrize("name", ["mixup:0.4", "cutmix:1.0"])
+def test_the_loss_of_mixed_examples_is_that_of_both_labels_by_their_shares(name):
+    train_step, fresh = make(toy, label_smoothing=0.2, augmentations=("flip", name))
+    network, params, stats = network_of(toy)
+    batch = make_batch()
+    images, shares = mixed(batch, ("flip", name))
+    logits = nnx.merge(network.train, params, stats)(normalized(images))
+    own, other = (cross_entropies(logits, labels, 0.2) for labels in (batch["label"], np.roll(batch["label"], 1)))
+    sums = train_step(fresh(), batch, None).sums
+    assert float(sums["loss"]) == pytest.approx(np.sum(shares * own + (1 - shares) * other), rel=1e-5)
+    assert abs(np.sum(own) / float(sums["loss"]) - 1) > 1e-3
+    assert int(sums["correct"]) == np.sum(np.argmax(logits, 1) == batch["label"])  # the own label
+
+
+def test_micro_batches_mix_among_themselves(name="mixup:0.4"):
+    train_step, fresh = make(lenet5, accumulation=2, momentum=0.0, augmentations=(name,))
+    network, params, stats = network_of(lenet5)
+    batch = make_batch()
+
+    def loss(params, part, images, shares):
+        logs = jax.nn.log_softmax(nnx.merge(network.train, params, stats)(normalized(images)))
+        own, other = (logs[jnp.arange(8), labels] for labels in (part["label"], jnp.roll(part["label"], 1)))
+        return -jnp.mean(shares * own + (1 - shares) * other)
+
+    gradient = jax.jit(jax.grad(loss))
+    parts = [{name: array[i::2] for name, array in batch.items()} for i in range(2)]
+    gradients = [gradient(params, part, *mixed(part, (name,))) for part in parts]
+    expected = jax.tree.map(lambda p, *g: p - RATE * sum(g) / 2, params, *gradients)
+    assert_close(copied(train_step(fresh(), batch, None).params), copied(expected), rtol=1e-5, atol=1e-6)
+
+
 # ---------------------------------------------------------------- moving average
 
 
@@ -418,7 +460,7 @@ for devices in (jax.devices()[:1], jax.devices()):
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     loss = step.make_loss(
-        network, mean=np.float32([0.4]), std=np.float32([0.3]), augmentations=("pad_crop:1", "flip")
+        network, mean=np.float32([0.4]), std=np.float32([0.3]), augmentations=("pad_crop:1", "flip", "cutmix:1.0")
     )
     train_step = step.make_train_step(loss, optimizer, lambda _: 0.02)
     resident = jax.device_put(images, replicated)

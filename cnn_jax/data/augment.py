@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax.config import check_augmentation
+from cnn_jax.data.augmentations import MIXING, parse
+from cnn_jax.data.rand_augment import rand_augment
 
 # ---------------------------------------------------------------- host: uint8 [H, W, C] -> uint8 [h, w, C]
 
@@ -71,15 +72,42 @@ def random_resized_crop(image: np.ndarray, size: Sequence[int], random: np.rando
     return _resample(image, size, (left, top, left + w, top + h))
 
 
+def random_crop(
+    image: np.ndarray,
+    size: Sequence[int],
+    sides: tuple[int, int],
+    random: np.random.Generator,
+    *,
+    central: bool = False,
+) -> np.ndarray:
+    """Resizes the shorter side to a random integer in `sides` (lowest, highest), then takes a random part of `size`.
+
+    (256, 512) are those of VGG (Simonyan, Zisserman 2015, section 3.1), (256, 480) of ResNet (He et al. 2016, section
+    3.4). With `central` the part is one of the central square: with (256, 256) as in AlexNet (Krizhevsky et al. 2012,
+    section 4.1). Only the part is computed, and differs from that of the whole resized image by rounding alone.
+    """
+    side = int(random.integers(sides[0], sides[1], endpoint=True))
+    box: list[float] = []
+    for length, part in zip(image.shape[:2], size, strict=True):
+        resized = side * length // min(image.shape[:2])
+        start = int(random.integers((side if central else resized) - part, endpoint=True))
+        start += (resized - side) // 2 if central else 0
+        box += [start * length / resized, (start + part) * length / resized]
+    top, bottom, left, right = box
+    return _resample(image, size, (left, top, right, bottom))
+
+
 def crop(image: np.ndarray, config: Any, *, train: bool, seed: int = 0, position: int = 0) -> np.ndarray:
     """Brings a stored image to config.data.image_size as config.data.train_crop or test_crop says.
 
     A random crop depends on (seed, position) only.
     """
-    if train and config.train_crop == "random_resized":
-        return random_resized_crop(
-            image, config.image_size, np.random.Generator(np.random.Philox(key=[seed, position]))
-        )
+    if train and config.train_crop != "resize":
+        random = np.random.Generator(np.random.Philox(key=[seed, position]))
+        if config.train_crop == "random_resized":
+            return random_resized_crop(image, config.image_size, random)
+        central = config.train_crop == "random_central"
+        return random_crop(image, config.image_size, config.train_resize, random, central=central)
     if not train and config.test_crop == "center":
         return center_crop(image, config.image_size, config.test_resize)
     return resize(image, config.image_size)
@@ -95,26 +123,82 @@ def pad_crop(key: jax.Array, image: jax.Array, padding: int) -> jax.Array:
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
-def flip(key: jax.Array, image: jax.Array, _: int) -> jax.Array:
+def flip(key: jax.Array, image: jax.Array) -> jax.Array:
     """Mirrors one image [H, W, C] left to right, with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-AUGMENTATIONS = {"pad_crop": pad_crop, "flip": flip}
+# The principal components of the colours of ImageNet's pixels in [0, 1], as they are in wide use: the paper does not
+# print its own. Rows of the vectors are red, green and blue.
+EIGENVALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
+EIGENVECTORS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32
+)
+
+
+def pca_colour(key: jax.Array, image: jax.Array, deviation: float) -> jax.Array:
+    """Shifts the colours of one image [H, W, 3] along their principal components (Krizhevsky et al. 2012, section 4.1).
+
+    Every pixel gets the same shift: the sum of the eigenvectors, each times its eigenvalue and a weight with the
+    standard `deviation`; the paper's is 0.1.
+    """
+    weights = deviation * jax.random.normal(key, (3,)) * EIGENVALUES
+    shift = 255 * jnp.sum(EIGENVECTORS * weights, axis=1)
+    return jnp.clip(jnp.round(image + shift), 0, 255).astype(image.dtype)
+
+
+ERASING_TRIES = 64  # of which one in five fits: one image in a million is left as it is
+
+
+def random_erasing(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
+    """Puts noise in the place of a random rectangle of one image [H, W, C] (Zhong et al. 2020, algorithm 1).
+
+    The rectangle has 2-40% of the area and an aspect (height to width) of 0.3 to 1/0.3; rectangles that do not lie
+    inside the image are drawn again.
+    """
+    height, width, _ = image.shape
+    key, noise_key = jax.random.split(key)
+    draws = jax.random.uniform(key, (5, ERASING_TRIES))
+    area, aspect = height * width * (0.02 + 0.38 * draws[0]), 0.3 + (1 / 0.3 - 0.3) * draws[1]
+    heights, widths = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    tops, lefts = jnp.floor(height * draws[2]), jnp.floor(width * draws[3])
+    fits = (tops + heights <= height) & (lefts + widths <= width)
+    first = jnp.argmax(fits)
+    inside = rectangle((height, width), (tops[first], lefts[first]), (heights[first], widths[first]))
+    erased = inside & fits[first] & (draws[4, 0] < probability)
+    return jnp.where(erased[..., None], jax.random.bits(noise_key, image.shape, jnp.uint8), image)
+
+
+def rectangle(shape: Sequence[int], start: Sequence[Any] | jax.Array, size: Sequence[Any]) -> jax.Array:
+    """Returns which pixels of an image of `shape` lie in the rectangle from `start` on, bool [H, W]."""
+    rows, columns = (jnp.arange(length) - first for length, first in zip(shape, start, strict=True))
+    return ((rows >= 0) & (rows < size[0]))[:, None] & (columns >= 0) & (columns < size[1])
+
+
+AUGMENTATIONS = {
+    "pad_crop": pad_crop,
+    "flip": flip,
+    "pca_colour": pca_colour,
+    "random_erasing": random_erasing,
+    "rand_augment": rand_augment,
+}
 
 
 def augment(key: jax.Array, images: jax.Array, positions: jax.Array, names: Sequence[str]) -> jax.Array:
     """Applies the augmentations `names` to each image, with random numbers from (key, its position in the run).
 
+    Those that mix two images are left to `mixing.mix`.
+
     Args:
-      images: [B, H, W, C], any dtype. positions: int [B], see `pipeline.Order`.
+      images: uint8 [B, H, W, C]. positions: int [B], see `pipeline.Order`.
     """
-    for i, name in enumerate(names):
-        kind, number = check_augmentation(name)
+    for i, (kind, numbers) in enumerate(map(parse, names)):
+        if kind in MIXING:
+            continue
         stage = jax.random.fold_in(key, i)
 
-        def one(position: jax.Array, image: jax.Array, kind: str = kind, number: int = number, stage: Any = stage):
-            return AUGMENTATIONS[kind](jax.random.fold_in(stage, position), image, number)
+        def one(position: jax.Array, image: jax.Array, kind: str = kind, numbers: Any = numbers, stage: Any = stage):
+            return AUGMENTATIONS[kind](jax.random.fold_in(stage, position), image, *numbers)
 
         images = jax.vmap(one)(positions, images)
     return images
