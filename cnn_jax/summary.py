@@ -49,7 +49,7 @@ def trace(config: Any) -> list[LayerRow]:
     check_config(config)
     check(
         config.data.num_classes > 0,
-        "config.data.num_classes is 0, as many as the data set has, which is not opened here: give the number",
+        f"config.data.num_classes is 0, as many as {config.data.name!r} has, which is not opened here: give the number",
     )
     shape = image_shape(config)
     given = dict(num_classes=config.data.num_classes, input_shape=shape) | model_fields(config)
