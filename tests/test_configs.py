@@ -205,12 +205,12 @@ def test_any_other_name_is_a_data_set_of_tfds_that_says_its_classes_and_parts(na
     assert (data.source, data.name, data.num_classes) == ("tfds", "stanford_dogs", 0)
     assert data.train == data.validation == data.test == ""
     assert get_config(name, "imagenette/320px").data.test == datasets.DATASETS["imagenette"]["test"]  # a variant
-    with pytest.raises(ValueError, match="NAME or NAME/VARIANT, not 'mnist:3'. Known: digits"):
+    with pytest.raises(ValueError, match=r"NAME or NAME/VARIANT, not 'mnist:3'\. Known: digits"):
         get_config(name, "mnist:3")
 
 
 def test_a_mistyped_name_of_data_that_are_no_images_gets_the_near_match():
-    with pytest.raises(UserError, match="has none: name one .*; did you mean 'sequences'"):
+    with pytest.raises(UserError, match=r"has none: name one .*; did you mean 'sequences'"):
         check_config(get_config("conv1d", "sequence"))
 
 

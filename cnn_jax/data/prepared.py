@@ -124,7 +124,7 @@ def read_info(folder: Path) -> Any:
         file = folder
         info: Any = tfds.builder_from_directory(folder).info
         if file_format(info) != FORMAT and FORMAT in {one.value for one in info.available_file_formats()}:
-            info = tfds.builder_from_directory(folder, file_format=FORMAT).info
+            info.set_file_format(FORMAT, override=True, override_if_initialized=True)
     except Exception as error:  # of any kind: TFDS checks little
         raise UserError(f"{file} cannot be read: {error}\nIt is damaged or none of TFDS's: {again(folder)}") from None
     return info

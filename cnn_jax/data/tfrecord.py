@@ -107,7 +107,7 @@ def check_room(to: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise StorageError(
-            f"{there} has {free / 2**30:.1f} GiB free, but {needed / 2**30:.1f} GiB are needed: make room, or name a "
+            f"{there} has {free / 1e9:.3g} GB free, but {needed / 1e9:.3g} GB are needed: make room, or name a "
             "folder on another disk"
         )
 
