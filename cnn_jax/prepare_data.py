@@ -180,7 +180,7 @@ def check_records(info: Any, folder: Path, console: Any) -> None:
 def check_shard(file: Path, count: int, features: Any, advance: Callable[[int], None]) -> tuple[list[str], int]:
     """Returns (what is wrong with a file of records, how many have the label -1, which stands for none)."""
     from cnn_jax.data import prepared
-    from cnn_jax.data.images import UnreadableError, decode
+    from cnn_jax.data.images import decode
 
     channels, num_classes = features["image"].shape[-1] or 3, features["label"].num_classes
     wrong, unlabelled = [], 0
@@ -189,20 +189,21 @@ def check_shard(file: Path, count: int, features: Any, advance: Callable[[int], 
     except UserError as error:
         advance(count)
         return [str(error).split("\n")[0]], 0
-    for position in range(count):
-        where = f"{file}, record {position}"
-        try:
-            image, label = prepared.parse(prepared.read_one(reader, position, where), where)
-            decode(io.BytesIO(image), channels, name=where)
-            if label == -1:
-                unlabelled += 1
-            else:
-                prepared.check_label(label, num_classes, where)
-        except (UnreadableError, UserError) as error:
-            wrong.append(str(error))
-        if position % 256 == 255:
-            advance(256)
-    advance(count % 256)
+    for start in range(0, count, 256):
+        positions = range(start, min(start + 256, count))
+        for position, record in zip(positions, prepared.read_many(reader, positions), strict=True):
+            where = f"{file}, record {position}"
+            try:
+                record = prepared.read_one(reader, position, where) if record is None else record
+                image, label = prepared.parse(record, where)
+                decode(io.BytesIO(image), channels, name=where)
+                if label == -1:
+                    unlabelled += 1
+                else:
+                    prepared.check_label(label, num_classes, where)
+            except UserError as error:
+                wrong.append(str(error))
+        advance(len(positions))
     return wrong, unlabelled
 
 

@@ -3,7 +3,10 @@
 import io
 import json
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -395,6 +398,33 @@ def test_the_examples_of_slices_of_several_shards_are_the_right_ones(many_shards
     assert [e["label"] for e in source.read(asked)] == [expected[i] for i in asked]
     with pytest.raises(IndexError):
         source.read([len(expected)])
+
+
+def test_a_source_can_be_sent_to_another_process(mnist):
+    source = sources.load(mnist_config(mnist)).parts["validation"]
+    again = pickle.loads(pickle.dumps(source))
+    assert [e["label"] for e in again.read([3, 0])] == [e["label"] for e in source.read([3, 0])]
+
+
+@pytest.mark.parametrize(("hard", "message"), [(2000, ""), (500, "may have 500: raise the limit")])
+def test_more_shards_than_a_process_may_open_files_are_read_or_refused(many_shards, hard, message):
+    script = f"""
+import resource
+from types import SimpleNamespace
+from cnn_jax.data import tfds
+from cnn_jax.errors import UserError
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))
+piece = SimpleNamespace(filename={str(many_shards[1])!r}, skip=0, take=7, examples_in_shard=7)
+try:
+    source = tfds.TFDSSource([piece] * 100, num_classes=21, channels=1)
+except UserError as error:
+    print(error)
+else:
+    assert [e["label"] for e in source.read(range(693, 700))] == list(range(7, 14))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert message in result.stdout and bool(message) == bool(result.stdout)
 
 
 def test_the_real_mnist_has_55000_5000_and_10000_images():

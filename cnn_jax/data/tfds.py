@@ -31,26 +31,32 @@ class TFDSSource:
         self.channels = channels
         self.skip = skip
         self._ends = list(itertools.accumulate(piece.take for piece in slices))
-        _allow_open_files(2 * len(slices))
+        self._open()
+
+    def _open(self) -> None:
+        _allow_open_files(2 * len(self.slices))
+        files = [(Path(piece.filename), piece.examples_in_shard) for piece in self.slices]
         with concurrent.futures.ThreadPoolExecutor(32) as pool:  # disks may be far away
-            self._readers = list(
-                pool.map(lambda piece: prepared.open_shard(Path(piece.filename), piece.examples_in_shard), slices)
-            )
+            self._readers = list(pool.map(lambda file: prepared.open_shard(*file), files))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_readers"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def read(self, indices: Sequence[int]) -> list[Example | None]:
         places = [self._place(int(i)) for i in indices]
-        records: dict[tuple[int, int], bytes] = {}
+        records: dict[tuple[int, int], bytes | None] = {}
         for number in {number for number, _ in places}:
             positions = sorted({position for n, position in places if n == number})
-            try:  # a tenth of the time of one by one
-                found = self._readers[number].read(positions)
-            except RuntimeError:
-                continue
+            found = prepared.read_many(self._readers[number], positions)
             records |= {(number, position): record for position, record in zip(positions, found, strict=True)}
-        return [self._example(*place, records.get(place)) for place in places]
+        return [self._example(*place, records[place]) for place in places]
 
     def _place(self, index: int) -> tuple[int, int]:
         """Returns (number of the slice, position in its shard) of an example."""
@@ -76,14 +82,22 @@ class TFDSSource:
 
 
 def _allow_open_files(count: int) -> None:
-    """Raises this process's own limit of open files, often 1,024, where a data set has many shards."""
+    """Raises this process's own limit of open files, often 1,024, where a data set has many shards.
+
+    Raises:
+      UserError: it may not be as high as needed.
+    """
     import resource  # there is none on Windows, and no array_record
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 1024
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    wanted = count + 512  # what else a run opens
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    check(
+        hard == resource.RLIM_INFINITY or hard >= wanted,
+        f"the data set needs {wanted:,} open files, but this process may have {hard:,}: raise the limit (ulimit -Hn)",
+    )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @dataclass

@@ -143,10 +143,10 @@ def _convert_shard(source: Path, target: Path, count: int, progress: Callable[[i
 
 def _finish(folder: Path, to: Path) -> None:
     """Writes what describes the data set, dataset_info.json last and at once."""
-    import tensorflow_datasets as tfds
     from google.protobuf import json_format
+    from tensorflow_datasets.core import dataset_info
 
-    info: Any = tfds.core.dataset_info.read_from_json(folder / "dataset_info.json")
+    info: Any = dataset_info.read_from_json(folder / "dataset_info.json")
     if to.samefile(folder):
         info.alternative_file_formats.append(FORMAT)
     else:
