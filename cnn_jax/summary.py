@@ -45,8 +45,11 @@ def trace(config: Any) -> list[LayerRow]:
 
     from cnn_jax import models
     from cnn_jax.config import check_config, model_fields
+    from cnn_jax.data import prepared
 
     check_config(config)
+    if config.data.source == "tfds" and not config.data.num_classes:
+        prepared.full_name(config.data.name, prepared.data_dir(config.data.dir))  # a mistyped name is none
     check(
         config.data.num_classes > 0,
         f"config.data.num_classes is 0, as many as {config.data.name!r} has, which is not opened here: give the number",

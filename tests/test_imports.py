@@ -68,7 +68,7 @@ ALLOWED = {
     "receptive_field": set(),
     "layer_table": {"trees", "models.cpu", *PARTS, "receptive_field"},
     "tables": set(),
-    "summary": {"errors", "models", "config", "plots", "commandline", "layer_table", "tables"},
+    "summary": {"errors", "models", "config", "data.prepared", "plots", "commandline", "layer_table", "tables"},
     # The run.
     "build": {
         *("errors", "config", "models", "data.pipeline"),
