@@ -26,7 +26,8 @@ PRECISION = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Run:
     """A configuration, its data, network, optimiser and devices.
 
-    `config` is a copy with the number of classes where the one that was given leaves it to the data set.
+    `config` is a copy, with the number of classes and the parts where the one that was given leaves them to the data
+    set.
 
     Raises:
       UserError: an impossible value, a data set that is not there, an image that is too small for the network.
@@ -36,10 +37,9 @@ class Run:
         check_config(config)
         check_divisible(config, len(jax.devices()))
         self.data = Data(config.data, config.seed)
-        if not config.data.num_classes:
-            config = config.copy_and_resolve_references()
-            config.data.num_classes = len(self.data.class_names)
-        self.config = config
+        self.config = config = config.copy_and_resolve_references()
+        config.data.num_classes = len(self.data.class_names)
+        config.data.update(self.data.chosen)
         train_size = len(self.data.parts["train"])
         check(
             config.batch_size <= train_size,

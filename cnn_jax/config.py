@@ -126,8 +126,8 @@ def check_config(config: Any) -> None:
     check_choice("config.data.placement", data.placement, ("device", "stream"))
     check_choice("config.data.on_error", data.on_error, ("raise", "skip"))
     check(
-        data.on_error == "raise" or (data.source == "folder" and data.placement == "stream"),
-        f"config.data.on_error is 'skip', which is for a folder with placement 'stream', but the source is "
+        data.on_error == "raise" or (data.source in ("folder", "tfds") and data.placement == "stream"),
+        f"config.data.on_error is 'skip', which is for stored pictures with placement 'stream', but the source is "
         f"{data.source!r} and the placement {data.placement!r}",
     )
     check_choice("config.data.normalize", data.normalize, ("channel", "pixel", "none"))
@@ -138,7 +138,8 @@ def check_config(config: Any) -> None:
     check(
         SOURCES[data.source] in (axes, None),
         f"{config.model.name} takes {KINDS[axes]}, but the data set {data.name!r} has none: name one with "
-        f"{KINDS[axes]} behind the configuration file",
+        f"{KINDS[axes]} behind the configuration file"
+        f"{near(data.name, [name for name in SOURCES if SOURCES[name] == axes])}",
     )
     check(
         len(data.image_size) == axes and all(isinstance(size, int) and size >= 1 for size in data.image_size),

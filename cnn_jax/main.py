@@ -53,7 +53,8 @@ def start() -> None:
     from cnn_jax import compilation_cache, provenance, train
 
     compilation_cache.enable()
-    default = Path("runs") / f"{config.model.get('name')}-{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    data_set = config.data.name.replace("/", "-")
+    default = Path("runs") / f"{config.model.get('name')}-{data_set}-{time.strftime('%Y%m%d-%H%M%S')}"
     # What is left is the command that repeats the run in a new folder.
     arguments = provenance.without(sys.argv[1:], "workdir", "extend!")
     train.run(

@@ -45,11 +45,14 @@ def trace(config: Any) -> list[LayerRow]:
 
     from cnn_jax import models
     from cnn_jax.config import check_config, model_fields
+    from cnn_jax.data import prepared
 
     check_config(config)
+    if config.data.source == "tfds" and not config.data.num_classes:
+        prepared.full_name(config.data.name, prepared.data_dir(config.data.dir))  # a mistyped name is none
     check(
         config.data.num_classes > 0,
-        "config.data.num_classes is 0, as many as the data set has, which is not opened here: give the number",
+        f"config.data.num_classes is 0, as many as {config.data.name!r} has, which is not opened here: give the number",
     )
     shape = image_shape(config)
     given = dict(num_classes=config.data.num_classes, input_shape=shape) | model_fields(config)

@@ -11,7 +11,7 @@ from configs import datasets
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    """Returns the defaults for `dataset`, a key of `configs.datasets.DATASETS`; raises ValueError for another."""
+    """Returns the defaults for `dataset`; see `configs.datasets.get_dataset`."""
     config = ConfigDict()
     config.recipe = "ours"  # where the recipe comes from; printed at the start
     config.seed = 0  # of the initial parameters, the order of the examples, augmentation and dropout

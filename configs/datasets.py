@@ -1,29 +1,31 @@
 """One table of data sets: where the images come from, their parts, sizes, statistics, augmentation and evaluation."""
 
-import difflib
+import re
 
 from ml_collections import ConfigDict
 
 # Every field of config.data with its default; a row of DATASETS names what differs.
 FIELDS = dict(
-    # "tfds" (any classification set prepared by TFDS), "folder" (of class folders of pictures), "digits"
+    # "tfds" (any classification set that TFDS prepares), "folder" (of class folders of pictures), "digits"
     # (scikit-learn's), "xo", "sequences" or "moving_digits" (drawn: cnn_jax/data/generated.py), or "synthetic" (noise).
     source="tfds",
     # Of prepared TFDS data sets (empty: the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets), or of a folder.
     dir="",
-    num_classes=10,  # 0: as many as the folder has
+    num_classes=10,  # 0: as many as the data set has
     # (height, width) that the network sees, pixels; (length,) of sequences; (time, height, width) of clips. Images of
     # "tfds" and "digits" are resized to it, all other examples are drawn in it.
     image_size=(32, 32),
     channels=3,
-    # Three parts. Decisions (best checkpoint, plateau) look at validation, the test part is touched at the end.
+    # Three parts. Decisions (best checkpoint, plateau) look at validation, the test part is touched at the end. Empty
+    # ("tfds" only): test is the data set's "test", else its "validation"; validation is its "validation" if that is not
+    # the test part, else the last 10% of its "train".
     train="train",
     validation="validation",
     test="test",
     train_on="train",  # or "train+validation": the final run of a recipe; no decisions are possible then
     placement="device",  # "device": all images in the accelerator's memory; "stream": read while training
     workers=8,  # threads that read and decode a stream
-    # "raise": a picture that cannot be read ends the run; "skip" (of a folder): the next one of its batch takes its
+    # "raise": a picture that cannot be read ends the run; "skip" (of a stream): the next one of its batch takes its
     # place in training, an evaluation leaves it out, and both count it.
     on_error="raise",
     # Host side: from the stored image to image_size. "resize" stretches (bilinear).
@@ -59,6 +61,16 @@ FIELDS = dict(
 
 IMAGENET_STATISTICS = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CIFAR = dict(train="train[:45000]", validation="train[45000:]", augment=("pad_crop:4", "flip"))
+PHOTOGRAPHS = dict(
+    image_size=(224, 224),
+    placement="stream",
+    train_crop="random_resized",
+    test_crop="center",
+    augment=("flip",),
+    **IMAGENET_STATISTICS,
+)
+# A data set of TFDS that has no row; of it come the number of classes and the parts.
+ANY = PHOTOGRAPHS | dict(num_classes=0, train="", validation="", test="")
 MNIST = dict(train="train[:55000]", validation="train[55000:]", image_size=(28, 28), channels=1)
 
 DATASETS = {
@@ -102,41 +114,29 @@ DATASETS = {
     "fashion_mnist": MNIST,
     "cifar10": CIFAR,
     "cifar100": CIFAR | dict(num_classes=100),
+    # Cut-out house numbers; a mirrored digit is another or none. The 531,131 easier "extra" images are not used.
+    "svhn_cropped": dict(train="train[:90%]", validation="train[90%:]", augment=("pad_crop:4",)),
+    "imagenette": PHOTOGRAPHS | dict(train="train[:90%]", validation="train[90%:]", test="validation"),
+    "oxford_flowers102": PHOTOGRAPHS | dict(num_classes=102),
     # Pictures in DIR/train/CLASS/ and DIR/val/CLASS/; for DIR/CLASS/ give shares: train=70%, validation=10%, test=20%.
-    "folder": dict(
-        source="folder",
-        num_classes=0,
-        image_size=(224, 224),
-        train="train[:90%]",
-        validation="train[90%:]",
-        test="val",
-        placement="stream",
-        train_crop="random_resized",
-        test_crop="center",
-        augment=("flip",),
-        **IMAGENET_STATISTICS,
-    ),
+    "folder": PHOTOGRAPHS
+    | dict(source="folder", num_classes=0, train="train[:90%]", validation="train[90%:]", test="val"),
     # The test labels of ImageNet are not public: as everywhere, its 50,000 validation images are the test part here,
     # and the last 1% of the training images serve for validation.
-    "imagenet2012": dict(
-        num_classes=1000,
-        image_size=(224, 224),
-        train="train[:99%]",
-        validation="train[99%:]",
-        test="validation",
-        placement="stream",
-        train_crop="random_resized",
-        test_crop="center",
-        augment=("flip",),
-        **IMAGENET_STATISTICS,
-    ),
+    "imagenet2012": PHOTOGRAPHS
+    | dict(num_classes=1000, train="train[:99%]", validation="train[99%:]", test="validation"),
 }
 
 
 def get_dataset(name: str) -> ConfigDict:
-    """Returns config.data for the data set called `name`; raises ValueError, with the near match, for another."""
-    if name not in DATASETS:
-        match = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
-        hint = f"; did you mean {match[0]!r}?" if match else ""
-        raise ValueError(f"no data set is called {name!r}{hint} Known: {', '.join(DATASETS)}")
-    return ConfigDict(dict(name=name) | FIELDS | DATASETS[name])
+    """Returns config.data for the data set called `name`: its row of DATASETS, else `ANY`, a data set of TFDS.
+
+    Raises:
+      ValueError: `name` is not of the form NAME or NAME/VARIANT. Whether TFDS has it is seen when it is opened.
+    """
+    if not re.fullmatch(r"\w+(/\w[\w.+-]*)?", name):
+        raise ValueError(
+            f"a data set is called NAME or NAME/VARIANT, not {name!r}. Known: {', '.join(DATASETS)}, and every "
+            "classification set of TFDS"
+        )
+    return ConfigDict(dict(name=name) | FIELDS | DATASETS.get(name, DATASETS.get(name.split("/")[0], ANY)))

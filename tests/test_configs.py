@@ -197,11 +197,21 @@ def test_a_mistyped_field_fails_once_the_configuration_is_locked(name):
         config.batch_size = "64"
 
 
-def test_an_unknown_data_set_is_an_error_with_the_near_match():
-    with pytest.raises(ValueError, match="no data set is called 'cifar1'; did you mean 'cifar10'"):
-        get_config("resnet20", "cifar1")
-    with pytest.raises(ValueError, match="imagenet2012"):
-        get_config("lenet5", "xyzzy")
+@pytest.mark.parametrize("name", ["lenet5", "resnet20", "resnet50", "alexnet", "vgg16"])
+def test_any_other_name_is_a_data_set_of_tfds_that_says_its_classes_and_parts(name):
+    config = get_config(name, "stanford_dogs")
+    check_config(config)
+    data = config.data
+    assert (data.source, data.name, data.num_classes) == ("tfds", "stanford_dogs", 0)
+    assert data.train == data.validation == data.test == ""
+    assert get_config(name, "imagenette/320px").data.test == datasets.DATASETS["imagenette"]["test"]  # a variant
+    with pytest.raises(ValueError, match=r"NAME or NAME/VARIANT, not 'mnist:3'\. Known: digits"):
+        get_config(name, "mnist:3")
+
+
+def test_a_mistyped_name_of_data_that_are_no_images_gets_the_near_match():
+    with pytest.raises(UserError, match=r"has none: name one .*; did you mean 'sequences'"):
+        check_config(get_config("conv1d", "sequence"))
 
 
 def test_every_row_of_the_table_of_data_sets_has_known_fields():

@@ -45,7 +45,10 @@ ALLOWED = {
     "data.generated": {"errors"},
     "data.images": {"errors"},
     "data.folder": {"errors", "data.images"},
-    "data.sources": {"errors", "data.generated", "data.folder", "data.images"},
+    "data.prepared": {"errors", "config", "data.images"},
+    "data.tfrecord": {"errors", "data.prepared"},
+    "data.tfds": {"errors", "data.images", "data.prepared"},
+    "data.sources": {"errors", "data.generated", "data.folder", "data.images", "data.tfds"},
     "data.rand_augment": set(),
     "data.augment": {"data.augmentations", "data.rand_augment"},
     "data.mixing": {"data.augmentations", "data.augment"},
@@ -70,7 +73,7 @@ ALLOWED = {
     "receptive_field": set(),
     "layer_table": {"trees", "models.cpu", *PARTS, "receptive_field"},
     "tables": set(),
-    "summary": {"errors", "models", "config", "plots", "commandline", "layer_table", "tables"},
+    "summary": {"errors", "models", "config", "data.prepared", "plots", "commandline", "layer_table", "tables"},
     # The run.
     "build": {
         *("errors", "config", "models", "protocols", "data.pipeline"),
@@ -86,6 +89,7 @@ ALLOWED = {
     # The commands.
     "ensemble": {"errors", "evaluate", "workdir", "checkpoint", "metrics", "build", "show"},
     "main": {"errors", "compilation_cache", "provenance", "train", "ensemble", "commandline"},
+    "prepare_data": {"errors", "workdir", "commandline", "data.images", "data.prepared", "data.tfrecord"},
     "report": {"errors", "commandline", "tables", "provenance", "runs", "scorecard"},
     "visualize": {
         *("errors", "config", "compilation_cache", "plots", "commandline", "step"),
@@ -152,7 +156,7 @@ def test_only_commands_import_the_loop_and_nothing_imports_commands():
     importers = {name: internal(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
     assert {name for name, found in importers.items() if "train" in found} == {"main", "measure"}
     assert {name for name, found in importers.items() if found & {"baselines", "measure"}} == {"measure", "benchmark"}
-    assert not {name for name, found in importers.items() if found & {"main", "benchmark", "report"}}
+    assert not {name for name, found in importers.items() if found & {"main", "benchmark", "report", "prepare_data"}}
 
 
 def test_only_main_imports_configurations():

@@ -62,7 +62,7 @@ def test_an_impossible_value_fails_before_anything_is_built():
 def test_a_data_set_that_is_not_there_says_how_to_get_it(tmp_path):
     result = command("--config=configs/lenet5.py:mnist", f"--config.data.dir={tmp_path}")
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    for part in (str(tmp_path), "--config.data.dir", "TFDS_DATA_DIR", "download_and_prepare"):
+    for part in (str(tmp_path), "--config.data.dir", "TFDS_DATA_DIR", "python -m cnn_jax.prepare_data mnist"):
         assert part in result.stderr
 
 

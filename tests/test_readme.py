@@ -47,6 +47,11 @@ def test_every_command_does_what_it_says(tmp_path):
             continue
         assert words[:2] == ["python", "-m"], command
         module = words[2].removeprefix("cnn_jax.")
+        if module == "prepare_data":  # where there is nothing, and without a download
+            words += [f"--dir={tmp_path}", *([] if "--from-tfrecord" in words else ["--check"])]
+            result = subprocess.run([sys.executable, *words[1:]], env=environment, capture_output=True, text=True)
+            assert (result.returncode, "is not prepared" in result.stderr) == (2, True), f"{command}\n{result.stderr}"
+            continue
         # A sweep takes minutes; tests/test_sweep.py has a small one.
         if module == "experiments.sweep" and "--list" not in words:
             words = [word for word in words if word != "--report"] + ["--dry-run"]

@@ -4,6 +4,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -23,8 +24,8 @@ class UnreadableError(UserError):
     """A file is no image that can be read rightly."""
 
 
-def decode(file: Path, channels: int) -> np.ndarray:
-    """Returns the picture in `file`, uint8 [H, W, channels], upright.
+def decode(file: Path | BinaryIO, channels: int, *, name: str = "") -> np.ndarray:
+    """Returns the picture in `file`, uint8 [H, W, channels], upright; `name` is the file's in messages.
 
     Grey, palette and CMYK pictures become RGB (channels=3), coloured ones grey (channels=1, ITU-R 601); 16 bits are
     scaled to 8; transparency is dropped, as torchvision's loader drops it; the orientation of EXIF is applied.
@@ -32,10 +33,11 @@ def decode(file: Path, channels: int) -> np.ndarray:
     Raises:
       UnreadableError: no JPEG or PNG, cut off or damaged, animated, or of more than `MOST_PIXELS`.
     """
+    name = name or str(file)
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-                raise UnreadableError(f"{file}: it is an animation, not one picture")
+                raise UnreadableError(f"{name}: it is an animation, not one picture")
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16 bits of grey
                 values = np.asarray(upright, np.uint32)
@@ -44,9 +46,9 @@ def decode(file: Path, channels: int) -> np.ndarray:
     except UnreadableError:
         raise
     except Image.UnidentifiedImageError:
-        raise UnreadableError(f"{file}: it is no {' or '.join(FORMATS)} file, whatever its name says") from None
+        raise UnreadableError(f"{name}: it is no {' or '.join(FORMATS)} file, whatever its name says") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UnreadableError(f"{file}: it has more than {MOST_PIXELS:,} pixels: make it smaller") from None
+        raise UnreadableError(f"{name}: it has more than {MOST_PIXELS:,} pixels: make it smaller") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise UnreadableError(f"{file}: it cannot be read: {error}") from None
+        raise UnreadableError(f"{name}: it cannot be read: {error}") from None
     return array[..., None] if array.ndim == 2 else array

@@ -187,6 +187,7 @@ class Data:
         self.parts = {part: Part(source, config, train=part == "train", seed=seed) for part, source in chosen.items()}
         self.class_names = dataset.class_names
         self.description = dataset.description
+        self.chosen = dataset.chosen
         self.image_shape = (*config.image_size, config.channels)
 
     @property

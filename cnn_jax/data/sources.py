@@ -5,20 +5,18 @@ source.read([i, ...]) -> [{"image": uint8 [H, W, C], "label": int}, ...]
 The same holds for sequences [L, C] and clips [T, H, W, C].
 """
 
-import itertools
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from cnn_jax.data import generated
+from cnn_jax.data import generated, tfds
 from cnn_jax.data.folder import list_parts
 from cnn_jax.data.images import UnreadableError, decode
-from cnn_jax.errors import UserError, check, near
+from cnn_jax.errors import check
 
 Example = dict[str, Any]
 PARTS = ("train", "validation", "test")
@@ -40,6 +38,7 @@ class Dataset:
     parts: Mapping[str, Source]
     class_names: list[str]
     description: str
+    chosen: Mapping[str, str] = field(default_factory=dict)  # part -> what it is, where config.data leaves it open
 
 
 @dataclass
@@ -75,30 +74,6 @@ class NoiseSource:
         random = np.random.Generator(np.random.Philox(key=[self.seed, index]))
         image = random.integers(0, 256, self.shape, np.uint8)
         return {"image": image, "label": int(random.integers(self.num_classes))}
-
-
-@dataclass
-class TFDSSource:
-    """One split of a prepared TFDS data set; its other features (ids, file names) are dropped."""
-
-    source: Any
-    name: str
-    num_classes: int
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def read(self, indices: Sequence[int]) -> list[Example]:
-        stored = self.source.__getitems__([int(i) for i in indices])  # a third of the time of one by one
-        return [self._example(i, example) for i, example in zip(indices, stored, strict=True)]
-
-    def _example(self, index: int, stored: dict[str, Any]) -> Example:
-        label = int(stored["label"])
-        check(
-            0 <= label < self.num_classes,
-            f"data set {self.name!r}: example {index} has label {label}, outside 0..{self.num_classes - 1}",
-        )
-        return {"image": np.asarray(stored["image"], np.uint8), "label": label}
 
 
 @dataclass
@@ -254,81 +229,6 @@ def _folder(config: Any, seed: int) -> Dataset:
     return Dataset(f"folder {Path(config.dir).name}", parts, names, f"pictures in {config.dir}{left_out}")
 
 
-# ---------------------------------------------------------------- TFDS
-
-
-def data_dir(config: Any) -> Path:
-    """Returns the folder of prepared TFDS data sets: config.data.dir, TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return Path(config.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def _version(info: Path) -> list[int]:
-    """Returns the version of a prepared data set, the name of its folder, so that 10.0.0 is after 9.0.0."""
-    return [int(number) for number in re.findall(r"\d+", info.parent.name)]
-
-
-def _check_disjoint(config: Any, splits: Any) -> None:
-    """Raises UserError if an example is in two parts."""
-    import tensorflow_datasets as tfds
-
-    sizes = {name: split.num_examples for name, split in splits.items()}
-    pieces = {
-        part: [
-            (piece.splitname, piece.from_ or 0, sizes[piece.splitname] if piece.to is None else piece.to)
-            for piece in tfds.core.ReadInstruction.from_spec(config[part]).to_absolute(splits)
-        ]
-        for part in PARTS
-    }
-    for one, other in itertools.combinations(PARTS, 2):
-        for (name, start, stop), (other_name, other_start, other_stop) in itertools.product(pieces[one], pieces[other]):
-            check(
-                name != other_name or stop <= other_start or other_stop <= start,
-                f"config.data.{one} {config[one]!r} and config.data.{other} {config[other]!r} share examples: the "
-                "parts must be disjoint (to train on both, set config.data.train_on=train+validation)",
-            )
-
-
 def _tfds(config: Any, seed: int) -> Dataset:
-    folder = data_dir(config) / config.name
-    versions = sorted(folder.glob("*/dataset_info.json"), key=_version)
-    if not versions:
-        raise UserError(
-            f"data set {config.name!r} is not prepared: no {folder}/VERSION/dataset_info.json.\n"
-            f"If it is elsewhere, give --config.data.dir=FOLDER or set TFDS_DATA_DIR. To download and prepare it here "
-            f"(needs TensorFlow, once):\n"
-            f"  pip install tensorflow importlib_resources\n"
-            f'  python -c "import tensorflow_datasets as tfds; tfds.builder({config.name!r}, '
-            f"data_dir={str(data_dir(config))!r}, file_format='array_record').download_and_prepare()\""
-        )
-    import tensorflow_datasets as tfds
-
-    builder: Any = tfds.builder_from_directory(versions[-1].parent)
-    info = builder.info
-    file_format = getattr(info.file_format, "value", info.file_format)
-    check(
-        file_format == "array_record",
-        f"{versions[-1].parent} was prepared as {file_format!r}, which has no random access: prepare it again with "
-        "file_format='array_record'",
-    )
-    check(
-        {"image", "label"} <= set(info.features or {}),
-        f"data set {config.name!r} has the features {sorted(info.features or {})}, but an image and a label are needed",
-    )
-    label = info.features["label"]
-    parts = {}
-    for part in PARTS:
-        split = config[part]
-        for piece in split.split("+"):
-            base = piece.split("[")[0].strip()
-            check(
-                base in info.splits,
-                f"config.data.{part} is {split!r}, but {config.name!r} has the splits {', '.join(info.splits)}"
-                f"{near(base, info.splits)}",
-            )
-        try:
-            parts[part] = TFDSSource(builder.as_data_source(split=split), config.name, label.num_classes)
-        except (ValueError, AssertionError) as error:
-            raise UserError(f"config.data.{part} is {split!r}, which TFDS does not read: {error}") from None
-    _check_disjoint(config, info.splits)
-    names = [label.int2str(i) for i in range(label.num_classes)]
-    return Dataset(info.full_name, parts, names, f"TFDS {info.full_name} in {versions[-1].parent}")
+    opened = tfds.open_parts(config)
+    return Dataset(opened.name, opened.parts, opened.class_names, opened.description, opened.chosen)
