@@ -23,11 +23,14 @@ FIELDS = dict(
     train_on="train",  # or "train+validation": the final run of a recipe; no decisions are possible then
     placement="device",  # "device": all images in the accelerator's memory; "stream": read while training
     workers=8,  # threads that read and decode a stream
-    # "raise": a picture that cannot be read ends the run; "skip" (of a folder): the next one of its batch takes its
+    prefetch=2,  # batches of a stream that they are ahead
+    timeout=600.0,  # seconds to wait for them before the run ends: storage that does not answer
+    # "raise": an example that cannot be read ends the run; "skip" (of a folder): the next one of its batch takes its
     # place in training, an evaluation leaves it out, and both count it.
     on_error="raise",
     # Host side: from the stored image to image_size. "resize" stretches (bilinear).
     train_crop="resize",  # or "random_resized": a random part, 8-100% of the area, aspect 3/4-4/3 (GoogLeNet)
+    scaled_decoding=False,  # of JPEGs in a folder, in training only: at 1/2, 1/4 or 1/8 where the crop needs no more
     test_crop="resize",  # or "center": shorter side to test_resize, then the centre of image_size
     test_resize=256,  # pixels
     # Device side, inside the step, in this order.

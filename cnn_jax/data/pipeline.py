@@ -6,19 +6,27 @@ dropped, and a run can go on from any step.
 
 A part is either resident (all images on the device, a batch is a vector of indices, and the step gathers) or
 streamed (threads read, decode and crop; a batch holds images). Both give the same images in the same order.
+
+Of P processes, process p has the rows p*B/P .. (p+1)*B/P - 1 of every batch. What a row holds depends on its position
+alone, so a run can go on with any number of processes and workers.
 """
 
+import collections
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cnn_jax.data import augment, sources
-from cnn_jax.errors import UserError
+from cnn_jax.data.images import UnreadableError
+from cnn_jax.data.workers import read_ahead
+from cnn_jax.errors import UserError, check
 
 Batch = dict[str, Any]  # of arrays, or of one example's values
+CHUNK = 16  # most rows of a batch that one worker reads at once
 
 
 @functools.lru_cache(maxsize=2)  # a batch touches one epoch, or two
@@ -47,26 +55,21 @@ class Order:
         return indices
 
 
-def _filled(examples: Sequence[sources.Example | None]) -> list[sources.Example]:
-    """Returns the examples of a batch with the next one that can be read in the place of each that cannot."""
-    following = next((example for example in examples if example is not None), None)
-    if following is None:
-        raise UserError(f"none of the {len(examples)} examples of a batch can be read: check the data set")
-    filled = []
-    for example in reversed(examples):
-        following = following if example is None else example
-        filled.append(following)
-    return filled[::-1]
-
-
 class Part:
-    """One part of a data set, ready to make batches. Nothing is read before it is needed."""
+    """One part of a data set, ready to make batches. Nothing is read before it is needed.
 
-    def __init__(self, source: sources.Source, config: Any, *, train: bool, seed: int):
+    Args:
+      shard: (number of this process, number of processes); batches have the rows of this process only.
+    """
+
+    def __init__(
+        self, source: sources.Source, config: Any, *, train: bool, seed: int, shard: tuple[int, int] = (0, 1)
+    ):
         self.source = source
         self.config = config
         self.train = train
         self.seed = seed
+        self.shard = shard
         self.order = Order(seed, len(source))
         self.is_resident = config.placement == "device"
         self.skipped: set[int] = set()  # examples that could not be read so far, with config.data.on_error="skip"
@@ -79,26 +82,50 @@ class Part:
         """All images, {"image": uint8 [N, H, W, C], "label": int32 [N]}, or None for a stream."""
         if not self.is_resident:
             return None
-        chunks = [range(start, min(start + 1024, len(self))) for start in range(0, len(self), 1024)]
-        parts = [self._read(chunk, chunk) for chunk in chunks]
+        chunks = [np.arange(start, min(start + 1024, len(self))) for start in range(0, len(self), 1024)]
+        parts = [self._read({"index": chunk, "position": chunk}, range(len(chunk)), train=self.train) for chunk in chunks]
         return {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label")}
 
-    def _read(self, indices: Iterable[int], positions: Iterable[int]) -> Batch:
-        """Returns {"image", "label", "readable"} of the examples, cropped as their positions say.
+    def _read(self, batch: Batch, rows: range, *, train: bool) -> Batch:
+        """Returns {"image", "label", "readable"} of rows of a batch: "index" and "position", with those of all rows.
 
-        "readable" is 0 where another example stands in the place of one that is skipped.
+        "readable" is 0 where the next row that can be read stands in the place of one that is skipped; after the last
+        row comes the first.
         """
-        indices = [int(i) for i in indices]
-        found = self.source.read(indices)
-        readable = np.array([example is not None for example in found], np.float32)
-        self.skipped.update(i for i, example in zip(indices, found, strict=True) if example is None)
-        examples = _filled(found)
-        images = [
-            augment.crop(example["image"], self.config, train=self.train, seed=self.seed, position=int(position))
-            for example, position in zip(examples, positions, strict=True)
-        ]
-        labels = np.array([example["label"] for example in examples], np.int32)
-        return {"image": np.stack(images), "label": labels, "readable": readable}
+        index, position = batch["index"], batch["position"]
+        found = list(self.source.read([int(index[row]) for row in rows]))[::-1]
+        images, labels, readable = [], [], []
+        for row in rows:
+            example = self._crop(found.pop(), int(index[row]), int(position[row]), train=train)
+            readable.append(example is not None)
+            for other in (*range(row + 1, len(index)), *range(row)):
+                if example is not None:
+                    break
+                (stored,) = self.source.read([int(index[other])])
+                example = self._crop(stored, int(index[other]), int(position[row]), train=train)
+            if example is None:
+                raise UserError(f"none of the {len(index)} examples of a batch can be read: check the data set")
+            images.append(example["image"])
+            labels.append(example["label"])
+        arrays = {"image": np.stack(images), "label": np.array(labels, np.int32)}
+        return arrays | {"readable": np.array(readable, np.float32)}
+
+    def _crop(
+        self, example: sources.Example | None, index: int, position: int, *, train: bool
+    ) -> sources.Example | None:
+        """Returns an example with its image cropped as its position says, or None if it is skipped."""
+        if example is None:
+            return None
+        try:
+            image = augment.crop(example["image"], self.config, train=train, seed=self.seed, position=position)
+        except UnreadableError:
+            if self.config.on_error != "skip":
+                raise
+            return None
+        except Exception as error:
+            error.add_note(f"while reading {sources.name(self.source, index)}")
+            raise
+        return {"image": image, "label": example["label"]}
 
     def train_batches(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
         """Yields the batches of the steps start .. stop-1: "image" and "label" (or "index"), and "position" [B]."""
@@ -107,12 +134,12 @@ class Part:
             positions = self.order.positions(step, batch_size)
             return {"index": self.order.indices(positions).astype(np.int32), "position": positions.astype(np.uint32)}
 
-        return self._batches(plan, range(start, stop))
+        return self._batches(plan, range(start, stop), batch_size, train=self.train)
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """Yields every example once, in order: as above, with "mask" float32 [B] in place of "position".
 
-        The last batch is filled with copies of the first example, whose mask is 0.
+        The last batch is filled with copies of the first example, whose mask is 0. All processes have as many batches.
         """
 
         def plan(number: int) -> Batch:
@@ -120,27 +147,64 @@ class Part:
             inside = index < len(self)
             return {"index": np.where(inside, index, 0).astype(np.int32), "mask": inside.astype(np.float32)}
 
-        return self._batches(plan, range(-(-len(self) // batch_size)))
+        return self._batches(plan, range(-(-len(self) // batch_size)), batch_size, train=False)
 
-    def _batches(self, plan: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
-        """Yields plan(number) as it is for a resident part, else with its images, read ahead by threads."""
+    def rows(self, batch_size: int) -> range:
+        """Returns the rows of a batch that this process has; raises UserError if the processes cannot share it."""
+        process, processes = self.shard
+        size, rest = divmod(batch_size, processes)
+        check(not rest, f"a batch of {batch_size} cannot be shared by {processes} processes: make it divisible")
+        return range(process * size, (process + 1) * size)
+
+    def _batches(
+        self, plan: Callable[[int], Batch], numbers: range, batch_size: int, *, train: bool
+    ) -> Iterator[Batch]:
+        """Yields the rows of plan(number): as they are for a resident part, else with images, read ahead by threads.
+
+        In memory are config.data.prefetch batches, and while the next one is put together, twice that one.
+        """
+        rows = self.rows(batch_size)
         if self.is_resident:
-            yield from map(plan, numbers)
+            for number in numbers:
+                yield {name: array[rows] for name, array in plan(number).items()}
             return
-        import grain
+        workers, prefetch = self.config.workers, self.config.prefetch
+        size = min(CHUNK, -(-len(rows) * prefetch // (2 * workers)))  # at least two chunks for each worker
+        chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
 
-        def load(number: int) -> Batch:
-            batch = plan(number)
-            index = batch.pop("index")
-            read = self._read(index, batch.get("position", index))
-            readable = read.pop("readable")
-            if "mask" in batch:
-                batch["mask"] *= readable
-            return read | batch
+        def read(task: tuple[Batch, range]) -> Batch:
+            batch, chunk = task
+            return self._read({"position": batch["index"]} | batch, chunk, train=train)
 
-        dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(load)
-        options = grain.ReadOptions(num_threads=self.config.workers, prefetch_buffer_size=self.config.workers)
-        yield from dataset.to_iter_dataset(options)
+        planned: collections.deque[Batch] = collections.deque()
+
+        def tasks() -> Iterator[tuple[Batch, range]]:
+            for number in numbers:
+                planned.append(plan(number))
+                yield from ((planned[-1], chunk) for chunk in chunks)
+
+        pieces = read_ahead(
+            read,
+            tasks(),
+            workers=workers,
+            ahead=prefetch * len(chunks),
+            timeout=self.config.timeout,
+            describe=lambda task: f"{sources.name(self.source, int(task[0]['index'][task[1][0]]))}, or one of the next,",
+        )
+        with contextlib.closing(pieces):
+            for _ in numbers:
+                taken = [next(pieces) for _ in chunks]
+                arrays = {name: np.concatenate([piece[name] for piece in taken]) for name in taken[0]}
+                del taken
+                yield self._finished(arrays, {name: array[rows] for name, array in planned.popleft().items()})
+
+    def _finished(self, arrays: Batch, batch: Batch) -> Batch:
+        """Returns the rows of a planned batch with what was read, and counts what could not be."""
+        index, readable = batch.pop("index"), arrays.pop("readable")
+        self.skipped.update(index[readable == 0].tolist())
+        if "mask" in batch:
+            batch["mask"] *= readable
+        return arrays | batch
 
 
 class Data:
@@ -151,8 +215,11 @@ class Data:
       height, width, channels.
     """
 
-    def __init__(self, config: Any, seed: int):
+    def __init__(self, config: Any, seed: int, shard: tuple[int, int] = (0, 1)):
         """Opens config.data; `seed` is that of the order, of random crops and of synthetic images.
+
+        Args:
+          shard: see `Part`.
 
         Raises:
           UserError: see `sources.load`.
@@ -163,7 +230,9 @@ class Data:
             chosen["train"] = sources.Concatenated(chosen["train"], chosen.pop("validation"))
         self.config = config
         self.name = dataset.name
-        self.parts = {part: Part(source, config, train=part == "train", seed=seed) for part, source in chosen.items()}
+        self.parts = {
+            part: Part(source, config, train=part == "train", seed=seed, shard=shard) for part, source in chosen.items()
+        }
         self.class_names = dataset.class_names
         self.description = dataset.description
         self.image_shape = (*config.image_size, config.channels)
@@ -175,7 +244,10 @@ class Data:
 
     @functools.cached_property
     def normalization(self) -> dict[str, np.ndarray]:
-        """{"mean", "std"} of images in [0, 1], float32, given or measured; they broadcast against `image_shape`."""
+        """{"mean", "std"} of images in [0, 1], float32, given or measured; they broadcast against `image_shape`.
+
+        Of sequences from a folder they are in the units of the values.
+        """
         config = self.config
         if config.normalize == "none":
             return {"mean": np.zeros(1, np.float32), "std": np.ones(1, np.float32)}
@@ -185,13 +257,18 @@ class Data:
         if resident is None:
             raise UserError("statistics can only be measured on resident images: give config.data.mean and std")
         if config.normalize == "pixel":
-            mean = resident["image"].mean(0, dtype=np.float64) / 255
+            unit = 255 if resident["image"].dtype == np.uint8 else 1
+            mean = resident["image"].mean(0, dtype=np.float64) / unit
             return {"mean": mean.astype(np.float32), "std": np.ones(1, np.float32)}
         return dict(zip(("mean", "std"), channel_statistics(resident["image"]), strict=True))
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (mean, standard deviation) of each channel, float32 [C], of uint8 images [N, H, W, C] over 255."""
+    """Returns (mean, standard deviation) of each channel, float32 [C], of images [N, ..., C]: uint8 over 255, or float32."""
+    if images.dtype != np.uint8:
+        axes = tuple(range(images.ndim - 1))
+        mean, std = images.mean(axes, np.float64), images.std(axes, np.float64)
+        return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
     values = np.arange(256) / 255
     # Exact and small: a histogram of 256 values in place of float copies of all images.
     counts = [np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)]
