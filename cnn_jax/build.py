@@ -190,7 +190,8 @@ class Run:
             images=config.batch_size // len(jax.devices()) // config.accumulation,
             bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
             copies_of_parameters=2 + (config.optim.momentum > 0) + (config.ema_decay > 0),
-            resident_bytes=sum(len(part) * math.prod(self.data.image_shape) for part in parts if part.is_resident),
+            resident_bytes=sum(len(part) * math.prod(self.data.image_shape) for part in parts if part.is_resident)
+            * self.data.bytes_per_value,
         )
 
 

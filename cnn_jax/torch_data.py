@@ -40,7 +40,7 @@ def random_resized_crop(picture: Image.Image, size: Sequence[int]) -> Image.Imag
     import torch  # pyright: ignore[reportMissingImports]
 
     width, height = picture.size
-    log_ratio = torch.log(torch.tensor((3 / 4, 4 / 3)))
+    log_ratio: Any = torch.log(torch.tensor((3 / 4, 4 / 3)))
     for _ in range(10):
         area = height * width * torch.empty(1).uniform_(0.08, 1).item()
         aspect = torch.exp(torch.empty(1).uniform_(log_ratio[0], log_ratio[1])).item()

@@ -45,7 +45,7 @@ ALLOWED = {
     "data.arrays": {"data.images"},
     "data.folder": {"errors", "data.images", "data.arrays"},
     "data.sources": {"errors", "data.generated", "data.images", "data.arrays", "data.folder"},
-    "data.augment": {"config", "data.images"},
+    "data.augment": {"errors", "config", "data.images"},
     "data.workers": {"errors"},
     "data.pipeline": {"errors", "data.images", "data.sources", "data.augment", "data.workers"},
     # The step receives a network and imports none.
@@ -88,11 +88,12 @@ ALLOWED = {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),
         *("data.augment", "data.pipeline", "step", "build"),
     },
-    "measure": {"errors", "data.pipeline", "build", "show", "train", "baselines"},
+    "torch_data": {"errors", "build", "baselines"},
+    "measure": {"errors", "data.pipeline", "build", "show", "train", "baselines", "torch_data"},
     "benchmark": {"errors", "compilation_cache", "tables", "commandline", "measure"},
 }
 # What stands above cnn_jax, and other frameworks: tests compare with torch, data sets are prepared with tensorflow.
-TORCH = ("baselines", "torch_twins")  # import it inside functions
+TORCH = ("baselines", "torch_twins", "torch_data")  # import it inside functions
 FORBIDDEN = {"tests", "experiments", "torch", "tensorflow"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from cnn_jax.data.images import UnreadableError, check_file, readable
+from cnn_jax.data.images import UnreadableError, opened
 
 SUFFIX = ".npy"
 CLIPS, SEQUENCES = 3, 1  # axes beside the channels
@@ -33,8 +33,7 @@ class StoredArray:
     @functools.cached_property
     def _header(self) -> tuple[tuple[int, ...], bool, np.dtype, int]:
         """(shape in the file, whether in Fortran's order, type, bytes before the values)."""
-        size = check_file(self.file)
-        with readable(self.file), self.file.open("rb") as file:
+        with opened(self.file) as (file, size):
             version = npy.read_magic(file)
             read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
             if read is None:
@@ -75,7 +74,7 @@ class StoredArray:
         else:
             chosen = slice(None)
         row = math.prod(shape[1:])
-        with readable(self.file), self.file.open("rb") as file:
+        with opened(self.file) as (file, _):
             file.seek(start + first * row * dtype.itemsize)
             values = np.fromfile(file, dtype, (last - first) * row)
             array = values.reshape((last - first, *shape[1:]), order="F" if fortran else "C")[chosen]

@@ -13,14 +13,13 @@ import numpy as np
 from PIL import Image
 
 from cnn_jax.config import check_augmentation
-from cnn_jax.data.images import Picture, UnreadableError, resample
+from cnn_jax.data.images import Box, Picture, UnreadableError, resample
+from cnn_jax.errors import check
 
 # ---------------------------------------------------------------- host: uint8 [H, W, C] -> uint8 [h, w, C]
 
 
-def _resample(
-    image: np.ndarray, size: Sequence[int], box: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
+def _resample(image: Any, size: Sequence[int], box: Box | None = None) -> np.ndarray:
     """Returns `image` (or its part `box`: left, top, right, bottom) at (height, width), bilinear and antialiased."""
     if box is None and tuple(image.shape[:-1]) == tuple(size):
         return np.asarray(image)
@@ -74,7 +73,7 @@ def window(example: Any, length: int, random: np.random.Generator | None) -> Any
     rest = len(example) - length
     if rest < 0:
         raise UnreadableError(
-            f"{example.file}: it has {len(example)} steps or frames, but the first of config.data.image_size is {length}"
+            f"{example.file}: it has {len(example)} steps or frames, but config.data.image_size begins with {length}"
         )
     start = rest // 2 if random is None else int(random.integers(rest + 1))
     return example[start : start + length]
@@ -92,6 +91,11 @@ def crop(image: Any, config: Any, *, train: bool, seed: int = 0, position: int =
     """
     if len(config.image_size) != 2:
         length, *size = config.image_size
+        check(
+            not train or config.placement == "stream" or len(image) <= length,
+            f"an example has {len(image)} steps or frames, of which training takes other {length} in every epoch: use "
+            "config.data.placement 'stream'",
+        )
         random = np.random.Generator(np.random.Philox(key=[seed, position])) if train else None
         part = window(image, length, random)
         return np.stack([resize(frame, size) for frame in part]) if size else part

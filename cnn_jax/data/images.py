@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import os
 import re
 import stat
 import struct
@@ -49,18 +50,24 @@ def readable(file: Path) -> Iterator[None]:
         raise UnreadableError(f"{file}: it cannot be read: {error}") from None
 
 
-def check_file(file: Path) -> int:
-    """Returns the size of `file`, bytes; raises UnreadableError if it is a pipe, a device or far too large.
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[tuple[io.FileIO, int]]:
+    """Opens `file` for reading, with its size in bytes; what is raised inside is as with `readable`.
 
-    To open a pipe that nobody writes to would wait for ever.
+    A pipe or a device is refused, and so is a file of more than `MOST_BYTES`. To open a pipe that nobody writes to
+    would wait for ever, without O_NONBLOCK.
     """
-    with readable(file):
-        found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise UnreadableError(f"{file}: it is no file, but a folder, a pipe or a device")
-    if found.st_size > MOST_BYTES:
-        raise UnreadableError(f"{file}: it has {found.st_size:,} bytes, but must have at most {MOST_BYTES:,}")
-    return found.st_size
+    with readable(file), open(file, "rb", buffering=0, opener=_without_waiting) as stream:
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise UnreadableError(f"{file}: it is no file, but a pipe or a device")
+        if found.st_size > MOST_BYTES:
+            raise UnreadableError(f"{file}: it has {found.st_size:,} bytes, but must have at most {MOST_BYTES:,}")
+        yield stream, found.st_size
+
+
+def _without_waiting(file: str, flags: int) -> int:
+    return os.open(file, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 class Picture:
@@ -83,9 +90,8 @@ class Picture:
 
     def _open(self) -> Image.Image:
         """Returns the file with its pixels not yet decoded."""
-        check_file(self.file)
-        with readable(self.file):
-            image = Image.open(io.BytesIO(self.file.read_bytes()), formats=FORMATS)
+        with opened(self.file) as (stream, _):
+            image = Image.open(io.BytesIO(stream.readall()), formats=FORMATS)
             if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
                 raise UnreadableError(f"{self.file}: it is an animation, not one picture")
         return image

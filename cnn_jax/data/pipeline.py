@@ -62,9 +62,7 @@ class Part:
       shard: (number of this process, number of processes); batches have the rows of this process only.
     """
 
-    def __init__(
-        self, source: sources.Source, config: Any, *, train: bool, seed: int, shard: tuple[int, int] = (0, 1)
-    ):
+    def __init__(self, source: sources.Source, config: Any, *, train: bool, seed: int, shard: tuple[int, int] = (0, 1)):
         self.source = source
         self.config = config
         self.train = train
@@ -83,21 +81,28 @@ class Part:
         if not self.is_resident:
             return None
         chunks = [np.arange(start, min(start + 1024, len(self))) for start in range(0, len(self), 1024)]
-        parts = [self._read({"index": chunk, "position": chunk}, range(len(chunk)), train=self.train) for chunk in chunks]
+        parts: list[Batch] = [{} for _ in chunks]
+        for chunk, part in zip(chunks, parts, strict=True):
+            self._read(
+                {"index": chunk, "position": chunk}, range(len(chunk)), part, range(len(chunk)), train=self.train
+            )
         return {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label")}
 
-    def _read(self, batch: Batch, rows: range, *, train: bool) -> Batch:
-        """Returns {"image", "label", "readable"} of rows of a batch: "index" and "position", with those of all rows.
+    def _read(self, batch: Batch, rows: range, into: Batch, rows_of_all: range, *, train: bool) -> None:
+        """Reads rows of a batch, "index" and "position", into those of the arrays "image", "label" and "readable".
 
         "readable" is 0 where the next row that can be read stands in the place of one that is skipped; after the last
         row comes the first.
+
+        Args:
+          batch: all of its rows, also those of other processes. into: makes the arrays if there are none yet; they
+            have `rows_of_all`.
         """
         index, position = batch["index"], batch["position"]
         found = list(self.source.read([int(index[row]) for row in rows]))[::-1]
-        images, labels, readable = [], [], []
         for row in rows:
             example = self._crop(found.pop(), int(index[row]), int(position[row]), train=train)
-            readable.append(example is not None)
+            readable = example is not None
             for other in (*range(row + 1, len(index)), *range(row)):
                 if example is not None:
                     break
@@ -105,10 +110,17 @@ class Part:
                 example = self._crop(stored, int(index[other]), int(position[row]), train=train)
             if example is None:
                 raise UserError(f"none of the {len(index)} examples of a batch can be read: check the data set")
-            images.append(example["image"])
-            labels.append(example["label"])
-        arrays = {"image": np.stack(images), "label": np.array(labels, np.int32)}
-        return arrays | {"readable": np.array(readable, np.float32)}
+            values = {"image": example["image"], "label": np.int32(example["label"]), "readable": np.float32(readable)}
+            for name, value in values.items():
+                if name not in into:  # several workers may come here at once: one array stays
+                    into.setdefault(name, np.empty((len(rows_of_all), *value.shape), value.dtype))
+                array = into[name]
+                check(
+                    array.shape[1:] == value.shape,
+                    f"{sources.name(self.source, int(index[row]))} has the shape {list(value.shape)}, but others of "
+                    f"{self.config.name!r} {list(array.shape[1:])}",
+                )
+                array[rows_of_all.index(row)] = value
 
     def _crop(
         self, example: sources.Example | None, index: int, position: int, *, train: bool
@@ -149,6 +161,11 @@ class Part:
 
         return self._batches(plan, range(-(-len(self) // batch_size)), batch_size, train=False)
 
+    @property
+    def held_batches(self) -> int:
+        """Most batches of images that are read ahead: those of config.data.prefetch, and one that is being finished."""
+        return 0 if self.is_resident else self.config.prefetch + 1
+
     def rows(self, batch_size: int) -> range:
         """Returns the rows of a batch that this process has; raises UserError if the processes cannot share it."""
         process, processes = self.shard
@@ -161,7 +178,7 @@ class Part:
     ) -> Iterator[Batch]:
         """Yields the rows of plan(number): as they are for a resident part, else with images, read ahead by threads.
 
-        In memory are config.data.prefetch batches, and while the next one is put together, twice that one.
+        In memory are at most `held_batches`, beside the one that was yielded.
         """
         rows = self.rows(batch_size)
         if self.is_resident:
@@ -172,31 +189,29 @@ class Part:
         size = min(CHUNK, -(-len(rows) * prefetch // (2 * workers)))  # at least two chunks for each worker
         chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
 
-        def read(task: tuple[Batch, range]) -> Batch:
-            batch, chunk = task
-            return self._read({"position": batch["index"]} | batch, chunk, train=train)
+        planned: collections.deque[tuple[Batch, Batch]] = collections.deque()  # with the arrays that are read
 
-        planned: collections.deque[Batch] = collections.deque()
-
-        def tasks() -> Iterator[tuple[Batch, range]]:
+        def tasks() -> Iterator[tuple[Batch, Batch, range]]:
             for number in numbers:
-                planned.append(plan(number))
-                yield from ((planned[-1], chunk) for chunk in chunks)
+                planned.append((plan(number), {}))
+                yield from ((*planned[-1], chunk) for chunk in chunks)
 
-        pieces = read_ahead(
-            read,
-            tasks(),
-            workers=workers,
-            ahead=prefetch * len(chunks),
-            timeout=self.config.timeout,
-            describe=lambda task: f"{sources.name(self.source, int(task[0]['index'][task[1][0]]))}, or one of the next,",
-        )
-        with contextlib.closing(pieces):
+        def read(task: tuple[Batch, Batch, range]) -> None:
+            batch, arrays, chunk = task
+            self._read({"position": batch["index"]} | batch, chunk, arrays, rows, train=train)
+
+        def describe(task: tuple[Batch, Batch, range]) -> str:
+            batch, _, chunk = task
+            return f"{sources.name(self.source, int(batch['index'][chunk[0]]))}, or one of the next {len(chunk) - 1},"
+
+        ahead, timeout = prefetch * len(chunks), self.config.timeout
+        done = read_ahead(read, tasks(), workers=workers, ahead=ahead, timeout=timeout, describe=describe)
+        with contextlib.closing(done):
             for _ in numbers:
-                taken = [next(pieces) for _ in chunks]
-                arrays = {name: np.concatenate([piece[name] for piece in taken]) for name in taken[0]}
-                del taken
-                yield self._finished(arrays, {name: array[rows] for name, array in planned.popleft().items()})
+                for _ in chunks:
+                    next(done)
+                batch, arrays = planned.popleft()
+                yield self._finished(arrays, {name: array[rows] for name, array in batch.items()})
 
     def _finished(self, arrays: Batch, batch: Batch) -> Batch:
         """Returns the rows of a planned batch with what was read, and counts what could not be."""
@@ -213,6 +228,7 @@ class Data:
     parts: "train", "test" and, unless it is trained on, "validation".
     image_shape: height, width, channels, as the network sees them; of sequences length, channels, and of clips time,
       height, width, channels.
+    bytes_per_value: of images; sequences from a folder are float32.
     """
 
     def __init__(self, config: Any, seed: int, shard: tuple[int, int] = (0, 1)):
@@ -236,6 +252,7 @@ class Data:
         self.class_names = dataset.class_names
         self.description = dataset.description
         self.image_shape = (*config.image_size, config.channels)
+        self.bytes_per_value = 4 if config.source == "folder" and len(config.image_size) == 1 else 1
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -264,7 +281,7 @@ class Data:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (mean, standard deviation) of each channel, float32 [C], of images [N, ..., C]: uint8 over 255, or float32."""
+    """Returns (mean, standard deviation) of each channel, float32 [C]: of uint8 images [N, ..., C] over 255, or floats."""
     if images.dtype != np.uint8:
         axes = tuple(range(images.ndim - 1))
         mean, std = images.mean(axes, np.float64), images.std(axes, np.float64)

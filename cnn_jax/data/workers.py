@@ -8,7 +8,7 @@ import collections
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -23,7 +23,7 @@ def read_ahead(
     ahead: int,
     timeout: float,
     describe: Callable[[Any], str] = str,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yields function(item) of each item, in order; `workers` threads are at most `ahead` items ahead of what is taken.
 
     What the function raises, of whatever kind, is raised here in the place of its result. The threads end with the
