@@ -281,7 +281,7 @@ class Data:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (mean, standard deviation) of each channel, float32 [C]: of uint8 images [N, ..., C] over 255, or floats."""
+    """Returns (mean, standard deviation) of each channel, float32 [C]: of uint8 images over 255, or of floats."""
     if images.dtype != np.uint8:
         axes = tuple(range(images.ndim - 1))
         mean, std = images.mean(axes, np.float64), images.std(axes, np.float64)
