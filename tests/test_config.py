@@ -233,6 +233,9 @@ def test_a_possible_configuration_passes(values):
         ({"data.placement": "stream", "data.normalize": "pixel", **MEAN}, ["config.data.normalize is 'pixel'"]),
         ({"data.mean": (0.5, 0.5), "data.std": (0.2, 0.2)}, ["config.data.mean (0.5, 0.5)", "each of 1 channels"]),
         ({"data.mean": (0.5,)}, ["config.data.mean (0.5,) and std ()"]),
+        ({"data.scaled_decoding": True}, ["config.data.scaled_decoding is True, which is for the images of a folder"]),
+        ({"data.prefetch": 0}, ["config.data.prefetch is 0, but must be above 0"]),
+        ({"data.timeout": 0.0}, ["config.data.timeout is 0.0, but must be above 0"]),
         ({"data.train_crop": "random_resized"}, ["config.data.train_crop is 'random_resized'", "'stream'"]),
         # augmentation
         ({"data.augment": ("flip", "rotate:3")}, ["config.data.augment is 'rotate'", "pad_crop, flip"]),

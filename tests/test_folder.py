@@ -371,7 +371,9 @@ def test_c3d_trains_on_a_folder_of_clips(tmp_path, console):
     config = c3d.get_config("folder")
     config.model.update(width=0.03125, fc_sizes=(8,))
     size = dict(image_size=(16, 16, 16), channels=1, mean=(0.5,), std=(0.25,))
-    found = train.run(short(config, tmp_path / "data", **size), tmp_path / "run", console=console)
+    config = short(config, tmp_path / "data", **size)
+    config.duration = "1 steps"
+    found = train.run(config, tmp_path / "run", console=console)
     assert found["test"]["examples"] == 4 and np.isfinite(found["test"]["loss"])
 
 

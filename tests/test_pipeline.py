@@ -185,10 +185,10 @@ def test_every_test_example_counts_once_whatever_the_batch_size(count, batch_siz
 # ---------------------------------------------------------------- processes and workers
 
 
-def shards(count, processes, *, source=None, train=True, seed=0, **fields):
-    source = source or make_source(count)
+def shards(count, processes, *, examples=None, train=True, seed=0, **fields):
+    examples = examples or make_source(count)
     return [
-        pipeline.Part(source, make_config(**fields), train=train, seed=seed, shard=(process, processes))
+        pipeline.Part(examples, make_config(**fields), train=train, seed=seed, shard=(process, processes))
         for process in range(processes)
     ]
 
@@ -256,8 +256,8 @@ def test_what_takes_the_place_of_an_example_depends_on_neither_processes_nor_wor
     def batches(part):
         return part.train_batches(0, 5, 12) if train else part.test_batches(12)
 
-    (whole,) = shards(21, 1, source=source, train=train, workers=1, **fields)
-    parts = shards(21, processes, source=source, train=train, workers=workers, **fields)
+    (whole,) = shards(21, 1, examples=source, train=train, workers=1, **fields)
+    parts = shards(21, processes, examples=source, train=train, workers=workers, **fields)
     for expected, *pieces in zip(batches(whole), *map(batches, parts), strict=True):
         assert_same(joined(pieces), expected)
         assert not set(expected["label"].tolist()) & Damaged.bad

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import math
 import os
 import re
 import stat
@@ -80,7 +81,7 @@ class Picture:
     `MOST_PIXELS`.
 
     With `scaled`, `resize` decodes a JPEG at 1/2, 1/4 or 1/8 of its size where that still has as many pixels as are
-    asked for: faster, with other pixels.
+    asked for: faster, with other pixels. One that EXIF turns is decoded in full.
     """
 
     def __init__(self, file: Path, channels: int):
@@ -111,15 +112,15 @@ class Picture:
         return self._open()
 
     @functools.cached_property
-    def _transposed(self) -> bool:
+    def _orientation(self) -> int:
         with readable(self.file):
-            return self._header.getexif().get(0x0112) in TRANSPOSED
+            return self._header.getexif().get(0x0112, 1)
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels): of a JPEG, its header alone is read."""
         width, height = self._header.size
-        return (width, height, self.channels) if self._transposed else (height, width, self.channels)
+        return (width, height, self.channels) if self._orientation in TRANSPOSED else (height, width, self.channels)
 
     @functools.cached_property
     def pixels(self) -> Image.Image:
@@ -132,19 +133,16 @@ class Picture:
 
     def resize(self, size: Sequence[int], box: Box | None = None) -> np.ndarray:
         """Returns the picture (or its part `box`) at (height, width), as `resample` does."""
-        if not self.scaled or self._header.format != "JPEG":
+        if not self.scaled or self._header.format != "JPEG" or self._orientation != 1:
             return resample(self.pixels, size, box)
         height, width, _ = self.shape
-        box = box or (0, 0, width, height)
-        least = [width * size[1] / (box[2] - box[0]), height * size[0] / (box[3] - box[1])]
-        least = [int(np.ceil(side)) for side in (reversed(least) if self._transposed else least)]
+        left, top, right, bottom = box or (0, 0, width, height)
+        least = math.ceil(width * size[1] / (right - left)), math.ceil(height * size[0] / (bottom - top))
         image = self.__dict__.pop("_header")  # a draft changes it
-        stored_width = image.size[0]
         with readable(self.file):
-            drafted = image.draft(None, (least[0], least[1]))
-        shrink = stored_width / drafted[1][2] if drafted else 1
-        left, top, right, bottom = (edge / shrink for edge in box)
-        return resample(self._decode(image), size, (left, top, right, bottom))
+            drafted = image.draft(None, least)
+        shrink = width / drafted[1][2] if drafted else 1
+        return resample(self._decode(image), size, (left / shrink, top / shrink, right / shrink, bottom / shrink))
 
 
 class Frames:
