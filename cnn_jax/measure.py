@@ -72,7 +72,7 @@ def benchmark(
         references = []
         if loads:
             references.append("torch data")
-            contenders["torch data"] = torch_data.loader(run)
+            contenders["torch data"] = torch_data.loader(part, config)
         if against and trains:
             references.append(against)
         if against == "flax" and trains:

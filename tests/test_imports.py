@@ -88,7 +88,7 @@ ALLOWED = {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),
         *("data.augment", "data.pipeline", "step", "build"),
     },
-    "torch_data": {"errors", "build", "baselines"},
+    "torch_data": {"errors"},
     "measure": {"errors", "data.pipeline", "build", "show", "train", "baselines", "torch_data"},
     "benchmark": {"errors", "compilation_cache", "tables", "commandline", "measure"},
 }

@@ -70,7 +70,7 @@ def test_the_loader_has_our_examples_in_our_order(run, monkeypatch):
                 yield np.zeros((4, 32, 32, 3)), None
 
     monkeypatch.setattr(torch.utils.data, "DataLoader", Loader)
-    _, steps = torch_data.loader(run)
+    _, steps = torch_data.loader(run.data.parts["train"], run.config)
     steps(None, 3)
     steps(None, 2)  # goes on
     labels = [run.data.parts["train"].source.labels[indices].tolist() for indices in seen]
