@@ -3,8 +3,9 @@
 python -m cnn_jax.benchmark --config=configs/resnet50.py
 python -m cnn_jax.benchmark --config=configs/lenet5.py --against=flax --json
 python -m cnn_jax.benchmark --config=configs/resnet20.py:cifar10 --only=data --config.data.placement=stream
+python -m cnn_jax.benchmark --config=configs/resnet50.py:folder --config.data.dir=photos --only=data --against=torch
 
-How it is measured stands in `measure`, and what --against compares with in `baselines`.
+How it is measured stands in `measure`, and what --against compares with in `baselines` and `torch_data`.
 """
 
 import json
@@ -21,7 +22,7 @@ from cnn_jax.errors import check, check_choice
 flags.adopt_module_key_flags(commandline)  # --help shows --config
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object in place of the table.")
 _AGAINST = flags.DEFINE_enum(
-    "against", None, ["flax", "torch"], "Also measure the loop of Flax's tutorial, or PyTorch."
+    "against", None, ["flax", "torch"], "Also measure the loop of Flax's tutorial, or PyTorch and its DataLoader."
 )
 _ONLY = flags.DEFINE_string("only", "step,data,both", "What to measure: the step, its data, both at once.")
 _SECONDS = flags.DEFINE_float("seconds", 2.0, "Length of one measurement; there are 5 of each.")
@@ -76,6 +77,11 @@ def print_result(result: dict[str, Any], console: Any) -> None:
     if seconds:
         lines.append(f"compilation {seconds['trace_and_lower']:.2f} s tracing + {seconds['compile']:.2f} s compiling")
     step = f"{human(memory['step_bytes'])}B for the step by XLA's account, " if memory["step_bytes"] else ""
+    if result["stream"]:
+        stream = result["stream"]
+        scaled = ", scaled decoding" if stream["scaled_decoding"] else ""
+        held = f"at most {stream['held_batches']} batches = {human(stream['held_bytes'])}B read ahead"
+        lines.append(f"stream      {stream['workers']} workers{scaled}, {held}")
     lines.append(f"memory      {step}{human(memory['peak_bytes'])}B peak of {memory['peak_of']}")
     if result["share_of_matmul_peak"]:
         peak = f"{human(result['matmul_peak_flops_per_second'])}FLOP/s measured on products of square matrices"

@@ -36,7 +36,7 @@ class Run:
     def __init__(self, config: Any):
         check_config(config)
         check_divisible(config, len(jax.devices()))
-        self.data = Data(config.data, config.seed)
+        self.data = Data(config.data, config.seed, shard=(jax.process_index(), jax.process_count()))
         self.config = config = config.copy_and_resolve_references()
         config.data.num_classes = len(self.data.class_names)
         config.data.update(self.data.chosen)
@@ -99,7 +99,10 @@ class Run:
         """Places a batch on the devices, split along its first axis."""
         if self.mesh.size == 1 and "index" in batch:
             return batch  # a few kilobytes, which the compiled step takes from the host faster than anything else
-        return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec("data")))
+        sharding = NamedSharding(self.mesh, PartitionSpec("data"))
+        if jax.process_count() > 1:  # each process has its own rows
+            return jax.make_array_from_process_local_data(sharding, batch)
+        return jax.device_put(batch, sharding)
 
     def images(self, part: str) -> Any:
         """Returns all images of a part on the devices, or None if they are streamed."""
@@ -222,7 +225,8 @@ class Run:
             images=config.batch_size // len(jax.devices()) // config.accumulation,
             bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
             copies_of_parameters=2 + (config.optim.momentum > 0) + (config.ema_decay > 0),
-            resident_bytes=sum(len(part) * math.prod(self.data.image_shape) for part in parts if part.is_resident),
+            resident_bytes=sum(len(part) * math.prod(self.data.image_shape) for part in parts if part.is_resident)
+            * self.data.bytes_per_value,
         )
 
 

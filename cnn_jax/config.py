@@ -13,7 +13,7 @@ from cnn_jax.protocols import check_protocol
 KINDS = {1: "sequences", 2: "images", 3: "clips"}
 AXES = {1: "(length,)", 2: "(height, width)", 3: "(time, height, width)"}
 # config.data.source -> that number; None: any.
-SOURCES = {"tfds": 2, "folder": 2, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3, "synthetic": None}
+SOURCES = {"tfds": 2, "folder": None, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3, "synthetic": None}
 # config.data.source -> the fields that say how far its examples vary.
 VARIATIONS = {
     "xo": ("noise", "shift", "rotation", "scale", "thickness"),
@@ -78,7 +78,8 @@ def check_config(config: Any) -> None:
             f"Its fields: {', '.join(name for name in known if name not in GIVEN)}",
         )
 
-    _positive(config, "batch_size", "eval.batch_size", "accumulation", "checkpoint.keep", "data.workers")
+    _positive(config, "batch_size", "eval.batch_size", "accumulation", "checkpoint.keep")
+    _positive(config, "data.workers", "data.prefetch", "data.timeout")
     _not_negative(config, "seed", "optim.weight_decay", "optim.clip_norm", "optim.learning_rate")
     _not_negative(config, "eval.recompute_statistics", "optim.schedule.patience", "optim.schedule.min_improvement")
     for field in ("label_smoothing", "ema_decay", "optim.momentum"):
@@ -149,6 +150,10 @@ def check_config(config: Any) -> None:
         axes == 2 or (data.train_crop == data.test_crop == "resize" and not data.augment),
         f"config.data.augment is {data.augment}, train_crop {data.train_crop!r} and test_crop {data.test_crop!r}, but "
         f"{KINDS[axes]} are neither augmented nor cropped: leave them at (), 'resize' and 'resize'",
+    )
+    check(
+        not data.scaled_decoding or (data.source in ("folder", "tfds") and axes == 2),
+        "config.data.scaled_decoding is True, which is for stored pictures: leave it at False",
     )
     for name in sorted({name for names in VARIATIONS.values() for name in names}):
         _not_negative(config, f"data.{name}")

@@ -20,11 +20,11 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from cnn_jax import baselines, show, train
+from cnn_jax import baselines, show, torch_data, train
 from cnn_jax.baselines import Contender
 from cnn_jax.build import PRECISION, Run
 from cnn_jax.data.pipeline import Batch
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, check
 
 ROUNDS = 5
 PARTS = ("step", "data", "both")
@@ -43,16 +43,24 @@ def benchmark(
     """Returns everything that was measured, as it is printed with --json; what `only` leaves out is None.
 
     Args:
-      only: of `PARTS`. against: "flax", "torch" or None. seconds: of one segment; at least two steps are made.
+      only: of `PARTS`. against: "flax", "torch" or None; torch's DataLoader is measured, too, where "data" is a folder
+        of pictures. seconds: of one segment; at least two steps are made.
       progress: the console that shows what is going on, if it is a terminal.
 
     Raises:
       UserError: see `build.Run` and `baselines`; a loss is not finite.
     """
     run = Run(config)
-    if against:
-        baselines.check_comparable(config)
+    config = run.config  # with the number of classes of a folder
     trains = set(only) != {"data"}
+    if against and trains:
+        baselines.check_comparable(config)
+    loads = against == "torch" and "data" in only and config.data.source == "folder"
+    check(
+        not against or trains or loads,
+        f"--against={against} has nothing to compare with --only=data of the source {config.data.source!r}: "
+        "--against=torch does with the data set 'folder'",
+    )
     with show.waiting(progress, "reading the data and compiling"):
         part = run.data.parts["train"]
         size = len(part) if part.is_resident else STREAMED_BATCHES * config.batch_size
@@ -61,12 +69,18 @@ def benchmark(
         contenders = {name: contenders[name] for name in PARTS if name in only}
         counts = {name: calibrate(name, contender, seconds) for name, contender in contenders.items()}
         memory = {"step_bytes": compiled["step_bytes"]} | peak_memory()  # before the reference takes its own
-        if against == "flax":
+        references = []
+        if loads:
+            references.append("torch data")
+            contenders["torch data"] = torch_data.loader(part, config)
+        if against and trains:
+            references.append(against)
+        if against == "flax" and trains:
             contenders["flax"] = baselines.flax_loop(run, host_batches(run), examples if part.is_resident else None)
-        elif against == "torch":
+        elif against == "torch" and trains:
             contenders["torch"] = baselines.torch_loop(run, examples)
-        if against:
-            counts[against] = calibrate(against, contenders[against], seconds)
+        for name in references:
+            counts[name] = calibrate(name, contenders[name], seconds)
     with show.waiting(progress, f"measuring {', '.join(contenders)}: about {seconds * ROUNDS * len(counts):.0f} s"):
         speeds: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(ROUNDS):
@@ -94,7 +108,8 @@ def benchmark(
         "seconds": seconds,
         "steps": counts,
         "images_per_second": {name: speed.get(name) for name in dict.fromkeys((*PARTS, *speed))},
-        "ratios": ratios(speeds, against),
+        "ratios": ratios(speeds, against if trains else None),
+        "stream": stream(run),
         "compile_seconds": compiled["seconds"],
         "memory": memory,
         "flops_per_image": flops,
@@ -112,6 +127,20 @@ def random_examples(size: int, image_shape: Sequence[int], num_classes: int) -> 
     random = np.random.default_rng(0)
     image = random.integers(1, 256, (size, *image_shape), np.uint8)
     return {"image": image, "label": random.integers(num_classes, size=size, dtype=np.int32)}
+
+
+def stream(run: Run) -> dict[str, Any] | None:
+    """Returns what reads a streamed training part and the most that it holds, None for a resident one.
+
+    {"workers", "scaled_decoding", "held_batches", "held_bytes"}; beside these, each worker has one decoded example.
+    """
+    part, data = run.data.parts["train"], run.config.data
+    if part.is_resident:
+        return None
+    image_bytes = math.prod(run.data.image_shape) * run.data.bytes_per_value
+    held_bytes = part.held_batches * len(part.rows(run.config.batch_size)) * image_bytes
+    found = {"workers": data.workers, "scaled_decoding": data.scaled_decoding}
+    return found | {"held_batches": part.held_batches, "held_bytes": held_bytes}
 
 
 def host_batches(run: Run) -> Callable[[int], Iterator[Batch]]:
@@ -274,6 +303,7 @@ def ratios(speeds: dict[str, list[float]], against: str | None) -> dict[str, dic
     known = speeds | {"min(step, data)": slower}
     pairs = [("both", "step"), ("both", "min(step, data)")]
     pairs += [("step", against), ("both", against)] if against else []
+    pairs += [("data", "torch data")] if "torch data" in known else []
     result: dict[str, dict[str, float] | None] = {}
     for top, bottom in pairs:
         values = [a / b for a, b in zip(known.get(top, ()), known.get(bottom, ()), strict=False)]

@@ -11,7 +11,6 @@ imagenette/320px-v2. Downloading needs a network and TensorFlow (the extra "prep
 
 import concurrent.futures
 import importlib.util
-import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -196,7 +195,7 @@ def check_shard(file: Path, count: int, features: Any, advance: Callable[[int], 
             try:
                 record = prepared.read_one(reader, position, where) if record is None else record
                 image, label = prepared.parse(record, where)
-                decode(io.BytesIO(image), channels, name=where)
+                decode(where, channels, image)
                 if label == -1:
                     unlabelled += 1
                 else:

@@ -20,6 +20,8 @@ CHANGEABLE = (
     "checkpoint.",
     "data.dir",
     "data.workers",
+    "data.prefetch",
+    "data.timeout",
     "data.on_error",
     "eval.confusion_matrix",
     "eval.train_part",

@@ -25,7 +25,9 @@ FIELDS = dict(
     train_on="train",  # or "train+validation": the final run of a recipe; no decisions are possible then
     placement="device",  # "device": all images in the accelerator's memory; "stream": read while training
     workers=8,  # threads that read and decode a stream
-    # "raise": a picture that cannot be read ends the run; "skip" (of a stream): the next one of its batch takes its
+    prefetch=2,  # batches of a stream that they are ahead
+    timeout=600.0,  # seconds to wait for them before the run ends: storage that does not answer
+    # "raise": an example that cannot be read ends the run; "skip" (of a stream): the next one of its batch takes its
     # place in training, an evaluation leaves it out, and both count it.
     on_error="raise",
     # Host side: from the stored image to image_size. "resize" stretches (bilinear).
@@ -34,6 +36,7 @@ FIELDS = dict(
     # is VGG's, (256, 480) ResNet's; "random_central" takes the part from the central square: (256, 256) is AlexNet's.
     train_crop="resize",
     train_resize=(256, 256),  # pixels, lowest and highest
+    scaled_decoding=False,  # of JPEGs, in training only: at 1/2, 1/4 or 1/8 where the crop needs no more
     test_crop="resize",  # or "center": shorter side to test_resize, then the centre of image_size
     test_resize=256,  # pixels
     # Device side, inside the step, in this order.

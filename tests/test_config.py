@@ -258,6 +258,9 @@ def test_a_possible_configuration_passes(values):
                 ((15, 32), "at least 16"),
             )
         ),
+        ({"data.scaled_decoding": True}, ["config.data.scaled_decoding is True, which is for stored pictures"]),
+        ({"data.prefetch": 0}, ["config.data.prefetch is 0, but must be above 0"]),
+        ({"data.timeout": 0.0}, ["config.data.timeout is 0.0, but must be above 0"]),
         # augmentation
         ({"data.augment": ("flip", "rotate:3")}, ["config.data.augment is 'rotate'", "pad_crop, flip"]),
         ({"data.augment": (4,)}, ["config.data.augment has 4", "'flip'"]),

@@ -7,10 +7,10 @@ from PIL import Image
 
 from cnn_jax import train
 from cnn_jax.build import Run
-from cnn_jax.data import folder, pipeline, sources
+from cnn_jax.data import augment, folder, pipeline, sources
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import read_jsonl
-from configs import datasets, lenet5
+from configs import c3d, conv1d, datasets, lenet5
 
 PARTS = ("train", "validation", "test")
 SHARES = dict(train="50%", validation="25%", test="25%")
@@ -132,6 +132,32 @@ def test_a_part_or_a_class_that_is_a_link_must_not_leave_the_folder_either(tmp_p
         folder.list_parts(make_config(root), PARTS)
 
 
+def clip(root, count, *, first=0, size=(8, 8)):
+    """Makes a clip of `count` grey frames in the folder `root`: frame i is all `first` + i."""
+    root.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.new("L", size, first + i).save(root / f"frame{i}.png")
+    return root
+
+
+def test_a_clip_is_a_folder_of_frames_or_an_array_and_a_sequence_is_an_array(tmp_path):
+    for name in ("a/one", "a/more/two", "b/three"):
+        clip(tmp_path / name, 3)
+    np.save(tmp_path / "b" / "four.npy", np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "b" / "notes.txt").write_text("")
+    clips = folder.list_classes(tmp_path, tmp_path, axes=3)
+    assert names(clips, tmp_path) == ["a/more/two", "a/one", "b/four.npy", "b/three"]
+    assert clips.labels.tolist() == [0, 0, 1, 1] and clips.others == 1
+    with pytest.raises(UserError, match=r"class folder .*a has no sequences \(.npy\)"):
+        folder.list_classes(tmp_path, tmp_path, axes=1)
+    np.save(tmp_path / "a" / "s.npy", np.zeros(8))
+    sequences = folder.list_classes(tmp_path, tmp_path, axes=1)
+    assert names(sequences, tmp_path) == ["a/s.npy", "b/four.npy"] and sequences.others == 10
+    clip(tmp_path / "b", 2)
+    with pytest.raises(UserError, match=r"frame0.png lies in the folder of a class: put the frames of each clip in a"):
+        folder.list_classes(tmp_path, tmp_path, axes=3)
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -140,6 +166,16 @@ def test_the_classes_are_read_from_the_folder_and_a_wrong_number_is_refused(tmp_
     assert sources.load(make_config(tmp_path, **SHARES)).class_names == ["a", "b"]
     with pytest.raises(UserError, match="num_classes is 10, but 'folder' has 2 classes"):
         sources.load(make_config(tmp_path, **SHARES, num_classes=10))
+
+
+def test_a_pipe_among_the_pictures_is_reported_and_not_waited_for(tmp_path):
+    pictures(tmp_path, {"a": 16, "b": 16})
+    for part in ("a", "b"):
+        for i in range(16):
+            (tmp_path / part / f"{i}.png").unlink()
+            os.mkfifo(tmp_path / part / f"{i}.png")
+    with pytest.raises(UserError, match=r"[ab]/\d+.png: it is no file, but a pipe or a device"):
+        list(make_part(tmp_path, train=True).train_batches(0, 1, 8))
 
 
 def damage(root, *files):
@@ -219,3 +255,138 @@ def test_a_run_on_a_folder_takes_its_classes_counts_what_it_skips_and_goes_on(tm
     assert test["examples"] + test["skipped"] == 12
     train.run(config, tmp_path / "run", console=console)  # everything is done
     train.evaluate_run(config, tmp_path / "run", "latest", console=console)
+
+
+# ---------------------------------------------------------------- clips and sequences
+
+
+def make_clips(root, counts, frames=9):
+    """Makes clips of `frames` frames: even ones as folders, odd ones as arrays; frame t of all is `first` + t."""
+    for number, (name, count) in enumerate(counts.items()):
+        for i in range(count):
+            first = 100 * number + 10 * i
+            if i % 2:
+                (root / name).mkdir(parents=True, exist_ok=True)
+                frame = np.arange(first, first + frames, dtype=np.uint8)
+                np.save(root / name / f"{i}.npy", np.broadcast_to(frame[:, None, None], (frames, 8, 8)))
+            else:
+                clip(root / name / str(i), frames, first=first)
+    return root
+
+
+@pytest.mark.parametrize("frames", [9, 12])  # from 10 on, natural order is not alphabetical order
+def test_frames_that_follow_each_other_are_taken_by_position_and_the_middle_ones_in_an_evaluation(tmp_path, frames):
+    make_clips(tmp_path, {"a": 6, "b": 6}, frames)
+    options = dict(image_size=(4, 8, 8), augment=())
+    train, again = (make_part(tmp_path, train=True, workers=workers, **options) for workers in (1, 3))
+    starts = set()
+    for one, other in zip(train.train_batches(0, 8, 3), again.train_batches(0, 8, 3), strict=True):
+        np.testing.assert_array_equal(one["image"], other["image"])
+        assert one["image"].shape == (3, 4, 8, 8, 1) and one["image"].dtype == np.uint8
+        for example, label in zip(one["image"], one["label"], strict=True):
+            values = example[:, 0, 0, 0].astype(int)
+            assert (example == example[:, :1, :1]).all() and np.diff(values).tolist() == [1, 1, 1]
+            assert values[0] // 100 == label
+            starts.add(values[0] % 10)
+    assert len(starts) >= 5  # of frames - 3
+    test = make_part(tmp_path, train=False, **options)
+    (batch,) = test.test_batches(3)
+    assert (batch["image"][:, 0, 0, 0, 0] % 10).tolist() == [(frames - 4) // 2] * 3
+
+
+def test_frames_are_resized_as_pictures_are(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (6, 20, 30, 3), np.uint8)
+    for name in ("a", "b"):
+        (tmp_path / name / "one").mkdir(parents=True)
+        for i, frame in enumerate(noise):
+            Image.fromarray(frame).save(tmp_path / name / "one" / f"{i}.png")
+        for i in range(3):
+            np.save(tmp_path / name / f"{i}.npy", noise)
+    options = dict(image_size=(2, 10, 12), channels=3, augment=(), mean=(0.0,) * 3, std=(1.0,) * 3)
+    (batch,) = make_part(tmp_path, train=False, **options).test_batches(2)
+    expected = [Image.fromarray(frame).resize((12, 10), Image.Resampling.BILINEAR) for frame in noise[2:4]]
+    for example in batch["image"]:
+        np.testing.assert_array_equal(example, np.stack([np.asarray(frame) for frame in expected]))
+
+
+def test_a_clip_that_is_too_short_uneven_or_damaged_is_an_error_or_skipped(tmp_path):
+    make_clips(tmp_path, {"a": 4, "b": 4})
+    options = dict(image_size=(4, 8, 8), augment=())
+
+    def read(**fields):
+        return list(make_part(tmp_path, train=True, **options, **fields).train_batches(0, 2, 4))
+
+    read()
+    for file in sorted(tmp_path.glob("*/*")):
+        if file.is_dir():
+            for frame in list(file.iterdir())[:6]:
+                frame.unlink()
+    with pytest.raises(UserError, match=r"/[ab]/[02]: it has 3 steps or frames, but .* begins with 4"):
+        read()
+    assert all((batch["image"].shape == (4, 4, 8, 8, 1)) for batch in read(on_error="skip"))
+    for file in sorted(tmp_path.glob("*/*")):
+        if file.is_dir():
+            clip(file, 9)
+            Image.new("L", (9, 8)).save(file / "frame4.png")
+    with pytest.raises(UserError, match=r"frame\d.png: it has \dx\d pixels, but frame\d.png of the same clip"):
+        read()
+    for file in tmp_path.glob("*/*/frame*.png"):
+        file.write_bytes(b"text")
+    with pytest.raises(UserError, match=r"frame\d.png: it is no JPEG or PNG"):
+        read()
+
+
+def test_values_of_sequences_are_standardised_by_their_own_mean_and_deviation(tmp_path):
+    random = np.random.default_rng(0)
+    values = random.normal(1000, 50, (12, 20, 2))
+    for i, sequence in enumerate(values):
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        np.save(tmp_path / "ab"[i % 2] / f"{i}.npy", sequence)
+    options = SHARES | dict(image_size=(20,), channels=2, mean=(), std=(), augment=(), train_crop="resize")
+    data = pipeline.Data(make_config(tmp_path, placement="device", test_crop="resize", **options), seed=0)
+    images = data.parts["train"].resident["image"]
+    assert images.dtype == np.float32 and images.shape == (6, 20, 2)
+    wanted = values.astype(np.float32)[[int(file.stem) for file in data.parts["train"].source.files]]
+    np.testing.assert_array_equal(images, wanted)
+    found = augment.normalize(images, **data.normalization)
+    expected = (wanted - wanted.mean((0, 1), np.float64)) / wanted.std((0, 1), np.float64)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    longer = pipeline.Data(
+        make_config(tmp_path, placement="device", test_crop="resize", **options | dict(image_size=(8,))), seed=0
+    )
+    with pytest.raises(UserError, match="20 steps or frames, of which training takes other 8 in every epoch: use"):
+        _ = longer.parts["train"].resident
+
+
+def short(config, root, **data):
+    config.batch_size = config.eval.batch_size = 4
+    config.duration = config.log.every = config.eval.every = "3 steps"
+    config.log.tensorboard = False
+    config.data.update(SHARES | dict(dir=str(root)) | data)
+    return config.lock()
+
+
+def test_c3d_trains_on_a_folder_of_clips(tmp_path, console):
+    make_clips(tmp_path / "data", {"a": 8, "b": 8}, frames=18)
+    config = c3d.get_config("folder")
+    config.model.update(width=0.03125, fc_sizes=(8,))
+    size = dict(image_size=(16, 16, 16), channels=1, mean=(0.5,), std=(0.25,))
+    config = short(config, tmp_path / "data", **size)
+    config.duration = "1 steps"
+    found = train.run(config, tmp_path / "run", console=console)
+    assert found["test"]["examples"] == 4 and np.isfinite(found["test"]["loss"])
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_conv1d_trains_on_a_folder_of_sequences(tmp_path, console, placement):
+    random = np.random.default_rng(0)
+    for i in range(32):
+        (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "data" / "ab"[i % 2] / f"{i}.npy", random.normal(20 * (i % 2), 1, 16))
+    config = conv1d.get_config("folder")
+    config.model.channels = (4, 4)
+    statistics = dict(mean=(10.0,), std=(10.0,)) if placement == "stream" else {}
+    config = short(config, tmp_path / "data", placement=placement, image_size=(16,), **statistics)
+    config.optim.learning_rate, config.duration, config.optim.schedule.warmup = 0.1, "30 steps", "2 steps"
+    found = train.run(config, tmp_path / "run", console=console)
+    assert found["test"]["error"] == 0  # the classes differ by 20 deviations

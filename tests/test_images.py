@@ -105,3 +105,70 @@ def test_a_picture_of_a_hundred_megapixels_is_read_and_a_larger_one_refused_befo
 def test_a_file_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(UnreadableError, match="No such file"):
         decode(tmp_path / "a.jpg", 3)
+
+
+# ---------------------------------------------------------------- lazily, and at a smaller scale
+
+
+def photo(path, size=(400, 300), orientation=1):
+    """Saves a smooth JPEG of `size` (width, height) and returns its path."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(path, "JPEG", quality=95, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_shape_is_known_before_the_pixels(tmp_path, orientation, monkeypatch):
+    picture = images.Picture(photo(tmp_path / "a.jpg", orientation=orientation), 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(images.Picture, "_decode", None)
+        assert picture.shape == ((400, 300, 3) if orientation == 6 else (300, 400, 3))
+    assert np.asarray(picture).shape == picture.shape
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize(
+    ("size", "box", "decoded"),
+    [
+        ((100, 100), None, 2),  # (stored) 400x300 for 100x100: half has the pixels, a quarter has 75 of one side
+        ((36, 36), None, 8),
+        ((38, 38), None, 4),
+        ((100, 100), (10, 20, 200, 210), 1),
+        ((50, 50), (10, 20, 160, 170), 2),
+        ((400, 400), None, 1),
+    ],
+)
+def test_scaled_decoding_has_no_fewer_pixels_than_the_crop_and_nearly_the_same(
+    tmp_path, monkeypatch, orientation, size, box, decoded
+):
+    file = photo(tmp_path / "a.jpg", orientation=orientation)
+    exact, scaled = images.Picture(file, 3), images.Picture(file, 3)
+    scaled.scaled = True
+    sizes = []
+    resample = images.resample
+    monkeypatch.setattr(images, "resample", lambda p, *rest: sizes.append(p.size) or resample(p, *rest))
+    found = scaled.resize(size, box)
+    height, width, _ = scaled.shape
+    decoded = decoded if orientation == 1 else 1  # what is turned is decoded in full
+    assert sizes == [(-(-width // decoded), -(-height // decoded))]
+    expected = exact.resize(size, box)
+    assert found.shape == expected.shape == (*size, 3)
+    assert np.abs(found.astype(int) - expected).mean() < 2
+    assert decoded > 1 or np.array_equal(found, expected)
+    np.testing.assert_array_equal(scaled.resize(size, box), found)  # again
+
+
+def test_scaled_decoding_leaves_png_as_it_is(tmp_path):
+    file = png(tmp_path / "a.png", Image.fromarray(np.tile(RAMP, (8, 8, 1))))
+    scaled = images.Picture(file, 3)
+    scaled.scaled = True
+    np.testing.assert_array_equal(scaled.resize((6, 6)), images.Picture(file, 3).resize((6, 6)))
+    with pytest.raises(UnreadableError, match=r"cut.jpg: it cannot be read"):
+        whole = photo(tmp_path / "cut.jpg").read_bytes()
+        (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+        cut = images.Picture(tmp_path / "cut.jpg", 3)
+        cut.scaled = True
+        cut.resize((30, 30))

@@ -44,16 +44,18 @@ ALLOWED = {
     # From images to batches.
     "data.generated": {"errors"},
     "data.images": {"errors"},
-    "data.folder": {"errors", "data.images"},
+    "data.arrays": {"data.images"},
+    "data.folder": {"errors", "data.images", "data.arrays"},
     "data.prepared": {"errors", "config", "data.images"},
     "data.tfrecord": {"errors", "data.prepared"},
     "data.tfds": {"errors", "data.images", "data.prepared"},
-    "data.sources": {"errors", "data.generated", "data.folder", "data.images", "data.tfds"},
+    "data.sources": {"errors", "data.generated", "data.images", "data.arrays", "data.folder", "data.tfds"},
     "data.rand_augment": set(),
-    "data.augment": {"data.augmentations", "data.rand_augment"},
+    "data.augment": {"errors", "data.augmentations", "data.images", "data.rand_augment"},
     "data.mixing": {"data.augmentations", "data.augment"},
-    "data.pipeline": {"errors", "data.sources", "data.augment"},
-    "data.views": {"data.augment", "data.pipeline"},
+    "data.workers": {"errors"},
+    "data.pipeline": {"errors", "data.images", "data.sources", "data.augment", "data.workers"},
+    "data.views": {"errors", "data.augment", "data.pipeline"},
     # The step receives a network and imports none.
     "optim": {"errors", "trees"},
     "step": {"data.augment", "data.mixing", "optim"},
@@ -100,11 +102,12 @@ ALLOWED = {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),
         *("data.augment", "data.pipeline", "step", "build"),
     },
-    "measure": {"errors", "data.pipeline", "build", "show", "train", "baselines"},
+    "torch_data": {"errors"},
+    "measure": {"errors", "data.pipeline", "build", "show", "train", "baselines", "torch_data"},
     "benchmark": {"errors", "compilation_cache", "tables", "commandline", "measure"},
 }
 # What stands above cnn_jax, and other frameworks: tests compare with torch, data sets are prepared with tensorflow.
-TORCH = ("baselines", "torch_twins")  # import it inside functions
+TORCH = ("baselines", "torch_twins", "torch_data")  # import it inside functions
 FORBIDDEN = {"tests", "experiments", "torch", "tensorflow"}
 
 

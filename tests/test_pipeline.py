@@ -1,6 +1,8 @@
 """Order and batches: nothing is lost or repeated, placement and threads change nothing, statistics are NumPy's."""
 
 import itertools
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +180,150 @@ def test_every_test_example_counts_once_whatever_the_batch_size(count, batch_siz
     np.testing.assert_array_equal(joined["label"][counted], np.arange(count))
     np.testing.assert_array_equal(joined["image"][counted], make_source(count).images)
     assert joined["mask"].dtype == np.float32 and set(joined["mask"][~counted]) <= {0}
+
+
+# ---------------------------------------------------------------- processes and workers
+
+
+def shards(count, processes, *, examples=None, train=True, seed=0, **fields):
+    examples = examples or make_source(count)
+    return [
+        pipeline.Part(examples, make_config(**fields), train=train, seed=seed, shard=(process, processes))
+        for process in range(processes)
+    ]
+
+
+def joined(batches):
+    """Returns one batch of the rows of all processes."""
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    count=st.integers(1, 40),
+    processes=st.sampled_from([1, 2, 3, 4]),
+    rows=st.integers(1, 5),
+    start=st.integers(0, 5),
+    workers=st.sampled_from([1, 3]),
+    placement=st.sampled_from(["device", "stream"]),
+)
+def test_the_rows_of_all_processes_are_the_batch_in_order(count, processes, rows, start, workers, placement):
+    fields = dict(placement=placement, workers=workers, image_size=(5, 5))
+    if placement == "stream":
+        fields["train_crop"] = "random_resized"
+    size = processes * rows
+    whole = list(make_part(count, **fields | dict(workers=2)).train_batches(0, 6, size))
+    # Any number of processes can go on from any step of any other number.
+    parts = [part.train_batches(start, 6, size) for part in shards(count, processes, **fields)]
+    for number, pieces in enumerate(zip(*parts, strict=True), start=start):
+        assert all(len(piece["position"]) == rows for piece in pieces)
+        assert_same(joined(pieces), whole[number])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.sampled_from([1, 2, 4]), st.integers(1, 5), st.sampled_from(["device", "stream"]))
+def test_an_evaluation_has_every_example_once_over_all_processes(count, processes, rows, placement):
+    parts = shards(count, processes, train=False, placement=placement)
+    seen = []
+    for pieces in zip(*(part.test_batches(rows * processes) for part in parts), strict=True):  # as many batches each
+        batch = joined([gathered(part, piece) for part, piece in zip(parts, pieces, strict=True)])
+        seen += batch["label"][batch["mask"] == 1].tolist()
+    assert seen == list(range(count))
+
+
+def test_a_batch_that_processes_cannot_share_is_an_error():
+    (_, part) = shards(21, 2, placement="stream")
+    for batches in (part.train_batches(0, 1, 9), part.test_batches(9)):
+        with pytest.raises(UserError, match="a batch of 9 cannot be shared by 2 processes"):
+            next(batches)
+
+
+class Damaged(sources.ArraySource):
+    """Every example whose number is in `bad` cannot be read."""
+
+    bad = frozenset({0, 3, 4, 5, 6, 7, 8, 20})
+
+    def read(self, indices):
+        return [None if i in self.bad else super(Damaged, self).read([i])[0] for i in indices]
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("processes", "workers"), [(1, 5), (2, 1), (3, 2)])
+def test_what_takes_the_place_of_an_example_depends_on_neither_processes_nor_workers(train, processes, workers):
+    source = Damaged(make_source(21).images, np.arange(21))
+    fields = dict(placement="stream", source="folder", on_error="skip", train_crop="random_resized", image_size=(5, 5))
+
+    def batches(part):
+        return part.train_batches(0, 5, 12) if train else part.test_batches(12)
+
+    (whole,) = shards(21, 1, examples=source, train=train, workers=1, **fields)
+    parts = shards(21, processes, examples=source, train=train, workers=workers, **fields)
+    for expected, *pieces in zip(batches(whole), *map(batches, parts), strict=True):
+        assert_same(joined(pieces), expected)
+        assert not set(expected["label"].tolist()) & Damaged.bad
+    assert whole.skipped == set.union(*(part.skipped for part in parts)) == Damaged.bad
+
+
+def test_no_more_batches_are_read_than_the_part_says():
+    read = []
+
+    class Counted(sources.ArraySource):
+        def read(self, indices):
+            read.extend(indices)
+            return super().read(indices)
+
+    source = Counted(make_source(200).images, np.arange(200))
+    for workers, prefetch in ((1, 1), (4, 2), (16, 3)):
+        read.clear()
+        part = pipeline.Part(
+            source, make_config(placement="stream", workers=workers, prefetch=prefetch), train=True, seed=0
+        )
+        assert part.held_batches == prefetch + 1
+        batches = part.train_batches(0, 20, 24)
+        for taken in range(1, 5):
+            next(batches)
+            assert 24 * taken <= len(read) <= 24 * (taken + prefetch)
+        batches.close()
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), OSError("gone")])
+def test_what_a_source_raises_ends_the_batches_and_their_threads(error):
+    class Failing(sources.ArraySource):
+        def read(self, indices):
+            if any(self.labels[i] == 13 for i in indices):
+                raise error
+            return super().read(indices)
+
+    part = pipeline.Part(
+        Failing(make_source(21).images, np.arange(21)), make_config(placement="stream", workers=4), train=True, seed=0
+    )
+    with pytest.raises(type(error)) as found:
+        list(part.train_batches(0, 3, 7))
+    assert found.value is error
+    until = time.monotonic() + 30
+    while any(thread.name.startswith("worker-") for thread in threading.enumerate()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("worker-")]
+
+
+def test_an_image_of_another_shape_and_one_that_is_too_large_are_named(monkeypatch):
+    source = make_source(8)
+    monkeypatch.setattr(
+        source,
+        "read",
+        lambda indices: [{"image": np.zeros((8, 8, 3 if i == 5 else 1), np.uint8), "label": 0} for i in indices],
+    )
+    part = pipeline.Part(source, make_config(placement="stream", workers=1), train=False, seed=0)
+    with pytest.raises(UserError, match=r"example 5 has the shape \[8, 8, 3\], but others of 'digits' \[8, 8, 1\]"):
+        list(part.test_batches(8))
+
+    def crop(*_, position, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(augment, "crop", crop)
+    with pytest.raises(MemoryError) as found:
+        list(part.test_batches(8))
+    assert found.value.__notes__ == ["while reading example 0"]
 
 
 # ---------------------------------------------------------------- statistics and parts

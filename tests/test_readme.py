@@ -55,8 +55,8 @@ def test_every_command_does_what_it_says(tmp_path):
         # A sweep takes minutes; tests/test_sweep.py has a small one.
         if module == "experiments.sweep" and "--list" not in words:
             words = [word for word in words if word != "--report"] + ["--dry-run"]
-        data_set = re.search(r"configs/(?!replay)\w+\.py:(\w+)", command) if module == "main" else None
-        if data_set:  # hours of training, on data that may not be here: everything up to the first step
+        data_set = re.search(r"configs/(?!replay)\w+\.py:(\w+)", command) if module in ("main", "benchmark") else None
+        if data_set and module == "main":  # hours of training, on data that may not be here: up to the first step
             words.append("--dry-run")
         if module == "benchmark":
             words.append("--seconds=0.05")

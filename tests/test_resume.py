@@ -116,6 +116,31 @@ def test_a_run_killed_at_twenty_random_moments_gives_the_numbers_of_one_that_was
     assert not list((tmp_path / "checkpoints").glob("*.partial"))
 
 
+STREAMED = (
+    "--config.data.placement=stream",
+    "--config.data.train_crop=random_resized",
+    "--config.data.mean=(0.3,)",
+    "--config.data.std=(0.4,)",
+    "--config.duration=120steps",
+)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_a_stream_that_was_killed_goes_on_with_another_number_of_workers(tmp_path, first, second):
+    assert finish(start(tmp_path / "whole", *STREAMED, "--config.data.workers=3"))[0] == 0
+    folder = tmp_path / "killed"
+    process = start(folder, *STREAMED, f"--config.data.workers={first}")
+    until = time.monotonic() + 120
+    while not any((folder / "checkpoints").glob("[1-9]0")) and time.monotonic() < until:
+        time.sleep(0.001)
+    assert process.poll() is None, "the run ended before it was killed: make it longer"
+    process.kill()
+    process.communicate()
+    code, printed, err = finish(start(folder, *STREAMED, f"--config.data.workers={second}"))
+    assert (code, err) == (0, "") and "going on from the checkpoint of step " in printed
+    assert_same_run(folder, tmp_path / "whole")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_step_under_way_and_the_same_command_goes_on(tmp_path, whole, number):
     process = start(tmp_path)

@@ -13,26 +13,24 @@ import numpy as np
 from PIL import Image
 
 from cnn_jax.data.augmentations import MIXING, parse
+from cnn_jax.data.images import Box, Picture, UnreadableError, resample
 from cnn_jax.data.rand_augment import rand_augment
+from cnn_jax.errors import check
 
 # ---------------------------------------------------------------- host: uint8 [H, W, C] -> uint8 [h, w, C]
 
 
-def _resample(
-    image: np.ndarray, size: Sequence[int], box: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
+def _resample(image: Any, size: Sequence[int], box: Box | None = None) -> np.ndarray:
     """Returns `image` (or its part `box`: left, top, right, bottom) at (height, width), bilinear and antialiased."""
-    if box is None and image.shape[:-1] == tuple(size):
-        return image
-    height, width = size
-    grey = image.shape[-1] == 1
-    picture = Image.fromarray(image[..., 0] if grey else image)
-    resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box))
-    return resized[..., None] if grey else resized
+    if box is None and tuple(image.shape[:-1]) == tuple(size):
+        return np.asarray(image)
+    if isinstance(image, Picture):
+        return image.resize(size, box)
+    return resample(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), size, box)
 
 
 def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Stretches the whole image to `size` (height, width); an example of that size, with any axes, stays as it is."""
+    """Stretches the whole image to `size` (height, width)."""
     return _resample(image, size)
 
 
@@ -73,7 +71,7 @@ def random_resized_crop(image: np.ndarray, size: Sequence[int], random: np.rando
 
 
 def random_crop(
-    image: np.ndarray,
+    image: Any,
     size: Sequence[int],
     sides: tuple[int, int],
     random: np.random.Generator,
@@ -97,15 +95,49 @@ def random_crop(
     return _resample(image, size, (left, top, right, bottom))
 
 
-def crop(image: np.ndarray, config: Any, *, train: bool, seed: int = 0, position: int = 0) -> np.ndarray:
+def window(example: Any, length: int, random: np.random.Generator | None) -> Any:
+    """Returns `length` steps of a sequence, or frames of a clip, that follow each other.
+
+    With `random` they start anywhere, as the clips that C3D is trained on (Tran et al. 2015, section 4.1); without,
+    they are the ones in the middle.
+
+    Raises:
+      UnreadableError: there are fewer.
+    """
+    rest = len(example) - length
+    if rest < 0:
+        raise UnreadableError(
+            f"{example.file}: it has {len(example)} steps or frames, but config.data.image_size begins with {length}"
+        )
+    start = rest // 2 if random is None else int(random.integers(rest + 1))
+    return example[start : start + length]
+
+
+def crop(image: Any, config: Any, *, train: bool, seed: int = 0, position: int = 0) -> np.ndarray:
     """Brings a stored image to config.data.image_size as config.data.train_crop or test_crop says.
 
-    A random crop depends on (seed, position) only.
+    Of a longer sequence or clip a part is taken (`window`), and the frames of a clip are resized. What is random
+    depends on (seed, position) only.
+
+    Args:
+      image: uint8 [H, W, C], or what reads one when it is asked for: a `Picture`; of clips and sequences an array,
+        `Frames` or a `StoredArray`.
     """
-    if train and config.train_crop != "resize":
-        random = np.random.Generator(np.random.Philox(key=[seed, position]))
-        if config.train_crop == "random_resized":
-            return random_resized_crop(image, config.image_size, random)
+    random = np.random.Generator(np.random.Philox(key=[seed, position])) if train else None
+    if len(config.image_size) != 2:
+        length, *size = config.image_size
+        check(
+            not train or config.placement == "stream" or len(image) <= length,
+            f"an example has {len(image)} steps or frames, of which training takes other {length} in every epoch: use "
+            "config.data.placement 'stream'",
+        )
+        part = window(image, length, random)
+        return np.stack([resize(frame, size) for frame in part]) if size else part
+    if train and config.scaled_decoding:
+        image.scaled = True
+    if random is not None and config.train_crop == "random_resized":
+        return random_resized_crop(image, config.image_size, random)
+    if random is not None and config.train_crop != "resize":
         central = config.train_crop == "random_central"
         return random_crop(image, config.image_size, config.train_resize, random, central=central)
     if not train and config.test_crop == "center":
@@ -205,5 +237,10 @@ def augment(key: jax.Array, images: jax.Array, positions: jax.Array, names: Sequ
 
 
 def normalize(images: jax.Array, mean: np.ndarray, std: np.ndarray) -> jax.Array:
-    """Returns (images / 255 - mean) / std in float32; `mean` and `std` broadcast against [H, W, C]."""
+    """Returns (images / 255 - mean) / std in float32; `mean` and `std` broadcast against [H, W, C].
+
+    Floats are values as they are: (values - mean) / std.
+    """
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return (images.astype(jnp.float32) - mean) / std
     return (images.astype(jnp.float32) / 255 - mean) / std

@@ -1,7 +1,10 @@
-"""Folders of pictures, one folder for each class, with or without folders for the parts:
+"""Folders of examples, one folder for each class, with or without folders for the parts:
 
 DIR/train/ants/a.jpg, DIR/val/ants/b.jpg     the parts are named by their folders
-DIR/ants/a.jpg                               the parts are shares of all pictures
+DIR/ants/a.jpg                               the parts are shares of all examples
+
+An image is a picture. A clip is a folder of pictures, its frames, or an array in a .npy file: DIR/train/ants/a/1.jpg
+or DIR/train/ants/a.npy. A sequence is an array: DIR/train/ants/a.npy.
 """
 
 import os
@@ -12,15 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.images import SUFFIXES
+from cnn_jax.data import arrays
+from cnn_jax.data.images import SUFFIXES, is_picture
 from cnn_jax.errors import UserError, check, near
 
 IGNORED = {"Thumbs.db", "desktop.ini"}  # beside names that begin with a dot
+# Number of axes of an example, beside its channels -> what examples are, and how their files end.
+KINDS = {1: "sequences", 2: "pictures", 3: "clips"}
+ENDINGS = {
+    1: arrays.SUFFIX,
+    2: ", ".join(SUFFIXES),
+    3: f"folders of {', '.join(SUFFIXES)}, or {arrays.SUFFIX}",
+}
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a folder of class folders: sorted paths, and which class each has."""
+    """The examples in a folder of class folders: sorted paths, and which class each has."""
 
     files: list[Path]
     labels: np.ndarray  # int32 [N]
@@ -28,19 +39,21 @@ class Listing:
     others: int  # files of other kinds, which are left out
 
 
-def list_classes(root: Path, folder: Path, class_names: list[str] | None = None) -> Listing:
-    """Returns the pictures in the class folders of `folder`; sub-folders of a class count as the class.
+def list_classes(root: Path, folder: Path, class_names: list[str] | None = None, axes: int = 2) -> Listing:
+    """Returns the examples in the class folders of `folder`; sub-folders of a class count as the class.
 
     Args:
       root: of the data set: links must not leave it. class_names: the classes that there may be; None: any.
+      axes: 1 for sequences, 2 for images, 3 for clips.
 
     Raises:
-      UserError: there is no class folder, one is empty, one is of no class of `class_names`, or a link leaves `root`.
+      UserError: there is no class folder, one is empty, one is of no class of `class_names`, a link leaves `root`, or
+        pictures lie in a class folder of clips.
     """
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     for place in (folder, *(folder / name for name in found)):
         _check_inside(place, root)
-    check(bool(found), f"{folder} has no class folders: put the pictures of each class in a folder of its own")
+    check(bool(found), f"{folder} has no class folders: put the {KINDS[axes]} of each class in a folder of its own")
     names = class_names or found
     for name in found:
         check(name in names, f"{folder / name} is of no class of the train part{near(name, names)}")
@@ -51,6 +64,7 @@ def list_classes(root: Path, folder: Path, class_names: list[str] | None = None)
         before = len(files)
         for place, folders, entries in os.walk(folder / name):
             folders.sort()
+            paths = []
             for entry in sorted([*entries, *(f for f in folders if (Path(place) / f).is_symlink())]):
                 path = Path(place) / entry
                 if entry.startswith(".") or entry in IGNORED:
@@ -58,14 +72,21 @@ def list_classes(root: Path, folder: Path, class_names: list[str] | None = None)
                 if path.is_symlink():
                     _check_inside(path, root)
                     check(path.is_file(), f"{path} is a link to {os.path.realpath(path)}, which is no file")
-                if path.suffix.lower() not in SUFFIXES:
-                    others += 1
-                    continue
-                files.append(path)
-                labels.append(names.index(name))
+                paths.append(path)
+            examples = [path for path in paths if (is_picture(path) if axes == 2 else path.suffix == arrays.SUFFIX)]
+            frames = [path for path in paths if is_picture(path)] if axes == 3 else []
+            if frames:
+                check(
+                    Path(place) != folder / name,
+                    f"{frames[0]} lies in the folder of a class: put the frames of each clip in a folder of their own",
+                )
+                examples.append(Path(place))
+            others += len(paths) - len(examples) - max(0, len(frames) - 1)
+            files += sorted(examples)
+            labels += [names.index(name)] * len(examples)
         check(
             len(files) > before,
-            f"the class folder {folder / name} has no pictures ({', '.join(SUFFIXES)}): fill it or remove it",
+            f"the class folder {folder / name} has no {KINDS[axes]} ({ENDINGS[axes]}): fill it or remove it",
         )
     return Listing(files, np.array(labels, np.int32), names, others)
 
@@ -83,16 +104,16 @@ SPLIT = re.compile(r"(?P<folder>[^\[\]%]*?)(?:\[(?:(?P<start>\d+)%)?:(?:(?P<stop
 
 
 def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing], int]:
-    """Returns the pictures of each part of config.data, and how many files of other kinds lie beside them.
+    """Returns the examples of each part of config.data, and how many files of other kinds lie beside them.
 
     A part is "FOLDER", "FOLDER[:90%]" or "FOLDER[90%:]" where the parts have folders, else shares that add up to
-    100%. Shares are taken in one fixed random order, which depends on the number of pictures only.
+    100%. Shares are taken in one fixed random order, which depends on their number only.
 
     Raises:
       UserError: config.data.dir is no folder, a part is none of these, parts overlap, or see `list_classes`.
     """
-    root = Path(config.dir).expanduser()
-    check(bool(config.dir), "name the folder of pictures: --config.data.dir=FOLDER")
+    root, axes = Path(config.dir).expanduser(), len(config.image_size)
+    check(bool(config.dir), f"name the folder of {KINDS[axes]}: --config.data.dir=FOLDER")
     check(root.is_dir(), f"config.data.dir is {str(root)!r}, but there is no such folder")
     written = {part: config[part].strip() for part in names}
     if all(re.fullmatch(r"\d+%", text) for text in written.values()):
@@ -108,7 +129,7 @@ def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing],
     found = {}
     for part, (folder, start, stop) in ranges.items():
         if folder not in listings:
-            listings[folder] = list_classes(root, root / folder, classes)
+            listings[folder] = list_classes(root, root / folder, classes, axes)
             classes = classes or listings[folder].class_names
         found[part] = _share(listings[folder], start, stop)
     return found, sum(listing.others for listing in listings.values())

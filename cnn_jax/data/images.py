@@ -1,10 +1,18 @@
 """Image files to arrays. They are foreign: what cannot be read rightly is an error that names the file."""
 
+import contextlib
+import functools
+import io
+import math
+import os
+import re
+import stat
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,6 +22,10 @@ from cnn_jax.errors import UserError
 FORMATS = ("JPEG", "PNG")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 MOST_PIXELS = 178_956_970  # half a gigabyte of RGB; a small file can say that it has any number
+MOST_BYTES = 4 * MOST_PIXELS  # of a file
+TRANSPOSED = (5, 6, 7, 8)  # orientations of EXIF that exchange height and width
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels
 
 # Pillow warns from here on, and this makes an error of it: before anything is decoded.
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
@@ -21,34 +33,174 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class UnreadableError(UserError):
-    """A file is no image that can be read rightly."""
+    """A file is no example that can be read rightly."""
 
 
-def decode(file: Path | BinaryIO, channels: int, *, name: str = "") -> np.ndarray:
-    """Returns the picture in `file`, uint8 [H, W, channels], upright; `name` is the file's in messages.
+@contextlib.contextmanager
+def readable(file: Path | str) -> Iterator[None]:
+    """Turns what is raised over a damaged file into one UnreadableError that names it."""
+    try:
+        yield
+    except UnreadableError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise UnreadableError(f"{file}: it is no {' or '.join(FORMATS)} file, whatever its name says") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UnreadableError(f"{file}: it has more than {MOST_PIXELS:,} pixels: make it smaller") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise UnreadableError(f"{file}: it cannot be read: {error}") from None
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[tuple[io.FileIO, int]]:
+    """Opens `file` for reading, with its size in bytes; what is raised inside is as with `readable`.
+
+    A pipe or a device is refused, and so is a file of more than `MOST_BYTES`. To open a pipe that nobody writes to
+    would wait for ever, without O_NONBLOCK.
+    """
+    with readable(file), open(file, "rb", buffering=0, opener=_without_waiting) as stream:
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise UnreadableError(f"{file}: it is no file, but a pipe or a device")
+        if found.st_size > MOST_BYTES:
+            raise UnreadableError(f"{file}: it has {found.st_size:,} bytes, but must have at most {MOST_BYTES:,}")
+        yield stream, found.st_size
+
+
+def _without_waiting(file: str, flags: int) -> int:
+    return os.open(file, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+class Picture:
+    """The picture of a JPEG or PNG file: an array uint8 [H, W, channels], upright, that is read when it is asked for.
+
+    Args:
+      file: its path, or with `data`, what the file would hold, what messages call it.
 
     Grey, palette and CMYK pictures become RGB (channels=3), coloured ones grey (channels=1, ITU-R 601); 16 bits are
     scaled to 8; transparency is dropped, as torchvision's loader drops it; the orientation of EXIF is applied.
 
-    Raises:
-      UnreadableError: no JPEG or PNG, cut off or damaged, animated, or of more than `MOST_PIXELS`.
+    Everything raises UnreadableError if the file is no JPEG or PNG, cut off or damaged, animated, or of more than
+    `MOST_PIXELS`.
+
+    With `scaled`, `resize` decodes a JPEG at 1/2, 1/4 or 1/8 of its size where that still has as many pixels as are
+    asked for: faster, with other pixels. One that EXIF turns is decoded in full.
     """
-    name = name or str(file)
-    try:
-        with Image.open(file, formats=FORMATS) as image:
+
+    def __init__(self, file: Path | str, channels: int, data: bytes | None = None):
+        self.file = file
+        self.channels = channels
+        self.data = data
+        self.scaled = False
+
+    def _open(self) -> Image.Image:
+        """Returns the file with its pixels not yet decoded."""
+        data = self.data
+        if data is None:
+            with opened(Path(self.file)) as (stream, _):
+                data = stream.readall()
+        with readable(self.file):
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-                raise UnreadableError(f"{name}: it is an animation, not one picture")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits of grey
-                values = np.asarray(upright, np.uint32)
-                upright = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-            array = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
-    except UnreadableError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise UnreadableError(f"{name}: it is no {' or '.join(FORMATS)} file, whatever its name says") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UnreadableError(f"{name}: it has more than {MOST_PIXELS:,} pixels: make it smaller") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise UnreadableError(f"{name}: it cannot be read: {error}") from None
+                raise UnreadableError(f"{self.file}: it is an animation, not one picture")
+        return image
+
+    def _decode(self, image: Image.Image) -> Image.Image:
+        with readable(self.file):
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I"):  # 16 bits of grey
+                values = np.asarray(image, np.uint32)
+                image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+            mode = "L" if self.channels == 1 else "RGB"
+            return image if image.mode == mode else image.convert(mode)
+
+    @functools.cached_property
+    def _header(self) -> Image.Image:
+        return self._open()
+
+    @functools.cached_property
+    def _orientation(self) -> int:
+        with readable(self.file):
+            return self._header.getexif().get(0x0112, 1)
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels): of a JPEG, its header alone is read."""
+        width, height = self._header.size
+        return (width, height, self.channels) if self._orientation in TRANSPOSED else (height, width, self.channels)
+
+    @functools.cached_property
+    def pixels(self) -> Image.Image:
+        """The whole picture, mode L or RGB."""
+        _ = self.shape  # before the pixels are turned
+        return self._decode(self._header)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return to_array(self.pixels).astype(dtype or np.uint8, copy=False)
+
+    def resize(self, size: Sequence[int], box: Box | None = None) -> np.ndarray:
+        """Returns the picture (or its part `box`) at (height, width), as `resample` does."""
+        if not self.scaled or self._header.format != "JPEG" or self._orientation != 1:
+            return resample(self.pixels, size, box)
+        height, width, _ = self.shape
+        left, top, right, bottom = box or (0, 0, width, height)
+        least = math.ceil(width * size[1] / (right - left)), math.ceil(height * size[0] / (bottom - top))
+        image = self.__dict__.pop("_header")  # a draft changes it
+        with readable(self.file):
+            drafted = image.draft(None, least)
+        shrink = width / drafted[1][2] if drafted else 1
+        return resample(self._decode(image), size, (left / shrink, top / shrink, right / shrink, bottom / shrink))
+
+
+class Frames:
+    """The pictures in a folder, in natural order: frame2 before frame10. `frames[a:b]` are `Picture`s of one size."""
+
+    def __init__(self, file: Path, channels: int):
+        self.file = file
+        self.channels = channels
+
+    @functools.cached_property
+    def files(self) -> list[Path]:
+        with readable(self.file):
+            return sorted((path for path in self.file.iterdir() if is_picture(path)), key=natural)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, frames: slice) -> list[Picture]:
+        pictures = [Picture(file, self.channels) for file in self.files[frames]]
+        for picture in pictures:
+            if picture.shape != pictures[0].shape:
+                raise UnreadableError(
+                    f"{picture.file}: it has {picture.shape[0]}x{picture.shape[1]} pixels, but "
+                    f"{Path(pictures[0].file).name} of the same clip {pictures[0].shape[0]}x{pictures[0].shape[1]}"
+                )
+        return pictures
+
+
+def is_picture(path: Path) -> bool:
+    """Returns whether the name is that of a picture, and not of a hidden file."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def natural(path: Path) -> tuple[list[str | int], str]:
+    """Returns the key of natural order: runs of digits count as numbers."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
+
+
+def to_array(picture: Image.Image) -> np.ndarray:
+    """Returns a picture of mode L or RGB as uint8 [H, W, 1 or 3]."""
+    array = np.asarray(picture)
     return array[..., None] if array.ndim == 2 else array
+
+
+def resample(picture: Image.Image, size: Sequence[int], box: Box | None = None) -> np.ndarray:
+    """Returns a picture (or its part `box`) as uint8 [height, width, C], bilinear and antialiased."""
+    return to_array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
+
+
+def decode(file: Path | str, channels: int, data: bytes | None = None) -> np.ndarray:
+    """Returns the picture in `file`, uint8 [H, W, channels], upright; see `Picture`."""
+    return np.asarray(Picture(file, channels, data))

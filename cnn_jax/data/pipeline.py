@@ -6,19 +6,28 @@ dropped, and a run can go on from any step.
 
 A part is either resident (all images on the device, a batch is a vector of indices, and the step gathers) or
 streamed (threads read, decode and crop; a batch holds images). Both give the same images in the same order.
+
+Of P processes, process p has the rows p*B/P .. (p+1)*B/P - 1 of every batch. What a row holds depends on its position
+alone, so a run can go on with any number of processes and workers.
 """
 
+import collections
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cnn_jax.data import augment, sources
-from cnn_jax.errors import UserError
+from cnn_jax.data.images import UnreadableError
+from cnn_jax.data.workers import read_ahead
+from cnn_jax.errors import UserError, check
 
 Batch = dict[str, Any]  # of arrays, or of one example's values
+CHUNK = 16  # most rows of a batch that one worker reads at once
+BLOCK = 4  # examples that one worker reads at once where each may have many views
 
 
 @functools.lru_cache(maxsize=2)  # a batch touches one epoch, or two
@@ -47,26 +56,19 @@ class Order:
         return indices
 
 
-def _filled(examples: Sequence[sources.Example | None]) -> list[sources.Example]:
-    """Returns the examples of a batch with the next one that can be read in the place of each that cannot."""
-    following = next((example for example in examples if example is not None), None)
-    if following is None:
-        raise UserError(f"none of the {len(examples)} examples of a batch can be read: check the data set")
-    filled = []
-    for example in reversed(examples):
-        following = following if example is None else example
-        filled.append(following)
-    return filled[::-1]
-
-
 class Part:
-    """One part of a data set, ready to make batches. Nothing is read before it is needed."""
+    """One part of a data set, ready to make batches. Nothing is read before it is needed.
 
-    def __init__(self, source: sources.Source, config: Any, *, train: bool, seed: int):
+    Args:
+      shard: (number of this process, number of processes); batches have the rows of this process only.
+    """
+
+    def __init__(self, source: sources.Source, config: Any, *, train: bool, seed: int, shard: tuple[int, int] = (0, 1)):
         self.source = source
         self.config = config
         self.train = train
         self.seed = seed
+        self.shard = shard
         self.order = Order(seed, len(source))
         self.is_resident = config.placement == "device"
         self.skipped: set[int] = set()  # examples that could not be read so far, with config.data.on_error="skip"
@@ -79,26 +81,67 @@ class Part:
         """All images, {"image": uint8 [N, H, W, C], "label": int32 [N]}, or None for a stream."""
         if not self.is_resident:
             return None
-        chunks = [range(start, min(start + 1024, len(self))) for start in range(0, len(self), 1024)]
-        parts = [self._read(chunk, chunk) for chunk in chunks]
+        chunks = [np.arange(start, min(start + 1024, len(self))) for start in range(0, len(self), 1024)]
+        parts: list[Batch] = [{} for _ in chunks]
+        for chunk, part in zip(chunks, parts, strict=True):
+            self._read(
+                {"index": chunk, "position": chunk}, range(len(chunk)), part, range(len(chunk)), train=self.train
+            )
         return {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label")}
 
-    def _read(self, indices: Iterable[int], positions: Iterable[int]) -> Batch:
-        """Returns {"image", "label", "readable"} of the examples, cropped as their positions say.
+    def _read(self, batch: Batch, rows: range, into: Batch, rows_of_all: range, *, train: bool) -> None:
+        """Reads rows of a batch, "index" and "position", into those of the arrays "image", "label" and "readable".
 
-        "readable" is 0 where another example stands in the place of one that is skipped.
+        "readable" is 0 where the next row that can be read stands in the place of one that is skipped; after the last
+        row comes the first.
+
+        Args:
+          batch: all of its rows, also those of other processes. into: makes the arrays if there are none yet; they
+            have `rows_of_all`.
         """
-        indices = [int(i) for i in indices]
-        found = self.source.read(indices)
-        readable = np.array([example is not None for example in found], np.float32)
-        self.skipped.update(i for i, example in zip(indices, found, strict=True) if example is None)
-        examples = _filled(found)
-        images = [
-            augment.crop(example["image"], self.config, train=self.train, seed=self.seed, position=int(position))
-            for example, position in zip(examples, positions, strict=True)
-        ]
-        labels = np.array([example["label"] for example in examples], np.int32)
-        return {"image": np.stack(images), "label": labels, "readable": readable}
+        index, position = batch["index"], batch["position"]
+        found = list(self.source.read([int(index[row]) for row in rows]))[::-1]
+        for row in rows:
+            crop = functools.partial(
+                augment.crop, config=self.config, train=train, seed=self.seed, position=int(position[row])
+            )
+            example = self._seen(found.pop(), int(index[row]), crop)
+            readable = example is not None
+            for other in (*range(row + 1, len(index)), *range(row)):
+                if example is not None:
+                    break
+                (stored,) = self.source.read([int(index[other])])
+                example = self._seen(stored, int(index[other]), crop)
+            if example is None:
+                raise UserError(f"none of the {len(index)} examples of a batch can be read: check the data set")
+            values = {"image": example["image"], "label": np.int32(example["label"]), "readable": np.float32(readable)}
+            for name, value in values.items():
+                if name not in into:  # several workers may come here at once: one array stays
+                    into.setdefault(name, np.empty((len(rows_of_all), *value.shape), value.dtype))
+                array = into[name]
+                check(
+                    array.shape[1:] == value.shape,
+                    f"{sources.name(self.source, int(index[row]))} has the shape {list(value.shape)}, but others of "
+                    f"{self.config.name!r} {list(array.shape[1:])}",
+                )
+                array[rows_of_all.index(row)] = value
+
+    def _seen(
+        self, example: sources.Example | None, index: int, view: Callable[[Any], np.ndarray]
+    ) -> sources.Example | None:
+        """Returns an example with view(image) in the place of its image, or None if it is skipped."""
+        if example is None:
+            return None
+        try:
+            image = view(example["image"])
+        except UnreadableError:
+            if self.config.on_error != "skip":
+                raise
+            return None
+        except Exception as error:
+            error.add_note(f"while reading {sources.name(self.source, index)}")
+            raise
+        return {"image": image, "label": example["label"]}
 
     def train_batches(self, start: int, stop: int, batch_size: int) -> Iterator[Batch]:
         """Yields the batches of the steps start .. stop-1: "image" and "label" (or "index"), and "position" [B]."""
@@ -107,12 +150,12 @@ class Part:
             positions = self.order.positions(step, batch_size)
             return {"index": self.order.indices(positions).astype(np.int32), "position": positions.astype(np.uint32)}
 
-        return self._batches(plan, range(start, stop))
+        return self._batches(plan, range(start, stop), batch_size, train=self.train)
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """Yields every example once, in order: as above, with "mask" float32 [B] in place of "position".
 
-        The last batch is filled with copies of the first example, whose mask is 0.
+        The last batch is filled with copies of the first example, whose mask is 0. All processes have as many batches.
         """
 
         def plan(number: int) -> Batch:
@@ -120,48 +163,88 @@ class Part:
             inside = index < len(self)
             return {"index": np.where(inside, index, 0).astype(np.int32), "mask": inside.astype(np.float32)}
 
-        return self._batches(plan, range(-(-len(self) // batch_size)))
+        return self._batches(plan, range(-(-len(self) // batch_size)), batch_size, train=False)
 
-    def _batches(self, plan: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
-        """Yields plan(number) as it is for a resident part, else with its images, read ahead by threads."""
+    @property
+    def held_batches(self) -> int:
+        """Most batches of images that are read ahead: those of config.data.prefetch, and one that is being finished."""
+        return 0 if self.is_resident else self.config.prefetch + 1
+
+    def rows(self, batch_size: int) -> range:
+        """Returns the rows of a batch that this process has; raises UserError if the processes cannot share it."""
+        process, processes = self.shard
+        size, rest = divmod(batch_size, processes)
+        check(not rest, f"a batch of {batch_size} cannot be shared by {processes} processes: make it divisible")
+        return range(process * size, (process + 1) * size)
+
+    def _batches(
+        self, plan: Callable[[int], Batch], numbers: range, batch_size: int, *, train: bool
+    ) -> Iterator[Batch]:
+        """Yields the rows of plan(number): as they are for a resident part, else with images, read ahead by threads.
+
+        In memory are at most `held_batches`, beside the one that was yielded.
+        """
+        rows = self.rows(batch_size)
         if self.is_resident:
-            yield from map(plan, numbers)
+            for number in numbers:
+                yield {name: array[rows] for name, array in plan(number).items()}
             return
+        workers, prefetch = self.config.workers, self.config.prefetch
+        size = min(CHUNK, -(-len(rows) * prefetch // (2 * workers)))  # at least two chunks for each worker
+        chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
 
-        def load(number: int) -> Batch:
-            batch = plan(number)
-            index = batch.pop("index")
-            read = self._read(index, batch.get("position", index))
-            readable = read.pop("readable")
-            if "mask" in batch:
-                batch["mask"] *= readable
-            return read | batch
+        planned: collections.deque[tuple[Batch, Batch]] = collections.deque()  # with the arrays that are read
 
-        yield from self._ahead(load, numbers)
+        def tasks() -> Iterator[tuple[Batch, Batch, range]]:
+            for number in numbers:
+                planned.append((plan(number), {}))
+                yield from ((*planned[-1], chunk) for chunk in chunks)
 
-    def examples(self, transform: Callable[[np.ndarray], np.ndarray]) -> Iterator[tuple[int, np.ndarray, int]]:
-        """Yields (index, transform(stored image), label) of every example that can be read, in order, read ahead."""
+        def read(task: tuple[Batch, Batch, range]) -> None:
+            batch, arrays, chunk = task
+            self._read({"position": batch["index"]} | batch, chunk, arrays, rows, train=train)
 
-        def load(number: int) -> list[tuple[int, np.ndarray, int]]:
-            indices = range(number * 16, min(number * 16 + 16, len(self)))
-            found = self.source.read(indices)
-            self.skipped.update(i for i, example in zip(indices, found, strict=True) if example is None)
-            return [
-                (i, transform(example["image"]), int(example["label"]))
-                for i, example in zip(indices, found, strict=True)
-                if example is not None
-            ]
+        def describe(task: tuple[Batch, Batch, range]) -> str:
+            batch, _, chunk = task
+            return f"{sources.name(self.source, int(batch['index'][chunk[0]]))}, or one of the next {len(chunk) - 1},"
 
-        for block in self._ahead(load, range(-(-len(self) // 16))):
-            yield from block
+        ahead, timeout = prefetch * len(chunks), self.config.timeout
+        done = read_ahead(read, tasks(), workers=workers, ahead=ahead, timeout=timeout, describe=describe)
+        with contextlib.closing(done):
+            for _ in numbers:
+                for _ in chunks:
+                    next(done)
+                batch, arrays = planned.popleft()
+                yield self._finished(arrays, {name: array[rows] for name, array in batch.items()})
 
-    def _ahead(self, load: Callable[[int], Any], numbers: range) -> Iterator[Any]:
-        """Yields load(number) for each, in order, loaded ahead by threads."""
-        import grain
+    def examples(self, view: Callable[[Any], np.ndarray]) -> Iterator[tuple[int, np.ndarray, int]]:
+        """Yields (index, view(stored image), label) of every example that can be read, in order, read ahead."""
+        blocks = [range(start, min(start + BLOCK, len(self))) for start in range(0, len(self), BLOCK)]
 
-        dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(load)
-        options = grain.ReadOptions(num_threads=self.config.workers, prefetch_buffer_size=self.config.workers)
-        yield from dataset.to_iter_dataset(options)
+        def read(block: range) -> list[tuple[int, np.ndarray, int]]:
+            seen = [(i, self._seen(stored, i, view)) for i, stored in zip(block, self.source.read(block), strict=True)]
+            self.skipped.update(i for i, example in seen if example is None)
+            return [(i, example["image"], int(example["label"])) for i, example in seen if example is not None]
+
+        done = read_ahead(
+            read,
+            blocks,
+            workers=self.config.workers,
+            ahead=2 * self.config.workers,
+            timeout=self.config.timeout,
+            describe=lambda block: f"{sources.name(self.source, block[0])}, or one of the next {len(block) - 1},",
+        )
+        with contextlib.closing(done):
+            for block in done:
+                yield from block
+
+    def _finished(self, arrays: Batch, batch: Batch) -> Batch:
+        """Returns the rows of a planned batch with what was read, and counts what could not be."""
+        index, readable = batch.pop("index"), arrays.pop("readable")
+        self.skipped.update(index[readable == 0].tolist())
+        if "mask" in batch:
+            batch["mask"] *= readable
+        return arrays | batch
 
 
 class Data:
@@ -170,10 +253,14 @@ class Data:
     parts: "train", "test" and, unless it is trained on, "validation".
     image_shape: height, width, channels, as the network sees them; of sequences length, channels, and of clips time,
       height, width, channels.
+    bytes_per_value: of images; sequences from a folder are float32.
     """
 
-    def __init__(self, config: Any, seed: int):
+    def __init__(self, config: Any, seed: int, shard: tuple[int, int] = (0, 1)):
         """Opens config.data; `seed` is that of the order, of random crops and of synthetic images.
+
+        Args:
+          shard: see `Part`.
 
         Raises:
           UserError: see `sources.load`.
@@ -184,11 +271,14 @@ class Data:
             chosen["train"] = sources.Concatenated(chosen["train"], chosen.pop("validation"))
         self.config = config
         self.name = dataset.name
-        self.parts = {part: Part(source, config, train=part == "train", seed=seed) for part, source in chosen.items()}
+        self.parts = {
+            part: Part(source, config, train=part == "train", seed=seed, shard=shard) for part, source in chosen.items()
+        }
         self.class_names = dataset.class_names
         self.description = dataset.description
         self.chosen = dataset.chosen
         self.image_shape = (*config.image_size, config.channels)
+        self.bytes_per_value = 4 if config.source == "folder" and len(config.image_size) == 1 else 1
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -197,7 +287,10 @@ class Data:
 
     @functools.cached_property
     def normalization(self) -> dict[str, np.ndarray]:
-        """{"mean", "std"} of images in [0, 1], float32, given or measured; they broadcast against `image_shape`."""
+        """{"mean", "std"} of images in [0, 1], float32, given or measured; they broadcast against `image_shape`.
+
+        Of sequences from a folder they are in the units of the values.
+        """
         config = self.config
         if config.normalize == "none":
             return {"mean": np.zeros(1, np.float32), "std": np.ones(1, np.float32)}
@@ -207,13 +300,18 @@ class Data:
         if resident is None:
             raise UserError("statistics can only be measured on resident images: give config.data.mean and std")
         if config.normalize == "pixel":
-            mean = resident["image"].mean(0, dtype=np.float64) / 255
+            unit = 255 if resident["image"].dtype == np.uint8 else 1
+            mean = resident["image"].mean(0, dtype=np.float64) / unit
             return {"mean": mean.astype(np.float32), "std": np.ones(1, np.float32)}
         return dict(zip(("mean", "std"), channel_statistics(resident["image"]), strict=True))
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (mean, standard deviation) of each channel, float32 [C], of uint8 images [N, H, W, C] over 255."""
+    """Returns (mean, standard deviation) of each channel, float32 [C]: of uint8 images over 255, or of floats."""
+    if images.dtype != np.uint8:
+        axes = tuple(range(images.ndim - 1))
+        mean, std = images.mean(axes, np.float64), images.std(axes, np.float64)
+        return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
     values = np.arange(256) / 255
     # Exact and small: a histogram of 256 values in place of float copies of all images.
     counts = [np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)]

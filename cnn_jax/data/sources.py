@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from cnn_jax.data import generated, tfds
-from cnn_jax.data.folder import list_parts
-from cnn_jax.data.images import UnreadableError, decode
+from cnn_jax.data.arrays import SUFFIX, StoredArray
+from cnn_jax.data.folder import KINDS, list_parts
+from cnn_jax.data.images import Frames, Picture
 from cnn_jax.errors import check
 
 Example = dict[str, Any]
@@ -23,7 +24,11 @@ PARTS = ("train", "validation", "test")
 
 
 class Source(Protocol):
-    """Examples by random access; None is one that cannot be read and is skipped."""
+    """Examples by random access.
+
+    None is one that cannot be read and is skipped. A file may also be opened when an "image" is used, which then raises
+    UnreadableError.
+    """
 
     def __len__(self) -> int: ...
 
@@ -78,26 +83,26 @@ class NoiseSource:
 
 @dataclass
 class FolderSource:
-    """Pictures in files. With `skip`, what cannot be read is None in the place of the example."""
+    """Examples in files, which are opened when their values are asked for."""
 
     files: Sequence[Path]
     labels: np.ndarray  # int [N]
     channels: int
-    skip: bool = False
+    axes: int  # beside the channels
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, indices: Sequence[int]) -> list[Example | None]:
-        return [self._example(i) for i in indices]
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        return [{"image": self._open(self.files[i]), "label": int(self.labels[i])} for i in indices]
 
-    def _example(self, index: int) -> Example | None:
-        try:
-            return {"image": decode(self.files[index], self.channels), "label": int(self.labels[index])}
-        except UnreadableError:
-            if not self.skip:
-                raise
-            return None
+    def name(self, index: int) -> str:
+        return str(self.files[index])
+
+    def _open(self, file: Path) -> Picture | Frames | StoredArray:
+        if self.axes != 2 and file.suffix == SUFFIX:
+            return StoredArray(file, self.channels, self.axes)
+        return (Picture if self.axes == 2 else Frames)(file, self.channels)
 
 
 @dataclass
@@ -115,6 +120,17 @@ class Concatenated:
         first = iter(self.first.read([i for i in indices if i < border]))
         second = iter(self.second.read([i - border for i in indices if i >= border]))
         return [next(first if i < border else second) for i in indices]
+
+    def name(self, index: int) -> str:
+        border = len(self.first)
+        return name(self.first, index) if index < border else name(self.second, index - border)
+
+
+def name(source: Source, index: int) -> str:
+    """Returns what a message calls an example: its file, where it has one."""
+    return (
+        source.name(index) if isinstance(source, FolderSource | tfds.TFDSSource | Concatenated) else f"example {index}"
+    )
 
 
 def load(config: Any, seed: int = 0) -> Dataset:
@@ -135,7 +151,8 @@ def load(config: Any, seed: int = 0) -> Dataset:
         config.num_classes in (0, len(dataset.class_names)),
         f"config.data.num_classes is {config.num_classes}, but {config.name!r} has {len(dataset.class_names)} classes",
     )
-    first = dataset.parts["train"].read([0])[0]
+    # Pictures in a folder become what config.data.channels says, and its arrays are checked when they are read.
+    first = None if config.source == "folder" else dataset.parts["train"].read([0])[0]
     channels = config.channels if first is None else first["image"].shape[-1]
     check(
         channels == config.channels,
@@ -222,11 +239,11 @@ def _synthetic(config: Any, seed: int) -> Dataset:
 
 def _folder(config: Any, seed: int) -> Dataset:
     listings, others = list_parts(config, PARTS)
-    skip = config.on_error == "skip"
-    parts = {part: FolderSource(one.files, one.labels, config.channels, skip) for part, one in listings.items()}
+    axes = len(config.image_size)
+    parts = {part: FolderSource(one.files, one.labels, config.channels, axes) for part, one in listings.items()}
     names = listings["train"].class_names
     left_out = f"; {others:,} files of other kinds are left out" if others else ""
-    return Dataset(f"folder {Path(config.dir).name}", parts, names, f"pictures in {config.dir}{left_out}")
+    return Dataset(f"folder {Path(config.dir).name}", parts, names, f"{KINDS[axes]} in {config.dir}{left_out}")
 
 
 def _tfds(config: Any, seed: int) -> Dataset:

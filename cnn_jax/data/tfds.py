@@ -2,7 +2,6 @@
 
 import bisect
 import concurrent.futures
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.data import prepared
-from cnn_jax.data.images import UnreadableError, decode
+from cnn_jax.data.images import Picture, UnreadableError
 from cnn_jax.errors import UserError, check, near
 
 Example = dict[str, Any]
@@ -18,7 +17,7 @@ PARTS = ("train", "validation", "test")
 
 
 class TFDSSource:
-    """One part of a prepared data set: slices of its shards. With `skip`, an unreadable example is None."""
+    """One part of a prepared data set: slices of its shards. With `skip`, a damaged record is None."""
 
     def __init__(self, slices: Sequence[Any], *, num_classes: int, channels: int, skip: bool = False):
         """Opens all shards, which takes about 0.2 ms each on a local disk.
@@ -58,6 +57,10 @@ class TFDSSource:
             records |= {(number, position): record for position, record in zip(positions, found, strict=True)}
         return [self._example(*place, records[place]) for place in places]
 
+    def name(self, index: int) -> str:
+        number, position = self._place(index)
+        return f"{self.slices[number].filename}, record {position}"
+
     def _place(self, index: int) -> tuple[int, int]:
         """Returns (number of the slice, position in its shard) of an example."""
         if not 0 <= index < len(self):
@@ -72,7 +75,7 @@ class TFDSSource:
             if record is None:  # it, or one that was to be read with it, is damaged
                 record = prepared.read_one(self._readers[number], position, where)
             image, label = prepared.parse(record, where)
-            example = {"image": decode(io.BytesIO(image), self.channels, name=where), "label": label}
+            example = {"image": Picture(where, self.channels, image), "label": label}
         except UnreadableError:
             if not self.skip:
                 raise
