@@ -83,7 +83,10 @@ def config(data_dir: Path):
 
 def everything(data_dir: Path) -> dict[str, list]:
     parts = sources.load(config(data_dir)).parts
-    return {part: [(e["image"].tolist(), e["label"]) for e in s.read(range(len(s)))] for part, s in parts.items()}
+    return {
+        part: [(np.asarray(e["image"]).tolist(), e["label"]) for e in s.read(range(len(s)))]
+        for part, s in parts.items()
+    }
 
 
 def run(folder: Path, to: Path) -> list[int]:
