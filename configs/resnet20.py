@@ -7,6 +7,9 @@ The paper chose its schedule on 45k/5k images and then trained on all 50k:
 add --config.data.train_on=train+validation for that final run.
 Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): ResNet-20 98.89% in 45 s, 32 98.33% in 72
 s, 44 98.61% in 100 s, 56 97.21% in 127 s, 110 98.61% in 212 s, 1202 95.26% in 188 s.
+CIFAR-10, seed 0 on two CPU cores, a schedule shortened from 182 to 6 epochs (--config.duration='6 epochs'
+--config.batch_size=32 --config.optim.learning_rate=0.05 --config.optim.schedule.name=cosine): 81.56% in 27 minutes, the
+plain twin 76.86%; 93 images of that copy of CIFAR-10 come from JPEG files. The paper's schedule was not run here.
 """
 
 from ml_collections import ConfigDict
