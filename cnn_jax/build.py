@@ -57,6 +57,11 @@ class Run:
         )
         self.layers = layer_table(self.create_model, self.data.image_shape)
         self.network, params, stats = step.split(jax.eval_shape(lambda: self.create_model()))
+        check(
+            config.eval.protocol == "single" or jax.process_count() == 1,
+            f"config.eval.protocol is {config.eval.protocol!r}, which one process evaluates, but this is one of "
+            f"{jax.process_count()}: train with 'single' and evaluate with --mode=eval in one process",
+        )
         if config.eval.protocol == "dense":  # a network that takes one size only shall say so now, not after training
             side = max(protocols.scales(config))
             views = jax.ShapeDtypeStruct((1, 1, side, side, config.data.channels), jnp.uint8)

@@ -125,8 +125,8 @@ class Checkpoints:
             )
         return None
 
-    def select(self, which: str, report: Callable[[str], Any]) -> int:
-        """Returns the step that "latest", "best" or a number means.
+    def select(self, which: str, report: Callable[[str], Any], *, flag: str = "--checkpoint") -> int:
+        """Returns the step that "latest", "best" or a number means; `flag` named it, for messages.
 
         Raises:
           UserError: there is no such checkpoint.
@@ -148,7 +148,7 @@ class Checkpoints:
             step = int(which)
         else:
             raise UserError(
-                f"--checkpoint is {which!r}, but must be latest, best or one of the steps {', '.join(map(str, steps))}"
+                f"{flag} is {which!r}, but must be latest, best or one of the steps {', '.join(map(str, steps))}"
             )
         problem = self.damage(step)
         if problem:

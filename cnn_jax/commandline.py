@@ -28,7 +28,7 @@ def given_config() -> Any:
     return _CONFIG.value
 
 
-CHANGE = re.compile(r"--?config\.[^=]+=")
+CHANGE = re.compile(r"--?config\.[^=]+(=.*)?", re.DOTALL)
 _without_file: list[str] = []  # FIELD=VALUE of every --config.FIELD=VALUE on a command line without --config
 
 
@@ -128,8 +128,15 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         _check_given_file(argv)
         if not any(argument.lstrip("-").partition("=")[0] == "config" for argument in argv):
-            _without_file.extend(argument.lstrip("-") for argument in argv if CHANGE.match(argument))
-            argv = [argument for argument in argv if not CHANGE.match(argument)]
+            words, argv = argv, []
+            while words:
+                word, *words = words
+                if CHANGE.fullmatch(word) and "=" not in word and words:  # --config.FIELD VALUE
+                    word, words = f"{word}={words[0]}", words[1:]
+                if CHANGE.fullmatch(word):
+                    _without_file.append(word.lstrip("-"))
+                else:
+                    argv.append(word)
         return flags.FLAGS(argv)
     except SystemExit:
         sys.exit(0)  # --help

@@ -46,7 +46,7 @@ def evaluate(
         workdir.check_same(this.config, path, may_differ=("eval.", "batch_size"))
         part = this.data.parts["test"]
         with Checkpoints(path) as checkpoints:
-            chosen = checkpoints.select(which, lambda text: show.say(console, text))
+            chosen = checkpoints.select(which, lambda text: show.say(console, text), flag=f"--checkpoints={name}")
             state = this.restore(checkpoints, chosen)
         with show.waiting(console, f"evaluating {name}"):
             probabilities, labels = this.predict(state, "test")

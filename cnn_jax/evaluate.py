@@ -14,6 +14,9 @@ import numpy as np
 from cnn_jax import step
 from cnn_jax.data import views
 from cnn_jax.data.pipeline import Part
+from cnn_jax.errors import UserError, check
+
+NOTHING = "none of the examples of a part can be read: check the data set"
 
 Tree = Any
 Put = Callable[[Any], Any]  # places a batch on the devices
@@ -90,7 +93,8 @@ def predict(
             total = add(*pending.pop(0))
     for one in pending:
         total = add(*one)
-    assert total is not None
+    if total is None:
+        raise UserError(NOTHING)
     return total / len(scales), labels
 
 
@@ -124,6 +128,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, part: Part, *, confus
 def _metrics(total: Tree, part: Part) -> dict:
     """Returns the metrics of sums over a part; see `step.make_eval_step`."""
     examples = total["examples"]
+    check(examples > 0, NOTHING)
     with np.errstate(invalid="ignore"):
         class_accuracy = total["class_correct"] / total["class_examples"]
     metrics = dict(

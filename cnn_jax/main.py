@@ -87,8 +87,10 @@ def evaluate_ensemble(workdir: Path | None) -> None:
         )
     members = []
     for word in _CHECKPOINTS.value:
-        folder, _, which = word.partition("@")
-        members.append((recorded_config(Path(folder)), Path(folder), which or "latest"))
+        folder, _, which = word.rpartition("@")
+        if which not in ("latest", "best") and not which.isdecimal():  # a folder alone, whose name may have an @
+            folder, which = word, "latest"
+        members.append((recorded_config(Path(folder)), Path(folder), which))
     from cnn_jax import compilation_cache, ensemble
 
     compilation_cache.enable()

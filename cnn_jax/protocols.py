@@ -6,8 +6,9 @@ flip        that view and its mirror image
             (Krizhevsky et al. 2012, section 4.1)
 144-crop    4 sizes, 3 squares of each, 6 crops of each square, each with its mirror image (Szegedy et al. 2015,
             section 7)
-dense       the whole image and its mirror image at each of config.eval.scales, with the network applied at all
-            positions (Simonyan and Zisserman 2015, section 3.2; He et al. 2016, section 3.4)
+dense       the image, its longer side cut to a multiple of 32, and its mirror image at each of config.eval.scales,
+            with the network applied at all positions (Simonyan and Zisserman 2015, section 3.2; He et al. 2016, section
+            3.4)
 
 Validation during training is always "single". Nothing here imports jax: reports use it, too.
 """
@@ -77,7 +78,8 @@ def describe(config: Mapping[str, Any]) -> str:
     if protocol == "10-crop":
         return f"10-crop of {size}, shorter side to {resized}"
     if protocol == "dense":
-        return f"dense and flipped, shorter side to {', '.join(map(str, config['eval.scales'] or [resized]))}"
+        sides = ", ".join(map(str, config["eval.scales"] or [resized]))
+        return f"dense and flipped, shorter side to {sides}, longer side cut to a multiple of 32"
     return f"{single} and flipped" if protocol == "flip" else single
 
 

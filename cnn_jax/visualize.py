@@ -104,7 +104,8 @@ def as_trained(config: Any, part: Any, positions: Any) -> tuple[Any, Any, Any]:
 
     seen, shares = augmented(images, pairs.astype(np.uint32))
     shares = np.ones(len(pairs)) if shares is None else np.asarray(shares)
-    return np.round(seen[1::2]).astype(np.uint8), labels.reshape(-1, 2)[:, ::-1], shares[1::2]
+    pixels = np.round(255 * augment.values(seen[1::2])).astype(np.uint8)
+    return pixels, labels.reshape(-1, 2)[:, ::-1], shares[1::2]
 
 
 PICTURES = {"data": (data, "augmented.png")}

@@ -28,7 +28,7 @@ FIELDS = dict(
     prefetch=2,  # batches of a stream that they are ahead
     timeout=600.0,  # seconds to wait for them before the run ends: storage that does not answer
     # "raise": an example that cannot be read ends the run; "skip" (of a stream): the next one of its batch takes its
-    # place in training, an evaluation leaves it out, and both count it.
+    # place in training, an evaluation leaves it out, and both count it (training: since the command began).
     on_error="raise",
     # Host side: from the stored image to image_size. "resize" stretches (bilinear).
     # Others are random: "random_resized" takes 8-100% of the area with an aspect of 3/4-4/3, resized (GoogLeNet);

@@ -80,7 +80,7 @@ PARTS = tuple(
 def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     fixed = {"eval.train_part": True}
     if dataset == "digits":
-        fixed |= {"data.train": "30%", "data.validation": "10%", "data.test": "60%"}
+        fixed |= {"data.train": "30%", "data.validation": "10%", "data.test": "60%", "duration": "10 epochs"}
     networks = ("googlenet", "squeezenet1_1", "resnet50") if full else ("googlenet", "squeezenet1_1")
     return Experiment(
         arms=tuple(

@@ -41,7 +41,8 @@ def names(listing, root):
 
 def test_pictures_are_sorted_by_class_and_path_and_other_files_counted(tmp_path):
     pictures(tmp_path, {"b": 1, "a": 2, "a/more": 1})
-    for name in ("a/notes.txt", "a/.hidden.png", "a/Thumbs.db", "b/X.PNG"):
+    (tmp_path / "a" / ".ipynb_checkpoints").mkdir()
+    for name in ("a/.ipynb_checkpoints/0.png", "a/notes.txt", "a/.hidden.png", "a/Thumbs.db", "b/X.PNG"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / ".git").mkdir()
     found = folder.list_classes(tmp_path, tmp_path)
@@ -74,16 +75,16 @@ def test_parts_as_shares_of_one_folder_are_disjoint_complete_and_mixed(tmp_path)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(dir=""), "name the folder of pictures: --config.data.dir"),
+        (dict(dir=""), "name the folder of images: --config.data.dir"),
         (dict(dir="/nowhere"), "there is no such folder"),
         (dict(train="trian"), r"config.data.train is 'trian', but must name a folder in .*did you mean 'train'\?"),
         (dict(train="70%"), "config.data.train is '70%', but must name a folder"),
         (dict(train="train[90%:10%]"), "from a lower to a higher share"),
         (dict(train="train[90:]"), r"config.data.train is 'train\[90:\]', but must name a folder"),
-        (dict(train="./train[:90%]", validation="train/[80%:]"), "share pictures"),
+        (dict(train="./train[:90%]", validation="train/[80%:]"), "share examples"),
         (
             dict(validation="train[80%:]"),
-            "'train\\[:90%\\]' and config.data.validation 'train\\[80%:\\]' share pictures",
+            "'train\\[:90%\\]' and config.data.validation 'train\\[80%:\\]' share examples",
         ),
         (dict(train="50%", validation="20%", test="20%"), "50%, 20%, 20%: they must add up to 100%"),
     ],
@@ -99,7 +100,7 @@ def test_a_folder_without_classes_an_empty_class_and_an_unknown_one_are_errors(t
     with pytest.raises(UserError, match="has no class folders"):
         folder.list_classes(tmp_path, tmp_path)
     pictures(tmp_path, {"ants": 2, "bees": 0})
-    with pytest.raises(UserError, match=r"the class folder .*bees has no pictures \(.jpg, .jpeg, .png\)"):
+    with pytest.raises(UserError, match=r"the class folder .*bees has no images \(.jpg, .jpeg, .png\)"):
         folder.list_classes(tmp_path, tmp_path)
     with pytest.raises(UserError, match=r"ants is of no class of the train part; did you mean 'antz'\?"):
         folder.list_classes(tmp_path, tmp_path, ["antz", "bees"])
@@ -224,8 +225,7 @@ def test_what_is_skipped_in_an_evaluation_has_no_weight(tmp_path):
     assert masks == [[0, 1, 1, 1, 1], [1, 0, 1, 0, 0]]
     for file in part.source.files:
         damage(tmp_path, file)
-    with pytest.raises(UserError, match="none of the 5 examples of a batch can be read"):
-        list(part.test_batches(5))
+    assert not any(batch["mask"].any() for batch in part.test_batches(5))  # where a batch begins changes nothing
 
 
 def test_a_run_on_a_folder_takes_its_classes_counts_what_it_skips_and_goes_on(tmp_path, console):
@@ -354,8 +354,7 @@ def test_values_of_sequences_are_standardised_by_their_own_mean_and_deviation(tm
     longer = pipeline.Data(
         make_config(tmp_path, placement="device", test_crop="resize", **options | dict(image_size=(8,))), seed=0
     )
-    with pytest.raises(UserError, match="20 steps or frames, of which training takes other 8 in every epoch: use"):
-        _ = longer.parts["train"].resident
+    np.testing.assert_array_equal(longer.parts["train"].resident["image"], wanted[:, 6:14])  # the middle
 
 
 def short(config, root, **data):

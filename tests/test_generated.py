@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from cnn_jax.config import VARIATIONS, check_config
-from cnn_jax.data import pipeline, sources
+from cnn_jax.data import dataset, pipeline, sources
 from cnn_jax.errors import UserError
 from configs import c3d, conv1d, datasets, toy
 
@@ -18,7 +18,7 @@ CONFIGS = {"xo": toy, "sequences": conv1d, "moving_digits": c3d}
 every_data_set = pytest.mark.parametrize("name", NAMES)
 
 
-def load(name: str, *, seed: int = 0, exact: bool = False, **fields) -> sources.Dataset:
+def load(name: str, *, seed: int = 0, exact: bool = False, **fields) -> dataset.Dataset:
     """Opens small parts; with `exact` nothing varies but what cannot be turned off."""
     config = datasets.get_dataset(name)
     if exact:
@@ -27,7 +27,7 @@ def load(name: str, *, seed: int = 0, exact: bool = False, **fields) -> sources.
     return sources.load(config, seed)
 
 
-def everything(source: sources.Source) -> tuple[np.ndarray, np.ndarray]:
+def everything(source: dataset.Source) -> tuple[np.ndarray, np.ndarray]:
     examples = source.read(range(len(source)))
     return np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])
 

@@ -99,6 +99,8 @@ def test_a_run_its_evaluation_and_its_replay_from_the_command_line(tmp_path):
     assert replayed.stdout[replayed.stdout.index("top-1") :].splitlines()[1:3] == table
     flipped = command("--mode=eval", f"--workdir={tmp_path}/a", "--config.eval.protocol=flip")
     assert flipped.returncode == 0 and "whole and flipped" in flipped.stdout
+    spaced = command("--mode=eval", f"--workdir={tmp_path}/a", "--config.eval.protocol", "flip")
+    assert spaced.stdout == flipped.stdout
     both = command("--mode=eval", f"--checkpoints={tmp_path}/a,{tmp_path}/b@10")
     assert both.returncode == 0 and "ensemble" in both.stdout and "2 networks, whole" in both.stdout
     mistyped = command("--mode=eval", f"--workdir={tmp_path}/a", "--config.eval.protocl=flip")

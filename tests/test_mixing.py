@@ -51,7 +51,7 @@ def test_mixup_is_the_weighted_mean_of_both_images():
     weights = np.asarray(shares, np.float64)[:, None, None, None]
     assert len(set(weights.ravel())) == 7 and weights.min() > 0 and weights.max() < 1
     expected = weights * images + (1 - weights) * np.roll(images, 1, axis=0)
-    np.testing.assert_allclose(results, expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(results, expected / 255, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])

@@ -28,10 +28,14 @@ def photographs(**fields):
             "144-crop of 224x224, shorter side to 256, 288, 320, 352",
             "144 crops",
         ),
-        ({"eval.protocol": "dense"}, "dense and flipped, shorter side to 256", "dense"),
+        (
+            {"eval.protocol": "dense"},
+            "dense and flipped, shorter side to 256, longer side cut to a multiple of 32",
+            "dense",
+        ),
         (
             {"eval.protocol": "dense", "eval.scales": (256, 384, 512)},
-            "dense and flipped, shorter side to 256, 384, 512",
+            "dense and flipped, shorter side to 256, 384, 512, longer side cut to a multiple of 32",
             "multi-scale",
         ),
     ],

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from cnn_jax.data import sources
+from cnn_jax.data import dataset, sources
 from cnn_jax.errors import UserError
 from configs import datasets
 
 
-def everything(source: sources.Source) -> tuple[np.ndarray, np.ndarray]:
+def everything(source: dataset.Source) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images and labels of a source."""
     examples = source.read(range(len(source)))
     return np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])
@@ -77,7 +77,7 @@ def test_shares_of_the_digits_must_add_up_and_leave_no_part_empty():
 # ---------------------------------------------------------------- synthetic
 
 
-def synthetic(**fields) -> sources.Dataset:
+def synthetic(**fields) -> dataset.Dataset:
     seed = fields.pop("seed", 0)
     config = datasets.get_dataset("synthetic")
     config.update(dict(num_images=(20, 10, 10), image_size=(5, 7), channels=3) | fields)

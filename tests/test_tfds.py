@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -19,13 +18,13 @@ from tfds_files import example, flip_a_byte, prepare, read_shard, rewrite_shard
 
 from cnn_jax.build import Run
 from cnn_jax.config import check_config
-from cnn_jax.data import pipeline, prepared, sources, tfds
+from cnn_jax.data import dataset, pipeline, prepared, sources, tfds
 from cnn_jax.data.images import UnreadableError
 from cnn_jax.errors import UserError
 from configs import datasets, lenet5
 
 
-def everything(source: sources.Source) -> tuple[np.ndarray, np.ndarray]:
+def everything(source: dataset.Source) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images and labels of a source."""
     examples = source.read(range(len(source)))
     return np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])
@@ -401,12 +400,6 @@ def test_the_examples_of_slices_of_several_shards_are_the_right_ones(many_shards
         source.read([len(expected)])
 
 
-def test_a_source_can_be_sent_to_another_process(mnist):
-    source = sources.load(mnist_config(mnist)).parts["validation"]
-    again = pickle.loads(pickle.dumps(source))
-    assert [e["label"] for e in again.read([3, 0])] == [e["label"] for e in source.read([3, 0])]
-
-
 @pytest.mark.parametrize(("hard", "message"), [(2000, ""), (500, "may have 500: raise the limit")])
 def test_more_shards_than_a_process_may_open_files_are_read_or_refused(many_shards, hard, message):
     script = f"""
@@ -438,3 +431,11 @@ def test_the_real_mnist_has_55000_5000_and_10000_images():
     for source in dataset.parts.values():
         last = source.read([0, len(source) - 1])[1]
         assert last["image"].shape == (28, 28, 1) and 0 <= last["label"] < 10
+
+
+def test_the_first_record_may_be_the_one_that_cannot_be_read(broken):
+    records = read_shard(train_shard(broken))
+    rewrite_shard(train_shard(broken), [example(b"text, not a picture", 3), *records[1:]])
+    fields = dict(on_error="skip", placement="stream", workers=2, mean=(0.5,), std=(0.5,))
+    part = pipeline.Data(mnist_config(broken, **fields), seed=0).parts["train"]
+    assert len([batch for batch in part.train_batches(0, 5, 8)]) == 5 and part.skipped == {0}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn_jax.data import augment, pipeline, views
+from cnn_jax.data.images import UnreadableError
 from configs import datasets
 
 PHOTOGRAPHS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
@@ -123,3 +124,35 @@ def test_every_example_comes_once_at_each_scale_in_batches_that_fit_the_devices(
     assert sorted(seen) == sorted((i, size) for i in range(count) if i not in {3, 17} for size in sizes)
     assert len(shapes) <= 3 * len(scales)
     assert part.skipped == {i for i in (3, 17) if i < count}
+
+
+def test_a_line_of_pixels_is_no_picture_and_takes_no_memory():
+    line = np.zeros((2000, 1, 3), np.uint8)
+    assert augment.center_crop(line[:200], (224, 224), 256).shape == (224, 224, 3)
+    with pytest.raises(UnreadableError, match=r"2000x1 pixels, and would have 512000x256 .* too long to be a picture"):
+        augment.center_crop(line, (224, 224), 256)
+
+
+def test_images_of_many_shapes_do_not_wait_for_each_other_without_end():
+    class Shapes(Pictures):
+        def read(self, indices):
+            return [{"image": np.full((40 + i, 40, 3), 1, np.uint8), "label": 0} for i in indices]
+
+    part = pipeline.Part(Shapes(400), config_of(image_size=(32, 32)), train=False, seed=0)
+    waiting = most = 0
+    for batch in views.batches(part, "dense", (64,), 64, 1):
+        waiting += 1
+        most = max(most, batch["image"][:, 0, :, :, 0].size)
+    assert most <= 64 * 32 * 32 and waiting > 8
+    total = sum(int(batch["mask"].sum()) for batch in views.batches(part, "dense", (64,), 64, 1))
+    assert total == 400
+
+
+@pytest.mark.parametrize("size", [(4, 8, 8), (16,)])
+def test_clips_and_sequences_have_batches_of_their_size(size):
+    class Examples(Pictures):
+        def read(self, indices):
+            return [{"image": np.zeros((*size, 1), np.uint8), "label": 0} for _ in indices]
+
+    part = pipeline.Part(Examples(10), config_of(image_size=size, test_crop="resize"), train=False, seed=0)
+    assert [len(batch["mask"]) for batch in views.batches(part, "single", (256,), 4, 1)] == [4, 4, 4]

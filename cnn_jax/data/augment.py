@@ -15,9 +15,10 @@ from PIL import Image
 from cnn_jax.data.augmentations import MIXING, parse
 from cnn_jax.data.images import Box, Picture, UnreadableError, resample
 from cnn_jax.data.rand_augment import rand_augment
-from cnn_jax.errors import check
 
 # ---------------------------------------------------------------- host: uint8 [H, W, C] -> uint8 [h, w, C]
+
+MOST_RESIZED = 2**24  # pixels; a file of a kilobyte can be a line of any length
 
 
 def _resample(image: Any, size: Sequence[int], box: Box | None = None) -> np.ndarray:
@@ -35,9 +36,18 @@ def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def resize_shorter(image: np.ndarray, shorter_side: int) -> np.ndarray:
-    """Resizes the shorter side to `shorter_side` pixels; the longer one is rounded down, as torchvision does."""
+    """Resizes the shorter side to `shorter_side` pixels; the longer one is rounded down, as torchvision does.
+
+    Raises:
+      UnreadableError: the result would have more than `MOST_RESIZED` pixels: the image is nearly a line.
+    """
     smaller = min(image.shape[:2])
     height, width = (side * shorter_side // smaller for side in image.shape[:2])
+    if height * width > MOST_RESIZED:
+        raise UnreadableError(
+            f"{getattr(image, 'file', 'an image')}: it has {image.shape[0]}x{image.shape[1]} pixels, and would have "
+            f"{height}x{width} with its shorter side at {shorter_side}: too long to be a picture"
+        )
     return _resample(image, (height, width))
 
 
@@ -123,15 +133,11 @@ def crop(image: Any, config: Any, *, train: bool, seed: int = 0, position: int =
       image: uint8 [H, W, C], or what reads one when it is asked for: a `Picture`; of clips and sequences an array,
         `Frames` or a `StoredArray`.
     """
-    random = np.random.Generator(np.random.Philox(key=[seed, position])) if train else None
+    # The counter keeps these numbers apart from those that shuffle an epoch.
+    random = np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1])) if train else None
     if len(config.image_size) != 2:
         length, *size = config.image_size
-        check(
-            not train or config.placement == "stream" or len(image) <= length,
-            f"an example has {len(image)} steps or frames, of which training takes other {length} in every epoch: use "
-            "config.data.placement 'stream'",
-        )
-        part = window(image, length, random)
+        part = window(image, length, random if config.placement == "stream" else None)
         return np.stack([resize(frame, size) for frame in part]) if size else part
     if train and config.scaled_decoding:
         image.scaled = True
@@ -236,11 +242,12 @@ def augment(key: jax.Array, images: jax.Array, positions: jax.Array, names: Sequ
     return images
 
 
-def normalize(images: jax.Array, mean: np.ndarray, std: np.ndarray) -> jax.Array:
-    """Returns (images / 255 - mean) / std in float32; `mean` and `std` broadcast against [H, W, C].
+def values(images: jax.Array) -> jax.Array:
+    """Returns the values of pixels, uint8, in [0, 1] as float32; floats are values as they are."""
+    wide = images.astype(jnp.float32)
+    return wide if jnp.issubdtype(images.dtype, jnp.floating) else wide / 255
 
-    Floats are values as they are: (values - mean) / std.
-    """
-    if jnp.issubdtype(images.dtype, jnp.floating):
-        return (images.astype(jnp.float32) - mean) / std
-    return (images.astype(jnp.float32) / 255 - mean) / std
+
+def normalize(images: jax.Array, mean: np.ndarray, std: np.ndarray) -> jax.Array:
+    """Returns (values(images) - mean) / std, float32; `mean` and `std` broadcast against [H, W, C]."""
+    return (values(images) - mean) / std

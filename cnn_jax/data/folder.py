@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from cnn_jax.config import KINDS
 from cnn_jax.data import arrays
+from cnn_jax.data.dataset import check_disjoint
 from cnn_jax.data.images import SUFFIXES, is_picture
 from cnn_jax.errors import UserError, check, near
 
 IGNORED = {"Thumbs.db", "desktop.ini"}  # beside names that begin with a dot
-# Number of axes of an example, beside its channels -> what examples are, and how their files end.
-KINDS = {1: "sequences", 2: "pictures", 3: "clips"}
+# Number of axes of an example, beside its channels -> how its files end.
 ENDINGS = {
     1: arrays.SUFFIX,
     2: ", ".join(SUFFIXES),
@@ -63,7 +64,7 @@ def list_classes(root: Path, folder: Path, class_names: list[str] | None = None,
     for name in found:
         before = len(files)
         for place, folders, entries in os.walk(folder / name):
-            folders.sort()
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             paths = []
             for entry in sorted([*entries, *(f for f in folders if (Path(place) / f).is_symlink())]):
                 path = Path(place) / entry
@@ -123,7 +124,7 @@ def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing],
         ranges = {part: ("", ends[i], ends[i + 1]) for i, part in enumerate(names)}
     else:
         ranges = {part: _range(root, part, text) for part, text in written.items()}
-    _check_disjoint(written, ranges)
+    check_disjoint(written, {part: [one] for part, one in ranges.items()})
     listings: dict[str, Listing] = {}
     classes: list[str] | None = None
     found = {}
@@ -149,17 +150,6 @@ def _range(root: Path, part: str, text: str) -> tuple[str, int, int]:
     start, stop = int(match["start"] or 0), int(match["stop"] or 100)
     check(0 <= start < stop <= 100, f"config.data.{part} is {text!r}, but must be from a lower to a higher share")
     return os.path.normpath(match["folder"]), start, stop
-
-
-def _check_disjoint(written: dict[str, str], ranges: dict[str, tuple[str, int, int]]) -> None:
-    items = list(ranges.items())
-    for i, (part, (folder, start, stop)) in enumerate(items):
-        for other, (other_folder, other_start, other_stop) in items[i + 1 :]:
-            check(
-                folder != other_folder or stop <= other_start or other_stop <= start,
-                f"config.data.{part} {written[part]!r} and config.data.{other} {written[other]!r} share pictures: the "
-                "parts must be disjoint (to train on both, set config.data.train_on=train+validation)",
-            )
 
 
 def _share(listing: Listing, start: int, stop: int) -> Listing:

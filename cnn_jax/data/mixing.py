@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.data.augment import rectangle
+from cnn_jax.data.augment import rectangle, values
 from cnn_jax.data.augmentations import MIXING, parse
 
 
@@ -21,10 +21,10 @@ def partners(values: jax.Array) -> jax.Array:
 def mixup(key: jax.Array, image: jax.Array, other: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
     """Returns (weight x image + (1 - weight) x other, weight), the weight from Beta(alpha, alpha) (Zhang et al. 2018).
 
-    The mixture is float32, in 0 .. 255: nothing is rounded.
+    The mixture is float32, in [0, 1]: nothing is rounded.
     """
     weight = jax.random.beta(key, alpha, alpha)
-    return weight * image + (1 - weight) * other, weight
+    return weight * values(image) + (1 - weight) * values(other), weight
 
 
 def cutmix(key: jax.Array, image: jax.Array, other: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
@@ -51,8 +51,8 @@ def mix(
       key, positions, names: as for `augment.augment`. images: uint8 [B, H, W, C], after it.
 
     Returns:
-      (images [B, H, W, C], float32 after mixup; the share of each that is its own, float32 [B], or None if nothing
-      mixes).
+      (images [B, H, W, C], after mixup float32 in [0, 1]; the share of each that is its own, float32 [B], or None if
+      nothing mixes).
     """
     kind, numbers = parse(names[-1]) if names else ("", ())
     if kind not in MIXING:

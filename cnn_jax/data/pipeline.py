@@ -14,13 +14,13 @@ alone, so a run can go on with any number of processes and workers.
 import collections
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cnn_jax.data import augment, sources
+from cnn_jax.data import augment, dataset, sources
 from cnn_jax.data.images import UnreadableError
 from cnn_jax.data.workers import read_ahead
 from cnn_jax.errors import UserError, check
@@ -56,6 +56,11 @@ class Order:
         return indices
 
 
+def value_type(config: Any) -> type:
+    """Returns the type of the values of examples: uint8, of sequences from a folder float32."""
+    return np.float32 if config.source == "folder" and len(config.image_size) == 1 else np.uint8
+
+
 class Part:
     """One part of a data set, ready to make batches. Nothing is read before it is needed.
 
@@ -63,7 +68,7 @@ class Part:
       shard: (number of this process, number of processes); batches have the rows of this process only.
     """
 
-    def __init__(self, source: sources.Source, config: Any, *, train: bool, seed: int, shard: tuple[int, int] = (0, 1)):
+    def __init__(self, source: dataset.Source, config: Any, *, train: bool, seed: int, shard: tuple[int, int] = (0, 1)):
         self.source = source
         self.config = config
         self.train = train
@@ -81,19 +86,42 @@ class Part:
         """All images, {"image": uint8 [N, H, W, C], "label": int32 [N]}, or None for a stream."""
         if not self.is_resident:
             return None
-        chunks = [np.arange(start, min(start + 1024, len(self))) for start in range(0, len(self), 1024)]
-        parts: list[Batch] = [{} for _ in chunks]
-        for chunk, part in zip(chunks, parts, strict=True):
-            self._read(
-                {"index": chunk, "position": chunk}, range(len(chunk)), part, range(len(chunk)), train=self.train
-            )
+        blocks = [np.arange(start, min(start + 1024, len(self))) for start in range(0, len(self), 1024)]
+
+        def read(block: np.ndarray) -> Batch:
+            arrays: Batch = {}
+            rows = range(len(block))
+            self._read({"index": block, "position": block}, rows, arrays, rows, train=self.train)
+            return arrays
+
+        parts = list(self._ahead(read, blocks, ahead=len(blocks), first=lambda block: block[0]))
         return {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label")}
+
+    def _ahead(
+        self,
+        read: Callable[[Any], Any],
+        tasks: Iterable[Any],
+        *,
+        ahead: int,
+        first: Callable[[Any], int],
+    ) -> Generator[Any, None, None]:
+        """Yields read(task) of each, in order, read ahead by threads; first(task) is its first example."""
+        done = read_ahead(
+            read,
+            tasks,
+            workers=self.config.workers,
+            ahead=ahead,
+            timeout=self.config.timeout,
+            describe=lambda task: f"{dataset.name(self.source, int(first(task)))}, or one read with it,",
+        )
+        with contextlib.closing(done):
+            yield from done
 
     def _read(self, batch: Batch, rows: range, into: Batch, rows_of_all: range, *, train: bool) -> None:
         """Reads rows of a batch, "index" and "position", into those of the arrays "image", "label" and "readable".
 
-        "readable" is 0 where the next row that can be read stands in the place of one that is skipped; after the last
-        row comes the first.
+        "readable" is 0 where a row is skipped. In training the next row that can be read stands in its place, after
+        the last row the first; in an evaluation, whose batch has a "mask", zeros.
 
         Args:
           batch: all of its rows, also those of other processes. into: makes the arrays if there are none yet; they
@@ -107,6 +135,9 @@ class Part:
             )
             example = self._seen(found.pop(), int(index[row]), crop)
             readable = example is not None
+            if example is None and "mask" in batch:
+                shape = (*self.config.image_size, self.config.channels)
+                example = {"image": np.zeros(shape, value_type(self.config)), "label": 0}
             for other in (*range(row + 1, len(index)), *range(row)):
                 if example is not None:
                     break
@@ -121,14 +152,14 @@ class Part:
                 array = into[name]
                 check(
                     array.shape[1:] == value.shape,
-                    f"{sources.name(self.source, int(index[row]))} has the shape {list(value.shape)}, but others of "
+                    f"{dataset.name(self.source, int(index[row]))} has the shape {list(value.shape)}, but others of "
                     f"{self.config.name!r} {list(array.shape[1:])}",
                 )
                 array[rows_of_all.index(row)] = value
 
     def _seen(
-        self, example: sources.Example | None, index: int, view: Callable[[Any], np.ndarray]
-    ) -> sources.Example | None:
+        self, example: dataset.Example | None, index: int, view: Callable[[Any], np.ndarray]
+    ) -> dataset.Example | None:
         """Returns an example with view(image) in the place of its image, or None if it is skipped."""
         if example is None:
             return None
@@ -139,7 +170,7 @@ class Part:
                 raise
             return None
         except Exception as error:
-            error.add_note(f"while reading {sources.name(self.source, index)}")
+            error.add_note(f"while reading {dataset.name(self.source, index)}")
             raise
         return {"image": image, "label": example["label"]}
 
@@ -204,12 +235,8 @@ class Part:
             batch, arrays, chunk = task
             self._read({"position": batch["index"]} | batch, chunk, arrays, rows, train=train)
 
-        def describe(task: tuple[Batch, Batch, range]) -> str:
-            batch, _, chunk = task
-            return f"{sources.name(self.source, int(batch['index'][chunk[0]]))}, or one of the next {len(chunk) - 1},"
-
-        ahead, timeout = prefetch * len(chunks), self.config.timeout
-        done = read_ahead(read, tasks(), workers=workers, ahead=ahead, timeout=timeout, describe=describe)
+        ahead = prefetch * len(chunks)
+        done = self._ahead(read, tasks(), ahead=ahead, first=lambda task: task[0]["index"][task[2][0]])
         with contextlib.closing(done):
             for _ in numbers:
                 for _ in chunks:
@@ -226,15 +253,9 @@ class Part:
             self.skipped.update(i for i, example in seen if example is None)
             return [(i, example["image"], int(example["label"])) for i, example in seen if example is not None]
 
-        done = read_ahead(
-            read,
-            blocks,
-            workers=self.config.workers,
-            ahead=2 * self.config.workers,
-            timeout=self.config.timeout,
-            describe=lambda block: f"{sources.name(self.source, block[0])}, or one of the next {len(block) - 1},",
-        )
-        with contextlib.closing(done):
+        with contextlib.closing(
+            self._ahead(read, blocks, ahead=2 * self.config.workers, first=lambda block: block[0])
+        ) as done:
             for block in done:
                 yield from block
 
@@ -265,20 +286,20 @@ class Data:
         Raises:
           UserError: see `sources.load`.
         """
-        dataset = sources.load(config, seed)
-        chosen = dict(dataset.parts)
+        opened = sources.load(config, seed)
+        chosen = dict(opened.parts)
         if config.train_on == "train+validation":
             chosen["train"] = sources.Concatenated(chosen["train"], chosen.pop("validation"))
         self.config = config
-        self.name = dataset.name
+        self.name = opened.name
         self.parts = {
             part: Part(source, config, train=part == "train", seed=seed, shard=shard) for part, source in chosen.items()
         }
-        self.class_names = dataset.class_names
-        self.description = dataset.description
-        self.chosen = dataset.chosen
+        self.class_names = opened.class_names
+        self.description = opened.description
+        self.chosen = opened.chosen
         self.image_shape = (*config.image_size, config.channels)
-        self.bytes_per_value = 4 if config.source == "folder" and len(config.image_size) == 1 else 1
+        self.bytes_per_value = np.dtype(value_type(config)).itemsize
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -1,49 +1,20 @@
-"""Where examples come from. A source has a length and reads many examples at once:
-
-source.read([i, ...]) -> [{"image": uint8 [H, W, C], "label": int}, ...]
-
-The same holds for sequences [L, C] and clips [T, H, W, C].
-"""
+"""Where examples come from; see `dataset.Source` for what a source is."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from cnn_jax.config import KINDS
 from cnn_jax.data import generated, tfds
 from cnn_jax.data.arrays import SUFFIX, StoredArray
-from cnn_jax.data.folder import KINDS, list_parts
+from cnn_jax.data.dataset import PARTS, Dataset, Example, Source, name
+from cnn_jax.data.folder import list_parts
 from cnn_jax.data.images import Frames, Picture
 from cnn_jax.errors import check
-
-Example = dict[str, Any]
-PARTS = ("train", "validation", "test")
-
-
-class Source(Protocol):
-    """Examples by random access.
-
-    None is one that cannot be read and is skipped. A file may also be opened when an "image" is used, which then raises
-    UnreadableError.
-    """
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Sequence[int]) -> Sequence[Example | None]: ...
-
-
-@dataclass
-class Dataset:
-    """The parts of a data set and the names of its classes."""
-
-    name: str  # with its version, if it has one
-    parts: Mapping[str, Source]
-    class_names: list[str]
-    description: str
-    chosen: Mapping[str, str] = field(default_factory=dict)  # part -> what it is, where config.data leaves it open
 
 
 @dataclass
@@ -126,13 +97,6 @@ class Concatenated:
         return name(self.first, index) if index < border else name(self.second, index - border)
 
 
-def name(source: Source, index: int) -> str:
-    """Returns what a message calls an example: its file, where it has one."""
-    return (
-        source.name(index) if isinstance(source, FolderSource | tfds.TFDSSource | Concatenated) else f"example {index}"
-    )
-
-
 def load(config: Any, seed: int = 0) -> Dataset:
     """Opens the parts of the data set that config.data names.
 
@@ -143,7 +107,7 @@ def load(config: Any, seed: int = 0) -> Dataset:
       UserError: the data set is not there (the message says how to get it), or does not have the classes or channels
         that the configuration says.
     """
-    openers = {"tfds": _tfds, "digits": _digits, "synthetic": _synthetic, "folder": _folder}
+    openers = {"tfds": tfds.open_dataset, "digits": _digits, "synthetic": _synthetic, "folder": _folder}
     dataset = openers.get(config.source, _generated)(config, seed)
     for part, source in dataset.parts.items():
         check(len(source) > 0, f"the {part} part of {config.name!r} is empty: check config.data.{part}")
@@ -151,13 +115,13 @@ def load(config: Any, seed: int = 0) -> Dataset:
         config.num_classes in (0, len(dataset.class_names)),
         f"config.data.num_classes is {config.num_classes}, but {config.name!r} has {len(dataset.class_names)} classes",
     )
-    # Pictures in a folder become what config.data.channels says, and its arrays are checked when they are read.
-    first = None if config.source == "folder" else dataset.parts["train"].read([0])[0]
-    channels = config.channels if first is None else first["image"].shape[-1]
-    check(
-        channels == config.channels,
-        f"config.data.channels is {config.channels}, but the images of {config.name!r} have {channels}",
-    )
+    if config.source not in ("folder", "tfds"):  # those are checked when they are opened, or when they are read
+        (first,) = dataset.parts["train"].read([0])
+        channels = config.channels if first is None else first["image"].shape[-1]
+        check(
+            channels == config.channels,
+            f"config.data.channels is {config.channels}, but the images of {config.name!r} have {channels}",
+        )
     return dataset
 
 
@@ -172,7 +136,7 @@ def linear_accuracy(dataset: Dataset, most: int = 4000) -> float:
         source = dataset.parts[part]
         found = source.read(range(min(len(source), most) if part == "train" else len(source)))
         examples = [example for example in found if example is not None]
-        images = np.stack([example["image"].ravel() for example in examples]) / 255
+        images = np.stack([np.asarray(example["image"]).ravel() for example in examples]) / 255
         return images, np.array([example["label"] for example in examples])
 
     return float(LogisticRegression(max_iter=1000).fit(*values("train")).score(*values("test")))
@@ -244,8 +208,3 @@ def _folder(config: Any, seed: int) -> Dataset:
     names = listings["train"].class_names
     left_out = f"; {others:,} files of other kinds are left out" if others else ""
     return Dataset(f"folder {Path(config.dir).name}", parts, names, f"{KINDS[axes]} in {config.dir}{left_out}")
-
-
-def _tfds(config: Any, seed: int) -> Dataset:
-    opened = tfds.open_parts(config)
-    return Dataset(opened.name, opened.parts, opened.class_names, opened.description, opened.chosen)

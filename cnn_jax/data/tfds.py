@@ -4,16 +4,13 @@ import bisect
 import concurrent.futures
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnn_jax.data import prepared
+from cnn_jax.data.dataset import PARTS, Dataset, Example, check_disjoint
 from cnn_jax.data.images import Picture, UnreadableError
 from cnn_jax.errors import UserError, check, near
-
-Example = dict[str, Any]
-PARTS = ("train", "validation", "test")
 
 
 class TFDSSource:
@@ -30,20 +27,10 @@ class TFDSSource:
         self.channels = channels
         self.skip = skip
         self._ends = list(itertools.accumulate(piece.take for piece in slices))
-        self._open()
-
-    def _open(self) -> None:
-        _allow_open_files(2 * len(self.slices))
-        files = [(Path(piece.filename), piece.examples_in_shard) for piece in self.slices]
+        _allow_open_files(2 * len(slices))
+        files = [(Path(piece.filename), piece.examples_in_shard) for piece in slices]
         with concurrent.futures.ThreadPoolExecutor(32) as pool:  # disks may be far away
             self._readers = list(pool.map(lambda file: prepared.open_shard(*file), files))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_readers"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -103,18 +90,7 @@ def _allow_open_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-@dataclass
-class Opened:
-    """The parts of config.data, and what the data set says of itself."""
-
-    name: str  # with its version
-    parts: Mapping[str, TFDSSource]
-    class_names: list[str]
-    description: str
-    chosen: dict[str, str]  # part -> the splits that it is, as config.data says them or as the data set has them
-
-
-def open_parts(config: Any) -> Opened:
+def open_dataset(config: Any, _: int) -> Dataset:
     """Opens the train, validation and test parts of config.data.
 
     Raises:
@@ -141,9 +117,9 @@ def open_parts(config: Any) -> Opened:
             raise UserError(f"config.data.{part} is {split!r}, which TFDS does not read: {error}") from None
         skip = config.on_error == "skip"
         parts[part] = TFDSSource(slices, num_classes=label.num_classes, channels=config.channels, skip=skip)
-    _check_disjoint(chosen, info.splits)
+    check_disjoint(chosen, {part: _pieces(split, info.splits) for part, split in chosen.items()})
     names = [label.int2str(i) for i in range(label.num_classes)]
-    return Opened(info.full_name, parts, names, f"TFDS {info.full_name} in {folder}", chosen)
+    return Dataset(info.full_name, parts, names, f"TFDS {info.full_name} in {folder}", chosen)
 
 
 def choose_parts(config: Any, splits: Mapping[str, Any]) -> dict[str, str]:
@@ -175,22 +151,10 @@ def _names(split: str) -> list[str]:
     return [piece.split("[")[0].strip() for piece in split.split("+")]
 
 
-def _check_disjoint(chosen: dict[str, str], splits: Any) -> None:
-    """Raises UserError if an example is in two parts."""
+def _pieces(split: str, splits: Any) -> list[tuple[str, int, int]]:
+    """Returns what a part is: (split, first example, behind the last) of each of its pieces."""
     import tensorflow_datasets as tfds
 
-    sizes = {name: split.num_examples for name, split in splits.items()}
-    pieces = {
-        part: [
-            (piece.splitname, piece.from_ or 0, sizes[piece.splitname] if piece.to is None else piece.to)
-            for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
-        ]
-        for part, split in chosen.items()
-    }
-    for one, other in itertools.combinations(PARTS, 2):
-        for (name, start, stop), (other_name, other_start, other_stop) in itertools.product(pieces[one], pieces[other]):
-            check(
-                name != other_name or stop <= other_start or other_stop <= start,
-                f"config.data.{one} {chosen[one]!r} and config.data.{other} {chosen[other]!r} share examples: the "
-                "parts must be disjoint (to train on both, set config.data.train_on=train+validation)",
-            )
+    found = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+    ends = [splits[piece.splitname].num_examples if piece.to is None else piece.to for piece in found]
+    return [(piece.splitname, piece.from_ or 0, end) for piece, end in zip(found, ends, strict=True)]

@@ -153,7 +153,7 @@ def _finish(folder: Path, to: Path) -> None:
         info.file_format = FORMAT
         del info.alternative_file_formats[:]
         for file in folder.iterdir():
-            if file.suffix in (".json", ".txt") and file.name != "dataset_info.json":
+            if file.suffix in (".json", ".txt") and file.name != "dataset_info.json" and not file.is_symlink():
                 shutil.copyfile(file, to / file.name)
         for split in info.splits:
             split.filepath_template = TEMPLATE

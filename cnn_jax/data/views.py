@@ -9,9 +9,10 @@ import numpy as np
 from cnn_jax.data import augment
 from cnn_jax.data.pipeline import Batch, Part
 
-# The longer side of a dense image is cropped to a multiple of this, so that few shapes are compiled. Networks for
-# ImageNet move by 32 pixels between positions, and most ignore a rest.
+# The longer side of a dense image is cropped to a multiple of this, so that few shapes are compiled: networks for
+# ImageNet move by 32 pixels between positions.
 DENSE_MULTIPLE = 32
+MOST_WAITING = 8  # batches
 
 
 def views(image: np.ndarray, config: Any, protocol: str, shorter_side: int) -> np.ndarray:
@@ -59,9 +60,14 @@ def batches(part: Part, protocol: str, scales: Sequence[int], batch_size: int, d
 
     A batch holds "image" uint8 [B, V, h, w, C], "label" and "index" int32 [B], and "mask" float32 [B], 0 where a place
     is filled up. It has about as many pixels as `batch_size` single views, and B is a multiple of `devices`. Examples
-    that cannot be read are left out.
+    that cannot be read are left out. Those that wait for others of their shape have the pixels of `MOST_WAITING`
+    batches at most.
     """
     pixels = batch_size * math.prod(part.config.image_size)
+
+    def most(shape: tuple[int, ...]) -> int:
+        return max(1, pixels // math.prod(shape[:-1]) // devices) * devices
+
     for scale in scales:
         waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray, int]]] = {}
 
@@ -70,13 +76,15 @@ def batches(part: Part, protocol: str, scales: Sequence[int], batch_size: int, d
 
         for example in part.examples(transform):
             shape = example[1].shape
-            count = max(1, pixels // math.prod(shape[:3]) // devices) * devices
-            group = waiting.setdefault(shape, [])
-            group.append(example)
-            if len(group) == count:
-                yield _batch(waiting.pop(shape), count)
+            waiting.setdefault(shape, []).append(example)
+            if len(waiting[shape]) == most(shape):
+                yield _batch(waiting.pop(shape), most(shape))
+            held = {shape: len(group) * math.prod(shape[:-1]) for shape, group in waiting.items()}
+            if sum(held.values()) > MOST_WAITING * pixels:
+                shape = max(held, key=lambda shape: held[shape])
+                yield _batch(waiting.pop(shape), most(shape))
         for shape, group in waiting.items():
-            yield _batch(group, max(1, pixels // math.prod(shape[:3]) // devices) * devices)
+            yield _batch(group, most(shape))
 
 
 def _batch(examples: list[tuple[int, np.ndarray, int]], count: int) -> Batch:

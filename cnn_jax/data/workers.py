@@ -8,6 +8,7 @@ import collections
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import Any
@@ -81,5 +82,6 @@ def read_ahead(
                 tasks.get_nowait()
         for _ in threads:
             tasks.put(None)
+        until = time.monotonic() + (0 if hangs else 1)
         for thread in threads:
-            thread.join(0 if hangs else 1)
+            thread.join(max(0, until - time.monotonic()))
