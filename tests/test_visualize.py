@@ -59,7 +59,7 @@ def test_the_images_are_those_of_the_training_step(accumulation, augmentations):
             seen = augmented(key, micro["image"], micro["position"], augmentations)
             seen, expected = mixed(key, seen, micro["position"], augmentations)
             own = slice(start + i, start + 12, accumulation)
-            np.testing.assert_allclose(images[own], np.asarray(seen, np.float32), atol=0.501)
+            np.testing.assert_allclose(images[own], 255 * np.asarray(augment.values(seen)), atol=0.501)
             np.testing.assert_array_equal(labels[own], np.stack([micro["label"], np.roll(micro["label"], 1)], 1))
             np.testing.assert_allclose(shares[own], 1 if expected is None else expected, rtol=1e-6)
 
