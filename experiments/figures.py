@@ -40,15 +40,21 @@ def facets(experiment: Experiment, results: Sequence["Result"], **options: Any) 
     return figure, found
 
 
-def band(axis: Any, series: Sequence[tuple[np.ndarray, np.ndarray]], **style: Any) -> None:
-    """Draws the mean over seeds with a band of one standard deviation; series: (x, y) of each seed."""
+def band(axis: Any, series: Sequence[tuple[np.ndarray, np.ndarray]], *, log: bool = False, **style: Any) -> None:
+    """Draws the mean over seeds with a band of one standard deviation, both of the logarithms with `log`.
+
+    Args:
+      series: (x, y) of each seed.
+    """
     length = min((len(x) for x, _ in series), default=0)
     if not length:
         return
     x, values = series[0][0][:length], np.array([y[:length] for _, y in series])
+    values = np.log(np.maximum(values, np.finfo(np.float32).tiny)) if log else values
     center, deviation = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(length)
-    (line,) = axis.plot(x, center, **style)
-    axis.fill_between(x, center - deviation, center + deviation, color=line.get_color(), alpha=0.15, lw=0)
+    low, middle, high = (np.exp(y) if log else y for y in (center - deviation, center, center + deviation))
+    (line,) = axis.plot(x, middle, **style)
+    axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15, lw=0)
 
 
 def column(records: Sequence[dict[str, Any]], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +123,7 @@ def draw_layers(experiment: Experiment, results: Sequence["Result"], path: Path)
             for when, style in (("first", dict(ls=":", lw=1.2)), ("last", dict(lw=1.8, label=label))):
                 for axis, series in ((above, responses), (below, gradients)):
                     found = [series(layers[when]) for layers in by_name[arm.name].layers.values() if when in layers]
-                    band(axis, [(np.arange(1, len(y) + 1), y) for y in found], color=f"C{i}", **style)
+                    band(axis, [(np.arange(1, len(y) + 1), y) for y in found], log=True, color=f"C{i}", **style)
         above.set_title(without(group[0], field), fontsize=10)
         below.set_xlabel("layer")
         for axis in (above, below):
@@ -129,7 +135,8 @@ def draw_layers(experiment: Experiment, results: Sequence["Result"], path: Path)
     axes[1, 0].set_ylabel("norm of the kernel's gradient")
     caption = (
         "Layer by layer, on the first training batch, before the first step (dotted) and after the last (solid): "
-        "standard deviation of what each normalisation puts out, and norm of the gradient of each convolution's kernel"
+        "deviation of what each normalisation puts out, and norm of the gradient of each convolution's kernel, "
+        "geometric means over seeds and their deviations"
     )
     return save(figure, path), caption
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from run_folders import START, make
 
+from cnn_jax import plots
 from experiments import figures, report
 from experiments.experiment import load
 from experiments.plan import plan, tasks
@@ -180,3 +181,13 @@ def test_responses_are_those_of_normalisations_and_gradients_those_of_kernels_wi
     assert figures.responses(layers).tolist() == [2] and figures.gradients(layers).tolist() == [10]
     plain = layers | {"layers": [row for row in layers["layers"] if row["kind"] == "conv"]}
     assert figures.responses(plain).tolist() == [1]
+
+
+def test_a_band_of_values_of_many_magnitudes_is_one_of_their_logarithms(tmp_path):
+    figure, axis = plots.subplots(1)
+    x = np.arange(2)
+    figures.band(axis, [(x, np.array([1e-6, 1.0])), (x, np.array([1.0, 4.0]))], log=True)
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [1e-3, 2])
+    low = min(vertex[1] for vertex in axis.collections[0].get_paths()[0].vertices)
+    assert low == pytest.approx(np.exp(np.mean(np.log([1e-6, 1])) - np.std(np.log([1e-6, 1]), ddof=1)))
+    plots.save(figure, tmp_path / "band.png")
