@@ -120,7 +120,8 @@ def draw_layers(experiment: Experiment, results: Sequence["Result"], path: Path)
     for (above, below), group in zip(axes.T, groups, strict=True):
         for i, arm in enumerate(group):
             label = word(field, arm.changes[field])
-            for when, style in (("first", dict(ls=":", lw=1.2)), ("last", dict(lw=1.8, label=label))):
+            styles: dict[str, dict[str, Any]] = {"first": dict(ls=":", lw=1.2), "last": dict(lw=1.8, label=label)}
+            for when, style in styles.items():
                 for axis, series in ((above, responses), (below, gradients)):
                     found = [series(layers[when]) for layers in by_name[arm.name].layers.values() if when in layers]
                     band(axis, [(np.arange(1, len(y) + 1), y) for y in found], log=True, color=f"C{i}", **style)
