@@ -68,7 +68,8 @@ def draw_curves(experiment: Experiment, results: Sequence["Result"], path: Path)
     figure, found = facets(experiment, results, sharey=True)
     for axis, members in found:
         for label, color, result in members:
-            for kind, style in (("train", dict(ls="--", lw=1)), ("validation", dict(lw=1.8, label=label))):
+            styles: dict[str, dict[str, Any]] = {"train": dict(ls="--", lw=1), "validation": dict(lw=1.8, label=label)}
+            for kind, style in styles.items():
                 series = [column(records, kind, "error") for records in result.curves.values()]
                 band(axis, [(x, 100 * y) for x, y in series], color=color, **style)
         axis.set_xlabel("epoch")
