@@ -5,8 +5,9 @@ parameters at nearly the same error (Lin et al. 2013; Szegedy et al. 2014, secti
 al. 2016, section 3). Time is saved less than MACs, because small layers keep a processor less busy.
 
 The parts are measured alone: the lectures' example (28x28x192 to 32 channels by 5x5, through 16), an Inception, a Fire
-and a residual module. The runs tell what the reductions cost in error: on digits after 84 steps, when the larger networks
-are ahead because they learn faster; what is left of that at the end needs `experiments/bottlenecks.py:cifar10:full`.
+and a residual module. The runs tell what the reductions cost in error: on digits after 84 steps, when the larger
+networks are ahead because they learn faster. What is left of that at the end needs
+`experiments/bottlenecks.py:cifar10:full`.
 """
 
 from functools import partial
