@@ -86,6 +86,8 @@ def draw_curves(experiment: Experiment, results: Sequence["Result"], path: Path)
 
 def draw_cost(experiment: Experiment, results: Sequence["Result"], path: Path) -> tuple[Path, str]:
     """Draws the test error against parameters, MACs and time."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     figure, axes = subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     by_name = {result.arm.name: result for result in results}
     for i, group in enumerate(experiment.groups(experiment.compare[0])):
@@ -104,6 +106,9 @@ def draw_cost(experiment: Experiment, results: Sequence["Result"], path: Path) -
     for axis, name in zip(axes, ("parameters", "MACs of one image", "training without compilation, s"), strict=True):
         axis.set_xlabel(name)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 500k
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("test error, %")
     axes[0].set_ylim(bottom=0)
