@@ -160,7 +160,8 @@ def test_a_random_crop_is_a_part_of_the_resized_image(shorter, extra, tall, cent
     result = augment.random_crop(image, size, (side, side), Chosen(side, *starts), central=central)
     whole = np.asarray(Image.fromarray(image).resize(resized[::-1], Image.Resampling.BILINEAR)).astype(int)
     top, left = (margin + start for margin, start in zip(margins, starts, strict=True))
-    np.testing.assert_allclose(result, whole[top : top + size[0], left : left + size[1]], atol=1)
+    # Pillow rounds after the horizontal pass (values differ by 1 at most), and again after the vertical one.
+    np.testing.assert_allclose(result, whole[top : top + size[0], left : left + size[1]], rtol=0, atol=2)
 
 
 @pytest.mark.parametrize("central", [False, True])

@@ -130,7 +130,8 @@ def cross_entropies(logits, labels, smoothing: float = 0.0) -> np.ndarray:
 
 
 def normalized(images) -> jax.Array:
-    return (jnp.asarray(images, jnp.float32) / 255 - MEAN) / STD
+    unit = 255 if images.dtype == np.uint8 else 1  # mixtures are values in [0, 1]
+    return (jnp.asarray(images, jnp.float32) / unit - MEAN) / STD
 
 
 # ---------------------------------------------------------------- compilation and buffers
