@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cnn_jax import evaluate, step, trees
 from cnn_jax.data import pipeline, sources
+from cnn_jax.errors import UserError
 from cnn_jax.models import layers, network
 from cnn_jax.models.base import Keys
 from configs import datasets
@@ -287,3 +288,23 @@ def test_scores_that_are_no_numbers_are_no_hits():
     probabilities[:] = np.nan
     metrics = evaluate.measure(probabilities, labels, part, confusion=True)
     assert metrics["error"] == 1 and metrics["top5_error"] == 1 and metrics["confusion"].sum() == 0
+
+
+class Unreadable(sources.ArraySource):
+    def read(self, indices):
+        return [None for _ in indices]
+
+
+@pytest.mark.parametrize("protocol", ["single", "flip"])
+def test_a_part_of_which_nothing_can_be_read_is_an_error(protocol):
+    network, params, stats = toy()
+    config = datasets.get_dataset("digits")
+    config.update(dict(placement="stream", workers=2, on_error="skip"))
+    part = pipeline.Part(Unreadable(*arrays()), config, train=False, seed=3)
+    options: dict = dict(batch_size=8, put=lambda batch: batch)
+    with pytest.raises(UserError, match="none of the examples of a part can be read"):
+        if protocol == "single":
+            evaluate.evaluate(eval_step(), params, stats, part, None, **options)
+        else:
+            predict_step = step.make_predict_step(network, mean=MEAN, std=STD, mirror=True)
+            evaluate.predict(predict_step, params, stats, part, None, protocol=protocol, scales=(8,), **options)
