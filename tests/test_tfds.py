@@ -314,6 +314,7 @@ def test_a_shard_that_is_missing_cut_off_or_another_is_named_before_anything_is_
         (b"", "it holds no image with a label"),
         (example(b"text, not a picture", 3), "it is no JPEG or PNG"),
     ],
+    ids=["damaged", "no-example", "empty", "no-image"],
 )
 def test_a_record_that_cannot_be_read_is_named_or_skipped_and_its_neighbours_are_read(broken, record, message):
     if record is None:

@@ -67,7 +67,7 @@ def example(image: bytes, label: int) -> bytes:
     features = tf_example_pb2.Example()
     features.features.feature["image"].bytes_list.value.append(image)
     features.features.feature["label"].int64_list.value.append(label)
-    return features.SerializeToString()
+    return features.SerializeToString(deterministic=True)
 
 
 def read_shard(file: Path) -> list[bytes]:
