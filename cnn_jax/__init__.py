@@ -1,6 +1,15 @@
 """The classic convolutional networks in JAX."""
 
+from typing import Any
+
 from cnn_jax.models import create
 
-__all__ = ["create"]
+__all__ = ["create", "load"]
 __version__ = "0.1.0"
+
+
+def load(source: Any) -> Any:
+    """Returns the trained network that `source` names; see `cnn_jax.trained.load`."""
+    from cnn_jax import trained  # `import cnn_jax` imports no jax
+
+    return trained.load(source)

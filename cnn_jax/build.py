@@ -4,6 +4,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnn_jax import evaluate, models, optim, protocols, step
+from cnn_jax import evaluate, models, optim, pretrained, protocols, step, transfer, trees
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.config import check_config, get, in_steps, is_due, model_fields, to_steps
 from cnn_jax.data.pipeline import Data
@@ -56,7 +57,12 @@ class Run:
             **model_fields(config),
         )
         self.layers = layer_table(self.create_model, self.data.image_shape)
-        self.network, params, stats = step.split(jax.eval_shape(lambda: self.create_model()))
+        model = jax.eval_shape(lambda: self.create_model())
+        _, params, stats = step.split(model)
+        self.trainable = transfer.select(config.trainable, model.order, params)
+        self.network, params, stats = step.split(model, self.trainable.frozen_layers)
+        if config.cache_features:
+            self.network = replace(self.network, from_features=True)
         check(
             config.eval.protocol == "single" or jax.process_count() == 1,
             f"config.eval.protocol is {config.eval.protocol!r}, which one process evaluates, but this is one of "
@@ -66,6 +72,8 @@ class Run:
             side = max(protocols.scales(config))
             views = jax.ShapeDtypeStruct((1, 1, side, side, config.data.channels), jnp.uint8)
             jax.eval_shape(step.make_predict_step(self.network, mean=0, std=1, mirror=True), params, stats, views)
+        self.shapes = {name: leaf.shape for tree in (params, stats) for name, leaf in trees.named_leaves(tree)}
+        params, trained_stats, self.frozen_shapes = self.parts(params, stats)
         self.total_steps = self.to_steps(config.duration)
         check(
             self.total_steps * config.batch_size < 2**32,
@@ -73,12 +81,13 @@ class Run:
             "below 2**32: positions in a run are counted in 32 bits",
         )
         check(
-            not config.eval.recompute_statistics or any(row.statistics for row in self.layers),
+            not config.eval.recompute_statistics or bool(jax.tree.leaves(trained_stats)),
             f"config.eval.recompute_statistics is {config.eval.recompute_statistics}, but {config.model.name} has no "
-            "BatchNorm",
+            "BatchNorm that is trained",
         )
         self._images: dict[str, Any] = {}
-        self.optimizer = optim.make_optimizer(config.optim, params)
+        rules = transfer.layer_rules(config.optim.layer_decay, model.order)
+        self.optimizer = optim.make_optimizer(config.optim, params, rules)
         self.schedule = optim.make_schedule(config.optim, self.total_steps, self.to_steps)
 
     def to_steps(self, duration: str) -> int:
@@ -110,28 +119,94 @@ class Run:
         return jax.device_put(batch, sharding)
 
     def images(self, part: str) -> Any:
-        """Returns all images of a part on the devices, or None if they are streamed."""
+        """Returns all images of a part on the devices, or their features; None if they are streamed."""
         if part not in self._images:
             self._images[part] = jax.device_put(self.data.parts[part].resident, self.replicated)
         return self._images[part]
 
     # ------------------------------------------------------------ state
 
+    def parts(self, params: Any, stats: Any) -> tuple[Any, Any, Any]:
+        """Returns (parameters that are trained, BatchNorm statistics that follow, all others) of a whole network."""
+        trained, frozen_params = trees.partition(params, self.trainable.mask)
+        layers = set(self.trainable.frozen_layers)
+
+        def is_frozen(path: tuple, _: Any) -> bool:
+            names = trees.path_name(path).split("/")
+            return any("/".join(names[:i]) in layers for i in range(1, len(names)))
+
+        frozen_stats, stats = trees.partition(stats, jax.tree_util.tree_map_with_path(is_frozen, stats))
+        return trained, stats, trees.merged(frozen_params, frozen_stats)
+
+    @functools.cached_property
+    def source(self) -> pretrained.Pretrained | None:
+        """The trained network that config.init_from names, or None; it is read when it is asked for."""
+        return pretrained.open_source(self.config.init_from) if self.config.init_from else None
+
+    @functools.cached_property
+    def surgery(self) -> transfer.Surgery | None:
+        """What the first state takes from `source`; None without one.
+
+        Raises:
+          UserError: it does not fit; see `transfer.plan`.
+        """
+        source = self.source
+        if source is None:
+            return None
+        ours, theirs = self.data.class_names, source.classes
+        classes = ""
+        if theirs is not None and list(theirs) != list(ours):
+            classes = f"{len(theirs)} classes there, {len(ours)} here" if len(theirs) != len(ours) else "other classes"
+        return transfer.plan(
+            self.shapes,
+            {name: leaf.shape for name, leaf in source.leaves.items()},
+            take=self.config.take,
+            trained={name for name, is_trained in trees.named_leaves(self.trainable.mask) if is_trained},
+            classes=classes,
+            name=source.name,
+        )
+
     def create_state(self) -> step.TrainState:
-        """Returns the state before the first step, on all devices."""
+        """Returns the state before the first step, on all devices; what `surgery` takes comes from `source`."""
+        source, surgery = self.source, self.surgery
+        taken = {name: source.leaves[name] for name in surgery.taken} if source and surgery else {}
+        create = jax.jit(self._initial_state, out_shardings=self.replicated)
+        return self._with_features(create(jnp.uint32(self.config.seed), taken))
 
-        def create(seed: jax.Array) -> step.TrainState:
-            key = jax.random.fold_in(jax.random.key(seed), 0)
-            _, params, stats = step.split(self.create_model(seed=key))
-            return step.create_state(params, stats, self.optimizer, ema=self.config.ema_decay > 0, seed=seed)
+    def _initial_state(self, seed: jax.Array, taken: dict[str, jax.Array]) -> step.TrainState:
+        """Returns the state before the first step; `taken`: name -> values in the place of initial ones."""
 
-        return jax.jit(create, out_shardings=self.replicated)(jnp.uint32(self.config.seed))
+        def first(path: tuple, leaf: jax.Array) -> jax.Array:
+            return taken.get(trees.path_name(path), leaf).astype(leaf.dtype)
+
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        _, *values = step.split(self.create_model(seed=key))
+        params, stats, frozen = self.parts(*(jax.tree_util.tree_map_with_path(first, tree) for tree in values))
+        return step.create_state(params, stats, self.optimizer, frozen=frozen, ema=self.config.ema_decay > 0, seed=seed)
 
     def restore(self, checkpoints: Checkpoints, at: int) -> step.TrainState:
         """Returns the state of the checkpoint of step `at`, on all devices."""
-        like = jax.eval_shape(self.create_state)
+        like = jax.eval_shape(self._initial_state, jnp.uint32(0), {})
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), like)
-        return checkpoints.restore(at, like)
+        return self._with_features(checkpoints.restore(at, like))
+
+    def _with_features(self, state: step.TrainState) -> step.TrainState:
+        """Returns the state, after all parts have features in the place of images if config.cache_features says so."""
+        if self.config.cache_features:
+            features_step = step.make_features_step(self.network, **self.data.normalization)
+            for name, part in self.data.parts.items():
+                if not part.has_features:
+                    features, labels = evaluate.features(
+                        features_step,
+                        trees.merged(state.params, state.stats, state.frozen),
+                        part,
+                        self.images(name),
+                        batch_size=self.config.eval.batch_size,
+                        put=self.put,
+                    )
+                    part.keep_features(features, labels)
+                    self._images.pop(name)
+        return state
 
     # ------------------------------------------------------------ steps
 
@@ -201,24 +276,26 @@ class Run:
         )
 
     def _evaluated(self, state: step.TrainState, part: str) -> tuple[Any, Any]:
-        """Returns the parameters and BatchNorm statistics that an evaluation takes.
+        """Returns the parameters that are trained, and all other parameters and statistics, that an evaluation takes.
 
         For the test part the statistics are recomputed first, if the configuration asks for it.
         """
         params, stats = (state.params, state.stats) if state.ema is None else (state.ema["params"], state.ema["stats"])
+        others = trees.merged(stats, state.frozen)
         batches = self.config.eval.recompute_statistics
         if part == "test" and batches and jax.tree.leaves(stats):
-            stats = evaluate.recompute_statistics(
+            recomputed = evaluate.recompute_statistics(
                 step.make_statistics_step(self.network, **self.data.normalization),
                 params,
-                stats,
+                others,
                 self.data.parts["train"],
                 self.images("train"),
                 batch_size=self.config.batch_size,
                 batches=batches,
                 put=self.put,
             )
-        return params, stats
+            others = trees.merged(others, recomputed)
+        return params, others
 
     # ------------------------------------------------------------ estimates
 

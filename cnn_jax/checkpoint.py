@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cnn_jax import trees
@@ -221,8 +222,7 @@ class Checkpoints:
           UserError: the checkpoint has other arrays than `like`: another network, or another optimiser.
         """
         path = self.folder / str(step) / "state"
-        stored_tree = self._orbax.metadata(path).item_metadata.tree  # pyright: ignore[reportOptionalMemberAccess]
-        stored = {name: leaf.shape for name, leaf in trees.named_leaves(stored_tree)}
+        stored = {name: leaf.shape for name, leaf in trees.named_leaves(self._stored_tree(step))}
         wanted = {name: leaf.shape for name, leaf in trees.named_leaves(like)}
         misfits = [
             f"  {name}: {stored.get(name, 'absent')} in the checkpoint, {wanted.get(name, 'absent')} here"
@@ -234,6 +234,31 @@ class Checkpoints:
             title = f"the checkpoint {self.folder / str(step)} does not fit this configuration:"
             raise UserError("\n".join([title, *misfits[:12], *more]))
         return self._orbax.restore(path, args=ocp.args.StandardRestore(like))
+
+    def read_weights(self, step: int) -> dict[str, np.ndarray]:
+        """Returns the parameters and BatchNorm statistics of `step` by their names, those that an evaluation takes.
+
+        The moving average stands in the place of what it averages. Nothing else of the state is read.
+        """
+        stored = self._stored_tree(step)
+        averaged = "ema" if stored.get("ema") else ""
+        wanted = {
+            name: stored[name] for name in ("ema" if averaged else "params", "stats", "frozen") if stored.get(name)
+        }
+        like = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        with ocp.PyTreeCheckpointer() as reader:
+            read = reader.restore(
+                self.folder / str(step) / "state",
+                args=ocp.args.PyTreeRestore(item=wanted, restore_args=like, partial_restore=True),
+            )
+        averages = read.pop("ema", {})
+        parts = [*read.values(), *averages.values()]
+        return {name: leaf for part in parts for name, leaf in trees.named_leaves(part)}
+
+    def _stored_tree(self, step: int) -> dict[str, Any]:
+        """Returns what a checkpoint has, with the shape of each array."""
+        found = self._orbax.metadata(self.folder / str(step) / "state").item_metadata
+        return found.tree  # pyright: ignore[reportOptionalMemberAccess]
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -108,6 +108,10 @@ def check_config(config: Any) -> None:
             isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str) and _is_number(rule[1]),
             f"config.optim.lr_multipliers has {rule!r}, but every rule must be (regex, factor)",
         )
+    check(
+        0 < config.optim.layer_decay <= 1,
+        f"config.optim.layer_decay is {config.optim.layer_decay}, but must be in (0, 1]",
+    )
     for field, low, high in (("end", 0, 1), ("warmup_start", 0, 1), ("power", 0, 100)):
         value = schedule[field]
         check(low <= value <= high, f"config.optim.schedule.{field} is {value}, but must be in [{low}, {high}]")
@@ -205,6 +209,37 @@ def check_config(config: Any) -> None:
         "use 'steps' with the boundaries that a run on the train part alone has found",
     )
     check_augment(config)
+    check_transfer(config)
+
+
+def check_transfer(config: Any) -> None:
+    """Raises UserError for fields about what is trained, and from where, that exclude one another."""
+    check(
+        bool(config.init_from) or config.take == "all",
+        f"config.take is {config.take!r}, but config.init_from names nothing to take it from",
+    )
+    check(
+        config.take != "frozen" or config.trainable != "full",
+        "config.take is 'frozen', but config.trainable is 'full': nothing is frozen, so nothing would be taken",
+    )
+    if not config.cache_features:
+        return
+    data = config.data
+    for holds, told in (
+        (config.trainable == "head", f"config.trainable is {config.trainable!r}: features change unless it is 'head'"),
+        (not data.augment, f"config.data.augment is {data.augment}: set it to ()"),
+        (
+            data.placement == "device" or data.train_crop == "resize",
+            f"config.data.train_crop is {data.train_crop!r}, which differs from epoch to epoch: set it to 'resize'; "
+            "examples are seen as in the test",
+        ),
+        (data.on_error == "raise", "config.data.on_error is 'skip': set it to 'raise'"),
+        (config.eval.protocol == "single", f"config.eval.protocol is {config.eval.protocol!r}: set it to 'single'"),
+        (config.eval.recompute_statistics == 0, "config.eval.recompute_statistics is not 0, but no statistics change"),
+        (not config.eval.layers, "config.eval.layers is True, but most layers are not computed"),
+        (not config.model.get("auxiliary", False), "config.model.auxiliary is True: set it to False"),
+    ):
+        check(holds, f"config.cache_features is True, but {told}")
 
 
 def _is_number(value: Any) -> bool:

@@ -23,7 +23,7 @@ Put = Callable[[Any], Any]  # places a batch on the devices
 
 
 def evaluate(
-    eval_step: Callable, params: Tree, stats: Tree, part: Part, resident: Any, *, batch_size: int, put: Put
+    eval_step: Callable, params: Tree, others: Tree, part: Part, resident: Any, *, batch_size: int, put: Put
 ) -> dict:
     """Returns the metrics of a network over a part.
 
@@ -32,13 +32,14 @@ def evaluate(
     class_accuracy: [K], NaN for a class without examples. confusion: int [K, K], if the step makes it.
 
     Args:
-      eval_step: of `step.make_eval_step`. resident: the part's images on the devices, or None for a stream.
+      eval_step: of `step.make_eval_step`; see there for `params` and `others`.
+      resident: the part's images on the devices, or None for a stream.
     """
     total: Tree = None
     sums: list[Tree] = []
     for batch in part.test_batches(batch_size):
         # Gathered apart, so that parts of all sizes share one compiled evaluation step.
-        sums.append(eval_step(params, stats, gather(put(batch), resident), None))
+        sums.append(eval_step(params, others, gather(put(batch), resident), None))
         if len(sums) == 32:  # sums of a batch are exact counts in float32; over batches they add up in float64
             total, sums = _add(total, sums), []
     total = _add(total, sums) if sums else total
@@ -48,7 +49,7 @@ def evaluate(
 def predict(
     predict_step: Callable,
     params: Tree,
-    stats: Tree,
+    others: Tree,
     part: Part,
     resident: Any,
     *,
@@ -88,7 +89,7 @@ def predict(
             images = put({"image": batch["image"]})["image"]
         else:
             images = gather(put({"index": batch["index"]}), resident)["image"][:, None]
-        pending.append((batch, predict_step(params, stats, images)))
+        pending.append((batch, predict_step(params, others, images)))
         if len(pending) > 2:  # so that the host prepares views while the devices compute
             total = add(*pending.pop(0))
     for one in pending:
@@ -96,6 +97,23 @@ def predict(
     if total is None:
         raise UserError(NOTHING)
     return total / len(scales), labels
+
+
+def features(
+    features_step: Callable, params: Tree, part: Part, resident: Any, *, batch_size: int, put: Put
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (features float32 [N, ...], labels int32 [N]) of all examples of a part, seen as an evaluation sees them.
+
+    Args:
+      features_step: of `step.make_features_step`. params: parameters and statistics.
+    """
+    found, labels = [], []
+    for batch in part.test_batches(batch_size):
+        here = batch["mask"] > 0
+        known = part.resident
+        labels.append((batch["label"] if known is None else known["label"][batch["index"]])[here])
+        found.append(np.asarray(features_step(params, put(batch), resident))[here])
+    return np.concatenate(found), np.concatenate(labels)
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray, part: Part, *, confusion: bool = False) -> dict:
@@ -160,7 +178,7 @@ def _add(total: Tree, sums: list[Tree]) -> Tree:
 def recompute_statistics(
     statistics_step: Callable,
     params: Tree,
-    stats: Tree,
+    others: Tree,
     part: Part,
     resident: Any,
     batch_size: int,
@@ -176,6 +194,6 @@ def recompute_statistics(
     """
     mean = None
     for count, batch in enumerate(part.train_batches(0, batches, batch_size), start=1):
-        new = statistics_step(params, stats, put(batch), resident)
+        new = statistics_step(params, others, put(batch), resident)
         mean = new if mean is None else jax.tree.map(lambda old, x, n=count: old + (x - old) / n, mean, new)
     return mean

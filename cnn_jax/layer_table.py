@@ -44,7 +44,12 @@ class LayerRow:
     @property
     def stage(self) -> str:
         """The first part of the name, without the number of a layer in its stage: conv3 for conv3_2/conv."""
-        return re.sub(r"_\d+$", "", self.name.split("/")[0])
+        return stage_of(self.name)
+
+
+def stage_of(name: str) -> str:
+    """Returns the stage of a layer: the first part of its name, without its number in the stage."""
+    return re.sub(r"_\d+$", "", name.split("/")[0])
 
 
 @dataclass(frozen=True)

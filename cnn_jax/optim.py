@@ -5,7 +5,7 @@ schedule(step) x plateau scale, logs it, and hands it over. As in `optax.sgd` an
 outside the momentum buffer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,9 @@ def make_schedule(config: Any, total_steps: int, to_steps: Callable[[str], int])
     return learning_rate
 
 
-def make_optimizer(config: Any, params: Any) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    config: Any, params: Any, layer_rules: Sequence[tuple[str, float]] = ()
+) -> optax.GradientTransformationExtraArgs:
     """Returns SGD with momentum; its `update` takes the keyword `learning_rate`.
 
     Order: clip the gradient of the loss, add L2 decay, momentum, decoupled decay, times -learning rate. This equals
@@ -70,6 +72,7 @@ def make_optimizer(config: Any, params: Any) -> optax.GradientTransformationExtr
     Args:
       config: config.optim.
       params: the tree of parameters (arrays or shapes) that the rules are matched against.
+      layer_rules: (regex, factor) of learning rates, beside config.lr_multipliers; one that matches nothing is none.
 
     Raises:
       UserError: a rule matches no parameter.
@@ -86,7 +89,8 @@ def make_optimizer(config: Any, params: Any) -> optax.GradientTransformationExtr
     if config.decay_style == "decoupled":
         parts.append(decay)
     factors = trees.multipliers(params, config.lr_multipliers, field="config.optim.lr_multipliers")
-    parts.append(_scale_by_learning_rate(factors))
+    by_layer = trees.multipliers(params, layer_rules, field=None)
+    parts.append(_scale_by_learning_rate(jax.tree.map(lambda one, other: one * other, factors, by_layer)))
     return optax.chain(*parts)
 
 

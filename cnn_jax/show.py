@@ -1,5 +1,6 @@
 """What the terminal shows of a run: the facts before it starts, the progress, the short table at the end."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cnn_jax import models
+from cnn_jax import models, trees
 from cnn_jax.build import Run, has_unused_gpu
 from cnn_jax.config import KINDS, model_fields
 from cnn_jax.tables import duration, human
@@ -52,6 +53,34 @@ def print_header(run: Run, workdir: Path, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def print_transfer(run: Run, console: Console) -> None:
+    """Prints what a run takes from a trained network, what is new, and what is frozen, by name."""
+    lines = []
+    if run.source is not None and run.surgery is not None:
+        surgery, names = run.surgery, list(run.shapes)
+        lines.append(("from", run.source.description))
+        lines.append(("  taken", ", ".join(trees.summarized(surgery.taken, names))))
+        for reason in dict.fromkeys(surgery.new.values()):
+            new = [name for name, why in surgery.new.items() if why == reason]
+            lines.append(("  new", f"{', '.join(trees.summarized(new, names))}: {reason}"))
+        if surgery.left:
+            lines.append(("  left", ", ".join(trees.summarized(surgery.left, [*names, *surgery.left]))))
+    if not run.trainable.is_all:
+        mask = dict(trees.named_leaves(run.trainable.mask))
+        sizes = {name: math.prod(run.shapes[name]) for name in mask}
+        count = sum(sizes[name] for name in mask if mask[name])
+        trained, frozen = ([name for name in mask if mask[name] == value] for value in (True, False))
+        lines.append(
+            (
+                "trained",
+                f"{', '.join(trees.summarized(trained, mask))}: {count:,} of {sum(sizes.values()):,} parameters",
+            )
+        )
+        lines.append(("frozen", ", ".join(trees.summarized(frozen, mask))))
+    for name, value in lines:
+        console.print(f"[bold]{name:10}[/bold]{escape(value)}", highlight=False, soft_wrap=True)
 
 
 class ProgressLine:

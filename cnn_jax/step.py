@@ -7,9 +7,12 @@ Parameters and BatchNorm: in bfloat16, parameters, their gradients and the optim
 and keeps its statistics in float32. With gradient accumulation every micro-batch is normalised by its own statistics
 and updates the running averages in turn. The exponential moving average covers parameters and statistics alike, so
 that evaluation never mixes averaged weights with statistics of others.
+
+Frozen parameters and the statistics of frozen layers are a tree of their own: no gradient, no momentum and no moving
+average of them exist, and nothing writes to them. Their layers compute as in evaluation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from cnn_jax import trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.optim import Plateau, Schedule
 
@@ -34,8 +38,9 @@ class TrainState:
 
     step: jax.Array  # int32: steps done
     seed: jax.Array  # uint32: an argument of the step, so that one compiled program serves all seeds
-    params: Tree  # float32
-    stats: Tree  # BatchNorm statistics, float32
+    params: Tree  # those that are trained, float32
+    stats: Tree  # BatchNorm statistics that follow the training, float32
+    frozen: Tree  # all other parameters and statistics, float32
     opt_state: Tree
     ema: Tree  # {"params", "stats"}: exponential moving average; or None
     plateau: Plateau
@@ -52,18 +57,38 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """A network's static half: the graphs that merge with its arrays, for training and for evaluation."""
+    """A network's static half: the graphs that merge with its arrays, for training and for evaluation.
+
+    from_features: in the place of images it gets what its head's `reduce` returns, and computes the rest of the head.
+    """
 
     train: nnx.GraphDef
     eval: nnx.GraphDef
+    from_features: bool = False
+
+    def scores(self, model: Any, images: jax.Array, mean: Any, std: Any, **options: Any) -> Any:
+        """Returns what the merged `model` makes of images, which are normalised by `mean` and `std`, or of features."""
+        if self.from_features:
+            return model.score(images, **options)
+        return model(augment.normalize(images, mean, std), **options)
 
 
-def split(model: nnx.Module) -> tuple[Network, Tree, Tree]:
-    """Returns (network, parameters, BatchNorm statistics) of a model, the latter two as nested dicts of arrays."""
+def split(model: nnx.Module, frozen: Collection[str] = ()) -> tuple[Network, Tree, Tree]:
+    """Returns (network, parameters, BatchNorm statistics) of a model, the latter two as nested dicts of arrays.
+
+    frozen: names of layers that compute as in evaluation in training, too, with what is inside of them.
+    """
     modes = dict(raise_if_not_found=False)  # a network without dropout and BatchNorm has no modes
-    graphdef, params, stats = nnx.split(
-        nnx.view(model, deterministic=False, use_running_average=False, **modes), nnx.Param, ...
-    )
+    training = nnx.view(model, deterministic=False, use_running_average=False, **modes)
+    if frozen:
+        names = set(frozen)
+
+        def is_frozen(path: tuple, _: Any) -> bool:
+            parts = trees.path_name(path).split("/")
+            return any("/".join(parts[:i]) in names for i in range(1, len(parts) + 1))
+
+        training = nnx.view(training, only=is_frozen, deterministic=True, use_running_average=True, **modes)
+    graphdef, params, stats = nnx.split(training, nnx.Param, ...)
     evaluation = nnx.split(nnx.view(model, deterministic=True, use_running_average=True, **modes), nnx.Param, ...)[0]
     return Network(graphdef, evaluation), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
@@ -74,7 +99,13 @@ def zero_sums() -> Tree:
 
 
 def create_state(
-    params: Tree, stats: Tree, optimizer: optax.GradientTransformation, *, ema: bool, seed: Any = 0
+    params: Tree,
+    stats: Tree,
+    optimizer: optax.GradientTransformation,
+    *,
+    frozen: Tree | None = None,
+    ema: bool,
+    seed: Any = 0,
 ) -> TrainState:
     """Returns the state before the first step; `seed` is that of augmentation and dropout."""
     return TrainState(
@@ -82,6 +113,7 @@ def create_state(
         seed=jnp.uint32(seed),
         params=params,
         stats=stats,
+        frozen=frozen or {},
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, {"params": params, "stats": stats}) if ema else None,
         plateau=Plateau.start(),
@@ -132,14 +164,16 @@ def make_loss(
     std: Any,
     augmentations: Sequence[str] = (),
     label_smoothing: float = 0.0,
-) -> Callable[[Tree, Tree, Batch, Keys], tuple[jax.Array, tuple[Tree, jax.Array]]]:
-    """Returns (parameters, statistics, batch with images, `make_keys`) -> (loss, (new statistics, top-1 hits)).
+) -> Callable[..., tuple[jax.Array, tuple[Tree, jax.Array]]]:
+    """Returns (parameters, statistics, batch with images, `make_keys`, frozen) -> (loss, (new statistics, top-1 hits)).
 
     `mean` and `std` normalise images in [0, 1]. The loss counts auxiliary classifiers, the hits do not. Of two mixed
     examples the loss is the mean of both labels' losses, weighted by their shares; a hit is one of the own label.
     """
 
-    def loss_fn(params: Tree, stats: Tree, batch: Batch, keys: Keys) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+    def loss_fn(
+        params: Tree, stats: Tree, batch: Batch, keys: Keys, frozen: Tree | None = None
+    ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         images = augment.augment(keys.augmentation, batch["image"], batch["position"], augmentations)
         images, own_share = mixing.mix(keys.augmentation, images, batch["position"], augmentations)
 
@@ -150,10 +184,10 @@ def make_loss(
                 losses = own_share * losses + (1 - own_share) * others
             return losses.mean()
 
-        model = nnx.merge(network.train, params, stats)
-        loss, logits = with_auxiliary(model(augment.normalize(images, mean, std), rngs=keys.dropout), mean_loss)
+        model = nnx.merge(network.train, params, stats, frozen or {})
+        loss, logits = with_auxiliary(network.scores(model, images, mean, std, rngs=keys.dropout), mean_loss)
         correct = jnp.sum(label_ranks(logits, batch["label"]) == 0)
-        return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct)
+        return loss, (trees.part_like(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), stats), correct)
 
     return loss_fn
 
@@ -185,7 +219,7 @@ def make_train_step(
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def accumulated(params: Tree, stats: Tree, batch: Batch, keys: Keys) -> Any:
+    def accumulated(params: Tree, stats: Tree, batch: Batch, keys: Keys, frozen: Tree) -> Any:
         """`value_and_grad` over micro-batches, one after another."""
         # Strided parts: each keeps its share of every device's examples.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
@@ -194,7 +228,7 @@ def make_train_step(
             stats, total = carry
             i, micro_batch = part
             own = keys._replace(dropout=jax.random.fold_in(keys.dropout, i))
-            (loss, (stats, correct)), grads = value_and_grad(params, stats, micro_batch, own)
+            (loss, (stats, correct)), grads = value_and_grad(params, stats, micro_batch, own, frozen)
             return (stats, jax.tree.map(jnp.add, total, (loss, correct, grads))), None
 
         zero = (jnp.float32(0), jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
@@ -209,7 +243,7 @@ def make_train_step(
         batch = gather(batch, resident)
         keys = make_keys(state.seed, state.step)
         gradient = accumulated if accumulation > 1 else value_and_grad
-        (loss, (stats, correct)), grads = gradient(state.params, state.stats, batch, keys)
+        (loss, (stats, correct)), grads = gradient(state.params, state.stats, batch, keys, state.frozen)
 
         learning_rate = schedule(state.step) * state.plateau.scale
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate=learning_rate)
@@ -227,9 +261,9 @@ def make_train_step(
         sums = {name: state.sums[name] + jnp.where(running, new[name], 0) for name in state.sums}
         good = running & jnp.isfinite(loss) & jnp.isfinite(norm)
         failed = jnp.where(running & ~good, state.step + 1, state.failed)
-        after = replace(state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema)
-        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
-        return replace(kept, sums=sums, failed=failed)
+        after = replace(state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema, frozen={})
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, replace(state, frozen={}))
+        return replace(kept, frozen=state.frozen, sums=sums, failed=failed)
 
     return jax.jit(train_step, donate_argnums=0)
 
@@ -237,17 +271,19 @@ def make_train_step(
 def make_eval_step(
     network: Network, *, mean: Any, std: Any, confusion: bool = False
 ) -> Callable[[Tree, Tree, Batch, Batch | None], Tree]:
-    """Returns the jitted step (params, stats, batch, resident images or None) -> sums over the examples of mask 1.
+    """Returns the jitted step (params, others, batch, resident images or None) -> sums over the examples of mask 1.
+
+    Parameters and statistics may be split over `params` and `others` in any way.
 
     Sums: loss, top1, top5, examples (float32), class_correct and class_examples (float32 [K]) and, with `confusion`,
     confusion (float32 [K, K], rows are true classes).
     """
 
-    def eval_step(params: Tree, stats: Tree, batch: Batch, resident: Batch | None) -> Tree:
+    def eval_step(params: Tree, others: Tree, batch: Batch, resident: Batch | None) -> Tree:
         batch = gather(batch, resident)
         mask, labels = batch["mask"], batch["label"]
-        model = nnx.merge(network.eval, params, stats)
-        logits = model(augment.normalize(batch["image"], mean, std))
+        model = nnx.merge(network.eval, params, others)
+        logits = network.scores(model, batch["image"], mean, std)
         ranks = label_ranks(logits, labels)
         truth = jax.nn.one_hot(labels, logits.shape[-1]) * mask[:, None]
         sums = dict(
@@ -267,29 +303,44 @@ def make_eval_step(
     return jax.jit(eval_step)
 
 
+def make_features_step(network: Network, *, mean: Any, std: Any) -> Callable[[Tree, Batch, Batch | None], jax.Array]:
+    """Returns the jitted step (params and statistics, batch, resident) -> what the head's `reduce` returns, float32."""
+
+    def features_step(params: Tree, batch: Batch, resident: Batch | None) -> jax.Array:
+        model = nnx.merge(network.eval, params)
+        images = augment.normalize(gather(batch, resident)["image"], mean, std)
+        return model.head.reduce(model.features(images)).astype(jnp.float32)
+
+    return jax.jit(features_step)
+
+
 def make_predict_step(
     network: Network, *, mean: Any, std: Any, mirror: bool
 ) -> Callable[[Tree, Tree, jax.Array], jax.Array]:
-    """Returns the jitted step (params, stats, views uint8 [B, V, *spatial, C]) -> class probabilities float32 [B, K].
+    """Returns the jitted step (params, others, views uint8 [B, V, *spatial, C]) -> class probabilities float32 [B, K].
 
-    They are averaged over the views of an example and, with `mirror`, over those of the mirror images.
+    Parameters and statistics may be split over `params` and `others` in any way. Probabilities are averaged over the
+    views of an example and, with `mirror`, over those of the mirror images.
     """
 
-    def predict_step(params: Tree, stats: Tree, views: jax.Array) -> jax.Array:
-        model = nnx.merge(network.eval, params, stats)
+    def predict_step(params: Tree, others: Tree, views: jax.Array) -> jax.Array:
+        model = nnx.merge(network.eval, params, others)
         images = views.reshape(-1, *views.shape[2:])
         batches = [images, images[:, :, ::-1]] if mirror else [images]
-        shares = [jax.nn.softmax(model(augment.normalize(batch, mean, std))) for batch in batches]
+        shares = [jax.nn.softmax(network.scores(model, batch, mean, std)) for batch in batches]
         return (sum(shares[1:], shares[0]) / len(shares)).reshape(*views.shape[:2], -1).mean(1)
 
     return jax.jit(predict_step)
 
 
 def make_statistics_step(network: Network, *, mean: Any, std: Any) -> Callable[[Tree, Tree, Batch, Batch | None], Tree]:
-    """Returns the jitted step (params, stats, batch, resident) -> the BatchNorm statistics of that batch alone."""
+    """Returns the jitted step (params, others, batch, resident) -> the BatchNorm statistics of that batch alone.
 
-    def statistics_step(params: Tree, stats: Tree, batch: Batch, resident: Batch | None) -> Tree:
-        model = nnx.merge(network.train, params, stats)
+    Those of frozen layers are as they were. For `others` see `make_eval_step`.
+    """
+
+    def statistics_step(params: Tree, others: Tree, batch: Batch, resident: Batch | None) -> Tree:
+        model = nnx.merge(network.train, params, others)
         for _, module in nnx.iter_graph(model):
             if isinstance(module, nnx.BatchNorm):
                 module.momentum = 0.0  # the new running average is the batch's own statistic

@@ -61,6 +61,8 @@ def run(
         if extend:
             check_longer(this, folder, console)
         show.print_header(this, folder, console)
+        if not workdir.has_checkpoint(folder):  # a run that goes on has what it took
+            show.print_transfer(this, console)
         if dry_run:
             return {}
         resources.enter_context(workdir.locked(folder))
@@ -76,9 +78,10 @@ def run(
                 folder, config, this.layers, first_step=latest or 0, began=began, arguments=arguments
             )
             record = resources.enter_context(start)
-            images = this.images("train")
             train_step, schedule = this.train_step(), jax.jit(this.schedule)
             state = this.create_state() if latest is None else this.restore(checkpoints, latest)
+            workdir.write_input(folder, this.data.input)
+            images = this.images("train")
         first_step = int(state.step)
         if config.eval.layers and latest is None:
             write_layers(this, state, folder, "first")

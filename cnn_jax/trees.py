@@ -1,11 +1,12 @@
 """Names of the leaves of a parameter tree, and rules that pick leaves by a regular expression on the name."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cnn_jax.errors import UserError, near
 
@@ -20,18 +21,19 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def match(tree: Any, pattern: str, *, field: str) -> Any:
+def match(tree: Any, pattern: str, *, field: str | None) -> Any:
     """Returns a tree of bools: does the whole name of the leaf match `pattern`?
 
     Raises:
-      UserError: `pattern` is no regular expression, or no leaf matches. `field` names the rule in the message.
+      UserError: `pattern` is no regular expression, or no leaf matches. `field` names the rule in the message; with
+        None no leaf needs to match.
     """
     try:
         regex = re.compile(pattern)
     except re.error as error:
         raise UserError(f"{field}: {pattern!r} is not a regular expression: {error}") from None
     matches = jax.tree_util.tree_map_with_path(lambda path, _: bool(regex.fullmatch(path_name(path))), tree)
-    if not any(jax.tree.leaves(matches)):
+    if field is not None and not any(jax.tree.leaves(matches)):
         known = [name for name, _ in named_leaves(tree)]
         shown = ", ".join(known[:4]) + (", ..." if len(known) > 4 else "")
         raise UserError(
@@ -41,11 +43,27 @@ def match(tree: Any, pattern: str, *, field: str) -> Any:
     return matches
 
 
-def multipliers(tree: Any, rules: Sequence[tuple[str, float]], *, field: str) -> Any:
+def summarized(chosen: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Returns names of leaves in short: a layer stands for all of its leaves where all of them are chosen.
+
+    Args:
+      names: of all leaves, the chosen ones among them.
+    """
+    chosen, others = list(chosen), set(names) - set(chosen)
+    taken = {"/".join(name.split("/")[:i]) for name in others for i in range(1, name.count("/") + 1)}
+    short = []
+    for name in chosen:
+        parts = name.split("/")
+        prefixes = ("/".join(parts[:i]) for i in range(1, len(parts) + 1))
+        short.append(next(prefix for prefix in prefixes if prefix not in taken))
+    return list(dict.fromkeys(short))
+
+
+def multipliers(tree: Any, rules: Sequence[tuple[str, float]], *, field: str | None) -> Any:
     """Returns a tree of floats: for each leaf the value of the first rule `(regex, value)` that matches, else 1.
 
     Raises:
-      UserError: a rule matches nothing.
+      UserError: a rule matches nothing; see `match`.
     """
     values = jax.tree.map(lambda _: 1.0, tree)
     for pattern, value in reversed(list(rules)):
@@ -53,6 +71,26 @@ def multipliers(tree: Any, rules: Sequence[tuple[str, float]], *, field: str) ->
             lambda hit, old, value=value: float(value) if hit else old, match(tree, pattern, field=field), values
         )
     return values
+
+
+def partition(tree: Any, mask: Any) -> tuple[Any, Any]:
+    """Returns the nested dict `tree` as two: of the leaves where `mask` is true, and of the others."""
+    leaves, chosen = flatten_dict(tree), flatten_dict(mask)
+    return (
+        unflatten_dict({path: leaf for path, leaf in leaves.items() if chosen[path]}),
+        unflatten_dict({path: leaf for path, leaf in leaves.items() if not chosen[path]}),
+    )
+
+
+def merged(*parts: Any) -> Any:
+    """Returns nested dicts as one, the inverse of `partition`; of leaves of one path the last counts."""
+    return unflatten_dict({path: leaf for tree in parts for path, leaf in flatten_dict(tree).items()})
+
+
+def part_like(tree: Any, like: Any) -> Any:
+    """Returns those leaves of a nested dict whose paths `like` has."""
+    leaves = flatten_dict(tree)
+    return unflatten_dict({path: leaves[path] for path in flatten_dict(like)})
 
 
 def count(tree: Any) -> int:

@@ -99,6 +99,38 @@ def prepare(config: Any, workdir: Path, *, data: dict[str, Any], extend: bool = 
     write_text(workdir / "config.json", json.dumps(json.loads(config.to_json()), indent=2) + "\n")
 
 
+# What a network takes and gives: fields of config.data, and the names of the classes (None: unknown).
+INPUT = ("image_size", "channels", "test_crop", "test_resize", "mean", "std", "classes")
+
+
+def write_input(workdir: Path, given: dict[str, Any]) -> None:
+    """Writes input.json, the fields of `INPUT`, with which a checkpoint can be used without its data.
+
+    Raises:
+      UserError: the folder holds a run on classes of other names, or in another order.
+    """
+    path = workdir / "input.json"
+    if has_checkpoint(workdir) and path.exists():
+        before = read_input(workdir)["classes"]
+        check(
+            before == given["classes"],
+            f"{workdir} holds a run on the classes {', '.join(before[:8])}..., but the data have "
+            f"{', '.join(given['classes'][:8])}...: give the data as they were, or another --workdir for a new run",
+        )
+    write_text(path, json.dumps(given) + "\n")
+
+
+def read_input(workdir: Path) -> dict[str, Any]:
+    """Returns what input.json in the folder of a run says; raises UserError if it is missing or damaged."""
+    path = workdir / "input.json"
+    check(path.exists(), f"{workdir} has no input.json: a run writes it when it starts, so start its command again")
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        return {field: given[field] for field in INPUT}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged: start the command of the run again, which writes it") from None
+
+
 def has_checkpoint(workdir: Path) -> bool:
     """Returns whether `workdir` has a checkpoint, whole or damaged, but not one that was never finished."""
     names = [path.name for path in (workdir / "checkpoints").glob("[0-9]*")]

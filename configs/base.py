@@ -24,6 +24,14 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.accumulation = 1  # micro-batches that one step's gradient is averaged over; each has its own BatchNorm
     config.ema_decay = 0.0  # running average of parameters and BatchNorm statistics, used by evaluation; 0: none
 
+    # The trained network that the first parameters come from: a SOURCE of cnn_jax/pretrained.py. Empty: initial values.
+    config.init_from = ""
+    config.take = "all"  # what is taken from it: "all", "frozen" (only what is not trained), or a regex over names
+    # What is trained: "full", "head", "partial:K" (the last K stages and the head), or a regex over parameter names.
+    # Everything else stays as it is to the bit, BatchNorm statistics included.
+    config.trainable = "full"
+    config.cache_features = False  # with trainable="head": features are computed once, not in every step
+
     # name: a key of cnn_jax.models.MODELS; the other fields: the network's own.
     config.model = ConfigDict()
 
@@ -38,6 +46,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.optim.decay_rule = ".*"  # regex over parameter names, such as conv2_x/0/conv1/kernel: which ones decay
     config.optim.clip_norm = 0.0  # largest norm of the whole gradient; 0: no clipping
     config.optim.lr_multipliers = ()  # ((regex, factor), ...): the first rule that matches a name sets its factor
+    config.optim.layer_decay = 1.0  # factor of the learning rate from each stage to the one before it; the head has 1
 
     config.optim.schedule = ConfigDict()
     schedule = config.optim.schedule

@@ -17,7 +17,7 @@ from configs import base, datasets, replay
 
 FOLDER = Path(configs.__file__).parent
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
-NETWORKS = sorted(set(FILES) - {"__init__", "base", "datasets", "replay"})
+NETWORKS = sorted(set(FILES) - {"__init__", "base", "datasets", "finetune", "replay"})
 # Networks whose data set, without a name, is not the digits; and those that do not take images.
 OWN_DATA = {"toy": "xo", "conv1d": "sequences", "c3d": "moving_digits"}
 NOT_IMAGES = {"conv1d": {"sequences", "folder", "synthetic"}, "c3d": {"moving_digits", "folder", "synthetic"}}

@@ -35,7 +35,6 @@ ALLOWED = {
     "models.local": {"errors", *PARTS, "models.network"},
     "models.flattened": {"errors", *PARTS, "models.network"},
     "models": {"errors", "models.base"},
-    "cnn_jax": {"models"},  # the package itself
     "foreign_weights": {"errors", "trees"},
     "data": set(),
     "data.augmentations": {"errors"},
@@ -62,7 +61,7 @@ ALLOWED = {
     "data.views": {"errors", "data.augment", "data.pipeline"},
     # The step receives a network and imports none.
     "optim": {"errors", "trees"},
-    "step": {"data.augment", "data.mixing", "optim"},
+    "step": {"trees", "data.augment", "data.mixing", "optim"},
     "evaluate": {"errors", "data.pipeline", "data.views", "step"},
     # Files, and signals.
     "workdir": {"errors"},
@@ -80,14 +79,19 @@ ALLOWED = {
     "layer_table": {"trees", "models.cpu", *PARTS, "receptive_field"},
     "tables": set(),
     "summary": {"errors", "models", "config", "data.prepared", "plots", "commandline", "layer_table", "tables"},
+    # Trained networks.
+    "transfer": {"errors", "trees", "layer_table"},
+    "pretrained": {"errors", "workdir", "checkpoint"},
+    "trained": {"errors", "trees", "models", "models.base", "data.augment", "data.images", "pretrained"},
+    "cnn_jax": {"models", "trained"},  # the package itself
     # The run.
     "build": {
-        *("errors", "config", "models", "protocols", "data.pipeline"),
+        *("errors", "trees", "config", "models", "protocols", "data.pipeline", "transfer", "pretrained"),
         *("optim", "step", "evaluate", "workdir", "checkpoint", "layer_table"),
     },
     "diagnostics": {"trees", "models.base", "step", "build"},
     "guard": {"errors", "step", "workdir", "checkpoint", "metrics", "build", "diagnostics"},
-    "show": {"config", "models", "tables", "build"},
+    "show": {"trees", "config", "models", "tables", "build"},
     "train": {
         *("errors", "step", "workdir", "signals", "checkpoint", "metrics"),
         *("plots", "provenance", "summary", "build", "diagnostics", "guard", "show"),
@@ -95,6 +99,10 @@ ALLOWED = {
     # The commands.
     "ensemble": {"errors", "evaluate", "workdir", "checkpoint", "metrics", "build", "show"},
     "main": {"errors", "compilation_cache", "provenance", "train", "ensemble", "commandline"},
+    "finetune": {
+        *("errors", "compilation_cache", "provenance", "train", "commandline"),
+        *("pretrained", "transfer", "show"),
+    },
     "prepare_data": {"errors", "workdir", "commandline", "data.images", "data.prepared", "data.tfrecord"},
     "report": {"errors", "commandline", "tables", "provenance", "runs", "scorecard"},
     "visualize": {
@@ -161,7 +169,7 @@ def test_the_list_goes_down_only():
 
 def test_only_commands_import_the_loop_and_nothing_imports_commands():
     importers = {name: internal(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
-    assert {name for name, found in importers.items() if "train" in found} == {"main", "measure"}
+    assert {name for name, found in importers.items() if "train" in found} == {"main", "finetune", "measure"}
     assert {name for name, found in importers.items() if found & {"baselines", "measure"}} == {"measure", "benchmark"}
     assert not {name for name, found in importers.items() if found & {"main", "benchmark", "report", "prepare_data"}}
 

@@ -76,10 +76,20 @@ class Part:
         self.shard = shard
         self.order = Order(seed, len(source))
         self.is_resident = config.placement == "device"
+        self.has_features = False
         self.skipped: set[int] = set()  # examples that could not be read so far, with config.data.on_error="skip"
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def keep_features(self, features: np.ndarray, labels: np.ndarray) -> None:
+        """Puts features float32 [N, ...] of all examples in the place of images from now on; the part is resident then.
+
+        Args:
+          labels: int32 [N].
+        """
+        self.resident = {"image": features, "label": labels}
+        self.is_resident = self.has_features = True
 
     @functools.cached_property
     def resident(self) -> Batch | None:
@@ -305,6 +315,13 @@ class Data:
     def identity(self) -> dict[str, Any]:
         """What a run is on: {"name": with the version, "examples": {part: number}}."""
         return {"name": self.name, "examples": {name: len(part) for name, part in self.parts.items()}}
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """What a network takes and gives: the fields of `workdir.INPUT`, as JSON has them."""
+        values = {name: array.tolist() for name, array in self.normalization.items()}
+        fields = {name: self.config[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
+        return fields | {"image_size": list(self.config.image_size)} | values | {"classes": list(self.class_names)}
 
     @functools.cached_property
     def normalization(self) -> dict[str, np.ndarray]:

@@ -31,6 +31,8 @@ class Head(nnx.Module):
 
     Maps larger than `in_shape` are scored at every position, and the scores averaged: for "flatten" and "fc" the linear
     layers act as convolutions (Simonyan & Zisserman 2015, section 3.2), for the others that is what they do anyway.
+
+    A call is `score(reduce(x))`, so that what comes before the first parameter of the head can be kept.
     """
 
     def __init__(
@@ -68,11 +70,23 @@ class Head(nnx.Module):
             self.classifier = Linear(features, num_classes, init=classifier_init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
+        return self.score(self.reduce(x), rngs=rngs)
+
+    def reduce(self, x: jax.Array) -> jax.Array:
+        """Returns what the first layer with parameters sees of the maps [B, *spatial, C].
+
+        "gap": their averages [B, C]. "flatten" and "fc": their values in a row, see `flat_windows`. "conv": themselves.
+        """
+        if self.kind == "conv":
+            return x
+        return self.pool(x) if self.pool is not None else flat_windows(x, self.in_shape)
+
+    def score(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
+        """Returns the class scores [B, num_classes], float32, of what `reduce` returns."""
         if self.kind == "conv":
             assert self.pool is not None
             maps = self.activation(self.classifier(self.dropout(x, rngs=rngs)))
             return self.pool(maps.astype(jnp.float32))
-        x = self.pool(x) if self.pool is not None else flat_windows(x, self.in_shape)
         keys = iter(() if rngs is None else jax.random.split(rngs, len(self.hidden) + 1))
         for layer in self.hidden:
             x = self.dropout(self.activation(layer(x)), rngs=next(keys, None))
@@ -170,7 +184,11 @@ class Network(nnx.Module):
         return x
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:
-        return self.head(self.features(x, rngs=rngs), rngs=fold_in(rngs, len(self.order)))
+        return self.score(self.head.reduce(self.features(x, rngs=rngs)), rngs=rngs)
+
+    def score(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
+        """Returns the class scores of what `head.reduce` returns, as a call with the key `rngs` does."""
+        return self.head.score(x, rngs=fold_in(rngs, len(self.order)))
 
 
 def fold_in(key: jax.Array | None, number: int) -> jax.Array | None:

@@ -1,0 +1,135 @@
+"""A trained network ready for use: from pictures to class scores, probabilities and features."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cnn_jax import models, pretrained, trees
+from cnn_jax.data import augment
+from cnn_jax.data.images import Picture
+from cnn_jax.errors import UserError, check
+from cnn_jax.models.base import listen
+
+
+def load(source: str | Path) -> "Trained":
+    """Returns the trained network that a SOURCE names (see `cnn_jax.pretrained`): a run, an exported file.
+
+    Raises:
+      UserError: there is no such source, or it is damaged.
+    """
+    return Trained(pretrained.open_source(str(source)))
+
+
+class Trained:
+    """A trained network: `trained(images)` are class scores.
+
+    Images are a batch uint8 [B, *spatial, C] of any size, or a list of examples: files of pictures (JPEG, PNG), or
+    arrays uint8 [*spatial, C]. They are brought to the network's size as in the test of its training, and normalised.
+
+    model: the `nnx.Module` in evaluation mode. classes: the names of the classes; numbers where they are not known.
+    """
+
+    def __init__(self, source: pretrained.Pretrained):
+        self.source = source
+        self.image_size = tuple(source.input["image_size"])
+        self.channels = source.input["channels"]
+        self.model = build(source)
+        names = source.classes
+        self.classes = list(names) if names is not None else [str(i) for i in range(source.num_classes)]
+        mean, std = (np.asarray(source.input[name], np.float32) for name in ("mean", "std"))
+
+        graphdef, self._state = nnx.split(self.model)
+
+        def merged(state: Any, images: jax.Array) -> tuple[Any, jax.Array]:
+            return nnx.merge(graphdef, state), augment.normalize(images, mean, std)
+
+        def scores(state: Any, images: jax.Array) -> jax.Array:
+            model, values = merged(state, images)
+            return model(values)
+
+        def features(state: Any, images: jax.Array) -> jax.Array:
+            model, values = merged(state, images)
+            with listen() as calls:
+                model(values)
+            x = next(x for layer, x, _ in calls if layer is model.head.classifier)
+            return x.astype(jnp.float32).mean(tuple(range(1, x.ndim - 1)))
+
+        self._scores, self._features = jax.jit(scores), jax.jit(features)
+
+    def prepare(self, images: Any) -> np.ndarray:
+        """Returns images as the network sees them, uint8 [B, *image_size, C] (sequences float32), not normalised.
+
+        Raises:
+          UserError: a file cannot be read, or an image has other channels or axes than the network takes.
+        """
+        if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim < 2):
+            raise UserError("give a list of images, or an array [B, ...] of them, not a single one")
+        view = SimpleNamespace(**{name: self.source.input[name] for name in ("test_crop", "test_resize")})
+        view.image_size, view.placement = self.image_size, "device"
+        rows = []
+        for i, image in enumerate(images):
+            stored = Picture(image, self.channels) if isinstance(image, (str, Path)) else np.asarray(image)
+            if isinstance(stored, np.ndarray):
+                wanted = (*self.image_size, self.channels)
+                check(
+                    stored.ndim == len(wanted) and stored.shape[-1] == self.channels,
+                    f"image {i} has the shape {list(stored.shape)}, but the network takes {list(wanted)}: sizes may "
+                    "differ, the number of axes and of channels may not",
+                )
+                check(
+                    stored.dtype == np.uint8 or len(self.image_size) == 1,
+                    f"image {i} is of {stored.dtype}, but must be uint8: values from 0 to 255",
+                )
+            rows.append(augment.crop(stored, view, train=False))
+        check(bool(rows), "there are no images")
+        return np.stack(rows)
+
+    def __call__(self, images: Any) -> jax.Array:
+        """Returns class scores, float32 [B, K]."""
+        return self._scores(self._state, self.prepare(images))
+
+    def probabilities(self, images: Any) -> jax.Array:
+        """Returns class probabilities, float32 [B, K]."""
+        return jax.nn.softmax(self(images))
+
+    def features(self, images: Any) -> jax.Array:
+        """Returns what the last layer sees of each image, float32 [B, F]; of maps the average over positions."""
+        return self._features(self._state, self.prepare(images))
+
+
+def build(source: pretrained.Pretrained) -> Any:
+    """Returns the network of a source with its weights, in evaluation mode; no initial values are computed.
+
+    Raises:
+      UserError: its arrays are not those of the network that it names; all of them are listed.
+    """
+    name = source.model["name"]
+    shape = (*source.input["image_size"], source.input["channels"])
+    fields = {
+        field: tuple(value) if isinstance(value, list) else value
+        for field, value in source.model.items()
+        if field != "name"
+    }
+    shapes = jax.eval_shape(lambda: models.create(name, num_classes=source.num_classes, input_shape=shape, **fields))
+    graphdef, state = nnx.split(
+        nnx.view(shapes, deterministic=True, use_running_average=True, raise_if_not_found=False)
+    )
+    state = nnx.to_pure_dict(state)
+    wanted = dict(trees.named_leaves(state))
+    shapes = {path: list(leaf.shape) for path, leaf in source.leaves.items()}
+    misfits = [
+        f"  {path}: {shapes.get(path, 'absent')} there, {list(leaf.shape)} in {name}"
+        for path, leaf in wanted.items()
+        if shapes.get(path) != list(leaf.shape)
+    ]
+    check(not misfits, f"{source.name} does not have the arrays of {name}:\n" + "\n".join(misfits))
+
+    def value(path: tuple, leaf: Any) -> jax.Array:
+        return jnp.asarray(source.leaves[trees.path_name(path)], leaf.dtype)
+
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(value, state))

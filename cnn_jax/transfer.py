@@ -1,0 +1,200 @@
+"""Transfer learning: which parameters are trained, and which of them come from a trained network.
+
+The regimes of config.trainable:
+
+    full        everything: for data enough
+    partial:K   the last K stages and the head: for data in between
+    head        the head alone: for few data
+    a regex     the parameters whose whole names match
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from cnn_jax import trees
+from cnn_jax.errors import UserError, check
+from cnn_jax.layer_table import stage_of
+
+HEAD = r"(head|auxiliary_\w+)/.*"  # auxiliary classifiers are heads on earlier maps
+REGIMES = "full, head, partial:K (the last K stages and the head), or a regular expression over parameter names"
+TAKES = "all, frozen (only what is not trained), or a regular expression over parameter names"
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """What is trained of a network.
+
+    mask: a nested dict of bools, for each parameter whether it is trained.
+    frozen_layers: names of the layers that compute as in evaluation in training, too: BatchNorm whose parameters are
+      frozen, and all layers before the first one that is trained, so that nothing random is left in them.
+    """
+
+    mask: Any
+    frozen_layers: tuple[str, ...]
+
+    @property
+    def is_all(self) -> bool:
+        return all(jax.tree.leaves(self.mask))
+
+    @property
+    def has_frozen_features(self) -> bool:
+        """Whether nothing before the head is trained."""
+        names = [name for name, trained in trees.named_leaves(self.mask) if trained]
+        return all(name.startswith("head/") for name in names)
+
+
+def select(regime: str, order: Sequence[str], params: Any) -> Trainable:
+    """Returns what config.trainable means for a network.
+
+    Args:
+      order: the names of its layers in a row, without the head. params: its parameters, a nested dict of anything.
+
+    Raises:
+      UserError: the regime matches no parameter, or a regex all of them, or there are not so many stages.
+    """
+    names = [name for name, _ in trees.named_leaves(params)]
+    field = f"config.trainable (one of {REGIMES})"
+    if regime == "full":
+        return Trainable(jax.tree.map(lambda _: True, params), ())
+    if regime == "head":
+        pattern = HEAD
+    elif match := re.fullmatch(r"partial:(\d+)", regime):
+        with_parameters = {name.split("/")[0] for name in names}
+        stages = list(dict.fromkeys(stage_of(name) for name in order if name in with_parameters))
+        count = int(match[1])
+        check(
+            0 < count < len(stages),
+            f"config.trainable is {regime!r}, but this network has {len(stages)} stages with parameters before its "
+            f"head ({', '.join(stages)}): take 1 to {len(stages) - 1} of them, or 'head' or 'full'",
+        )
+        last = stages[-count:]
+        layers = [name for name in order if stage_of(name) in last]
+        pattern = rf"({'|'.join(map(re.escape, layers))})/.*|{HEAD}"
+    else:
+        pattern = regime
+    mask = trees.match(params, pattern, field=field)
+    check(
+        not all(jax.tree.leaves(mask)),
+        f"config.trainable is {regime!r}, which freezes none of the {len(names)} parameters: say 'full' for that",
+    )
+    trained = [name for name, is_trained in trees.named_leaves(mask) if is_trained]
+    frozen = [name for name, is_trained in trees.named_leaves(mask) if not is_trained]
+    first = next((i for i, layer in enumerate(order) if any(name.startswith(f"{layer}/") for name in trained)), None)
+    beginning = order[:first]
+    parents = {name.rpartition("/")[0] for name in frozen} - {name.rpartition("/")[0] for name in trained}
+    return Trainable(mask, (*beginning, *sorted(parents)))
+
+
+def layer_rules(decay: float, order: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Returns rules (regex, factor) of learning rates: the head has 1, every stage before it `decay` times the next.
+
+    See config.optim.layer_decay; `order` as in `select`.
+    """
+    if decay == 1:
+        return ()
+    stages = list(dict.fromkeys(map(stage_of, order)))
+    return tuple(
+        (rf"({'|'.join(re.escape(name) for name in order if stage_of(name) == stage)})/.*", decay ** (len(stages) - i))
+        for i, stage in enumerate(stages)
+    )
+
+
+def adapt(config: Any, source: Any, given: Collection[str]) -> dict[str, Any]:
+    """Changes a configuration to that of a trained network that it is to start from; returns what it set, by field.
+
+    Set are the fields of the network, and those of the data that say what it sees. Where a network was trained with a
+    mean image, that of the new data takes its place.
+
+    Args:
+      source: a `pretrained.Pretrained`. given: dotted names of fields that stay, because somebody has set them.
+
+    Raises:
+      UserError: the source is another network.
+    """
+    ours, theirs = config.model.name, source.model["name"]
+    check(
+        ours == theirs,
+        f"{source.name} is a {theirs}, but the configuration is of {ours}: name that network in the configuration, "
+        f"--config=configs/finetune.py:{theirs},{config.data.name}",
+    )
+    seen = {name: source.input[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
+    mean, std = source.input["mean"], source.input["std"]
+    if mean == [0] and std == [1]:
+        seen |= {"normalize": "none", "mean": (), "std": ()}
+    elif isinstance(mean[0], (int, float)) and len(mean) == seen["channels"]:
+        seen |= {"normalize": "channel", "mean": mean, "std": std}
+    else:
+        seen |= {"normalize": "pixel", "mean": (), "std": ()}
+    fields = {f"model.{name}": value for name, value in source.model.items()}
+    fields |= {f"data.{name}": value for name, value in seen.items()} | {"init_from": source.name}
+    changed = {}
+    for field, value in fields.items():
+        group, _, name = field.rpartition(".")
+        place = config[group] if group else config
+        value = tuple(value) if isinstance(value, list) else value
+        if field not in given and (name not in place or place[name] != value):
+            changed[field] = value
+            with config.unlocked():
+                place[name] = value
+    return changed
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """What a network takes from another: names of parameters and statistics, and why the others are new."""
+
+    taken: tuple[str, ...]
+    new: Mapping[str, str]  # name -> reason
+    left: tuple[str, ...]  # names in the source that have no place here
+
+
+def plan(
+    wanted: Mapping[str, tuple[int, ...]],
+    source: Mapping[str, tuple[int, ...]],
+    *,
+    take: str,
+    trained: set[str],
+    classes: str,
+    name: str,
+) -> Surgery:
+    """Returns what is taken from a source, what is new and what is left.
+
+    Heads may differ: what does not fit of them is new. Everything else must fit.
+
+    Args:
+      wanted, source: name -> shape, of this network and of the source.
+      take: config.take. trained: the names that are trained. classes: why the classes are others than those of the
+        source; empty if they are the same. name: of the source, for messages.
+
+    Raises:
+      UserError: layers of the body are absent in the source or have other shapes; all of them are listed.
+    """
+    if take in ("all", "frozen"):
+        chosen = {path for path in wanted if take == "all" or path not in trained}
+    else:
+        matches = trees.match(dict(wanted), take, field=f"config.take (one of {TAKES})")
+        chosen = {path for path, is_taken in matches.items() if is_taken}
+    taken, new, misfits = [], {}, []
+    for path, shape in wanted.items():
+        is_head = re.fullmatch(HEAD, path) is not None
+        if path not in chosen:
+            new[path] = f"config.take is {take!r}"
+        elif is_head and re.search(r"(^|/)head/classifier/", path) and classes:
+            new[path] = classes
+        elif source.get(path) == shape:
+            taken.append(path)
+        elif is_head:
+            new[path] = "absent there" if path not in source else f"{list(source[path])} there, {list(shape)} here"
+        else:
+            misfits.append(f"  {path}: {list(source[path]) if path in source else 'absent'} there, {list(shape)} here")
+    if misfits:
+        raise UserError(
+            f"{name} does not fit this network, {len(misfits)} of {len(wanted)} arrays:\n" + "\n".join(misfits) + "\n"
+            "Take the network and the fields that it was made with, or leave layers out with --config.take=REGEX."
+        )
+    check(bool(taken), f"nothing is taken from {name}: config.take is {take!r}")
+    return Surgery(tuple(taken), new, tuple(path for path in source if path not in wanted))
