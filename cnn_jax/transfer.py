@@ -69,7 +69,9 @@ def select(regime: str, order: Sequence[str], params: Any) -> Trainable:
         check(
             0 < count < len(stages),
             f"config.trainable is {regime!r}, but this network has {len(stages)} stages with parameters before its "
-            f"head ({', '.join(stages)}): take 1 to {len(stages) - 1} of them, or 'head' or 'full'",
+            f"head ({', '.join(stages)}): the last 1 to {len(stages) - 1} of them can be trained"
+            if len(stages) > 1
+            else f"config.trainable is {regime!r}, but this network has no two stages: take 'head' or 'full'",
         )
         last = stages[-count:]
         layers = [name for name in order if stage_of(name) in last]
@@ -176,7 +178,7 @@ def plan(
     if take in ("all", "frozen"):
         chosen = {path for path in wanted if take == "all" or path not in trained}
     else:
-        matches = trees.match(dict(wanted), take, field=f"config.take (one of {TAKES})")
+        matches = trees.match(dict.fromkeys(wanted, 0), take, field=f"config.take (one of {TAKES})")
         chosen = {path for path, is_taken in matches.items() if is_taken}
     taken, new, misfits = [], {}, []
     for path, shape in wanted.items():

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from cnn_jax.data.arrays import SUFFIX, StoredArray
 from cnn_jax.data.dataset import PARTS, Dataset, Example, Source, name
 from cnn_jax.data.folder import list_parts
 from cnn_jax.data.images import Frames, Picture
-from cnn_jax.errors import check
+from cnn_jax.errors import check, check_choice
 
 
 @dataclass
@@ -97,22 +97,87 @@ class Concatenated:
         return name(self.first, index) if index < border else name(self.second, index - border)
 
 
+@dataclass
+class Subset:
+    """Some examples of a source, with labels of their own."""
+
+    source: Source
+    indices: np.ndarray  # int [N]
+    labels: np.ndarray  # int [N]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: Sequence[int]) -> list[Example | None]:
+        found = self.source.read([int(self.indices[i]) for i in indices])
+        return [
+            None if example is None else example | {"label": int(self.labels[i])}
+            for example, i in zip(found, indices, strict=True)
+        ]
+
+    def name(self, index: int) -> str:
+        return name(self.source, int(self.indices[index]))
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """Returns the labels of all examples, int [N]; -1 of one that cannot be read."""
+    known = getattr(source, "labels", None)
+    if known is not None:
+        return np.asarray(known)
+    blocks = [source.read(range(start, min(start + 1024, len(source)))) for start in range(0, len(source), 1024)]
+    return np.array([-1 if example is None else example["label"] for block in blocks for example in block], np.int64)
+
+
+def choose(dataset: Dataset, config: Any, seed: int) -> Dataset:
+    """Returns what config.data.classes and images_per_class leave of a data set.
+
+    Raises:
+      UserError: no such class, fewer than two, or a class with fewer examples than are asked for.
+    """
+    if not config.classes and not config.images_per_class:
+        return dataset
+    names = list(config.classes or dataset.class_names)
+    for wanted in names:
+        check_choice("config.data.classes has a class that", wanted, dataset.class_names)
+    check(
+        len(set(names)) == len(names) >= 2,
+        f"config.data.classes is {tuple(names)}, but must name at least two classes, none of them twice",
+    )
+    new_label = np.array([names.index(old) if old in names else -1 for old in dataset.class_names] + [-1])
+    parts: dict[str, Source] = {}
+    for part, source in dataset.parts.items():
+        labels = new_label[labels_of(source)]  # the last entry is that of -1
+        chosen = np.flatnonzero(labels >= 0)
+        if part == "train" and config.images_per_class:
+            order = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 0, 2])).permutation(chosen)
+            few = [order[labels[order] == label][: config.images_per_class] for label in range(len(names))]
+            fewest = min(range(len(names)), key=lambda label: len(few[label]))
+            check(
+                len(few[fewest]) == config.images_per_class,
+                f"config.data.images_per_class is {config.images_per_class}, but class {names[fewest]!r} has "
+                f"{len(few[fewest])} in the train part",
+            )
+            chosen = np.sort(np.concatenate(few))
+        parts[part] = Subset(source, chosen, labels[chosen])
+    return replace(dataset, parts=parts, class_names=names)
+
+
 def load(config: Any, seed: int = 0) -> Dataset:
     """Opens the parts of the data set that config.data names.
 
     Args:
-      seed: of synthetic images.
+      seed: of synthetic images, and of config.data.images_per_class.
 
     Raises:
       UserError: the data set is not there (the message says how to get it), or does not have the classes or channels
         that the configuration says.
     """
     openers = {"tfds": tfds.open_dataset, "digits": _digits, "synthetic": _synthetic, "folder": _folder}
-    dataset = openers.get(config.source, _generated)(config, seed)
+    dataset = choose(openers.get(config.source, _generated)(config, seed), config, seed)
     for part, source in dataset.parts.items():
         check(len(source) > 0, f"the {part} part of {config.name!r} is empty: check config.data.{part}")
     check(
-        config.num_classes in (0, len(dataset.class_names)),
+        bool(config.classes) or config.num_classes in (0, len(dataset.class_names)),
         f"config.data.num_classes is {config.num_classes}, but {config.name!r} has {len(dataset.class_names)} classes",
     )
     if config.source not in ("folder", "tfds"):  # those are checked when they are opened, or when they are read
