@@ -90,6 +90,17 @@ def whole(tmp_path_factory):
     return folder
 
 
+def saved_steps(folder):
+    return {path.name for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()}
+
+
+def wait_until(process, holds, seconds=20):
+    """Waits until `holds()`, the end of the process, or for some seconds."""
+    until = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < until and not holds():
+        time.sleep(0.0005)
+
+
 def test_a_run_killed_at_twenty_random_moments_gives_the_numbers_of_one_that_was_never_stopped(tmp_path, whole):
     moments, first_steps, inside_a_save = random.Random(0), [], 0
     for kill in range(20):
@@ -97,12 +108,11 @@ def test_a_run_killed_at_twenty_random_moments_gives_the_numbers_of_one_that_was
         printed = wait_for_first_step(process)
         first_steps.append(int(printed.split("checkpoint of step ")[1].split()[0]) if "going on" in printed else 0)
         if kill % 2:  # inside a save
-            until = time.monotonic() + 10
-            while process.poll() is None and time.monotonic() < until:
-                if any((tmp_path / "checkpoints").glob("*.partial")):
-                    break
-                time.sleep(0.0005)
+            wait_until(process, lambda: any((tmp_path / "checkpoints").glob("*.partial")))
         else:
+            if kill % 4 == 0:  # behind a new checkpoint, however slow the machine is
+                known = saved_steps(tmp_path)
+                wait_until(process, lambda known=known: saved_steps(tmp_path) != known)
             time.sleep(moments.uniform(0, 0.6))
         assert process.poll() is None, f"the run ended before kill {kill}: make it longer"
         process.kill()
