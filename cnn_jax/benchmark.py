@@ -22,7 +22,10 @@ from cnn_jax.errors import check, check_choice
 flags.adopt_module_key_flags(commandline)  # --help shows --config
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object in place of the table.")
 _AGAINST = flags.DEFINE_enum(
-    "against", None, ["flax", "torch"], "Also measure the loop of Flax's tutorial, or PyTorch and its DataLoader."
+    "against",
+    None,
+    ["flax", "torch", "full"],
+    "Also measure the loop of Flax's tutorial, PyTorch and its DataLoader, or the step that trains all parameters.",
 )
 _ONLY = flags.DEFINE_string("only", "step,data,both", "What to measure: the step, its data, both at once.")
 _SECONDS = flags.DEFINE_float("seconds", 2.0, "Length of one measurement; there are 5 of each.")

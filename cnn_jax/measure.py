@@ -43,18 +43,26 @@ def benchmark(
     """Returns everything that was measured, as it is printed with --json; what `only` leaves out is None.
 
     Args:
-      only: of `PARTS`. against: "flax", "torch" or None; torch's DataLoader is measured, too, where "data" is a folder
-        of pictures. seconds: of one segment; at least two steps are made.
+      only: of `PARTS`. against: "flax", "torch", "full" (the step that trains all parameters, beside one that does not)
+        or None; torch's DataLoader is measured, too, where "data" is a folder of pictures.
+      seconds: of one segment; at least two steps are made.
       progress: the console that shows what is going on, if it is a terminal.
 
     Raises:
       UserError: see `build.Run` and `baselines`; a loss is not finite.
     """
+    check(
+        not config.cache_features, "config.cache_features is True: a benchmark computes everything, leave it at False"
+    )
     run = Run(config)
     config = run.config  # with the number of classes of a folder
     trains = set(only) != {"data"}
-    if against and trains:
+    if against in ("flax", "torch") and trains:
         baselines.check_comparable(config)
+    check(
+        against != "full" or not run.trainable.is_all,
+        "--against=full compares with a step that trains everything, but so does this one: set config.trainable",
+    )
     loads = against == "torch" and "data" in only and config.data.source == "folder"
     check(
         not against or trains or loads,
@@ -79,6 +87,10 @@ def benchmark(
             contenders["flax"] = baselines.flax_loop(run, host_batches(run), examples if part.is_resident else None)
         elif against == "torch" and trains:
             contenders["torch"] = baselines.torch_loop(run, examples)
+        elif against == "full" and trains:
+            everything = config.copy_and_resolve_references()
+            everything.update(trainable="full", take="all")
+            contenders["full"] = ours(Run(everything), examples, compiles=False)[1]["step"]
         for name in references:
             counts[name] = calibrate(name, contenders[name], seconds)
     with show.waiting(progress, f"measuring {', '.join(contenders)}: about {seconds * ROUNDS * len(counts):.0f} s"):
@@ -103,7 +115,7 @@ def benchmark(
         "device_kind": device.device_kind,
         "device_count": len(jax.devices()),
         "jax_version": jax.__version__,
-        "reference": f"{against} {importlib.metadata.version(against)}" if against else None,
+        "reference": reference_name(against),
         "repeats": ROUNDS,
         "seconds": seconds,
         "steps": counts,
@@ -114,9 +126,17 @@ def benchmark(
         "memory": memory,
         "flops_per_image": flops,
         "matmul_peak_flops_per_second": peak,
-        "share_of_matmul_peak": trained["median"] * flops / peak if trained and peak else None,
+        # Of a network that is trained in part, fewer are computed.
+        "share_of_matmul_peak": trained["median"] * flops / peak if trained and peak and run.trainable.is_all else None,
         "config": json.loads(config.to_json()),
     }
+
+
+def reference_name(against: str | None) -> str | None:
+    """Returns what is compared with, in words."""
+    if against == "full":
+        return "full: the step that trains all parameters"
+    return f"{against} {importlib.metadata.version(against)}" if against else None
 
 
 # ---------------------------------------------------------------- what is measured
@@ -176,11 +196,10 @@ def ours(run: Run, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], 
     if not resident:
         batch |= {name: array[: run.config.batch_size] for name, array in examples.items()}
     batch = run.put(batch)
-    create = jax.jit(run.create_state, out_shardings=run.replicated)
     train_step = run.train_step()
     compiled: dict[str, Any] = {"seconds": None, "step_bytes": None}
     if compiles:
-        compiled = compilation(train_step, jax.block_until_ready(create()), batch, images)
+        compiled = compilation(train_step, jax.block_until_ready(run.create_state()), batch, images)
 
     def mean_loss(state: Any) -> Any:
         sums = jax.block_until_ready(state).sums
@@ -201,7 +220,11 @@ def ours(run: Run, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], 
             state = train_step(state, arrays, images)
         return mean_loss(state)
 
-    return compiled, {"step": (create, step), "data": (lambda: None, data), "both": (create, both)}
+    return compiled, {
+        "step": (run.create_state, step),
+        "data": (lambda: None, data),
+        "both": (run.create_state, both),
+    }
 
 
 def compilation(train_step: Any, *arguments: Any) -> dict[str, Any]:

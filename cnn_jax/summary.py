@@ -50,12 +50,13 @@ def trace(config: Any) -> list[LayerRow]:
     check_config(config)
     if config.data.source == "tfds" and not config.data.num_classes:
         prepared.full_name(config.data.name, prepared.data_dir(config.data.dir))  # a mistyped name is none
+    num_classes = len(config.data.classes) or config.data.num_classes
     check(
-        config.data.num_classes > 0,
+        num_classes > 0,
         f"config.data.num_classes is 0, as many as {config.data.name!r} has, which is not opened here: give the number",
     )
     shape = image_shape(config)
-    given = dict(num_classes=config.data.num_classes, input_shape=shape) | model_fields(config)
+    given = dict(num_classes=num_classes, input_shape=shape) | model_fields(config)
     return layer_table(functools.partial(models.create, config.model.name, **given), shape)
 
 

@@ -9,7 +9,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class Experiment:
     seeds: of every arm, from 0; arms of one seed see the same examples in the same order.
     figures: of `FIGURES`.
     parts: what `experiments.cost` measures beside the runs.
+    first: folder -> an arm that is trained there once, with seed 0, before the others, which start from it.
     """
 
     arms: tuple[Arm, ...]
@@ -75,6 +76,7 @@ class Experiment:
     seeds: int = 5
     figures: tuple[str, ...] = ("curves", "cost")
     parts: tuple[Part, ...] = ()
+    first: Mapping[str, Arm] = field(default_factory=dict)
     text: str = ""  # the docstring of its file
     name: str = ""  # of its file, with the data set and "full"
 
@@ -142,21 +144,24 @@ def load(spec: str) -> Experiment:
     except ValueError as error:
         raise UserError(f"{spec}: {error}") from None
     check(isinstance(found, Experiment), f"{file}: get_experiment(dataset, full) must return an Experiment")
-    name = "-".join([path.stem, *datasets, *(["full"] if full else [])])
-    found = replace(found, text=(module.__doc__ or "").strip(), name=name)
+    found = replace(
+        found,
+        text=(module.__doc__ or "").strip(),
+        name="-".join([path.stem, *datasets, *(["full"] if full else [])]),
+    )
     folders = [arm.folder for arm in found.arms]
     for arm in found.arms:
         check(folders.count(arm.folder) == 1, f"{file}: two arms are called {arm.name!r}: give each a name of its own")
-    for field in found.compare:
+    for name in found.compare:
         for arm in found.arms:
             check(
-                field in arm.changes,
-                f"{file} compares {field!r}, but the arm {arm.name!r} does not set it{near(field, arm.changes)}",
+                name in arm.changes,
+                f"{file} compares {name!r}, but the arm {arm.name!r} does not set it{near(name, arm.changes)}",
             )
     check(bool(found.pairs()), f"{file}: no two arms differ in one of the fields to compare alone")
-    for field, known, given in (("equal", EQUAL, found.equal), ("figures", FIGURES, found.figures)):
+    for name, known, given in (("equal", EQUAL, found.equal), ("figures", FIGURES, found.figures)):
         for value in given:
-            check(value in known, f"{file}: {field} has {value!r}, but must be of {', '.join(known)}")
+            check(value in known, f"{file}: {name} has {value!r}, but must be of {', '.join(known)}")
     return found
 
 

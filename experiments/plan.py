@@ -124,7 +124,10 @@ class Task:
         """Returns a line for each field in which the run in its folder, if there is one, has another configuration."""
         if not (self.folder / "config.json").exists():
             return []
-        return workdir.differences(workdir.stored_config(self.folder), _plain(self.config), may_differ=MAY_DIFFER)
+        data = self.config.data  # what it leaves to the data set, the run has written down
+        left_open = ["num_classes", *(part for part in ("train", "validation", "test") if not data[part])]
+        may_differ = (*MAY_DIFFER, *(f"data.{field}" for field in left_open))
+        return workdir.differences(workdir.stored_config(self.folder), _plain(self.config), may_differ=may_differ)
 
     def finished(self) -> runs.Finished | None:
         """Returns the finished run, or None."""
@@ -164,6 +167,15 @@ def tasks(planned: Sequence[Planned], seeds: Iterable[int], folder: Path) -> lis
             config = one.config.copy_and_resolve_references()
             config.seed = seed
             found.append(Task(one.arm, seed, folder / one.arm.folder / f"seed-{seed}", config))
+    return found
+
+
+def first_tasks(experiment: Experiment) -> list[Task]:
+    """Returns the runs that others start from; raises UserError for a field that does not exist."""
+    found = []
+    for folder, arm in experiment.first.items():
+        config, _ = other_config(None, shlex.join([arm.config, *arm.words]), flag=f"arm {arm.name!r}")
+        found.append(Task(arm, 0, Path(folder), config))
     return found
 
 

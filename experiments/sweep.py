@@ -13,15 +13,16 @@ there, at the end or with --report.
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cnn_jax import workdir
 from cnn_jax.errors import UserError, check
 from cnn_jax.tables import render
-from experiments.experiment import experiments, load
-from experiments.launch import check_not_submitted, run_here, slots, submit
-from experiments.plan import Planned, check_fit, differing, plan, plan_sheet, tasks
+from experiments.experiment import Experiment, experiments, load
+from experiments.launch import Slot, check_not_submitted, run_here, slots, submit
+from experiments.plan import Planned, check_fit, differing, first_tasks, plan, plan_sheet, tasks
 
 if __name__ == "__main__":
     from absl import flags
@@ -56,6 +57,20 @@ if __name__ == "__main__":
             check(bool(equals), f"--submit={text!r}: must be NAME=VALUE, such as timeout_min=60")
             options[name] = int(value) if value.isdecimal() else value
         return options
+
+    def train_first(experiment: Experiment, places: list[Slot], say: Callable[[str], None]) -> None:
+        """Trains what the arms start from."""
+        first = first_tasks(experiment)
+        check_fit(first)
+        pending = [task for task in first if task.finished() is None]
+        if not pending:
+            return
+        lines = "\n".join(f"{task.arm.command(0)} --workdir={task.folder}" for task in pending)
+        check(_LAUNCHER.value == "here", f"the arms start from a run that is not there: train it first\n{lines}")
+        say(f"\nfirst, what the arms start from:\n{lines}")
+        run_here(pending, places[:1], say)
+        for task in pending:
+            check(task.finished() is not None, f"the arms cannot start: {task.folder} is not finished ({task.failure})")
 
     def check_flags(words: list[str]) -> None:
         check(len(words) == 1, "name one experiment, such as experiments/residual.py; --list shows all")
@@ -104,10 +119,14 @@ if __name__ == "__main__":
         say(render([plan_sheet(chosen)], "text"))
         say("\n".join(differing(experiment, planned)))
         if flags.FLAGS["dry-run"].value:
-            say("\n" + "\n".join(one.arm.command() for one in chosen))
+            say("")
+            for task in first_tasks(experiment):
+                say(f"{task.arm.command(0)} --workdir={task.folder}")
+            say("\n".join(one.arm.command() for one in chosen))
             say(f"\nSEED: 0 to {seeds - 1}; folder: {folder}")
             return None
         with workdir.locked(folder, flag="--folder"):
+            train_first(experiment, places, say)
             every = tasks(chosen, range(seeds), folder)
             check_fit(every)
             pending = [task for task in every if task.finished() is None]
