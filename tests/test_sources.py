@@ -128,3 +128,47 @@ def test_concatenated_parts_are_read_in_the_order_that_was_asked_for(first, seco
     examples = joined.read(indices)
     assert [e["image"].item() for e in examples] == indices
     assert [e["label"] for e in examples] == [10 * i for i in indices]
+
+
+# ---------------------------------------------------------------- some of the classes, some of the examples
+
+
+def subset(seed=0, **fields):
+    config = datasets.get_dataset("digits")
+    config.update(fields)
+    return sources.load(config, seed)
+
+
+def test_classes_are_chosen_by_name_and_counted_anew():
+    whole, some = subset(), subset(classes=("7", "1"))
+    assert some.class_names == ["7", "1"]
+    for part, source in some.parts.items():
+        images, labels = everything(whole.parts[part])
+        kept = np.isin(labels, (1, 7))
+        found, found_labels = everything(source)
+        np.testing.assert_array_equal(found, images[kept])
+        np.testing.assert_array_equal(found_labels, np.where(labels[kept] == 7, 0, 1))
+
+
+def test_so_many_training_examples_of_each_class_are_drawn_by_the_seed():
+    first, again, other = (everything(subset(seed, images_per_class=5).parts["train"]) for seed in (0, 0, 1))
+    assert np.bincount(first[1]).tolist() == [5] * 10
+    np.testing.assert_array_equal(first[0], again[0])
+    assert not np.array_equal(first[0], other[0])
+    assert len(subset(images_per_class=5).parts["test"]) == 359
+    more = everything(subset(0, images_per_class=6).parts["train"])[0]
+    assert {image.tobytes() for image in first[0]} < {image.tobytes() for image in more}  # nested, for learning curves
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(classes=("1", "seven")), "is 'seven', but must be one of 0, 1"),
+        (dict(classes=("1",)), "at least two classes"),
+        (dict(classes=("1", "1")), "none of them twice"),
+        (dict(images_per_class=500), r"is 500, but class '\d' has 1\d\d in the train part"),
+    ],
+)
+def test_classes_and_examples_that_there_are_not_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        subset(**fields)

@@ -2,6 +2,8 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cnn_jax import models, trees
 from cnn_jax.errors import UserError
@@ -109,3 +111,29 @@ def test_counting_adds_the_elements_of_all_leaves():
     assert trees.count({"scalar": np.zeros(()), "empty": np.zeros((0, 4))}) == 1
     assert trees.count({}) == 0
     assert trees.count(jax.ShapeDtypeStruct((60_000, 60_000), np.float32)) == 3_600_000_000  # more than an int32
+
+
+# ---------------------------------------------------------------- parts of trees
+
+NESTED = {"a": {"b": 1, "c": {0: 2, 1: 3}}, "d": 4}
+MASK = {"a": {"b": True, "c": {0: False, 1: True}}, "d": False}
+
+
+def test_a_tree_is_parted_and_put_together():
+    chosen, others = trees.partition(NESTED, MASK)
+    assert chosen == {"a": {"b": 1, "c": {1: 3}}} and others == {"a": {"c": {0: 2}}, "d": 4}
+    assert trees.merged(chosen, others) == NESTED
+    assert trees.merged(NESTED, {"d": 5}) == NESTED | {"d": 5}
+    assert trees.part_like(NESTED, {"a": {"b": None}}) == {"a": {"b": 1}}
+    assert trees.partition({}, {}) == ({}, {}) and trees.merged({}, {}) == {}
+
+
+@given(st.lists(st.booleans(), min_size=len(NAMES), max_size=len(NAMES)))
+def test_a_summary_of_names_stands_for_the_chosen_ones_alone(picks):
+    chosen = [name for name, pick in zip(NAMES, picks, strict=True) if pick]
+    short = trees.summarized(chosen, NAMES)
+    covered = [name for name in NAMES if any(name == prefix or name.startswith(f"{prefix}/") for prefix in short)]
+    assert covered == chosen
+    for prefix in short:  # none could be shorter
+        above = prefix.rpartition("/")[0]
+        assert not above or not {name for name in NAMES if name.startswith(f"{above}/")} <= set(chosen)
