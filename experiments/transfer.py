@@ -26,7 +26,7 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     if dataset not in CLASSES:
         raise ValueError(f"this question is asked of {' and '.join(CLASSES)}, not of {dataset!r}")
     names = CLASSES[dataset]
-    common = {"model.width": 1.0 if full else 0.5, "batch_size": 32, "optim.learning_rate": 0.05}
+    common = {"model.width": 1.0 if full else 0.5, "batch_size": 32, "optim.learning_rate": 0.02}
     common |= STATISTICS[dataset] | ({"data.image_size": (8, 8)} if dataset == "digits" else {})
     source = f"runs/sources/{dataset}-first-classes{'-full' if full else ''}"
     trained = {"digits": "20 epochs", "cifar10": "80 epochs" if full else "8 epochs"}[dataset]
@@ -34,7 +34,7 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     first = Arm("source", f"configs/resnet20.py:{dataset}", common | recipe)
     fixed = common | {"data.classes": names[5:], "duration": "5000 steps" if full else "400 steps"}
     fixed |= {"eval.every": "100 steps", "eval.train_part": True}
-    images = {"digits": (4, 16, 64), "cifar10": (10, 30, 100, 300, 1000) if full else (10, 100, 1000)}[dataset]
+    images = {"digits": (8, 20, 64), "cifar10": (10, 30, 100, 300, 1000) if full else (10, 100, 1000)}[dataset]
     arms = []
     for count in images:
         for name, start, regime in (
