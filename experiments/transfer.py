@@ -18,7 +18,11 @@ CLASSES = {
 # Of whole data sets, so that source and target see images alike.
 STATISTICS = {
     "digits": {"data.mean": (0.306,), "data.std": (0.376,)},
-    "cifar10": {"data.mean": (0.491, 0.482, 0.447), "data.std": (0.247, 0.243, 0.262)},
+    "cifar10": {
+        "data.normalize": "channel",
+        "data.mean": (0.491, 0.482, 0.447),
+        "data.std": (0.247, 0.243, 0.262),
+    },
 }
 
 
