@@ -116,8 +116,8 @@ def answer(experiment: Experiment, results: Sequence[Result], seeds: int) -> lis
     sentences = []
     for field, reference, arm in experiment.pairs():
         first, other = by_name[reference.name], by_name[arm.name]
-        own, other = (one.changes[field] if one.changes[field] != "" else "none" for one in (arm, reference))
-        values = f"{field.split('.')[-1]}={own} for {other}"
+        value, beside = (one.changes[field] if one.changes[field] != "" else "none" for one in (arm, reference))
+        values = f"{field.split('.')[-1]}={value} for {beside}"
         begin = ": ".join(filter(None, (without(arm, field), values)))
         test = paired_difference(first.test_errors, other.test_errors)
         if test is None:
