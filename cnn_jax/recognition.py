@@ -39,7 +39,7 @@ class Recognized:
     names: Mapping[str, str]
 
 
-def recognize(shapes: Shapes, *, source: str) -> Recognized:
+def recognize(shapes: Shapes) -> Recognized:
     """Returns what the weights of these names and shapes are of, from a few of them; whether all fit is left open.
 
     Raises:
@@ -51,7 +51,7 @@ def recognize(shapes: Shapes, *, source: str) -> Recognized:
     shown = [f"{name} {list(shape)}" for name, shape in list(shapes.items())[:6]]
     rest = f", and {len(shapes) - 6} more" if len(shapes) > 6 else ""
     raise UserError(
-        f"{source} holds the weights of no network that is known here, but {', '.join(shown)}{rest}. Known are {KNOWN}"
+        f"these are the weights of no network that is known here, but {', '.join(shown)}{rest}. Known are {KNOWN}"
     )
 
 
@@ -97,7 +97,9 @@ def _alexnet_or_vgg(shapes: Shapes) -> Recognized | None:
     layers: dict[str, Any] = dict(first="features.0", last="classifier.6")
     if kernel == (11, 11):
         return _found(shapes, "alexnet", hidden=("classifier.1", "classifier.4"), **layers)
-    numbered = [name for name, shape in shapes.items() if len(shape) == 4 and re.fullmatch(r"features\.\d+\.weight", name)]
+    numbered = [
+        name for name, shape in shapes.items() if len(shape) == 4 and re.fullmatch(r"features\.\d+\.weight", name)
+    ]
     theirs = f"vgg{len(numbered) + 3}{'_bn' if 'features.1.running_mean' in shapes else ''}"
     if kernel == (3, 3) and theirs in NETWORKS:
         return _found(shapes, theirs, hidden=("classifier.0", "classifier.3"), **layers)
