@@ -211,7 +211,7 @@ def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) ->
     (height, width), mean, std = given["image_size"], given["mean"], given["std"]
     parts = [
         f"{network.num_classes:,} classes" + ("" if given["classes"] else " without names"),
-        f"normalised with mean {mean} and deviation {std} ({'as its config.json says' if told else 'torchvision does'})",
+        f"normalised with mean {mean} and deviation {std}, as {'its config.json says' if told else 'in torchvision'}",
         f"shorter side to {given['test_resize']} pixels, centre of {height}x{width}",
         *notes,
         *([f"converted from {', '.join(found.dtypes)}"] if found.dtypes != ("float32",) else []),

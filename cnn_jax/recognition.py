@@ -14,8 +14,8 @@ from cnn_jax.foreign_weights import NETWORKS
 Shapes = Mapping[str, tuple[int, ...]]
 
 KNOWN = (
-    "AlexNet, VGG-11, 13, 16, 19 (with and without BatchNorm), GoogLeNet, SqueezeNet 1.0 and 1.1, and ResNet-18, 34, 50, "
-    "101, 152 with their ResNeXt and wide forms, with the names of torchvision or timm"
+    "AlexNet, VGG-11, 13, 16, 19 (with and without BatchNorm), GoogLeNet, SqueezeNet 1.0 and 1.1, and ResNet-18, 34, "
+    "50, 101, 152 with their ResNeXt and wide forms, with the names of torchvision or timm"
 )
 # timm's architectures that compute as the plain network of their names; resnetblur50, for one, has those of resnet50
 PLAIN = (
@@ -107,9 +107,10 @@ def _alexnet_or_vgg(shapes: Shapes) -> Recognized | None:
 
 
 def _squeezenet(shapes: Shapes) -> Recognized | None:
-    version = {(7, 7): "1_0", (3, 3): "1_1"}.get(shapes.get("features.0.weight", ())[2:])
-    if version is None:
+    kernel = shapes.get("features.0.weight", ())[2:]
+    if kernel not in ((7, 7), (3, 3)):
         return None
+    version = "1_0" if kernel == (7, 7) else "1_1"
     return _found(shapes, f"squeezenet{version}", first="features.0", last="classifier.1")
 
 
@@ -118,7 +119,7 @@ def _googlenet(shapes: Shapes) -> Recognized | None:
     return _found(shapes, "googlenet", first="conv1.conv", last="fc", auxiliary=auxiliary)
 
 
-DEPTHS = {
+DEPTHS: dict[Any, int] = {
     **{((2, 2, 2, 2), 2): 18, ((3, 4, 6, 3), 2): 34},
     **{((3, 4, 6, 3), 3): 50, ((3, 4, 23, 3), 3): 101, ((3, 8, 36, 3), 3): 152},
 }  # (blocks of each stage, convolutions of a block): depth
@@ -131,7 +132,7 @@ def _resnet(shapes: Shapes) -> Recognized | None:
     depth = DEPTHS.get((stages, convolutions))
     if depth is None:
         return None
-    fields = {}
+    fields: dict[str, Any] = {}
     width, of_group = (_size(shapes, "layer1.0.conv2.weight", axis) for axis in (0, 1))
     if convolutions == 3 and of_group and (width, of_group) != (64, 64):
         fields = dict(groups=max(1, width // of_group), width_per_group=of_group)

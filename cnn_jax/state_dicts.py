@@ -19,6 +19,7 @@ SUFFIXES = (".pth", ".pt", ".bin", ".pth.tar")  # of files that torch.save write
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # entries that training scripts put a state dict in
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
 IGNORED = ".num_batches_tracked"  # names that end so are no weights: a count of BatchNorm, an integer
+SAFE = (2, 6)  # of PyTorch: earlier ones can be made to execute code even so (CVE-2025-32434)
 TYPES = dict(F16="float16", BF16="bfloat16", F32="float32", F64="float64")  # safetensors' names, NumPy's
 
 
@@ -72,7 +73,7 @@ def _safetensors(path: Path) -> StateDict:
         slices = {name: file.get_slice(name) for name in file.keys() if not name.endswith(IGNORED)}  # noqa: SIM118
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}") from None
-    types = {name: part.get_dtype() for name, part in slices.items()}
+    types = {name: str(part.get_dtype()) for name, part in slices.items()}
     _check_types(path, {name: TYPES.get(kind, kind) for name, kind in types.items()})
     names, note = _unprefixed(slices)
     original = dict(zip(names, slices, strict=True))
@@ -110,10 +111,12 @@ def _torch(path: Path) -> StateDict:
         import torch
     except ImportError:
         raise UserError(
-            f"{path} needs PyTorch to be read: pip install -e '.[torch]'. Or write it as .safetensors where PyTorch is, "
-            "with safetensors.torch.save_file(state_dict, 'weights.safetensors'): that needs no PyTorch here"
+            f"{path} needs PyTorch to be read: pip install -e '.[torch]'. Or write it as .safetensors where PyTorch "
+            "is, with safetensors.torch.save_file(state_dict, 'weights.safetensors'): that needs no PyTorch here"
         ) from None
 
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
+    check(version >= SAFE, f"{path} is not read with PyTorch {torch.__version__}: before 2.6 a file could execute code")
     size = path.stat().st_size
     loaded = _load(path, torch, size)
     found, entry = _unwrapped(path, loaded, torch)

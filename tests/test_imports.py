@@ -108,6 +108,10 @@ ALLOWED = {
         *("errors", "compilation_cache", "provenance", "train", "commandline"),
         *("pretrained", "transfer", "show"),
     },
+    "export": {
+        *("errors", "foreign_weights", "models.cpu", "data.augment", "workdir", "pretrained", "trained"),
+        *("show", "commandline"),
+    },
     "prepare_data": {"errors", "workdir", "commandline", "data.images", "data.prepared", "data.tfrecord"},
     "report": {"errors", "commandline", "tables", "provenance", "runs", "scorecard"},
     "visualize": {
