@@ -125,7 +125,7 @@ def write_function(source: Any, path: Path) -> str:
         exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
     with workdir.written(path) as partial:
         partial.write_bytes(exported.serialize())
-    return f"jax.export.deserialize(...).call(images): {images.str_short()} -> {exported.out_avals[0].str_short()}"
+    return f"jax.export.deserialize(...).call(images) takes {images.dtype} {list(images.shape)}, any b"
 
 
 if __name__ == "__main__":
@@ -141,9 +141,10 @@ if __name__ == "__main__":
     def start() -> None:
         """Runs what the flags say."""
         check(commandline.given_config() is None, "--config goes with training: --checkpoint says which network it is")
-        check(bool(_CHECKPOINT.value), "name the trained network: --checkpoint=SOURCE")
-        check(bool(_OUTPUT.value), "name the file to write: --output=FILE.safetensors or --output=FILE.stablehlo")
-        path = Path(_OUTPUT.value)
+        checkpoint, output = _CHECKPOINT.value or "", _OUTPUT.value or ""
+        check(bool(checkpoint), "name the trained network: --checkpoint=SOURCE")
+        check(bool(output), "name the file to write: --output=FILE.safetensors or --output=FILE.stablehlo")
+        path = Path(output)
         check_output(path, names=_NAMES.value, overwrite=_OVERWRITE.value)
         from rich.console import Console
 
@@ -151,7 +152,7 @@ if __name__ == "__main__":
 
         console = Console()
         with show.waiting(console, "reading the trained network"):
-            source = pretrained.open_source(_CHECKPOINT.value)
+            source = pretrained.open_source(checkpoint)
         show.say(console, source.description)
         with show.waiting(console, f"writing {path}"):
             if path.suffix == ".stablehlo":

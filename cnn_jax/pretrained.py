@@ -210,7 +210,7 @@ def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) ->
     variant = ", ".join(f"{field}={value}" for field, value in model.items() if value != usual[field])
     (height, width), mean, std = given["image_size"], given["mean"], given["std"]
     parts = [
-        f"{network.num_classes:,} classes" + ("" if given["classes"] else " without names"),
+        f"{network.num_classes:,} classes" + ("" if given["classes"] else ", names unknown"),
         f"normalised with mean {mean} and deviation {std}, as {'its config.json says' if told else 'in torchvision'}",
         f"shorter side to {given['test_resize']} pixels, centre of {height}x{width}",
         *notes,

@@ -3,7 +3,7 @@
 What a file says of itself is believed only where it fits the file's size, before memory is asked for.
 """
 
-import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -155,24 +155,19 @@ def _load(path: Path, torch: Any, size: int) -> Any:
             warnings.simplefilter("ignore")  # about old formats
             # Mapped, an entry cannot reach beyond the file; the format before 2020 has no entries.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        reason = str(error)
-        check(
-            "Unsupported" not in reason and "not an allowed" not in reason,
-            f"{path} is refused: it holds more than weights, and to read that could execute code "
-            f"({_first_line(reason)}). Where you trust it, save its weights alone: "
-            "torch.save(model.state_dict(), 'weights.pth')",
-        )
-        raise UserError(f"{path} cannot be read as a file of torch.save: {_first_line(reason)}") from None
     except UserError:
         raise
-    except Exception as error:  # of a damaged file: whatever its parser stumbles over
-        raise UserError(f"{path} cannot be read as a file of torch.save: {_first_line(str(error))}") from None
-
-
-def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if "Unsupported" in line] or text.splitlines()
-    return lines[0].strip().rstrip(".")[:300] if lines else "it is damaged"
+    except Exception as error:  # whatever the parser of a damaged file stumbles over
+        reason = str(error)
+        code = re.search(r"GLOBAL ([\w.]+)|(TorchScript)|(Unsupported class)", reason)
+        check(
+            code is None,
+            f"{path} is refused: it holds more than weights ({code and code[code.lastindex or 0]}), and to read that "
+            "could execute code. Where you trust it, save its weights alone: "
+            "torch.save(model.state_dict(), 'weights.pth')",
+        )
+        first = next(iter(reason.splitlines()), type(error).__name__).strip()
+        raise UserError(f"{path} cannot be read as a file of torch.save: {first[:300]}") from None
 
 
 def _unwrapped(path: Path, loaded: Any, torch: Any) -> tuple[dict[str, Any], str]:
