@@ -6,10 +6,12 @@ model.safetensors is read, or pytorch_model.bin where there is none, and config.
 the library's cache where there is no network.
 """
 
+import contextlib
 import json
+import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,8 @@ def fetch(source: str) -> Fetched:
     def get(file: str) -> Path | None:
         """Returns where a file lies, or None if the repository has none of this name."""
         try:
-            return Path(huggingface_hub.hf_hub_download(name, file, revision=revision or None))
+            with _quiet():
+                return Path(huggingface_hub.hf_hub_download(name, file, revision=revision or None))
         except errors.RevisionNotFoundError:
             raise UserError(f"{source}: {name} has no revision {revision!r}") from None
         except errors.GatedRepoError:
@@ -83,6 +86,18 @@ def fetch(source: str) -> Fetched:
     revision = weights.parent.name
     path = get("config.json")
     return Fetched(f"{PREFIX}{name}@{revision}", weights, _read(path, source) if path else None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The library logs each of its attempts to reach the Hub; the last one is an exception."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _read(path: Path, source: str) -> dict[str, Any]:

@@ -134,13 +134,16 @@ def save(
 
     Args:
       model: config.model. given: the fields of `workdir.INPUT`. names: whose names the arrays have, one of `NAMES`.
+
+    Raises:
+      StorageError: the file cannot be written; one that was there before is still there.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as serialize
 
     about = json.dumps({"model": dict(model), "input": {field: given[field] for field in INPUT}, "names": names})
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with workdir.written(path) as partial:
-        save_file(contiguous, partial, metadata={METADATA: about})
+        partial.write_bytes(serialize(contiguous, metadata={METADATA: about}))
 
 
 # ---------------------------------------------------------------- files of others

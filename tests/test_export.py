@@ -1,11 +1,9 @@
 """Networks written for use elsewhere, read again and compared."""
 
-import errno
 import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -149,19 +147,23 @@ def test_a_function_of_sequences_takes_floats(tmp_path):
 # ---------------------------------------------------------------- the command
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    import safetensors.numpy
-
-    def fill(arrays, path, metadata):
-        Path(path).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = tmp_path / "x.safetensors"
+@pytest.mark.parametrize("form", ["safetensors", "stablehlo"])
+def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(tmp_path, form):
+    resource = pytest.importorskip("resource")
+    source, path = network("lenet5", (28, 28), 1), tmp_path / f"x.{form}"
     path.write_bytes(b"before")
-    monkeypatch.setattr(safetensors.numpy, "save_file", fill)
-    with pytest.raises(StorageError, match="No space left"):
-        export.write_weights(network("lenet5"), path)
-    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"] and path.read_bytes() == b"before"
+    write = export.write_weights if form == "safetensors" else export.write_function
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # bytes in a file of this process
+    try:
+        with pytest.raises(StorageError, match="cannot be written: File too large"):
+            write(source, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name] and path.read_bytes() == b"before"
+    write(source, path)
+    (tmp_path / "other").touch()
+    assert path.stat().st_size > 4096 and path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def command(*arguments):
