@@ -12,6 +12,7 @@ Nothing in a file is executed.
 
 import json
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,8 @@ def _ours(found: StateDict) -> Pretrained:
     try:
         about = json.loads(found.metadata[METADATA])
         model, given = dict(about["model"]), {field: about["input"][field] for field in INPUT}
-        name, names = model["name"], about.get("names", NAMES[0])
+        name, names = str(model["name"]), about.get("names", NAMES[0])
+        _check_input(given)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: its header describes no network") from None
     if names == NAMES[0]:
@@ -120,6 +122,17 @@ def _ours(found: StateDict) -> Pretrained:
     else:
         leaves = _converted(found, str(path), _recognized(found, str(path)), given["image_size"])
     return Pretrained(name=str(path), description=f"{name} of {path}", model=model, input=given, leaves=leaves)
+
+
+def _check_input(given: Mapping[str, Any]) -> None:
+    """Raises ValueError or TypeError unless the fields of `workdir.INPUT` fit each other."""
+    shape = (*map(operator.index, given["image_size"]), operator.index(given["channels"]))
+    for field in ("mean", "std"):
+        if np.broadcast_shapes(np.asarray(given[field], np.float32).shape, shape) != shape:
+            raise ValueError(f"{field} does not fit images {shape}")
+    operator.index(given["test_resize"])
+    if given["classes"] is not None and not all(isinstance(name, str) for name in given["classes"]):
+        raise TypeError("classes have no names")
 
 
 def save(

@@ -11,6 +11,7 @@ import pytest
 import torchvision_models
 from flax import nnx
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from cnn_jax import export, models, pretrained, trained, trees
 from cnn_jax.errors import StorageError, UserError
@@ -50,6 +51,51 @@ def test_our_names_come_back_to_the_bit(tmp_path, name):
         np.testing.assert_array_equal(again.leaves[path], leaf)
     x = images(source, 2)
     np.testing.assert_array_equal(trained.Trained(again)(x), trained.Trained(source)(x))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {"model": {}},
+            {"model": 3},
+            {"input": {}},
+            {"channels": "3"},
+            {"image_size": 28},
+            {"image_size": [28, None]},
+        ),
+        *(
+            {"mean": [0.1, 0.2]},
+            {"std": "x"},
+            {"mean": [[0.1] * 3] * 28},
+            {"classes": [1, 2, 3]},
+            {"test_resize": None},
+        ),
+    ],
+)
+def test_a_header_that_describes_no_network(tmp_path, changes):
+    source, path = network("lenet5", (28, 28), 1), tmp_path / "x.safetensors"
+    about = {"model": source.model, "input": source.input | changes} | {
+        k: v for k, v in changes.items() if k == "model"
+    }
+    about |= {"input": {}} if "input" in changes else {}
+    save_file(source.leaves, path, metadata={"cnn_jax": json.dumps(about)})
+    with pytest.raises(UserError, match="is damaged: its header describes no network"):
+        pretrained.open_source(str(path))
+    for text in ("", "[]", "{", "7"):
+        save_file(source.leaves, path, metadata={"cnn_jax": text})
+        with pytest.raises(UserError, match="is damaged"):
+            pretrained.open_source(str(path))
+
+
+def test_a_header_of_another_network(tmp_path):
+    source, path = network("lenet5", (28, 28), 1), tmp_path / "x.safetensors"
+    pretrained.save(path, source.leaves, model={"name": "resnet18"}, given=source.input)
+    with pytest.raises(UserError, match=r"does not have the arrays of resnet18:\n  conv1/kernel: absent there"):
+        trained.load(str(path))
+    pretrained.save(path, source.leaves, model=source.model, given=source.input, names="torchvision")
+    with pytest.raises(UserError, match="the weights of no network that is known here"):
+        trained.load(str(path))
 
 
 @pytest.mark.parametrize("name, channels", [("resnet18", 3), ("resnet18", 1), ("squeezenet1_1", 3)])
