@@ -194,11 +194,14 @@ def _converted(found: StateDict, source: str, network: Recognized, image_size: A
     ours = {there: name for name, there in network.names.items()}
     shapes = {ours.get(name, name): flat(shape) if name in ours else shape for name, shape in found.shapes.items()}
     size = {"num_classes": network.num_classes, "input_shape": (*image_size, network.channels)}
-    model = nnx.eval_shape(lambda: models.create(network.name, **size, **network.fields))
+    try:
+        model = nnx.eval_shape(lambda: models.create(network.name, **size, **network.fields))
+    except UserError as error:
+        raise UserError(f"{source} looks like {network.name}, which cannot be built: {error}") from None
     listed = foreign_weights.misfits(model, shapes)
     check(
         not listed,
-        f"{source} looks like a {network.name}, but is another network or a variant that is not built here: {listed}",
+        f"{source} looks like {network.name}, but is another network or a variant that is not built here: {listed}",
     )
     weights = {ours.get(name, name): value for name, value in found.read().items()}
     return foreign_weights.convert(model, {name: value.reshape(shapes[name]) for name, value in weights.items()})

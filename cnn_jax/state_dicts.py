@@ -58,7 +58,11 @@ def read(path: Path) -> StateDict:
       UserError: there is no such file, it cannot be read, it holds no weights, or it would execute code.
     """
     check(path.is_file(), f"there is no file {str(path)!r}")
-    return _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    found = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    # Without such shapes, of which one size can be any number, no size is larger than the file.
+    empty = [f"{name} {list(shape)}" for name, shape in found.shapes.items() if 0 in shape]
+    check(not empty, f"{path} holds arrays without values: {', '.join(empty)}")
+    return found
 
 
 # ---------------------------------------------------------------- safetensors

@@ -162,7 +162,7 @@ def test_a_variant_is_refused_with_all_that_does_not_fit(tmp_path, state):
         pretrained.open_source(str(tmp_path / "x.safetensors"))
     for part in (
         *(
-            "x.safetensors looks like a resnet18, but",
+            "x.safetensors looks like resnet18, but",
             "1 missing: conv1.weight",
             "4 left over: conv1.0.weight, conv1.3",
         ),
@@ -175,6 +175,15 @@ def test_what_is_no_known_network_is_refused_with_the_file_named(tmp_path):
     save_file({"Conv2d_1a_3x3.conv.weight": np.zeros((2, 3, 3, 3), np.float32)}, tmp_path / "inception_v3.safetensors")
     with pytest.raises(UserError, match=r"inception_v3.safetensors cannot be used: .*Known are AlexNet"):
         pretrained.open_source(str(tmp_path / "inception_v3.safetensors"))
+
+
+@pytest.mark.parametrize("name, shape", [("fc.weight", (1, 512)), ("layer1.0.conv1.weight", (3,))])
+def test_sizes_of_which_there_is_no_network(tmp_path, state, name, shape):
+    save_file(state | {name: np.zeros(shape, np.float32)}, tmp_path / "x.safetensors")
+    with pytest.raises(
+        UserError, match=r"x.safetensors looks like resnet18, .*(num_classes is 1|conv1.weight is \[3\])"
+    ):
+        pretrained.open_source(str(tmp_path / "x.safetensors"))
 
 
 def test_images_of_one_channel_have_no_known_normalisation(tmp_path):

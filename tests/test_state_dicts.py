@@ -233,6 +233,14 @@ def test_a_safetensors_header_of_absurd_length_or_offsets(tmp_path):
     refused(tmp_path / "x.safetensors", "cannot be read")
 
 
+def test_an_absurd_size_of_an_array_without_values_is_refused(tmp_path, torch):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2**62, 0], "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    torch.save({"a": torch.zeros(2**62, 0)}, tmp_path / "x.pth")
+    for name in ("x.safetensors", "x.pth"):
+        refused(tmp_path / name, f"arrays without values: a [{2**62}, 0]")
+
+
 def test_a_tensor_larger_than_its_file_is_refused(tmp_path, torch):
     torch.save({"a": torch.ones(1).expand(2**40)}, tmp_path / "x.pth")  # strides of 0: four bytes are enough
     assert (tmp_path / "x.pth").stat().st_size < 2000
