@@ -21,7 +21,9 @@ from cnn_jax.errors import check
 
 flags.adopt_module_key_flags(commandline)  # --help shows --config
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The trained network: FOLDER of a run, FOLDER@best, FOLDER@STEP, FILE.safetensors."
+    "checkpoint",
+    None,
+    "The trained network: FOLDER of a run, FOLDER@best, FOLDER@STEP, FILE.safetensors, FILE.pth, hub:OWNER/NAME.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of results; goes on if it has a checkpoint. Default: runs/...")
 flags.DEFINE_bool("dry-run", False, "Stop after printing what would run.")

@@ -148,6 +148,37 @@ def names(model: nnx.Module) -> dict[str, str]:
     return {path: f"{layers[layer]}.{KINDS[kind]}" for path, (layer, kind) in split.items() if layer in layers}
 
 
+def misfits(model: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Returns what of torchvision's weights does not fit the network, in one line; empty if all of them do.
+
+    Args:
+      model: our network, or its shapes only (`nnx.eval_shape`). shapes: torchvision's name -> shape.
+    """
+    theirs, leaves = names(model), _leaves(model)
+    given = {name: shape for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
+    needed = {path: leaf.shape[:-3:-1] + leaf.shape[:-2] for path, leaf in leaves.items()}  # in torch's layout
+    problems = {
+        "missing": [name for name in theirs.values() if name not in given],
+        "left over": sorted(given.keys() - theirs.values()),
+        "of another shape": [
+            f"{name} is {list(given[name])}, but {path} needs {list(needed[path])}"
+            for path, name in theirs.items()
+            if name in given and given[name] != needed[path]
+        ],
+        "without a name in torchvision": [path for path in leaves if path not in theirs],
+    }
+    return "; ".join(f"{len(found)} {kind}: {', '.join(found)}" for kind, found in problems.items() if found)
+
+
+def convert(model: nnx.Module, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns our path -> array in our layout, in memory of its own, of torchvision's weights without `misfits`."""
+    theirs, leaves = names(model), _leaves(model)
+    return {
+        path: np.array(_to_ours(np.asarray(weights[name]), _channels(path, leaves)), leaves[path].dtype, order="C")
+        for path, name in theirs.items()
+    }
+
+
 def load(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
     """Returns the network with torchvision's weights in the place of all its parameters and statistics.
 
@@ -158,31 +189,17 @@ def load(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
     Raises:
       UserError: names are missing, left over or of another shape, or parameters of ours have none: all in one message.
     """
-    theirs, leaves = names(model), _leaves(model)
-    given = {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}
-    shapes = {path: leaf.shape[:-3:-1] + leaf.shape[:-2] for path, leaf in leaves.items()}  # in torch's layout
-    problems = {
-        "missing": [name for name in theirs.values() if name not in given],
-        "left over": sorted(given.keys() - theirs.values()),
-        "of another shape": [
-            f"{name} is {list(np.shape(given[name]))}, but {path} needs {list(shapes[path])}"
-            for path, name in theirs.items()
-            if name in given and np.shape(given[name]) != shapes[path]
-        ],
-        "without a name in torchvision": [path for path in leaves if path not in theirs],
-    }
-    listed = "; ".join(f"{len(found)} {kind}: {', '.join(found)}" for kind, found in problems.items() if found)
+    listed = misfits(model, {name: np.shape(value) for name, value in weights.items()})
     check(
         not listed,
         f"these are not the weights of this {type(model).__name__}: {listed}. Build the network with the fields, "
         "the number of classes and the image size that the weights were made for (foreign_weights.NETWORKS)",
     )
+    own = convert(model, weights)
     graphdef, state = nnx.split(model)
 
     def value(path: Any, leaf: Any) -> jax.Array:
-        name = trees.path_name(path)
-        own = _to_ours(np.asarray(given[theirs[name]]), _channels(name, leaves))
-        return jnp.array(own, leaf.dtype)  # a copy: whoever trains on may write into the memory of `weights`
+        return jnp.array(own[trees.path_name(path)], leaf.dtype)
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(value, nnx.to_pure_dict(state)))
 

@@ -3,22 +3,29 @@
 A SOURCE is
 
     FOLDER, FOLDER@best, FOLDER@STEP   a run of ours; FOLDER alone is its latest checkpoint
-    FILE.safetensors                   what `cnn_jax.export` wrote
+    FILE.safetensors                   what `cnn_jax.export` wrote, or weights of others
+    FILE.pth, .pt, .bin, .pth.tar      weights of others: torchvision's and timm's state dicts
+    hub:OWNER/NAME[@REVISION]          the same, from the Hugging Face Hub
 
 Nothing in a file is executed.
 """
 
 import json
+import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
-from cnn_jax import workdir
+from cnn_jax import foreign_weights, hub, models, state_dicts, workdir
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError, check
+from cnn_jax.recognition import Recognized, recognize
+from cnn_jax.state_dicts import StateDict
 from cnn_jax.workdir import INPUT
 
 METADATA = "cnn_jax"  # the entry of a file's header that describes the network, as JSON
@@ -58,9 +65,12 @@ def open_source(source: str) -> Pretrained:
     Raises:
       UserError: there is no such source, or it is damaged or of another kind.
     """
-    path = Path(source)
-    if path.suffix == ".safetensors":
-        return _from_file(path)
+    if source.startswith(hub.PREFIX):
+        fetched = hub.fetch(source)
+        return _foreign(state_dicts.read(fetched.weights), fetched.source, fetched.config)
+    if source.endswith((".safetensors", *state_dicts.SUFFIXES)) and not Path(source).is_dir():
+        found = state_dicts.read(Path(source))
+        return _ours(found) if METADATA in found.metadata else _foreign(found, source, None)
     return _from_run(source)
 
 
@@ -95,37 +105,136 @@ def _from_run(source: str) -> Pretrained:
 
 # ---------------------------------------------------------------- files of ours
 
+NAMES = ("ours", "torchvision")  # of the arrays in a file
 
-def _from_file(path: Path) -> Pretrained:
-    from safetensors import SafetensorError, safe_open
 
-    check(path.is_file(), f"there is no file {str(path)!r}")
+def _ours(found: StateDict) -> Pretrained:
+    path = found.path
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            leaves = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}") from None
-    check(METADATA in metadata, f"{path} does not say which network it holds")
-    try:
-        about = json.loads(metadata[METADATA])
+        about = json.loads(found.metadata[METADATA])
         model, given = dict(about["model"]), {field: about["input"][field] for field in INPUT}
+        name, names = str(model["name"]), about.get("names", NAMES[0])
+        _check_input(given)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: its header describes no network") from None
-    return Pretrained(name=str(path), description=f"{model['name']} of {path}", model=model, input=given, leaves=leaves)
+    if names == NAMES[0]:
+        leaves = found.read()
+    else:
+        leaves = _converted(found, str(path), _recognized(found, str(path)), given["image_size"])
+    return Pretrained(name=str(path), description=f"{name} of {path}", model=model, input=given, leaves=leaves)
 
 
-def save(path: Path, leaves: Mapping[str, np.ndarray], *, model: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Writes a safetensors file of weights under any names that says which network they are of.
+def _check_input(given: Mapping[str, Any]) -> None:
+    """Raises ValueError or TypeError unless the fields of `workdir.INPUT` fit each other."""
+    shape = (*map(operator.index, given["image_size"]), operator.index(given["channels"]))
+    for field in ("mean", "std"):
+        if np.broadcast_shapes(np.asarray(given[field], np.float32).shape, shape) != shape:
+            raise ValueError(f"{field} does not fit images {shape}")
+    operator.index(given["test_resize"])
+    if given["classes"] is not None and not all(isinstance(name, str) for name in given["classes"]):
+        raise TypeError("classes have no names")
+
+
+def save(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    model: Mapping[str, Any],
+    given: Mapping[str, Any],
+    names: str = NAMES[0],
+) -> None:
+    """Writes a safetensors file of weights that says which network they are of.
 
     Args:
-      model: config.model. given: the fields of `workdir.INPUT`.
-    """
-    from safetensors.numpy import save_file
+      model: config.model. given: the fields of `workdir.INPUT`. names: whose names the arrays have, one of `NAMES`.
 
-    about = json.dumps({"model": dict(model), "input": {field: given[field] for field in INPUT}})
-    partial = path.with_name(path.name + ".partial")
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in leaves.items()}
-    with workdir.storage_errors(f"{path} cannot be written"):
-        save_file(arrays, partial, metadata={METADATA: about})
-        partial.replace(path)
+    Raises:
+      StorageError: the file cannot be written; one that was there before is still there.
+    """
+    from safetensors.numpy import save as serialize
+
+    about = json.dumps({"model": dict(model), "input": {field: given[field] for field in INPUT}, "names": names})
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with workdir.written(path) as partial:
+        partial.write_bytes(serialize(contiguous, metadata={METADATA: about}))
+
+
+# ---------------------------------------------------------------- files of others
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+HALVES = {"mean": [0.5] * 3, "std": [0.5] * 3}
+# Fields that change training only.
+OF_TRAINING = {
+    *("num_classes", "input_shape", "dtype", "dropout", "auxiliary_dropout", "auxiliary_weight"),
+    *("init", "initial_bias", "zero_gamma", "norm_decay"),
+}
+
+
+def structure(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all fields of a network that say what it computes, those that are not given at their defaults."""
+    left_out = OF_TRAINING | models.SETTLED
+    fields = {field: value for field, value in models.fields(name).items() if field not in left_out}
+    fields |= {field: value for field, value in given.items() if field in fields}
+    return {field: tuple(value) if isinstance(value, list) else value for field, value in fields.items()}
+
+
+def _recognized(found: StateDict, source: str) -> Recognized:
+    try:
+        return recognize(found.shapes)
+    except UserError as error:
+        raise UserError(f"{source} cannot be used: {error}") from None
+
+
+def _converted(found: StateDict, source: str, network: Recognized, image_size: Any) -> dict[str, np.ndarray]:
+    """Returns our name -> array; all that does not fit is one message, before anything is read."""
+
+    def flat(shape: tuple[int, ...]) -> tuple[int, ...]:  # timm's linear layers that are written as convolutions
+        return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else shape
+
+    ours = {there: name for name, there in network.names.items()}
+    shapes = {ours.get(name, name): flat(shape) if name in ours else shape for name, shape in found.shapes.items()}
+    size = {"num_classes": network.num_classes, "input_shape": (*image_size, network.channels)}
+    try:
+        model = nnx.eval_shape(lambda: models.create(network.name, **size, **network.fields))
+    except UserError as error:
+        raise UserError(f"{source} looks like {network.name}, which cannot be built: {error}") from None
+    listed = foreign_weights.misfits(model, shapes)
+    check(
+        not listed,
+        f"{source} looks like {network.name}, but is another network or a variant that is not built here: {listed}",
+    )
+    weights = {ours.get(name, name): value for name, value in found.read().items()}
+    return foreign_weights.convert(model, {name: value.reshape(shapes[name]) for name, value in weights.items()})
+
+
+def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) -> Pretrained:
+    """Returns the network that weights of others are of.
+
+    Args:
+      config: what timm wrote about them on the Hub, or None.
+    """
+    network = _recognized(found, source)
+    given: dict[str, Any] = {"image_size": [224, 224], "test_crop": "center", "test_resize": 256, "classes": None}
+    given |= HALVES if network.name == "googlenet" else IMAGENET  # torchvision's was trained elsewhere
+    told, notes = ({}, []) if config is None else hub.describe(config, source, network.num_classes)
+    given |= told | {"channels": network.channels}
+    check(
+        len(given["mean"]) == len(given["std"]) == network.channels and min(given["std"]) > 0,
+        f"{source} takes images of {network.channels} channels, but the normalisation known for it is mean "
+        f"{given['mean']} and deviation {given['std']}",
+    )
+    leaves = _converted(found, source, network, given["image_size"])
+    model = structure(network.name, network.fields)
+    usual = structure(network.name, {})
+    variant = ", ".join(f"{field}={value}" for field, value in model.items() if value != usual[field])
+    (height, width), mean, std = given["image_size"], given["mean"], given["std"]
+    parts = [
+        f"{network.num_classes:,} classes" + ("" if given["classes"] else ", names unknown"),
+        f"normalised with mean {mean} and deviation {std}, as {'its config.json says' if told else 'in torchvision'}",
+        f"shorter side to {given['test_resize']} pixels, centre of {height}x{width}",
+        *notes,
+        *([f"converted from {', '.join(found.dtypes)}"] if found.dtypes != ("float32",) else []),
+        *([found.note] if found.note else []),
+    ]
+    name = f"{network.name} ({variant})" if variant else network.name
+    return Pretrained(source, f"{name} of {source}; {'; '.join(parts)}", {"name": network.name} | model, given, leaves)

@@ -200,3 +200,19 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Gives a path to write a large file to; it is in the place of `path` afterwards, or nowhere if that failed.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with storage_errors(f"{path} cannot be written"):
+            yield partial
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

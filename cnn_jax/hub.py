@@ -1,0 +1,161 @@
+"""Weights by name from the Hugging Face Hub, with what timm writes about them.
+
+    hub:OWNER/NAME, hub:OWNER/NAME@REVISION
+
+model.safetensors is read, or pytorch_model.bin where there is none, and config.json. What was fetched once is read from
+the library's cache where there is no network.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnn_jax.errors import UserError, check
+from cnn_jax.recognition import PLAIN
+
+PREFIX = "hub:"
+FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What the Hub has under a name.
+
+    source: the SOURCE that names it for good, by its commit. weights: the file. config: config.json, or None.
+    """
+
+    source: str
+    weights: Path
+    config: Mapping[str, Any] | None
+
+
+def fetch(source: str) -> Fetched:
+    """Returns the files of `hub:OWNER/NAME[@REVISION]`.
+
+    Raises:
+      UserError: the library is missing, there is no such name, revision or file, or no network.
+    """
+    name, _, revision = source.removeprefix(PREFIX).partition("@")
+    check(
+        re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None,
+        f"{source!r} names nothing: write {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION",
+    )
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError:
+        raise UserError(f"{source} needs the library huggingface_hub: pip install -e '.[hub]'") from None
+
+    def get(file: str) -> Path | None:
+        """Returns where a file lies, or None if the repository has none of this name."""
+        try:
+            with _quiet():
+                return Path(huggingface_hub.hf_hub_download(name, file, revision=revision or None))
+        except errors.RevisionNotFoundError:
+            raise UserError(f"{source}: {name} has no revision {revision!r}") from None
+        except errors.GatedRepoError:
+            raise UserError(
+                f"{source}: its owner asks to accept terms on its page, then log in: hf auth login"
+            ) from None
+        except errors.RepositoryNotFoundError:
+            raise UserError(
+                f"{source}: the Hub has no {name}, or it is private: then log in first, hf auth login"
+            ) from None
+        except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+            raise UserError(
+                f"{source}: the Hub cannot be reached, and {file} was not fetched before. Fetch it where there is a "
+                f"network (hf download {name}), and name the file here in the place of {PREFIX}..."
+            ) from None
+        except errors.EntryNotFoundError:
+            return None
+        except errors.HFValidationError as error:
+            raise UserError(f"{source}: {error}") from None
+        except (errors.HfHubHTTPError, OSError) as error:
+            raise UserError(f"{source} cannot be fetched: {error}") from None
+
+    weights = next((path for file in FILES if (path := get(file))), None)
+    if weights is None:
+        raise UserError(f"{source}: {name} has none of {', '.join(FILES)}")
+    # From here on by commit: what was asked for may move between two files.
+    revision = weights.parent.name
+    path = get("config.json")
+    return Fetched(f"{PREFIX}{name}@{revision}", weights, _read(path, source) if path else None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The library logs each of its attempts to reach the Hub; the last one is an exception."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _read(path: Path, source: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{source}: its config.json is damaged") from None
+
+
+def describe(config: Mapping[str, Any], source: str, num_classes: int) -> tuple[dict[str, Any], list[str]]:
+    """Returns the fields of `workdir.INPUT` that timm's config.json tells, and notes for people.
+
+    As timm does it, the shorter side of a test image is resized to floor(size / crop_pct).
+
+    Raises:
+      UserError: it is of an architecture that has the names of a known network and computes something else, or a value
+        is impossible.
+    """
+    architecture, arguments = config.get("architecture"), config.get("model_args")
+    check(
+        architecture is None or (isinstance(architecture, str) and re.fullmatch(PLAIN, architecture) is not None),
+        f"{source} is of the architecture {architecture!r}, which is not built here, though its weights may have the "
+        "names of one that is",
+    )
+    changed = {str(name) for name in arguments} - {"num_classes", "in_chans"} if isinstance(arguments, Mapping) else ()
+    check(not changed, f"{source} is a {architecture} with other {', '.join(sorted(changed))}: that is not built here")
+    about = config.get("pretrained_cfg", config)
+    about = about if isinstance(about, Mapping) else {}
+    fields, notes = {}, []
+    for name in ("mean", "std"):
+        if name in about:
+            check(_numbers(about[name]), f"{source}: config.json says {name} {about[name]!r}, which are no numbers")
+            fields[name] = [float(value) for value in about[name]]
+    size = about.get("input_size", [3, 224, 224])
+    crop = about.get("crop_pct", 0.875)
+    check(
+        _numbers(size) and len(size) == 3 and size[1] == size[2] and all(0 < n < 10_000 and n == int(n) for n in size),
+        f"{source}: config.json says input_size {size!r}, but it must be [channels, size, size]",
+    )
+    check(
+        _numbers([crop]) and 0.1 < crop <= 1,
+        f"{source}: config.json says crop_pct {crop!r}, but it must be in (0.1, 1]",
+    )
+    fields["image_size"] = [int(size[1])] * 2
+    fields["test_resize"] = math.floor(size[1] / crop)
+    if (mode := about.get("crop_mode", "center")) != "center":
+        notes.append(f"they were made for crop_mode {mode!r}, here it is the centre")
+    if (interpolation := about.get("interpolation", "bilinear")) != "bilinear":
+        notes.append(f"they were made for {interpolation} resizing, here it is bilinear: accuracy may differ a little")
+    names, told = config.get("label_names", about.get("label_names")), config.get("label_descriptions")
+    if isinstance(names, list) and len(names) == num_classes and all(isinstance(name, str) for name in names):
+        told = told if isinstance(told, Mapping) else {}
+        described = [str(told.get(name, name)) for name in names]
+        fields["classes"] = described if len(set(described)) == len(names) else names
+    elif names is not None:
+        notes.append(f"its label_names are not one for each of the {num_classes} classes, and left out")
+    return fields, notes
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) and math.isfinite(value) for value in values)

@@ -1,0 +1,148 @@
+"""Which network weights are of, from their names and shapes: torchvision's names, and timm's.
+
+Names do not show what has no parameters. A network is taken to be the plain one of its names: torchvision's.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnn_jax.errors import UserError, check
+from cnn_jax.foreign_weights import NETWORKS
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+KNOWN = (
+    "AlexNet, VGG-11, 13, 16, 19 (with and without BatchNorm), GoogLeNet, SqueezeNet 1.0 and 1.1, and ResNet-18, 34, "
+    "50, 101, 152 with their ResNeXt and wide forms, with the names of torchvision or timm"
+)
+# timm's architectures that compute as the plain network of their names; resnetblur50, for one, has those of resnet50
+PLAIN = (
+    r"(tv_|gluon_|ssl_|swsl_|ig_)?(resnet(18|34|50|101|152)(_v1b)?|resnext\d+_\d+x\d+d|wide_resnet\d+_2)|"
+    r"vgg(11|13|16|19)(_bn)?|alexnet|googlenet|squeezenet1_[01]"
+)
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """What weights are of.
+
+    name, fields: of `models.create`, without num_classes and input_shape. num_classes, channels: of scores and images.
+    names: torchvision's name -> the name there, for those that are others.
+    """
+
+    name: str
+    fields: Mapping[str, Any]
+    num_classes: int
+    channels: int
+    names: Mapping[str, str]
+
+
+def recognize(shapes: Shapes) -> Recognized:
+    """Returns what the weights of these names and shapes are of, from a few of them; whether all fit is left open.
+
+    Raises:
+      UserError: they are of no network that is known here; the message lists what was found and what is known.
+    """
+    for first, family in FAMILIES.items():
+        if first in shapes and (found := family(shapes)):
+            return found
+    shown = [f"{name} {list(shape)}" for name, shape in list(shapes.items())[:6]]
+    rest = f", and {len(shapes) - 6} more" if len(shapes) > 6 else ""
+    raise UserError(
+        f"these are the weights of no network that is known here, but {', '.join(shown)}{rest}. Known are {KNOWN}"
+    )
+
+
+def _size(shapes: Shapes, name: str, axis: int) -> int:
+    """Returns one size of an array; 0 where there is none."""
+    return dict(enumerate(shapes.get(name, ()))).get(axis, 0)
+
+
+def _found(
+    shapes: Shapes, theirs: str, *, first: str, last: str, hidden: Sequence[str] = (), **fields: Any
+) -> Recognized:
+    """Returns torchvision's network `theirs`.
+
+    Args:
+      first, last, hidden: torchvision's names of the layers of the image, of the scores, and of the linear ones before.
+    """
+    name, known = NETWORKS[theirs]
+    known = {field: value for field, value in known.items() if field != "input_shape"} | fields
+    timm = TIMM_HEAD if "pre_logits.fc1.weight" in shapes else {}
+    names = {f"{ours}.{kind}": f"{layer}.{kind}" for ours, layer in timm.items() for kind in ("weight", "bias")}
+
+    def size(layer: str, axis: int) -> int:
+        return _size(shapes, f"{timm.get(layer, layer)}.weight", axis)
+
+    if hidden:
+        known["fc_sizes"] = tuple(size(layer, 0) or 4096 for layer in hidden)  # misfits are listed later
+    place = last.split(".")[0]
+    there = [name for name in shapes if name.startswith((f"{place}.", "head."))]
+    check(
+        size(last, 0) > 0,
+        f"these look like the weights of {theirs}, but there is no {last}.weight, whose rows are the classes, "
+        f"{'only ' + ', '.join(there) if there else 'and nothing behind the features'}. Known are {KNOWN}",
+    )
+    return Recognized(name, known, size(last, 0), size(first, 1) or 3, names)
+
+
+# torchvision's layer: timm's; its linear layers are convolutions
+TIMM_HEAD = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
+
+
+def _alexnet_or_vgg(shapes: Shapes) -> Recognized | None:
+    kernel = shapes["features.0.weight"][2:]
+    layers: dict[str, Any] = dict(first="features.0", last="classifier.6")
+    if kernel == (11, 11):
+        return _found(shapes, "alexnet", hidden=("classifier.1", "classifier.4"), **layers)
+    numbered = [
+        name for name, shape in shapes.items() if len(shape) == 4 and re.fullmatch(r"features\.\d+\.weight", name)
+    ]
+    theirs = f"vgg{len(numbered) + 3}{'_bn' if 'features.1.running_mean' in shapes else ''}"
+    if kernel == (3, 3) and theirs in NETWORKS:
+        return _found(shapes, theirs, hidden=("classifier.0", "classifier.3"), **layers)
+    return None
+
+
+def _squeezenet(shapes: Shapes) -> Recognized | None:
+    kernel = shapes.get("features.0.weight", ())[2:]
+    if kernel not in ((7, 7), (3, 3)):
+        return None
+    version = "1_0" if kernel == (7, 7) else "1_1"
+    return _found(shapes, f"squeezenet{version}", first="features.0", last="classifier.1")
+
+
+def _googlenet(shapes: Shapes) -> Recognized | None:
+    auxiliary = any(name.startswith(("aux1.", "aux2.")) for name in shapes)
+    return _found(shapes, "googlenet", first="conv1.conv", last="fc", auxiliary=auxiliary)
+
+
+DEPTHS: dict[Any, int] = {
+    **{((2, 2, 2, 2), 2): 18, ((3, 4, 6, 3), 2): 34},
+    **{((3, 4, 6, 3), 3): 50, ((3, 4, 23, 3), 3): 101, ((3, 8, 36, 3), 3): 152},
+}  # (blocks of each stage, convolutions of a block): depth
+
+
+def _resnet(shapes: Shapes) -> Recognized | None:
+    blocks = {match.groups() for name in shapes if (match := re.match(r"layer(\d)\.(\d+)\.", name))}
+    stages = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 1 + len({s for s, _ in blocks})))
+    convolutions = 3 if "layer1.0.conv3.weight" in shapes else 2
+    depth = DEPTHS.get((stages, convolutions))
+    if depth is None:
+        return None
+    fields: dict[str, Any] = {}
+    width, of_group = (_size(shapes, "layer1.0.conv2.weight", axis) for axis in (0, 1))
+    if convolutions == 3 and of_group and (width, of_group) != (64, 64):
+        fields = dict(groups=max(1, width // of_group), width_per_group=of_group)
+    return _found(shapes, f"resnet{depth}", first="conv1", last="fc", **fields)
+
+
+# a name that only this family has -> what tells its networks apart, in this order
+FAMILIES: dict[str, Callable[[Shapes], Recognized | None]] = {
+    "layer1.0.conv1.weight": _resnet,
+    "inception3a.branch1.conv.weight": _googlenet,
+    "features.3.squeeze.weight": _squeezenet,
+    "features.0.weight": _alexnet_or_vgg,
+}
