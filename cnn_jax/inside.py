@@ -196,8 +196,8 @@ def deconvolve(model: Any, x: jax.Array, layer: str, channels: jax.Array, positi
             kind = next((kind for kind, function in ACTIVATIONS.items() if value is function), "linear")
             check(
                 kind in ("relu", "linear"),
-                f"the deconvolution rectifies where the network does, but this network's activation is {kind}: train it "
-                "with --config.model.activation=relu",
+                f"the deconvolution rectifies where the network does, but this network's activation is {kind}: train "
+                "one with --config.model.activation=relu",
             )
             if kind == "relu":
                 setattr(node, attribute, _rectify_both_ways)

@@ -48,8 +48,10 @@ def _interpolation(picture: np.ndarray) -> str:
 
 
 def _grid(count: int, aspect: float = 1.0) -> int:
-    """Returns how many columns make a grid of `count` tiles about `aspect` times as wide as high."""
-    return min(count, math.ceil(math.sqrt(count * aspect)))
+    """Returns how many columns make a grid of `count` tiles, about `aspect` times as wide as high, that is full."""
+    wanted = max(1, round(math.sqrt(count * aspect)))
+    near = range(max(1, wanted - wanted // 4), min(count, wanted + wanted // 2 + 1) + 1)
+    return min(near, key=lambda columns: (-count % columns, columns < wanted, abs(columns - wanted)))
 
 
 def plot_filters(kernels: np.ndarray, path: Path, *, title: str) -> Path:
@@ -84,7 +86,7 @@ def plot_maps(
     """Draws an image, uint8 [H, W, C], and beside it maps [N, h, w] with their numbers, all on one scale."""
     columns = _grid(len(maps), 1.5)
     rows = -(-len(maps) // columns)
-    side = (WIDTH - 2.2) / columns
+    side = (WIDTH - 2.9) / columns
     height = max(rows * (side * maps.shape[1] / maps.shape[2] + 0.16), 2.2) + 0.6
     figure, (left, right) = _parts(height, 2.0, WIDTH - 2.0)
     figure.suptitle(title, fontsize=10)
@@ -120,27 +122,34 @@ def _parts(height: float, *widths: float) -> tuple[Any, Any]:
 def plot_cams(
     rows: Sequence[tuple[np.ndarray, str, Sequence[tuple[str, np.ndarray]]]], path: Path, *, title: str, scale: str
 ) -> Path:
-    """Draws class activation maps over their images, a row for each image with one scale.
+    """Draws class activation maps over their images, a row for each image with one scale from zero.
+
+    Lines are at half of a map's largest value.
 
     Args:
       rows: (image uint8 [H, W, C], its caption, (caption, map [h, w]) of each class). scale: what the numbers are.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.patheffects import withStroke
 
     columns = 1 + max(len(maps) for _, _, maps in rows)
     height, width, _ = rows[0][0].shape
     side = min(2.0, (WIDTH + 1) / columns)
-    size = (side * columns + 0.8, (side * height / width + 0.3) * len(rows) + 0.5)
+    size = (side * columns + 0.8, (side * height / width + 0.2) * len(rows) + 0.4)
     figure, axes = subplots(len(rows), columns, squeeze=False, figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=10)
     for row, (image, caption, maps) in zip(axes, rows, strict=True):
         show(row[0], image)
         row[0].set_xlabel(caption, fontsize=8)
         top = max(0.0, *(float(values.max()) for _, values in maps))
-        colors = ScalarMappable(Normalize(0, top or 1), cmap="inferno")
+        colors = ScalarMappable(Normalize(0, top or 1), cmap="plasma")
         for axis, (name, values) in zip(row[1:], maps, strict=True):
-            show(axis, overlay(image, values, colors))
+            enlarged = _enlarged(values, (height, width))
+            show(axis, overlay(image, enlarged, colors))
+            if values.max() > 0:  # so that it can be seen without colours
+                line = axis.contour(enlarged, levels=[0.5 * float(values.max())], colors="white", linewidths=1)
+                line.set_path_effects([withStroke(linewidth=2, foreground="black")])
             axis.set_xlabel(name, fontsize=8)
         for axis in row[1 + len(maps) :]:
             axis.set_axis_off()
@@ -150,16 +159,20 @@ def plot_cams(
     return save(figure, path)
 
 
-def overlay(image: np.ndarray, values: np.ndarray, colors: Any) -> np.ndarray:
-    """Returns an image, uint8 [H, W, C], in grey under the colours of a map [h, w]: from 0 to 1, [H, W, 3].
+def _enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns a map [h, w] at (height, width), bilinear, float32."""
+    picture = Image.fromarray(values.astype(np.float32))
+    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
-    The map is enlarged bilinearly to the image, and covers the more of it the larger its values are.
+
+def overlay(image: np.ndarray, values: np.ndarray, colors: Any) -> np.ndarray:
+    """Returns an image, uint8 [H, W, C], in grey under the colours of values [H, W]: from 0 to 1, [H, W, 3].
+
+    They cover the more of it the larger they are; what is below zero covers nothing.
     """
-    height, width, _ = image.shape
-    enlarged = np.asarray(Image.fromarray(values.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
-    share = 0.65 * np.clip(colors.norm(enlarged), 0, 1)[..., None]
+    share = 0.65 * np.clip(colors.norm(values), 0, 1)[..., None]
     grey = image.mean(axis=-1, keepdims=True) / 255
-    return ((1 - share) * grey + share * colors.to_rgba(enlarged)[..., :3]).astype(np.float32)
+    return ((1 - share) * grey + share * colors.to_rgba(values)[..., :3]).astype(np.float32)
 
 
 def plot_deconvolutions(
@@ -178,7 +191,7 @@ def plot_deconvolutions(
     inside = -(-len(maps[0][1]) // columns) * height / (columns * width)
     side = WIDTH / across / 2
     figure, axes = subplots(
-        down, 2 * across, squeeze=False, figsize=(WIDTH, down * (side * inside + 0.3) + 0.45), layout="constrained"
+        down, 2 * across, squeeze=False, figsize=(WIDTH, down * (side * inside + 0.12) + 0.45), layout="constrained"
     )
     figure.suptitle(title, fontsize=10)
     for axis in axes.ravel():
@@ -217,17 +230,18 @@ def plot_embedding(
     figure, axis = subplots(1, figsize=(WIDTH, 5.2), layout="constrained")
     figure.suptitle(title, fontsize=10)
     labels_array = np.asarray(labels)
-    size = float(np.clip(1500 / len(points), 8, 40))
+    size = float(np.clip(6000 / len(points), 10, 45))
     colors = {name: f"C{i % 10}" for i, name in enumerate(names)}
     for i, name in enumerate(names):
         own = points[labels_array == name]
-        marker = MARKERS[(i + i // 10) % len(MARKERS)]
+        marker = MARKERS[(i + i // 10) % len(MARKERS)] if images is None else "s"
         style = dict(color=colors[name], marker=marker, s=size, alpha=0.8, linewidths=0.3, edgecolors="white")
         axis.scatter(*own.T, label=name, zorder=2, **style)
     if images is not None:
+        side = float(np.clip(220 / math.sqrt(len(points)), 9, 24))  # of a picture, points
         for point, label, image in zip(points, labels, images, strict=True):
             shown = OffsetImage(
-                image.repeat(3, -1) if image.shape[-1] == 1 else image, zoom=22 / max(image.shape[:2]), cmap="gray"
+                image.repeat(3, -1) if image.shape[-1] == 1 else image, zoom=side / max(image.shape[:2]), cmap="gray"
             )
             frame = dict(edgecolor=colors[label], linewidth=1.5, boxstyle="square,pad=0.05")
             axis.add_artist(AnnotationBbox(shown, tuple(point), pad=0.05, bboxprops=frame))

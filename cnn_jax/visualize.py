@@ -57,7 +57,9 @@ def data(operands: list[str], path: Path) -> str:
 
 def network(picture: str, operands: list[str], path: Path) -> str:
     """Draws what is inside the network of --checkpoint and returns what the picture shows."""
-    check(_CHECKPOINT.value is not None, "name the trained network: --checkpoint=SOURCE, such as --checkpoint=runs/mine")
+    check(
+        _CHECKPOINT.value is not None, "name the trained network: --checkpoint=SOURCE, such as --checkpoint=runs/mine"
+    )
     default, config = NETWORK_PICTURES[picture], given_config()
     if default:
         check(

@@ -18,7 +18,6 @@ from cnn_jax.errors import UserError, check, check_choice
 from cnn_jax.models.layers import Conv
 from cnn_jax.trained import Trained
 
-MOST = 1000  # examples of a data set, if nothing else is said
 MOST_ROWS = 12  # of class activation maps: more do not fit on a page
 BATCH = 16
 
@@ -123,16 +122,15 @@ def filters(trained: Trained, _: Pictures | None, __: Options, path: Path) -> st
       UserError: the network has no convolution.
     """
     shapes = layer_shapes(trained)
-    layers = {name: _node(trained.model, name) for name in shapes}
-    name = next((name for name, layer in layers.items() if isinstance(layer, Conv)), None)
+    name = next((name for name in shapes if isinstance(_node(trained.model, name), Conv)), None)
     if name is None:
         raise UserError(f"{trained.source.name} has no convolution, whose filters could be drawn")
-    kernels = np.asarray(layers[name].kernel[...], np.float32)
+    kernels = np.asarray(_node(trained.model, name).kernel[...], np.float32)
     height, width, channels, count = kernels.shape
     check(channels in (1, 3), f"the kernels of {name} have {channels} channels, but 1 or 3 can be drawn")
     about = f"{_about(trained)}: the {count} filters of {name}, {height}x{width}x{channels}"
     largest = float(np.abs(kernels).max())
-    scale = "" if channels == 1 else f"\none scale for all, from −{largest:.2g} to {largest:.2g}; grey is 0"
+    scale = "" if channels == 1 else f"\none scale for all, from -{largest:.2g} to {largest:.2g}; grey is 0"
     inside_plots.plot_filters(kernels, path, title=about + scale)
     return about
 
@@ -158,6 +156,8 @@ def features(trained: Trained, pictures: Pictures, options: Options, path: Path)
     inside_plots.plot_maps(
         pictures.images[0], maps[..., chosen].transpose(2, 0, 1), chosen.tolist(), path, title=about, caption=caption
     )
+    if options.layer:
+        return about
     return f"{about}\nlayers with maps: {', '.join(name for name, shape in shapes.items() if len(shape) == 3)}"
 
 
@@ -186,9 +186,10 @@ def cam(trained: Trained, pictures: Pictures, options: Options, path: Path) -> s
     else:
         layer = options.layer or inside.last_maps(model, shapes)
         inside.check_maps(layer, shapes)
-        how, scale = f"Grad-CAM at {layer}", "gradient · activation"
+        how, scale = f"Grad-CAM at {layer}", "share of the map's largest"
         draw = inside.applied(model, lambda model, x, classes: inside.grad_cam(model, x, layer, classes))
         maps = np.asarray(draw(x, jnp.asarray(classes)))
+        maps = maps / np.maximum(maps.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)  # classes do not compare
     rows = [
         (
             pictures.images[i],
