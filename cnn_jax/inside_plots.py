@@ -144,7 +144,7 @@ def plot_cams(
         row[0].set_xlabel(caption, fontsize=8)
         top = max(0.0, *(float(values.max()) for _, values in maps))
         colors = ScalarMappable(Normalize(0, top or 1), cmap="plasma")
-        for axis, (name, values) in zip(row[1:], maps, strict=True):
+        for axis, (name, values) in zip(row[1:], maps, strict=False):
             enlarged = _enlarged(values, (height, width))
             show(axis, overlay(image, enlarged, colors))
             if values.max() > 0:  # so that it can be seen without colours
