@@ -24,7 +24,7 @@ from absl import flags
 
 from cnn_jax import commandline
 from cnn_jax.commandline import given_config, launch, needed_config
-from cnn_jax.errors import StorageError, check, check_choice
+from cnn_jax.errors import StorageError, UserError, check, check_choice
 
 # jax is imported by the functions, so that --help answers at once.
 
@@ -57,9 +57,9 @@ def data(operands: list[str], path: Path) -> str:
 
 def network(picture: str, operands: list[str], path: Path) -> str:
     """Draws what is inside the network of --checkpoint and returns what the picture shows."""
-    check(
-        _CHECKPOINT.value is not None, "name the trained network: --checkpoint=SOURCE, such as --checkpoint=runs/mine"
-    )
+    source = _CHECKPOINT.value
+    if source is None:
+        raise UserError("name the trained network: --checkpoint=SOURCE, such as --checkpoint=runs/mine")
     default, config = NETWORK_PICTURES[picture], given_config()
     if default:
         check(
@@ -78,7 +78,7 @@ def network(picture: str, operands: list[str], path: Path) -> str:
     from cnn_jax import compilation_cache, trained, visualize_network
 
     compilation_cache.enable()
-    loaded = trained.load(_CHECKPOINT.value)
+    loaded = trained.load(source)
     visualize_network.check_images(loaded)
     pictures = None
     if operands:

@@ -70,7 +70,7 @@ def test_every_command_does_what_it_says(tmp_path):
             continue
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         if module != "main":
-            told = dict(benchmark="images/s", summary="parameters", report="resnet50", visualize="augmented.png")
+            told = dict(benchmark="images/s", summary="parameters", report="resnet50", visualize=".png: ")
             told |= {"experiments.sweep": "?", "experiments.cost": "Fire 4"}
             assert told[module] in result.stdout, command
         elif "--dry-run" not in words and "--help" not in words:
