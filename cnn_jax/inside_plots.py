@@ -47,6 +47,13 @@ def _interpolation(picture: np.ndarray) -> str:
     return "nearest" if max(picture.shape[:2]) <= 160 else "antialiased"
 
 
+def short(text: str, inches: float) -> str:
+    """Returns a text that is at most about as wide, in small letters; what does not fit is left out in its middle."""
+    most = max(5, int(15 * inches))
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[-half:]}"
+
+
 def _grid(count: int, aspect: float = 1.0) -> int:
     """Returns how many columns make a grid of `count` tiles, about `aspect` times as wide as high, that is full."""
     wanted = max(1, round(math.sqrt(count * aspect)))
@@ -92,7 +99,7 @@ def plot_maps(
     figure.suptitle(title, fontsize=10)
     axis = left.subplots()
     show(axis, image)
-    axis.set_xlabel(caption, fontsize=8, wrap=True)
+    axis.set_xlabel(short(caption, 1.9), fontsize=8)
     axes = right.subplots(rows, columns, squeeze=False)
     both = maps.min() < 0
     largest = float(np.abs(maps).max()) or 1.0
@@ -120,14 +127,19 @@ def _parts(height: float, *widths: float) -> tuple[Any, Any]:
 
 
 def plot_cams(
-    rows: Sequence[tuple[np.ndarray, str, Sequence[tuple[str, np.ndarray]]]], path: Path, *, title: str, scale: str
+    rows: Sequence[tuple[np.ndarray, str, Sequence[tuple[str, float, np.ndarray]]]],
+    path: Path,
+    *,
+    title: str,
+    scale: str,
 ) -> Path:
     """Draws class activation maps over their images, a row for each image with one scale from zero.
 
     Lines are at half of a map's largest value.
 
     Args:
-      rows: (image uint8 [H, W, C], its caption, (caption, map [h, w]) of each class). scale: what the numbers are.
+      rows: (image uint8 [H, W, C], its caption, (name, probability, map [h, w]) of each class).
+      scale: what the numbers are.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -141,16 +153,16 @@ def plot_cams(
     figure.suptitle(title, fontsize=10)
     for row, (image, caption, maps) in zip(axes, rows, strict=True):
         show(row[0], image)
-        row[0].set_xlabel(caption, fontsize=8)
-        top = max(0.0, *(float(values.max()) for _, values in maps))
+        row[0].set_xlabel(short(caption, side), fontsize=8)
+        top = max(0.0, *(float(values.max()) for *_, values in maps))
         colors = ScalarMappable(Normalize(0, top or 1), cmap="plasma")
-        for axis, (name, values) in zip(row[1:], maps, strict=False):
+        for axis, (name, share, values) in zip(row[1:], maps, strict=False):
             enlarged = _enlarged(values, (height, width))
             show(axis, overlay(image, enlarged, colors))
             if values.max() > 0:  # so that it can be seen without colours
                 line = axis.contour(enlarged, levels=[0.5 * float(values.max())], colors="white", linewidths=1)
                 line.set_path_effects([withStroke(linewidth=2, foreground="black")])
-            axis.set_xlabel(name, fontsize=8)
+            axis.set_xlabel(f"{short(name, side - 0.5)}  {share:.1%}", fontsize=8)
         for axis in row[1 + len(maps) :]:
             axis.set_axis_off()
         bar = figure.colorbar(colors, ax=list(row), fraction=0.05, pad=0.02, aspect=15)
@@ -236,7 +248,7 @@ def plot_embedding(
         own = points[labels_array == name]
         marker = MARKERS[(i + i // 10) % len(MARKERS)] if images is None else "s"
         style = dict(color=colors[name], marker=marker, s=size, alpha=0.8, linewidths=0.3, edgecolors="white")
-        axis.scatter(*own.T, label=name, zorder=2, **style)
+        axis.scatter(*own.T, label=short(name, 1.6), zorder=2, **style)
     if images is not None:
         side = float(np.clip(220 / math.sqrt(len(points)), 9, 24))  # of a picture, points
         for point, label, image in zip(points, labels, images, strict=True):

@@ -194,7 +194,7 @@ def cam(trained: Trained, pictures: Pictures, options: Options, path: Path) -> s
         (
             pictures.images[i],
             pictures.names[i],
-            [(f"{known[k]}  {shares[i, k]:.1%}", maps[i, ..., j]) for j, k in enumerate(classes[i])],
+            [(known[k], float(shares[i, k]), maps[i, ..., j]) for j, k in enumerate(classes[i])],
         )
         for i in range(count)
     ]
@@ -261,6 +261,7 @@ def embedding(trained: Trained, pictures: Pictures, options: Options, path: Path
     check(count >= 4, f"an embedding needs at least 4 pictures, but there are {count}")
     values = [np.asarray(trained.features(pictures.images[part]), np.float64) for part in batches(count)]
     values = np.concatenate(values)
+    check(bool((values != values[0]).any()), f"{trained.source.name} has the same features for all of these pictures")
     if options.method == "pca":
         reduced = PCA(2, svd_solver="full")
         points = reduced.fit_transform(values)
@@ -273,14 +274,16 @@ def embedding(trained: Trained, pictures: Pictures, options: Options, path: Path
         perplexity = min(30.0, (count - 1) / 3)
         points = TSNE(2, init="pca", perplexity=perplexity, random_state=0, n_jobs=1).fit_transform(values)
         axes, how = ("", ""), f"t-SNE, perplexity {perplexity:g}"
-    about = f"{_about(trained)}: {values.shape[1]} features of {count} pictures, {how}"
+    classes = len(set(pictures.classes))
+    kinds = "one class" if classes == 1 else f"{classes} classes"
+    about = f"{_about(trained)}: {values.shape[1]} features of {count} pictures of {kinds}, {how}"
     images = pictures.images if options.thumbnails else None
     inside_plots.plot_embedding(points, pictures.classes, path, title=about, axes=(axes[0], axes[1]), images=images)
     return about
 
 
 def _about(trained: Trained) -> str:
-    return f"{trained.source.model['name']} of {trained.source.name}"
+    return f"{trained.source.model['name']} of {inside_plots.short(trained.source.name, 2.5)}"
 
 
 def _node(model: Any, name: str) -> Any:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from PIL import Image
@@ -33,6 +35,14 @@ def test_a_mosaic_has_its_tiles_in_rows_with_white_between():
 )
 def test_grids_are_full_and_about_as_wide_as_asked(count, aspect, columns):
     assert inside_plots._grid(count, aspect) == columns
+
+
+@given(st.text(min_size=1), st.floats(0.5, 4))
+def test_texts_fit(text, inches):
+    found = inside_plots.short(text, inches)
+    assert len(found) <= 15 * inches
+    begin, dots, end = found.partition("…")
+    assert found == text or (text.startswith(begin) and dots and text.endswith(end))
 
 
 def test_zero_is_the_middle_grey():
@@ -71,7 +81,10 @@ def test_every_plot_is_a_file_in_one_piece(tmp_path):
     path = tmp_path / "a.png"
     for values in (maps, np.abs(maps), np.zeros_like(maps)):
         assert inside_plots.plot_maps(image, values, range(5), path, title="t", caption="c") == path
-        rows = [(image, "c", [("one", values[0]), ("two", values[1])]), (image, "c", [("three", values[2])])]
+        rows = [
+            (image, "c", [("one", 0.7, values[0]), ("two", 0.2, values[1])]),
+            (image, "c", [("three", 1, values[2])]),
+        ]
         assert inside_plots.plot_cams(rows, path, title="t", scale="s") == path
         assert [file.name for file in tmp_path.iterdir()] == ["a.png"] and min(pixels(path).shape[:2]) > 300
     signals = rng.normal(size=(4, 3, 4, 3))

@@ -146,11 +146,11 @@ def test_class_activation_maps_of_the_likeliest_classes_or_of_those_that_are_nam
     for i, (image, caption, maps) in enumerate(rows):
         np.testing.assert_array_equal(image, found.images[i])
         assert caption == f"ant{i}.png"
-        for (name, values), k in zip(maps, np.argsort(-shares[i])[:3], strict=True):
-            assert name == f"{CLASSES[k]}  {shares[i, k]:.1%}"
+        for (name, share, values), k in zip(maps, np.argsort(-shares[i])[:3], strict=True):
+            assert (name, share) == (CLASSES[k], shares[i, k])
             np.testing.assert_allclose(values.mean() + bias[k], scores[i, k], atol=1e-4)
     visualize_network.cam(small_resnet, found, Options(classes=["dog", "ant"]), tmp_path / "a.png")
-    assert [name.split()[0] for name, _ in drawn["cams"][0][0][0][2]] == ["dog", "ant"]
+    assert [name for name, *_ in drawn["cams"][0][0][0][2]] == ["dog", "ant"]
     with pytest.raises(UserError, match=r"--class is 'bea', but must be one of ant, bee, cat, dog; did you mean 'bee'"):
         visualize_network.cam(small_resnet, found, Options(classes=["bea"]), tmp_path / "a.png")
 
@@ -163,7 +163,7 @@ def test_grad_cam_where_the_head_does_not_average_or_a_layer_is_named(network, l
     assert f"Grad-CAM at {layer or 'conv2'}" in told
     x = visualize_network.normalized(trained, found.images)
     expected = np.asarray(inside.grad_cam(trained.model, x, layer or "conv2", np.full((5, 1), 2)))
-    for (_, _, ((_, values),)), whole in zip(drawn["cams"][0][0], expected[..., 0], strict=True):
+    for (_, _, ((*_, values),)), whole in zip(drawn["cams"][0][0], expected[..., 0], strict=True):
         np.testing.assert_allclose(values, whole / max(whole.max(), 1e-30), rtol=1e-3, atol=1e-4)
 
 
@@ -201,7 +201,7 @@ def test_an_embedding_is_of_the_features(lenet, files, drawn, tmp_path):
     found = pictures(lenet, files)
     options = Options(method="pca", thumbnails=True)
     told = visualize_network.embedding(lenet, found, options, tmp_path / "a.png")
-    assert "84 features of 10 pictures, PCA" in told
+    assert "84 features of 10 pictures of 2 classes, PCA" in told
     (points, labels, _), named = drawn["embedding"]
     assert labels == ["ant"] * 5 + ["bee"] * 5 and named["images"] is found.images
     values = np.asarray(lenet.features(found.images), np.float64)
