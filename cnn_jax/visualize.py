@@ -43,6 +43,16 @@ _EXAMPLES = flags.DEFINE_list("examples", None, "Numbers of the test examples of
 # How many examples of a data set each picture takes by default; filters takes none.
 NETWORK_PICTURES = {"filters": 0, "features": 1, "cam": 4, "deconv": 1000, "embedding": 1000}
 PICTURES = ("data", *NETWORK_PICTURES)
+# flag -> the pictures that it is for
+USED = {
+    "checkpoint": tuple(NETWORK_PICTURES),
+    "examples": ("features", "cam", "deconv", "embedding"),
+    "layer": ("features", "cam", "deconv"),
+    "class": ("cam",),
+    "maps": ("features", "deconv"),
+    "method": ("embedding",),
+    "thumbnails": ("embedding",),
+}
 
 
 def data(operands: list[str], path: Path) -> str:
@@ -75,17 +85,17 @@ def network(picture: str, operands: list[str], path: Path) -> str:
         numbers is None or all(number.isdecimal() for number in numbers),
         f"--examples is {','.join(numbers or ())!r}, but must be whole numbers with commas, such as 0,7,12",
     )
-    from cnn_jax import compilation_cache, trained, visualize_network
+    from cnn_jax import compilation_cache, pictures, trained, visualize_network
 
     compilation_cache.enable()
     loaded = trained.load(source)
-    visualize_network.check_images(loaded)
-    pictures = None
+    pictures.check_images(loaded)
+    shown = None
     if operands:
-        pictures = visualize_network.from_files(loaded, operands)
+        shown = pictures.from_files(loaded, operands)
     elif config is not None:
         wanted = None if numbers is None else [int(number) for number in numbers]
-        pictures = visualize_network.from_data(loaded, config, wanted, default)
+        shown = pictures.from_data(loaded, config, wanted, default)
     options = visualize_network.Options(
         layer=_LAYER.value,
         classes=_CLASS.value,
@@ -93,7 +103,7 @@ def network(picture: str, operands: list[str], path: Path) -> str:
         method=_METHOD.value,
         thumbnails=_THUMBNAILS.value,
     )
-    return getattr(visualize_network, picture)(loaded, pictures, options, path)
+    return getattr(visualize_network, picture)(loaded, shown, options, path)
 
 
 def start(operands: list[str]) -> None:
@@ -101,6 +111,9 @@ def start(operands: list[str]) -> None:
     check(len(operands) > 0, f"name one picture to draw: {', '.join(PICTURES)}")
     picture, *operands = operands
     check_choice("the picture to draw", picture, PICTURES)
+    for flag, users in USED.items():
+        unused = flags.FLAGS[flag].present and picture not in users
+        check(not unused, f"--{flag} is for {', '.join(users)}, and not for {picture}: leave it out")
     path = Path(_OUTPUT.value or ("augmented.png" if picture == "data" else f"{picture}.png"))
     check(path.suffix == ".png", f"--output is {str(path)!r}, but must be a file that ends in .png")
     try:

@@ -87,10 +87,10 @@ ALLOWED = {
     # Looking at data and networks.
     "inside": {"errors", "trees", "models.cpu", *PARTS, "receptive_field"},
     "inside_plots": {"data.images", "plots"},
+    "pictures": {"errors", "config", "data.images", "data.pipeline", "trained"},
     "visualize_data": {"errors", "config", "plots", "step", "data.augment", "data.mixing", "data.pipeline"},
     "visualize_network": {
-        *("errors", "config", "models.layers", "data.augment", "data.images", "data.pipeline"),
-        *("trained", "inside", "inside_plots"),
+        *("errors", "models.layers", "data.augment", "trained", "pictures", "inside", "inside_plots"),
     },
     # The run.
     "build": {
@@ -114,7 +114,7 @@ ALLOWED = {
     "prepare_data": {"errors", "workdir", "commandline", "data.images", "data.prepared", "data.tfrecord"},
     "report": {"errors", "commandline", "tables", "provenance", "runs", "scorecard"},
     "visualize": {
-        *("errors", "compilation_cache", "commandline", "trained", "visualize_data", "visualize_network"),
+        *("errors", "compilation_cache", "commandline", "trained", "pictures", "visualize_data", "visualize_network"),
     },
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {

@@ -282,6 +282,40 @@ def test_the_signal_lies_in_the_receptive_field_and_each_image_has_its_own(name,
         assert not outside.any()
 
 
+def test_the_deconvolution_with_strides_and_windows_that_overlap_is_that_of_torch():
+    torch = pytest.importorskip("torch")
+
+    class Rectify(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clamp(min=0)
+
+        @staticmethod
+        def backward(ctx, signal):
+            return signal.clamp(min=0)
+
+    model = network("zfnet", width=0.05, input_shape=(65, 65, 3), norm="none")
+    x = images((65, 65, 3))
+    pixels = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
+    y = pixels
+    for name in ("conv1", "pool1", "conv2", "pool2", "conv3"):
+        layer = getattr(model, name)
+        if name.startswith("pool"):
+            y = torch.nn.functional.max_pool2d(y, layer.kernel_size, layer.strides, layer.pads)
+            continue
+        kernel = torch.tensor(np.asarray(layer.conv.kernel[...]).transpose(3, 2, 0, 1).copy())
+        bias = torch.tensor(np.array(layer.conv.bias[...]))
+        y = Rectify.apply(torch.nn.functional.conv2d(y, kernel, bias, layer.conv.strides, layer.conv.pads))
+    flat = y.detach().flatten(1)
+    channels, rows, columns = (np.array(i) for i in np.unravel_index(flat.argmax(1).numpy(), y.shape[1:]))
+    one_hot = torch.zeros_like(flat).scatter_(1, flat.argmax(1, keepdim=True), flat.max(1, keepdim=True).values)
+    y.backward(one_hot.reshape(y.shape))
+    deconvolve = inside.applied(model, lambda model, x, k, at: inside.deconvolve(model, x, "conv3", k, at))
+    found = deconvolve(x, channels, np.stack([rows, columns], axis=1))
+    expected = pixels.grad.numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 def test_local_response_normalisation_lets_the_signal_pass():
     fields = dict(width=0.05, input_shape=(65, 65, 3))
     model, without = network("zfnet", **fields), network("zfnet", **fields, norm="none")

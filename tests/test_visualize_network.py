@@ -6,7 +6,7 @@ from flax import nnx
 from PIL import Image
 
 import cnn_jax
-from cnn_jax import inside, inside_plots, pretrained, trees, visualize_network
+from cnn_jax import inside, inside_plots, pictures, pretrained, trees, visualize_network
 from cnn_jax.errors import UserError
 from cnn_jax.visualize_network import Options
 from configs import lenet5
@@ -70,7 +70,7 @@ def drawn(monkeypatch):
 
 def test_pictures_come_from_files_and_folders_in_natural_order(files, small_resnet, tmp_path):
     photos = files / "photos"
-    found = visualize_network.from_files(small_resnet, [str(photos), str(photos / "bee" / "bee3.png")])
+    found = pictures.from_files(small_resnet, [str(photos), str(photos / "bee" / "bee3.png")])
     names = [f"{name}{i}.png" for name in ("ant", "bee") for i in range(5)]
     assert found.names == [*names, "bee3.png"]
     assert found.classes == ["ant"] * 5 + ["bee"] * 6
@@ -79,27 +79,27 @@ def test_pictures_come_from_files_and_folders_in_natural_order(files, small_resn
 
 def test_pictures_come_from_the_test_part_of_a_data_set(lenet):
     config = lenet5.get_config()
-    found = visualize_network.from_data(lenet, config, [5, 0], 3)
-    first = visualize_network.from_data(lenet, config, None, 3)
+    found = pictures.from_data(lenet, config, [5, 0], 3)
+    first = pictures.from_data(lenet, config, None, 3)
     assert first.images.shape == (3, 14, 14, 1) and found.names == ["digits test 5", "digits test 0"]
     np.testing.assert_array_equal(found.images[1], first.images[0])
     assert found.classes[1] == first.classes[0]
     with pytest.raises(UserError, match="no example 359: the test part has 0 to 358"):
-        visualize_network.from_data(lenet, config, [3, 359], 3)
+        pictures.from_data(lenet, config, [3, 359], 3)
 
 
 def test_pictures_that_are_not_there(files, lenet, tmp_path):
     with pytest.raises(UserError, match="no picture and no folder 'no/such'"):
-        visualize_network.from_files(lenet, ["no/such"])
+        pictures.from_files(lenet, ["no/such"])
     with pytest.raises(UserError, match="there are no pictures in"):
-        visualize_network.from_files(lenet, [str(files / "empty")])
+        pictures.from_files(lenet, [str(files / "empty")])
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(UserError, match="it is no JPEG or PNG file"):
-        visualize_network.from_files(lenet, [str(tmp_path)])
+        pictures.from_files(lenet, [str(tmp_path)])
 
 
-def pictures(trained, files, part="photos"):
-    return visualize_network.from_files(trained, [str(files / part)])
+def photos(trained, files, part="photos"):
+    return pictures.from_files(trained, [str(files / part)])
 
 
 # ---------------------------------------------------------------- what is drawn
@@ -115,7 +115,7 @@ def test_filters_are_the_kernels_of_the_first_convolution(lenet, small_resnet, f
 
 
 def test_features_are_the_strongest_maps_in_order(lenet, files, drawn, tmp_path):
-    found = pictures(lenet, files, "photos/ant/ant0.png")
+    found = photos(lenet, files, "photos/ant/ant0.png")
     options = Options(layer="conv2", maps=5)
     told = visualize_network.features(lenet, found, options, tmp_path / "a.png")
     assert "conv2, the 5 strongest of 16 maps" in told and "layers" not in told
@@ -129,13 +129,13 @@ def test_features_are_the_strongest_maps_in_order(lenet, files, drawn, tmp_path)
     told = visualize_network.features(lenet, found, Options(), tmp_path / "a.png")
     assert "conv1/conv, all 6 maps" in told and "layers with maps: conv1/conv, conv1, pool1" in told
     with pytest.raises(UserError, match="features shows one picture, but 10 are named"):
-        visualize_network.features(lenet, pictures(lenet, files), Options(), tmp_path / "a.png")
+        visualize_network.features(lenet, photos(lenet, files), Options(), tmp_path / "a.png")
 
 
 def test_class_activation_maps_of_the_likeliest_classes_or_of_those_that_are_named(
     small_resnet, files, drawn, tmp_path
 ):
-    found = pictures(small_resnet, files, "photos/ant")
+    found = photos(small_resnet, files, "photos/ant")
     told = visualize_network.cam(small_resnet, found, Options(), tmp_path / "a.png")
     assert "class activation maps, 4x4" in told
     rows = drawn["cams"][0][0]
@@ -158,7 +158,7 @@ def test_class_activation_maps_of_the_likeliest_classes_or_of_those_that_are_nam
 @pytest.mark.parametrize(("network", "layer"), [("lenet", None), ("small_resnet", "conv3_x/0")])
 def test_grad_cam_where_the_head_does_not_average_or_a_layer_is_named(network, layer, request, files, drawn, tmp_path):
     trained = request.getfixturevalue(network)
-    found = pictures(trained, files, "photos/ant")
+    found = photos(trained, files, "photos/ant")
     told = visualize_network.cam(trained, found, Options(layer=layer, classes=["cat"]), tmp_path / "a.png")
     assert f"Grad-CAM at {layer or 'conv2'}" in told
     x = visualize_network.normalized(trained, found.images)
@@ -168,13 +168,13 @@ def test_grad_cam_where_the_head_does_not_average_or_a_layer_is_named(network, l
 
 
 def test_too_many_pictures_do_not_fit_a_page(small_resnet, files, tmp_path):
-    found = visualize_network.from_files(small_resnet, [str(files / "photos")] * 2)
+    found = pictures.from_files(small_resnet, [str(files / "photos")] * 2)
     with pytest.raises(UserError, match="at most 12, but 20 are named"):
         visualize_network.cam(small_resnet, found, Options(), tmp_path / "a.png")
 
 
 def test_the_deconvolution_shows_the_pictures_where_a_map_is_strongest(lenet, files, drawn, tmp_path):
-    found = pictures(lenet, files)
+    found = photos(lenet, files)
     told = visualize_network.deconv(lenet, found, Options(layer="conv1", maps=2), tmp_path / "a.png")
     assert "deconvolution of conv1, 2 of 6 maps, beside what they see (5x5) of the 9 pictures" in told
     (maps, _), _ = drawn["deconvolutions"]
@@ -198,7 +198,7 @@ def test_the_deconvolution_shows_the_pictures_where_a_map_is_strongest(lenet, fi
 
 
 def test_an_embedding_is_of_the_features(lenet, files, drawn, tmp_path):
-    found = pictures(lenet, files)
+    found = photos(lenet, files)
     options = Options(method="pca", thumbnails=True)
     told = visualize_network.embedding(lenet, found, options, tmp_path / "a.png")
     assert "84 features of 10 pictures of 2 classes, PCA" in told
@@ -215,7 +215,7 @@ def test_an_embedding_is_of_the_features(lenet, files, drawn, tmp_path):
     visualize_network.embedding(lenet, found, Options(), tmp_path / "a.png")
     np.testing.assert_array_equal(first, drawn["embedding"][0][0])
     assert first.shape == (10, 2) and named["axes"] == ("", "") and named["images"] is None
-    few = visualize_network.Pictures(found.images[:3], found.names[:3], found.classes[:3])
+    few = pictures.Pictures(found.images[:3], found.names[:3], found.classes[:3])
     with pytest.raises(UserError, match="at least 4 pictures, but there are 3"):
         visualize_network.embedding(lenet, few, Options(), tmp_path / "a.png")
 
@@ -227,6 +227,11 @@ def test_an_embedding_is_of_the_features(lenet, files, drawn, tmp_path):
     ("arguments", "message"),
     [
         ("filters", "name the trained network: --checkpoint=SOURCE"),
+        ("filters --checkpoint=no/such --layer=conv1", "--layer is for features, cam, deconv, and not for filters"),
+        (
+            "data --checkpoint=no/such",
+            "--checkpoint is for filters, features, cam, deconv, embedding, and not for data",
+        ),
         ("filters --checkpoint=no/such", "no run, file or bundled network 'no/such'"),
         ("filters --checkpoint=lenet5.safetensors photos", "filters takes no pictures"),
         ("cam --checkpoint=lenet5.safetensors", "cam needs pictures, from one place"),
