@@ -2,130 +2,125 @@
 
 python -m cnn_jax.visualize data --config=configs/resnet20.py:cifar10
 python -m cnn_jax.visualize data --config=configs/resnet50.py:folder --config.data.dir=photos --output=photos.png
+python -m cnn_jax.visualize filters --checkpoint=runs/mine
+python -m cnn_jax.visualize features --checkpoint=runs/mine --layer=conv2 cat.jpg
+python -m cnn_jax.visualize cam --checkpoint=runs/mine@best --class=cat --class=dog photos/a.jpg photos/b.jpg
+python -m cnn_jax.visualize deconv --checkpoint=runs/mine --layer=conv3 photos
+python -m cnn_jax.visualize embedding --checkpoint=runs/mine --method=pca --config=configs/lenet5.py:mnist
 
 data: examples of the train part, one in each row: as the test sees it, then as training does in the first epochs.
+filters: the kernels of the first convolution.
+features: the strongest maps of a layer for one picture; the first layer's, if none is named.
+cam: which parts of pictures speak for a class: class activation maps of a head that averages, else Grad-CAM.
+deconv: what caused the strongest activations of a layer's maps, by a deconvolutional network.
+embedding: what the last layer sees of pictures, in two dimensions.
+
+The last four take pictures: files, folders, or the test examples of the data set of --config.
 """
 
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from cnn_jax import commandline
-from cnn_jax.commandline import launch, needed_config
-from cnn_jax.errors import StorageError, check, check_choice
+from cnn_jax.commandline import given_config, launch, needed_config
+from cnn_jax.errors import StorageError, UserError, check, check_choice
 
 # jax is imported by the functions, so that --help answers at once.
 
 flags.adopt_module_key_flags(commandline)  # --help shows --config
-_OUTPUT = flags.DEFINE_string("output", None, "PNG file to draw in. Default: augmented.png.")
+_OUTPUT = flags.DEFINE_string("output", None, "PNG file to draw in. Default: PICTURE.png, of data augmented.png.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "The trained network: FOLDER of a run, FOLDER@best, FOLDER@STEP, FILE.safetensors."
+)
+_LAYER = flags.DEFINE_string("layer", None, "features, cam, deconv: the layer whose maps are shown.")
+_CLASS = flags.DEFINE_multi_string("class", [], "cam: a class to show, again for another. Default: the likeliest 3.")
+_MAPS = flags.DEFINE_integer("maps", None, "features, deconv: how many maps are shown. Default: 24, 8.", lower_bound=1)
+_METHOD = flags.DEFINE_enum("method", "tsne", ["tsne", "pca"], "embedding: how it gets two dimensions.")
+_THUMBNAILS = flags.DEFINE_bool("thumbnails", False, "embedding: draw the pictures in the place of points.")
+_EXAMPLES = flags.DEFINE_list("examples", None, "Numbers of the test examples of --config to take: 0,7,12.")
 
-EXAMPLES, EPOCHS = 6, 5  # rows, and columns beside the first
+# How many examples of a data set each picture takes by default; filters takes none.
+NETWORK_PICTURES = {"filters": 0, "features": 1, "cam": 4, "deconv": 1000, "embedding": 1000}
+PICTURES = ("data", *NETWORK_PICTURES)
+# flag -> the pictures that it is for
+USED = {
+    "checkpoint": tuple(NETWORK_PICTURES),
+    "examples": ("features", "cam", "deconv", "embedding"),
+    "layer": ("features", "cam", "deconv"),
+    "class": ("cam",),
+    "maps": ("features", "deconv"),
+    "method": ("embedding",),
+    "thumbnails": ("embedding",),
+}
 
 
-def data(config: Any, path: Path) -> str:
-    """Draws the first examples of a run in `path` and returns what the picture shows.
+def data(operands: list[str], path: Path) -> str:
+    """Draws training examples and returns what the picture shows."""
+    check(not operands, "name one picture to draw: data takes no more, its examples are those of --config")
+    config = needed_config()
+    from cnn_jax import compilation_cache, visualize_data
 
-    Raises:
-      UserError: an impossible value, a data set that is not there or has no images.
-    """
-    import numpy as np
+    compilation_cache.enable()
+    return visualize_data.data(config, path)
 
-    from cnn_jax import plots
-    from cnn_jax.config import check_config
-    from cnn_jax.data import augment
-    from cnn_jax.data.pipeline import Data
 
-    check_config(config)
-    given = config.data
-    check(len(given.image_size) == 2, f"the examples of {given.name!r} are no images, which alone are augmented")
-    opened = Data(given, config.seed)
-    part = opened.parts["train"]
-    size = len(part)
-    count = min(EXAMPLES, size)
-    chosen = part.order.indices(np.arange(count))
-    examples = part.source.read(chosen.tolist())
-    for index, example in zip(chosen, examples, strict=True):
-        check(example is not None, f"example {index} of the train part cannot be read: leave config.data.on_error out")
-    tested = [augment.crop(example["image"], given, train=False) for example in examples if example]
-
-    # Where each of them stands in every epoch.
-    epochs = [np.arange(epoch * size, (epoch + 1) * size) for epoch in range(EPOCHS)]
-    positions = np.stack([epoch[np.argsort(part.order.indices(epoch))[chosen]] for epoch in epochs], axis=1)
-    images, labels, shares = as_trained(config, part, positions.ravel())
-    names = opened.class_names
-    captions = [
-        "" if share == 1 else f"{share:.0%} {names[own]}, {1 - share:.0%} {names[other]}"
-        for (own, other), share in zip(labels, shares, strict=True)
-    ]
-    sides = f" {tuple(given.train_resize)}" if given.train_crop in ("random", "random_central") else ""
-    title = f"{opened.name}: {', '.join([f'train_crop {given.train_crop}{sides}', *given.augment])}"
-    plots.plot_images(
-        [[first, *images[i * EPOCHS : (i + 1) * EPOCHS]] for i, first in enumerate(tested)],
-        path,
-        title=title,
-        columns=["as tested", *(f"epoch {epoch + 1}" for epoch in range(EPOCHS))],
-        names=[names[labels[i * EPOCHS][0]] for i in range(count)],
-        captions=[["", *captions[i * EPOCHS : (i + 1) * EPOCHS]] for i in range(count)],
+def network(picture: str, operands: list[str], path: Path) -> str:
+    """Draws what is inside the network of --checkpoint and returns what the picture shows."""
+    source = _CHECKPOINT.value
+    if source is None:
+        raise UserError("name the trained network: --checkpoint=SOURCE, such as --checkpoint=runs/mine")
+    default, config = NETWORK_PICTURES[picture], given_config()
+    if default:
+        check(
+            bool(operands) != (config is not None),
+            f"{picture} needs pictures, from one place: name files or folders, or give --config=FILE for the test "
+            "examples of its data set",
+        )
+    else:
+        check(not operands and config is None, f"{picture} takes no pictures: leave {operands or '--config'} out")
+    numbers = _EXAMPLES.value
+    check(numbers is None or config is not None, "--examples are those of a data set: give --config=FILE")
+    check(
+        numbers is None or all(number.isdecimal() for number in numbers),
+        f"--examples is {','.join(numbers or ())!r}, but must be whole numbers with commas, such as 0,7,12",
     )
-    return f"{path}: {count} examples of {title}"
+    from cnn_jax import compilation_cache, pictures, trained, visualize_network
 
-
-def as_trained(config: Any, part: Any, positions: Any) -> tuple[Any, Any, Any]:
-    """Returns training examples as the network sees them, before normalisation.
-
-    Args:
-      part: the train part. positions: in the run, int [N].
-
-    Returns:
-      (images uint8 [N, H, W, C], labels int [N, 2]: the own one and that of the partner that it is mixed with, the
-      share of the own one [N]).
-    """
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from cnn_jax import step
-    from cnn_jax.data import augment, mixing
-
-    # Each behind its partner, which mixing expects there: in a run the one before it in its micro-batch.
-    slots = positions % config.batch_size
-    partners = positions - slots + (slots - config.accumulation) % config.batch_size
-    pairs = np.stack([partners, positions], axis=1).ravel()
-    read = [batch for position in pairs for batch in part.train_batches(position, position + 1, 1)]
-    read = [step.gather(batch, part.resident) for batch in read]
-    images, labels = (np.concatenate([batch[name] for batch in read]) for name in ("image", "label"))
-
-    @jax.jit
-    def augmented(images: jax.Array, positions: jax.Array) -> Any:
-        key = step.make_keys(jnp.uint32(config.seed), jnp.int32(0)).augmentation  # the same in all steps
-        images = augment.augment(key, images, positions, config.data.augment)
-        return mixing.mix(key, images, positions, config.data.augment)
-
-    seen, shares = augmented(images, pairs.astype(np.uint32))
-    shares = np.ones(len(pairs)) if shares is None else np.asarray(shares)
-    pixels = np.round(255 * augment.values(seen[1::2])).astype(np.uint8)
-    return pixels, labels.reshape(-1, 2)[:, ::-1], shares[1::2]
-
-
-PICTURES = {"data": (data, "augmented.png")}
+    compilation_cache.enable()
+    loaded = trained.load(source)
+    pictures.check_images(loaded)
+    shown = None
+    if operands:
+        shown = pictures.from_files(loaded, operands)
+    elif config is not None:
+        wanted = None if numbers is None else [int(number) for number in numbers]
+        shown = pictures.from_data(loaded, config, wanted, default)
+    options = visualize_network.Options(
+        layer=_LAYER.value,
+        classes=_CLASS.value,
+        maps=_MAPS.value or 0,
+        method=_METHOD.value,
+        thumbnails=_THUMBNAILS.value,
+    )
+    return getattr(visualize_network, picture)(loaded, shown, options, path)
 
 
 def start(operands: list[str]) -> None:
     """Runs what the command line says."""
-    check(len(operands) == 1, f"name one picture to draw: {', '.join(PICTURES)}")
-    check_choice("the picture to draw", operands[0], PICTURES)
-    draw, default = PICTURES[operands[0]]
-    path = Path(_OUTPUT.value or default)
+    check(len(operands) > 0, f"name one picture to draw: {', '.join(PICTURES)}")
+    picture, *operands = operands
+    check_choice("the picture to draw", picture, PICTURES)
+    for flag, users in USED.items():
+        unused = flags.FLAGS[flag].present and picture not in users
+        check(not unused, f"--{flag} is for {', '.join(users)}, and not for {picture}: leave it out")
+    path = Path(_OUTPUT.value or ("augmented.png" if picture == "data" else f"{picture}.png"))
     check(path.suffix == ".png", f"--output is {str(path)!r}, but must be a file that ends in .png")
-    config = needed_config()
-    from cnn_jax import compilation_cache
-
-    compilation_cache.enable()
     try:
-        print(draw(config, path))
+        told = data(operands, path) if picture == "data" else network(picture, operands, path)
     except OSError as error:
         raise StorageError(f"--output: {str(path)!r} cannot be written: {error.strerror or error}") from None
+    print(f"{path}: {told}")
 
 
 if __name__ == "__main__":

@@ -89,6 +89,14 @@ ALLOWED = {
     },
     "trained": {"errors", "trees", "models", "models.base", "data.augment", "data.images", "pretrained"},
     "cnn_jax": {"models", "trained"},  # the package itself
+    # Looking at data and networks.
+    "inside": {"errors", "trees", "models.cpu", *PARTS, "receptive_field"},
+    "inside_plots": {"data.images", "plots"},
+    "pictures": {"errors", "config", "data.images", "data.pipeline", "trained"},
+    "visualize_data": {"errors", "config", "plots", "step", "data.augment", "data.mixing", "data.pipeline"},
+    "visualize_network": {
+        *("errors", "models.layers", "data.augment", "trained", "pictures", "inside", "inside_plots"),
+    },
     # The run.
     "build": {
         *("errors", "trees", "config", "models", "protocols", "data.pipeline", "transfer", "pretrained"),
@@ -115,8 +123,7 @@ ALLOWED = {
     "prepare_data": {"errors", "workdir", "commandline", "data.images", "data.prepared", "data.tfrecord"},
     "report": {"errors", "commandline", "tables", "provenance", "runs", "scorecard"},
     "visualize": {
-        *("errors", "config", "compilation_cache", "plots", "commandline", "step"),
-        *("data.augment", "data.mixing", "data.pipeline"),
+        *("errors", "compilation_cache", "commandline", "trained", "pictures", "visualize_data", "visualize_network"),
     },
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import plots, step, visualize
+from cnn_jax import plots, step, visualize_data
 from cnn_jax.data import augment, mixing
 from cnn_jax.data.pipeline import Data
 from configs import resnet20
@@ -48,7 +48,7 @@ def test_the_images_are_those_of_the_training_step(accumulation, augmentations):
     part = Data(config.data, config.seed).parts["train"]
     number = 107  # a batch that begins in one epoch and ends in the next: 1258 examples
     positions = np.arange(number * 12 - 12, number * 12 + 12)
-    images, labels, shares = visualize.as_trained(config, part, positions)
+    images, labels, shares = visualize_data.as_trained(config, part, positions)
     assert images.dtype == np.uint8
     key = step.make_keys(jnp.uint32(3), jnp.int32(number)).augmentation
     for start in (0, 12):
@@ -69,7 +69,7 @@ def test_streamed_examples_are_cropped_as_in_training():
     config.data.augment = ("flip",)
     part = Data(config.data, config.seed).parts["train"]
     positions = np.arange(12, 24)
-    images, labels, _ = visualize.as_trained(config, part, positions)
+    images, labels, _ = visualize_data.as_trained(config, part, positions)
     (batch,) = part.train_batches(1, 2, 12)
     key = step.make_keys(jnp.uint32(config.seed), jnp.int32(0)).augmentation
     np.testing.assert_array_equal(images, augmented(key, batch["image"], batch["position"], ("flip",)))
@@ -80,7 +80,7 @@ def test_rows_are_examples_and_columns_epochs(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(plots, "plot_images", lambda rows, path, **texts: drawn.update(texts, rows=rows, path=path))
     config = make_config(augment=("pad_crop:1",))
-    shown = visualize.data(config, tmp_path / "a.png")
+    shown = visualize_data.data(config, tmp_path / "a.png")
     assert "digits" in shown and "pad_crop:1" in shown and "pad_crop:1" in drawn["title"]
     assert drawn["columns"] == ["as tested", *(f"epoch {i}" for i in range(1, 6))]
     opened = Data(config.data, config.seed)

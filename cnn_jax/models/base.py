@@ -87,16 +87,32 @@ def listen() -> Iterator[list[tuple[nnx.Module, jax.Array, jax.Array]]]:
         _listeners.reset(token)
 
 
+Change = Callable[[nnx.Module, jax.Array, jax.Array], jax.Array]
+_changes: contextvars.ContextVar[tuple[Change, ...]] = contextvars.ContextVar("changes", default=())
+
+
+@contextlib.contextmanager
+def changed(change: Change) -> Iterator[None]:
+    """Inside the block, `change(layer, input, output)` takes the place of the output of every layer that is called."""
+    token = _changes.set((*_changes.get(), change))
+    try:
+        yield
+    finally:
+        _changes.reset(token)
+
+
 def listened() -> bool:
-    """Returns whether somebody listens."""
-    return bool(_listeners.get())
+    """Returns whether somebody listens, or changes outputs."""
+    return bool(_listeners.get() or _changes.get())
 
 
 def report(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Tells the listeners that `layer` made y of x, and returns y.
+    """Tells the listeners that `layer` made y of x, and returns y, or what somebody changes it to.
 
     A layer of a family's own has `describe(in_shape, out_shape)`: its (kind, detail, macs) for the layer table.
     """
+    for change in _changes.get():
+        y = change(layer, x, y)
     for calls in _listeners.get():
         calls.append((layer, x, y))
     return y

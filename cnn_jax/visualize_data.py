@@ -1,0 +1,87 @@
+"""The picture of training examples: as the test sees them, then as training does in the first epochs."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax import plots, step
+from cnn_jax.config import check_config
+from cnn_jax.data import augment, mixing
+from cnn_jax.data.pipeline import Data
+from cnn_jax.errors import check
+
+EXAMPLES, EPOCHS = 6, 5  # rows, and columns beside the first
+
+
+def data(config: Any, path: Path) -> str:
+    """Draws the first examples of a run in `path` and returns what the picture shows.
+
+    Raises:
+      UserError: an impossible value, a data set that is not there or has no images.
+    """
+    check_config(config)
+    given = config.data
+    check(len(given.image_size) == 2, f"the examples of {given.name!r} are no images, which alone are augmented")
+    opened = Data(given, config.seed)
+    part = opened.parts["train"]
+    size = len(part)
+    count = min(EXAMPLES, size)
+    chosen = part.order.indices(np.arange(count))
+    examples = part.source.read(chosen.tolist())
+    for index, example in zip(chosen, examples, strict=True):
+        check(example is not None, f"example {index} of the train part cannot be read: leave config.data.on_error out")
+    tested = [augment.crop(example["image"], given, train=False) for example in examples if example]
+
+    # Where each of them stands in every epoch.
+    epochs = [np.arange(epoch * size, (epoch + 1) * size) for epoch in range(EPOCHS)]
+    positions = np.stack([epoch[np.argsort(part.order.indices(epoch))[chosen]] for epoch in epochs], axis=1)
+    images, labels, shares = as_trained(config, part, positions.ravel())
+    names = opened.class_names
+    captions = [
+        "" if share == 1 else f"{share:.0%} {names[own]}, {1 - share:.0%} {names[other]}"
+        for (own, other), share in zip(labels, shares, strict=True)
+    ]
+    sides = f" {tuple(given.train_resize)}" if given.train_crop in ("random", "random_central") else ""
+    title = f"{opened.name}: {', '.join([f'train_crop {given.train_crop}{sides}', *given.augment])}"
+    plots.plot_images(
+        [[first, *images[i * EPOCHS : (i + 1) * EPOCHS]] for i, first in enumerate(tested)],
+        path,
+        title=title,
+        columns=["as tested", *(f"epoch {epoch + 1}" for epoch in range(EPOCHS))],
+        names=[names[labels[i * EPOCHS][0]] for i in range(count)],
+        captions=[["", *captions[i * EPOCHS : (i + 1) * EPOCHS]] for i in range(count)],
+    )
+    return f"{count} examples of {title}"
+
+
+def as_trained(config: Any, part: Any, positions: Any) -> tuple[Any, Any, Any]:
+    """Returns training examples as the network sees them, before normalisation.
+
+    Args:
+      part: the train part. positions: in the run, int [N].
+
+    Returns:
+      (images uint8 [N, H, W, C], labels int [N, 2]: the own one and that of the partner that it is mixed with, the
+      share of the own one [N]).
+    """
+    # Each behind its partner, which mixing expects there: in a run the one before it in its micro-batch.
+    slots = positions % config.batch_size
+    partners = positions - slots + (slots - config.accumulation) % config.batch_size
+    pairs = np.stack([partners, positions], axis=1).ravel()
+    read = [batch for position in pairs for batch in part.train_batches(position, position + 1, 1)]
+    read = [step.gather(batch, part.resident) for batch in read]
+    images, labels = (np.concatenate([batch[name] for batch in read]) for name in ("image", "label"))
+
+    @jax.jit
+    def augmented(images: jax.Array, positions: jax.Array) -> Any:
+        key = step.make_keys(jnp.uint32(config.seed), jnp.int32(0)).augmentation  # the same in all steps
+        images = augment.augment(key, images, positions, config.data.augment)
+        return mixing.mix(key, images, positions, config.data.augment)
+
+    seen, shares = augmented(images, pairs.astype(np.uint32))
+    shares = np.ones(len(pairs)) if shares is None else np.asarray(shares)
+    pixels = np.round(255 * augment.values(seen[1::2])).astype(np.uint8)
+    return pixels, labels.reshape(-1, 2)[:, ::-1], shares[1::2]

@@ -1,0 +1,232 @@
+"""The pictures of a trained network: its filters, maps, class activation maps, deconvolution, embeddings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax import inside, inside_plots
+from cnn_jax.data import augment
+from cnn_jax.errors import UserError, check, check_choice
+from cnn_jax.models.layers import Conv
+from cnn_jax.pictures import Pictures
+from cnn_jax.trained import Trained
+
+MOST_ROWS = 12  # of class activation maps: more do not fit on a page
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says: the flags of `cnn_jax.visualize`; the number of maps is 0 if none is given."""
+
+    layer: str | None = None
+    classes: Sequence[str] = ()
+    maps: int = 0
+    method: str = "tsne"
+    thumbnails: bool = False
+
+
+def normalized(trained: Trained, images: np.ndarray) -> jax.Array:
+    """Returns images as the network's first layer sees them, float32 [B, H, W, C]."""
+    mean, std = (np.asarray(trained.source.input[name], np.float32) for name in ("mean", "std"))
+    return augment.normalize(jnp.asarray(images), mean, std)
+
+
+def layer_shapes(trained: Trained) -> dict[str, tuple[int, ...]]:
+    """Returns the output shape of every layer."""
+    return inside.output_shapes(trained.model, (*trained.image_size, trained.channels))
+
+
+def batches(count: int) -> list[slice]:
+    return [slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+
+
+def only(pictures: Pictures, picture: str) -> None:
+    count = len(pictures.images)
+    check(count == 1, f"{picture} shows one picture, but {count} are named: name one")
+
+
+# ---------------------------------------------------------------- the pictures
+
+
+def filters(trained: Trained, _: Pictures | None, __: Options, path: Path) -> str:
+    """Draws the kernels of the first convolution in `path` and returns what is drawn.
+
+    Raises:
+      UserError: the network has no convolution.
+    """
+    shapes = layer_shapes(trained)
+    name = next((name for name in shapes if isinstance(_node(trained.model, name), Conv)), None)
+    if name is None:
+        raise UserError(f"{trained.source.name} has no convolution, whose filters could be drawn")
+    kernels = np.asarray(_node(trained.model, name).kernel[...], np.float32)
+    height, width, channels, count = kernels.shape
+    check(channels in (1, 3), f"the kernels of {name} have {channels} channels, but 1 or 3 can be drawn")
+    about = f"{_about(trained)}: the {count} filters of {name}, {height}x{width}x{channels}"
+    largest = float(np.abs(kernels).max())
+    scale = "" if channels == 1 else f"\none scale for all, from -{largest:.2g} to {largest:.2g}; grey is 0"
+    inside_plots.plot_filters(kernels, path, title=about + scale)
+    return about
+
+
+def features(trained: Trained, pictures: Pictures, options: Options, path: Path) -> str:
+    """Draws the strongest maps of a layer, those of the largest mean value (of values with signs, of their amounts).
+
+    Raises:
+      UserError: several pictures, no such layer, or one without maps.
+    """
+    only(pictures, "features")
+    shapes = layer_shapes(trained)
+    layer = options.layer or next((name for name, shape in shapes.items() if len(shape) == 3), "")
+    inside.check_maps(layer, shapes)
+    found = inside.applied(trained.model, lambda model, x: inside.outputs(model, x)[layer])
+    maps = np.asarray(found(normalized(trained, pictures.images))[0], np.float32)
+    height, width, count = maps.shape
+    shown = min(options.maps or 24, count)
+    chosen = np.argsort(-np.abs(maps).mean((0, 1)), kind="stable")[:shown]
+    which = f"the {shown} strongest of {count} maps" if shown < count else f"all {count} maps, the strongest first"
+    about = f"{_about(trained)}: {layer}, {which}, {height}x{width}"
+    caption = pictures.names[0]
+    inside_plots.plot_maps(
+        pictures.images[0], maps[..., chosen].transpose(2, 0, 1), chosen.tolist(), path, title=about, caption=caption
+    )
+    if options.layer:
+        return about
+    return f"{about}\nlayers with maps: {', '.join(name for name, shape in shapes.items() if len(shape) == 3)}"
+
+
+def cam(trained: Trained, pictures: Pictures, options: Options, path: Path) -> str:
+    """Draws class activation maps over pictures: exact ones of a head that averages, else, or with a layer, Grad-CAM.
+
+    Raises:
+      UserError: too many pictures, an unknown class, no such layer, or one without maps.
+    """
+    count = len(pictures.images)
+    check(count <= MOST_ROWS, f"cam draws a row for each picture, at most {MOST_ROWS}, but {count} are named")
+    known = trained.classes
+    for name in options.classes:
+        check_choice("--class", name, known)
+    model, shapes, x = trained.model, layer_shapes(trained), normalized(trained, pictures.images)
+    shares = np.asarray(trained.probabilities(pictures.images))
+    if options.classes:
+        classes = np.array([[known.index(name) for name in options.classes]] * count)
+    else:
+        classes = np.argsort(-shares, axis=1, kind="stable")[:, :3]
+    if model.head.kind in ("gap", "conv") and options.layer is None:
+        how, scale = "class activation maps", "part of the class's score"
+        maps = np.take_along_axis(
+            np.asarray(inside.applied(model, inside.class_activation_maps)(x)), classes[:, None, None], axis=-1
+        )
+    else:
+        layer = options.layer or inside.last_maps(model, shapes)
+        inside.check_maps(layer, shapes)
+        how, scale = f"Grad-CAM at {layer}", "share of the map's largest"
+        draw = inside.applied(model, lambda model, x, classes: inside.grad_cam(model, x, layer, classes))
+        maps = np.asarray(draw(x, jnp.asarray(classes)))
+        maps = maps / np.maximum(maps.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)  # classes do not compare
+    rows = [
+        (
+            pictures.images[i],
+            pictures.names[i],
+            [(known[k], float(shares[i, k]), maps[i, ..., j]) for j, k in enumerate(classes[i])],
+        )
+        for i in range(count)
+    ]
+    height, width = maps.shape[1:3]
+    about = f"{_about(trained)}: {how}, {height}x{width}"
+    inside_plots.plot_cams(rows, path, title=about, scale=scale)
+    return about
+
+
+def deconv(trained: Trained, pictures: Pictures, options: Options, path: Path) -> str:
+    """Draws what caused the strongest activations of a layer's maps, in the pictures where they are strongest.
+
+    Raises:
+      UserError: no such layer, one without maps or whose maps are all zero, or the network does not rectify.
+    """
+    model, shapes = trained.model, layer_shapes(trained)
+    layer = options.layer or inside.last_maps(model, shapes)
+    inside.check_maps(layer, shapes)
+    find = inside.applied(model, lambda model, x: inside.strongest(model, x, layer))
+    parts = [find(normalized(trained, pictures.images[part])) for part in batches(len(pictures.images))]
+    values, places = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
+    columns = min(3, int(np.sqrt(len(pictures.images))))
+    each = columns**2
+    order = np.argsort(-values, axis=0, kind="stable")[:each]  # [each, maps]: the pictures of every map
+    alive = np.flatnonzero(np.take_along_axis(values, order, axis=0)[-1] > 0)
+    check(len(alive) > 0, f"no map of {layer} is above zero in {each} of these pictures: take others, or another layer")
+    chosen = alive[np.argsort(-values.max(0)[alive], kind="stable")][: options.maps or 8]
+    field = inside.seen_by(model, pictures.images.shape[1:], layer)
+    project = inside.applied(
+        model, lambda model, x, channels, positions: inside.deconvolve(model, x, layer, channels, positions)
+    )
+    drawn = []
+    for channel in chosen:
+        rows = order[:, channel]
+        positions = places[rows, channel]
+        signals = np.asarray(
+            project(normalized(trained, pictures.images[rows]), jnp.full(each, channel), jnp.asarray(positions)),
+            np.float32,
+        )
+        windows = [inside.patch(field, position, trained.image_size) for position in positions]
+        seen = [pictures.images[row][window] for row, window in zip(rows, windows, strict=True)]
+        caused = [signal[window] for signal, window in zip(signals, windows, strict=True)]
+        largest, least = values[rows[0], channel], values[rows[-1], channel]
+        caption = f"map {channel}: {largest:.3g}" + (f" to {least:.3g}" if each > 1 else "")
+        drawn.append((caption, np.stack(caused), np.stack(seen)))
+    height, width = drawn[0][1].shape[1:3]
+    pictured = f"the {each} pictures" if each > 1 else "the picture"
+    about = f"{_about(trained)}: deconvolution of {layer}, {len(chosen)} of {shapes[layer][-1]} maps"
+    title = f"{about}\nbeside what they see ({height}x{width}) of {pictured} where they are strongest"
+    inside_plots.plot_deconvolutions(drawn, path, title=title, columns=columns)
+    return title.replace("\n", ", ")
+
+
+def embedding(trained: Trained, pictures: Pictures, options: Options, path: Path) -> str:
+    """Draws what the last layer sees of pictures in two dimensions, by t-SNE (van der Maaten & Hinton 2008) or PCA.
+
+    Raises:
+      UserError: fewer than 4 pictures.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    count = len(pictures.images)
+    check(count >= 4, f"an embedding needs at least 4 pictures, but there are {count}")
+    values = [np.asarray(trained.features(pictures.images[part]), np.float64) for part in batches(count)]
+    values = np.concatenate(values)
+    check(bool((values != values[0]).any()), f"{trained.source.name} has the same features for all of these pictures")
+    if options.method == "pca":
+        reduced = PCA(2, svd_solver="full")
+        points = reduced.fit_transform(values)
+        axes = tuple(
+            f"principal component {i}, {share:.0%} of the variance"
+            for i, share in enumerate(reduced.explained_variance_ratio_, start=1)
+        )
+        how = "PCA"
+    else:
+        perplexity = min(30.0, (count - 1) / 3)
+        points = TSNE(2, init="pca", perplexity=perplexity, random_state=0, n_jobs=1).fit_transform(values)
+        axes, how = ("", ""), f"t-SNE, perplexity {perplexity:g}"
+    classes = len(set(pictures.classes))
+    kinds = "one class" if classes == 1 else f"{classes} classes"
+    about = f"{_about(trained)}: {values.shape[1]} features of {count} pictures of {kinds}, {how}"
+    images = pictures.images if options.thumbnails else None
+    inside_plots.plot_embedding(points, pictures.classes, path, title=about, axes=(axes[0], axes[1]), images=images)
+    return about
+
+
+def _about(trained: Trained) -> str:
+    return f"{trained.source.model['name']} of {inside_plots.short(trained.source.name, 2.5)}"
+
+
+def _node(model: Any, name: str) -> Any:
+    """Returns the module of a layer's name."""
+    for part in name.split("/"):
+        model = model[int(part)] if part.isdecimal() and not hasattr(model, part) else getattr(model, part)
+    return model
