@@ -240,7 +240,7 @@ def plot_embedding(
 
     names = list(dict.fromkeys(sorted(labels, key=lambda name: natural(Path(name)))))
     figure, axis = subplots(1, figsize=(WIDTH, 5.2), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    axis.set_title(title, fontsize=10)
     labels_array = np.asarray(labels)
     size = float(np.clip(6000 / len(points), 10, 45))
     colors = {name: f"C{i % 10}" for i, name in enumerate(names)}
