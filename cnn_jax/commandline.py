@@ -5,7 +5,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,19 @@ def launch(start: Callable[..., int | None], *, operands: bool = False) -> None:
             os._exit(130)  # files are closed by now; to tear jax down under steps that still run can crash
 
     app.run(main, flags_parser=parse_flags)
+
+
+@contextmanager
+def progress_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows a bar with the time left, in a terminal; gives what advances it, which any thread may call."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(text), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda records: bar.advance(task, records)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
