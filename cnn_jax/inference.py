@@ -1,4 +1,4 @@
-"""What the commands that use a trained network on files share: their flags, reading ahead, batches, features on disk."""
+"""What the commands that use a trained network on files share: flags, reading ahead, batches, features on disk."""
 
 import os
 import sys
@@ -16,7 +16,9 @@ from cnn_jax.errors import UserError, check
 
 flags.adopt_module_key_flags(commandline)
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The trained network: FOLDER of a run, FOLDER@best, FOLDER@STEP, FILE.safetensors, bundled:NAME."
+    "checkpoint",
+    None,
+    "The trained network: FOLDER of a run, FOLDER@best, FOLDER@STEP, FILE.safetensors, bundled:NAME.",
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch-size", 64, "Examples in one step of the network.", lower_bound=1)
 _ON_ERROR = flags.DEFINE_enum(
@@ -28,7 +30,10 @@ _TIMEOUT = flags.DEFINE_float("timeout", 600.0, "Seconds to wait for a file.", l
 def network() -> Any:
     """Returns the `Trained` of --checkpoint."""
     check(commandline.given_config() is None, "--config goes with training: a trained network knows its own")
-    check(bool(_CHECKPOINT.value), "name the trained network: --checkpoint=SOURCE, such as --checkpoint=bundled:lenet5-digits")
+    check(
+        bool(_CHECKPOINT.value),
+        "name the trained network: --checkpoint=SOURCE, such as --checkpoint=bundled:lenet5-digits",
+    )
     from cnn_jax import compilation_cache, trained
 
     compilation_cache.enable()
@@ -77,7 +82,11 @@ def compute(trained: Any, files: Sequence[Path], quantity: str) -> Computed:
         rows.clear()
 
     reading = read_ahead(
-        *(read, files), workers=min(32, 2 * (os.cpu_count() or 1)), ahead=2 * size, timeout=_TIMEOUT.value, flag="--timeout"
+        *(read, files),
+        workers=min(32, 2 * (os.cpu_count() or 1)),
+        ahead=2 * size,
+        timeout=_TIMEOUT.value,
+        flag="--timeout",
     )
     with commandline.progress_bar("pictures", len(files)) as advance:
         for i, result in enumerate(reading):
@@ -131,6 +140,25 @@ def embed(trained: Any, words: list[str], *, pixels: bool = False) -> Embedded:
         trained.source.name + (":pixels" if pixels else ""),
         done.exit_code,
     )
+
+
+def persons(word: str, *, pixels: bool, trained: Any = None) -> Embedded:
+    """Returns the features of FOLDER/PERSON/..., or of an .npz file, which needs no network; each with a label."""
+    path = Path(word)
+    if path.suffix == ".npz":
+        check(not pixels, f"--pixels goes with pictures: {word} holds what it was written with")
+        check(path.is_file(), f"there is no file {word!r}")
+        embedded = read_features(path)
+    else:
+        check(path.is_dir(), f"{word!r} is no folder of persons, FOLDER/PERSON/..., and no .npz file of features")
+        embedded = embed(trained or network(), [word], pixels=pixels)
+    alone = [file for file, label in zip(embedded.files, embedded.labels, strict=True) if not label]
+    check(
+        not alone,
+        f"{word} has pictures that lie in no person's folder, such as {alone[0] if alone else ''}: they must be in "
+        "FOLDER/PERSON/...",
+    )
+    return embedded
 
 
 def write_features(path: Path, embedded: Embedded) -> None:

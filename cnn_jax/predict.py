@@ -19,7 +19,9 @@ from cnn_jax.errors import check
 
 flags.adopt_module_key_flags(inference)
 _TOP = flags.DEFINE_integer("top", 5, "How many classes of each picture.", lower_bound=1)
-_FORMAT = flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "What to print; csv has a line for each class.")
+_FORMAT = flags.DEFINE_enum(
+    "format", "table", ["table", "json", "csv"], "What to print; csv has a line for each class."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "File to write in place of printing.")
 
 

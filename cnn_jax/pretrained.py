@@ -4,6 +4,7 @@ A SOURCE is
 
     FOLDER, FOLDER@best, FOLDER@STEP   a run of ours; FOLDER alone is its latest checkpoint
     FILE.safetensors                   what `cnn_jax.export` wrote
+    bundled:NAME                       a small network that comes with the package: cnn_jax/weights/README.md
 
 Nothing in a file is executed.
 """
@@ -18,9 +19,10 @@ import numpy as np
 
 from cnn_jax import workdir
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.errors import UserError, check
+from cnn_jax.errors import UserError, check, check_choice
 from cnn_jax.workdir import INPUT
 
+BUNDLED = "bundled:"
 METADATA = "cnn_jax"  # the entry of a file's header that describes the network, as JSON
 
 
@@ -58,6 +60,8 @@ def open_source(source: str) -> Pretrained:
     Raises:
       UserError: there is no such source, or it is damaged or of another kind.
     """
+    if source.startswith(BUNDLED):
+        return _from_file(bundled()[_bundled_name(source)], name=source)
     path = Path(source)
     if path.suffix == ".safetensors":
         return _from_file(path)
@@ -96,7 +100,18 @@ def _from_run(source: str) -> Pretrained:
 # ---------------------------------------------------------------- files of ours
 
 
-def _from_file(path: Path) -> Pretrained:
+def bundled() -> dict[str, Path]:
+    """Returns the files of the networks that come with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "weights").glob("*.safetensors"))}
+
+
+def _bundled_name(source: str) -> str:
+    name, names = source.removeprefix(BUNDLED), list(bundled())
+    check_choice(f"the name behind {BUNDLED}", name, names)
+    return name
+
+
+def _from_file(path: Path, *, name: str = "") -> Pretrained:
     from safetensors import SafetensorError, safe_open
 
     check(path.is_file(), f"there is no file {str(path)!r}")
@@ -112,7 +127,8 @@ def _from_file(path: Path) -> Pretrained:
         model, given = dict(about["model"]), {field: about["input"][field] for field in INPUT}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: its header describes no network") from None
-    return Pretrained(name=str(path), description=f"{model['name']} of {path}", model=model, input=given, leaves=leaves)
+    name = name or str(path)
+    return Pretrained(name=name, description=f"{model['name']} of {name}", model=model, input=given, leaves=leaves)
 
 
 def save(path: Path, leaves: Mapping[str, np.ndarray], *, model: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -119,7 +119,7 @@ class Trained:
         return self._features(self._state, images if prepared else self.prepare(images))
 
     def pixels(self, images: Any, *, prepared: bool = False) -> jax.Array:
-        """Returns the values of each image as the network gets them, float32 [B, F]: what features are compared with."""
+        """Returns the values that the network gets of each image, float32 [B, F]: what features are compared with."""
         return self._pixels(self._state, images if prepared else self.prepare(images))
 
 

@@ -26,7 +26,9 @@ def distances(a: np.ndarray, b: np.ndarray, kind: str) -> np.ndarray:
         return cdist(a, b)
     units = []
     for rows in (a, b):
-        rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(float).tiny)  # squares must not overflow
+        rows = rows / np.maximum(
+            np.abs(rows).max(axis=1, keepdims=True), np.finfo(float).tiny
+        )  # squares must not overflow
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         units.append(rows / np.where(lengths > 0, lengths, 1))
     return np.clip(1 - units[0] @ units[1].T, 0, 2)
@@ -103,7 +105,7 @@ def to_persons(between: np.ndarray, gallery: np.ndarray, persons: int) -> np.nda
 
 
 def ranks(nearest: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the rank of the right person of each query, int [Q] from 1; of equally near persons the right one is last.
+    """Returns the rank of the right person of each query, int [Q] from 1; of equally near ones the right one is last.
 
     Args:
       nearest: distances to persons, [Q, K]. labels: the right person of each query, int [Q].

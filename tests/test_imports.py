@@ -46,6 +46,7 @@ ALLOWED = {
     "data.dataset": {"errors"},
     "data.arrays": {"data.images"},
     "data.folder": {"errors", "config", "data.images", "data.dataset", "data.arrays"},
+    "data.find": {"errors", "config", "data.images", "data.arrays", "data.folder"},
     "data.prepared": {"errors", "config", "data.images"},
     "data.tfrecord": {"errors", "data.prepared"},
     "data.tfds": {"errors", "data.images", "data.dataset", "data.prepared"},
@@ -82,8 +83,15 @@ ALLOWED = {
     # Trained networks.
     "transfer": {"errors", "trees", "layer_table"},
     "pretrained": {"errors", "workdir", "checkpoint"},
-    "trained": {"errors", "trees", "models", "models.base", "data.augment", "data.images", "pretrained"},
+    "trained": {
+        *("errors", "trees", "models", "models.base", "data.arrays", "data.augment", "data.images", "pretrained"),
+    },
     "cnn_jax": {"models", "trained"},  # the package itself
+    "verification": set(),
+    "inference": {
+        *("errors", "workdir", "compilation_cache", "commandline", "trained"),
+        *("data.images", "data.workers", "data.find"),
+    },
     # The run.
     "build": {
         *("errors", "trees", "config", "models", "protocols", "data.pipeline", "transfer", "pretrained"),
@@ -109,6 +117,10 @@ ALLOWED = {
         *("errors", "config", "compilation_cache", "plots", "commandline", "step"),
         *("data.augment", "data.mixing", "data.pipeline"),
     },
+    "predict": {"errors", "workdir", "commandline", "tables", "data.find", "inference"},
+    "embed": {"errors", "commandline", "inference"},
+    "verify": {"errors", "commandline", "plots", "verification", "inference"},
+    "identify": {"errors", "commandline", "tables", "plots", "verification", "inference"},
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),

@@ -46,9 +46,7 @@ def split(pairs):
 def test_rates_are_those_of_counting_and_of_scikit_learn(observed):
     between, same = split(observed)
     found = verification.roc(between, same)
-    for threshold, accepts, rejects in zip(
-        found.thresholds, found.false_accepts, found.false_rejects, strict=True
-    ):
+    for threshold, accepts, rejects in zip(found.thresholds, found.false_accepts, found.false_rejects, strict=True):
         assert accepts == pytest.approx(np.mean([d <= threshold for d in between[~same]]))
         assert rejects == pytest.approx(np.mean([d > threshold for d in between[same]]))
     false, true, thresholds = roc_curve(same, -between, drop_intermediate=False)

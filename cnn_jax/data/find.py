@@ -46,7 +46,9 @@ def find(words: list[str], axes: int = 2) -> list[Found]:
             examples = []
             for match in matches:
                 examples += _in_folder(match, axes) if match.is_dir() else [Found(match)] * _is_example(match, axes)
-            check(bool(examples), f"no {KINDS[axes]} ({ENDINGS[axes]}) are among the {len(matches)} that match {word!r}")
+            check(
+                bool(examples), f"no {KINDS[axes]} ({ENDINGS[axes]}) are among the {len(matches)} that match {word!r}"
+            )
         for example in examples:
             found.setdefault(example.file, example)
     return list(found.values())
