@@ -15,41 +15,30 @@ import math
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+import numpy as np
 
-from cnn_jax import inference
-from cnn_jax.commandline import launch
+from cnn_jax import inference, plots, tables, verification
 from cnn_jax.errors import check
-
-flags.adopt_module_key_flags(inference)
-_DISTANCE = flags.DEFINE_enum("distance", "cosine", ["cosine", "euclidean"], "Between features.")
-_THRESHOLD = flags.DEFINE_float(
-    "threshold", None, "Beyond this distance nobody is named. Default: the nearest always is."
-)
-_GALLERY = flags.DEFINE_integer("gallery", 1, "To measure: pictures of each person in the gallery.", lower_bound=1)
-_PIXELS = flags.DEFINE_bool("pixels", False, "The values that the network is given in place of its features.")
-_FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
-_PLOT = flags.DEFINE_string("plot", None, "PNG file for the cumulative match characteristic.")
+from cnn_jax.inference import Embedded
 
 
-def look_up(words: list[str], gallery: str) -> tuple[dict[str, Any], str, int]:
-    """Names the persons on pictures; returns what was found, the text that says it, and the exit code."""
-    import numpy as np
+def look_up(
+    queries: Embedded, known: Embedded, gallery: str, kind: str, threshold: float | None
+) -> tuple[dict[str, Any], str]:
+    """Names the persons on pictures by those that are known, called `gallery` in messages.
 
-    from cnn_jax import tables, verification
-
-    trained = inference.network()
-    known = inference.persons(gallery, pixels=_PIXELS.value, trained=trained)
-    queries = inference.embed(trained, words, pixels=_PIXELS.value)
+    Returns:
+      What was found, and the text that says it.
+    """
     check(
         known.source == queries.source,
         f"{gallery} holds features of {known.source}, but --checkpoint is {queries.source}: they cannot be compared",
     )
     names, labels = np.unique(known.labels, return_inverse=True)
-    between = verification.distances(queries.features, known.features, _DISTANCE.value)
+    between = verification.distances(queries.features, known.features, kind)
     nearest = verification.to_persons(between, labels, len(names))
     order = np.argsort(nearest, axis=1, kind="stable")
-    limit = math.inf if _THRESHOLD.value is None else _THRESHOLD.value
+    limit = math.inf if threshold is None else threshold
     found = []
     for file, distances, best in zip(queries.files, nearest, order, strict=True):
         persons = [{"person": str(names[k]), "distance": float(distances[k])} for k in best]
@@ -61,19 +50,23 @@ def look_up(words: list[str], gallery: str) -> tuple[dict[str, Any], str, int]:
         for one in found
     ]
     headings = ("file", "is", "nearest", "distance", "second", "distance")[: len(lines[0])]
-    title = f"{len(names)} persons of {gallery}, {_DISTANCE.value} distance"
+    title = f"{len(names)} persons of {gallery}, {kind} distance"
     text = tables.render([tables.Sheet(title, headings, lines)], "text").rstrip()
-    about = {"source": queries.source, "kind": _DISTANCE.value, "threshold": _THRESHOLD.value, "queries": found}
-    return about, text, max(known.exit_code, queries.exit_code)
+    about = {"source": queries.source, "kind": kind, "threshold": threshold, "queries": found}
+    return about, text
 
 
-def measure(word: str) -> tuple[dict[str, Any], str, int]:
-    """Measures identification on a folder of persons or on stored features; returns as `look_up` does."""
-    import numpy as np
+def measure(
+    embedded: Embedded, word: str, kind: str, threshold: float | None, *, first: int, plot: Path | None
+) -> tuple[dict[str, Any], str]:
+    """Measures identification on pictures of persons, called `word` in messages; returns as `look_up` does.
 
-    from cnn_jax import plots, verification
+    Args:
+      first: how many pictures of each person are the gallery. plot: file for the CMC.
 
-    embedded, first = inference.persons(word, pixels=_PIXELS.value), _GALLERY.value
+    Raises:
+      UserError: a person has no more pictures than that, or there is only one person.
+    """
     names, labels = np.unique(embedded.labels, return_inverse=True)
     counts = np.bincount(labels)
     few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count <= first]
@@ -85,13 +78,13 @@ def measure(word: str) -> tuple[dict[str, Any], str, int]:
     check(len(names) > 1, f"{word} has pictures of one person: at least two are needed")
     seen = np.array([np.sum(labels[:i] == label) for i, label in enumerate(labels)])  # earlier ones of the same person
     gallery, queries = np.flatnonzero(seen < first), np.flatnonzero(seen >= first)
-    between = verification.distances(embedded.features[queries], embedded.features[gallery], _DISTANCE.value)
+    between = verification.distances(embedded.features[queries], embedded.features[gallery], kind)
     nearest = verification.to_persons(between, labels[gallery], len(names))
     ranks = verification.ranks(nearest, labels[queries])
     curve = verification.cmc(ranks, len(names))
     found: dict[str, Any] = {
         "source": embedded.source,
-        "kind": _DISTANCE.value,
+        "kind": kind,
         "persons": len(names),
         "gallery": len(gallery),
         "queries": len(queries),
@@ -103,38 +96,57 @@ def measure(word: str) -> tuple[dict[str, Any], str, int]:
     }
     text = (
         f"{word}: {found['queries']:,} pictures looked for among {found['gallery']:,} of {found['persons']:,} persons; "
-        f"{_DISTANCE.value} distance, {embedded.source}\n"
+        f"{kind} distance, {embedded.source}\n"
         f"rank-1   {found['rank-1']:.2%} (standard error over persons {found['rank-1, standard error']:.2%})"
     )
     text += "".join(f"\nrank-{k:<3} {curve[k - 1]:.2%}" for k in (2, 5, 10) if k < len(names))
-    if _THRESHOLD.value is not None:
-        named = nearest.min(axis=1) <= _THRESHOLD.value
+    if threshold is not None:
+        named = nearest.min(axis=1) <= threshold
         shares = {"right": named & (ranks == 1), "wrong": named & (ranks > 1), "nobody": ~named}
-        found |= {"threshold": _THRESHOLD.value} | {name: float(share.mean()) for name, share in shares.items()}
-        text += f"\nwithin {_THRESHOLD.value:g}: {found['right']:.2%} named rightly, {found['wrong']:.2%} wrongly, " + (
-            f"of {found['nobody']:.2%} nobody"
-        )
-    if _PLOT.value:
+        found |= {"threshold": threshold} | {name: float(share.mean()) for name, share in shares.items()}
+        text += f"\nwithin {threshold:g}: {found['right']:.2%} named rightly, {found['wrong']:.2%} wrongly, "
+        text += f"{found['nobody']:.2%} not at all"
+    if plot:
         title = f"{word}: {len(queries)} pictures among {len(gallery)} of {len(names)} persons"
-        text += f"\n{plots.plot_cmc(curve, Path(_PLOT.value), title=title)}"
-    return found, text, embedded.exit_code
-
-
-def start(words: list[str]) -> int:
-    """Runs what the command line says."""
-    threshold = _THRESHOLD.value
-    check(bool(words), "name a picture and the folder of known persons, or one folder of persons to measure on")
-    check(threshold is None or (math.isfinite(threshold) and threshold >= 0), "--threshold must be a number from 0 on")
-    if len(words) > 1:
-        check(_PLOT.value is None, "--plot draws what is measured on one folder of persons")
-        found, text, code = look_up(words[:-1], words[-1])
-    else:
-        if _PLOT.value:
-            inference.check_output(Path(_PLOT.value), "--plot", ".png")
-        found, text, code = measure(words[0])
-    print(json.dumps(found, indent=1) if _FORMAT.value == "json" else text)
-    return code
+        text += f"\n{plots.plot_cmc(curve, plot, title=title)}"
+    return found, text
 
 
 if __name__ == "__main__":
-    launch(start, operands=True)
+    from absl import flags
+
+    from cnn_jax import commandline
+
+    inference.define_flags()
+    _DISTANCE = flags.DEFINE_enum("distance", "cosine", list(verification.DISTANCES), "Between features.")
+    _THRESHOLD = flags.DEFINE_float(
+        "threshold", None, "Beyond this distance nobody is named. Default: none is too far."
+    )
+    _GALLERY = flags.DEFINE_integer("gallery", 1, "To measure: pictures of each person in the gallery.", lower_bound=1)
+    _PIXELS = flags.DEFINE_bool("pixels", False, "The values that the network is given in place of its features.")
+    _FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
+    _PLOT = flags.DEFINE_string("plot", None, "PNG file for the cumulative match characteristic.")
+
+    def start(words: list[str]) -> int:
+        """Runs what the command line says."""
+        how, plot, threshold = inference.reading(), Path(_PLOT.value) if _PLOT.value else None, _THRESHOLD.value
+        check(bool(words), "name a picture and the folder of known persons, or one folder of persons to measure on")
+        inference.check_threshold(threshold)
+        *files, gallery = words
+        if files:
+            check(plot is None, "--plot draws what is measured on one folder of persons")
+            trained = inference.network()
+            known = inference.persons(gallery, lambda: trained, how, pixels=_PIXELS.value)
+            queries = inference.embed(trained, files, how, pixels=_PIXELS.value)
+            found, text = look_up(queries, known, gallery, _DISTANCE.value, threshold)
+            code = max(known.exit_code, queries.exit_code)
+        else:
+            if plot:
+                inference.check_output(plot, "--plot", ".png")
+            embedded = inference.persons(gallery, inference.network, how, pixels=_PIXELS.value)
+            found, text = measure(embedded, gallery, _DISTANCE.value, threshold, first=_GALLERY.value, plot=plot)
+            code = embedded.exit_code
+        print(json.dumps(found, indent=1) if _FORMAT.value == "json" else text)
+        return code
+
+    commandline.launch(start, operands=True)

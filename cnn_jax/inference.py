@@ -1,8 +1,9 @@
 """What the commands that use a trained network on files share: flags, reading ahead, batches, features on disk."""
 
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,30 +15,44 @@ from cnn_jax.errors import UserError, check
 
 # jax is imported by the functions, so that --help answers at once.
 
-flags.adopt_module_key_flags(commandline)
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "The trained network: FOLDER of a run, FOLDER@best, FOLDER@STEP, FILE.safetensors, bundled:NAME.",
-)
-_BATCH_SIZE = flags.DEFINE_integer("batch-size", 64, "Examples in one step of the network.", lower_bound=1)
-_ON_ERROR = flags.DEFINE_enum(
-    "on-error", "raise", ["raise", "skip"], "A file that cannot be read: ends the command, or is left out and counted."
-)
-_TIMEOUT = flags.DEFINE_float("timeout", 600.0, "Seconds to wait for a file.", lower_bound=0.001)
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: batch_size at a time; what cannot be read is left out with `skip`; timeout in seconds."""
+
+    batch_size: int = 64
+    skip: bool = False
+    timeout: float = 600.0
+
+
+def define_flags() -> None:
+    """Defines --checkpoint and what else these commands share; `network` and `reading` return what they say."""
+    flags.adopt_module_key_flags(commandline)  # --help shows --config
+    sources = "FOLDER of a run, FOLDER@best, FOLDER@STEP, FILE.safetensors, bundled:NAME"
+    flags.DEFINE_string("checkpoint", None, f"The trained network: {sources}.")
+    flags.DEFINE_integer("batch-size", 64, "Examples in one step of the network.", lower_bound=1)
+    flags.DEFINE_enum(
+        *("on-error", "raise", ["raise", "skip"]),
+        "A file that cannot be read: ends the command, or is left out and counted.",
+    )
+    flags.DEFINE_float("timeout", 600.0, "Seconds to wait for a file.", lower_bound=0.001)
+
+
+def reading() -> Reading:
+    """Returns what the flags say."""
+    values: Any = flags.FLAGS
+    return Reading(values["batch-size"].value, values["on-error"].value == "skip", values["timeout"].value)
 
 
 def network() -> Any:
     """Returns the `Trained` of --checkpoint."""
+    source: Any = flags.FLAGS["checkpoint"].value
     check(commandline.given_config() is None, "--config goes with training: a trained network knows its own")
-    check(
-        bool(_CHECKPOINT.value),
-        "name the trained network: --checkpoint=SOURCE, such as --checkpoint=bundled:lenet5-digits",
-    )
+    check(bool(source), "name the trained network: --checkpoint=SOURCE, such as --checkpoint=bundled:lenet5-digits")
     from cnn_jax import compilation_cache, trained
 
     compilation_cache.enable()
-    return trained.load(_CHECKPOINT.value)
+    return trained.load(source)
 
 
 @dataclass(frozen=True)
@@ -54,11 +69,11 @@ class Computed:
         return 1 if self.unreadable else 0
 
 
-def compute(trained: Any, files: Sequence[Path], quantity: str) -> Computed:
+def compute(trained: Any, files: Sequence[Path], quantity: str, how: Reading) -> Computed:
     """Returns `quantity` of files: a method of `Trained`, such as "features". Threads read ahead, a bar shows how far.
 
     Raises:
-      UserError: a file cannot be read, and --on-error is not skip; or none can.
+      UserError: a file cannot be read and is not to be left out, or none can.
     """
     import numpy as np
 
@@ -69,11 +84,11 @@ def compute(trained: Any, files: Sequence[Path], quantity: str) -> Computed:
         try:
             return trained.prepare([file])[0]
         except UnreadableError as error:
-            if _ON_ERROR.value == "raise":
+            if not how.skip:
                 raise UnreadableError(f"{error}; --on-error=skip leaves such files out") from None
             return error
 
-    size = min(_BATCH_SIZE.value, len(files))
+    size = min(how.batch_size, len(files))
     values, rows, kept, unreadable = [], [], [], {}
 
     def step() -> None:
@@ -85,7 +100,7 @@ def compute(trained: Any, files: Sequence[Path], quantity: str) -> Computed:
         *(read, files),
         workers=min(32, 2 * (os.cpu_count() or 1)),
         ahead=2 * size,
-        timeout=_TIMEOUT.value,
+        timeout=how.timeout,
         flag="--timeout",
     )
     with commandline.progress_bar("pictures", len(files)) as advance:
@@ -126,12 +141,12 @@ class Embedded:
 FIELDS = {"features": "f", "files": "U", "labels": "U", "source": "U"}  # of an .npz file, and their kinds of values
 
 
-def embed(trained: Any, words: list[str], *, pixels: bool = False) -> Embedded:
+def embed(trained: Any, words: list[str], how: Reading, *, pixels: bool = False) -> Embedded:
     """Returns the features of the pictures that `words` name (see `data.find`); with `pixels` their values instead."""
     from cnn_jax.data.find import find
 
     found = find(words, len(trained.image_size))
-    done = compute(trained, [example.file for example in found], "pixels" if pixels else "features")
+    done = compute(trained, [example.file for example in found], "pixels" if pixels else "features", how)
     kept = [found[i] for i in done.kept]
     return Embedded(
         done.values,
@@ -142,21 +157,25 @@ def embed(trained: Any, words: list[str], *, pixels: bool = False) -> Embedded:
     )
 
 
-def persons(word: str, *, pixels: bool, trained: Any = None) -> Embedded:
-    """Returns the features of FOLDER/PERSON/..., or of an .npz file, which needs no network; each with a label."""
+def persons(word: str, trained: Callable[[], Any], how: Reading, *, pixels: bool = False) -> Embedded:
+    """Returns the features of FOLDER/PERSON/..., or of an .npz file, which needs no network; each with a label.
+
+    Args:
+      trained: returns the network, where one is needed.
+    """
     path = Path(word)
     if path.suffix == ".npz":
         check(not pixels, f"--pixels goes with pictures: {word} holds what it was written with")
         check(path.is_file(), f"there is no file {word!r}")
         embedded = read_features(path)
     else:
+        check(not path.is_file(), f"{word} is one picture: name two to compare, or a folder of persons")
         check(path.is_dir(), f"{word!r} is no folder of persons, FOLDER/PERSON/..., and no .npz file of features")
-        embedded = embed(trained or network(), [word], pixels=pixels)
+        embedded = embed(trained(), [word], how, pixels=pixels)
     alone = [file for file, label in zip(embedded.files, embedded.labels, strict=True) if not label]
     check(
         not alone,
-        f"{word} has pictures that lie in no person's folder, such as {alone[0] if alone else ''}: they must be in "
-        "FOLDER/PERSON/...",
+        f"{word} has pictures in no person's folder, such as {''.join(alone[:1])}: FOLDER/PERSON/... is needed",
     )
     return embedded
 
@@ -199,6 +218,11 @@ def read_features(path: Path) -> Embedded:
     )
     check(bool(np.isfinite(arrays["features"]).all()), f"{path} has features that are not finite")
     return Embedded(arrays["features"], arrays["files"].tolist(), arrays["labels"].tolist(), str(arrays["source"]))
+
+
+def check_threshold(value: float | None) -> None:
+    """Raises UserError if a threshold is no distance."""
+    check(value is None or 0 <= value < math.inf, f"--threshold is {value}, but must be a number from 0 on")
 
 
 def check_output(path: Path, flag: str, suffix: str = "") -> None:

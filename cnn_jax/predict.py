@@ -8,21 +8,11 @@ and folders of frames. They are seen as in the test of the training, once.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from cnn_jax import inference
-from cnn_jax.commandline import launch
-from cnn_jax.errors import check
-
-flags.adopt_module_key_flags(inference)
-_TOP = flags.DEFINE_integer("top", 5, "How many classes of each picture.", lower_bound=1)
-_FORMAT = flags.DEFINE_enum(
-    "format", "table", ["table", "json", "csv"], "What to print; csv has a line for each class."
-)
-_OUTPUT = flags.DEFINE_string("output", None, "File to write in place of printing.")
+from cnn_jax import tables, workdir
 
 
 def top_classes(probabilities: Any, classes: list[str], top: int) -> list[list[tuple[str, float]]]:
@@ -35,8 +25,6 @@ def top_classes(probabilities: Any, classes: list[str], top: int) -> list[list[t
 
 def render(files: list[str], found: list[list[tuple[str, float]]], form: str, **about: Any) -> str:
     """Returns predictions as a table, JSON or CSV. about: what JSON says beside them."""
-    from cnn_jax import tables
-
     if form == "json":
         predictions = [
             {"file": file, "classes": [{"class": name, "probability": share} for name, share in best]}
@@ -58,29 +46,38 @@ def render(files: list[str], found: list[list[tuple[str, float]]], form: str, **
     return tables.render([tables.Sheet(about["source"], headings, lines)], "text")
 
 
-def start(words: list[str]) -> int:
-    """Runs what the command line says."""
-    check(bool(words), "name the pictures: files, folders, or patterns such as 'photos/*.jpg'")
-    output = Path(_OUTPUT.value) if _OUTPUT.value else None
-    if output:
-        inference.check_output(output, "--output")
-    trained = inference.network()
-    from cnn_jax.data.find import find
-
-    files = [example.file for example in find(words, len(trained.image_size))]
-    done = inference.compute(trained, files, "probabilities")
-    found = top_classes(done.values, trained.classes, _TOP.value)
-    names = [str(files[i]) for i in done.kept]
-    text = render(names, found, _FORMAT.value, source=trained.source.description, unreadable=done.unreadable)
-    if output:
-        from cnn_jax.workdir import storage_errors, write_text
-
-        with storage_errors(f"--output: {output} cannot be written"):
-            write_text(output, text)
-    else:
-        print(text, end="")
-    return done.exit_code
-
-
 if __name__ == "__main__":
-    launch(start, operands=True)
+    from absl import flags
+
+    from cnn_jax import commandline, inference
+    from cnn_jax.errors import check
+
+    inference.define_flags()
+    _TOP = flags.DEFINE_integer("top", 5, "How many classes of each picture.", lower_bound=1)
+    _FORMAT = flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "csv has a line for each class.")
+    _OUTPUT = flags.DEFINE_string("output", None, "File to write in place of printing.")
+
+    def start(words: list[str]) -> int:
+        """Runs what the command line says."""
+        check(bool(words), "name the pictures: files, folders, or patterns such as 'photos/*.jpg'")
+        output = Path(_OUTPUT.value) if _OUTPUT.value else None
+        if output:
+            inference.check_output(output, "--output")
+        trained = inference.network()
+        from cnn_jax.data.find import find
+
+        files = [example.file for example in find(words, len(trained.image_size))]
+        done = inference.compute(trained, files, "probabilities", inference.reading())
+        if trained.source.classes is None:
+            print(f"{trained.source.name} does not name its classes: they are numbered from 0", file=sys.stderr)
+        found = top_classes(done.values, trained.classes, _TOP.value)
+        names = [str(files[i]) for i in done.kept]
+        text = render(names, found, _FORMAT.value, source=trained.source.description, unreadable=done.unreadable)
+        if output:
+            with workdir.storage_errors(f"--output: {output} cannot be written"):
+                workdir.write_text(output, text)
+        else:
+            print(text, end="")
+        return done.exit_code
+
+    commandline.launch(start, operands=True)

@@ -11,58 +11,47 @@ as often (EER), which is a threshold for the first. Persons should be others tha
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+import numpy as np
 
-from cnn_jax import inference
-from cnn_jax.commandline import launch
-from cnn_jax.errors import UserError, check
-
-flags.adopt_module_key_flags(inference)
-_DISTANCE = flags.DEFINE_enum("distance", "cosine", ["cosine", "euclidean"], "Between features.")
-_THRESHOLD = flags.DEFINE_float("threshold", None, "Largest distance of pictures of the same person.")
-_PIXELS = flags.DEFINE_bool("pixels", False, "The values that the network is given in place of its features.")
-_FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
-_PLOT = flags.DEFINE_string("plot", None, "PNG file for the ROC curve.")
+from cnn_jax import inference, plots, verification
+from cnn_jax.errors import check
+from cnn_jax.inference import Embedded
 
 MOST = 10_000  # pictures, whose pairs fit into memory
 
 
-def compare(a: str, b: str) -> tuple[dict[str, Any], str, int]:
-    """Compares two pictures; returns what was found, the text that says it, and the exit code."""
-    from cnn_jax import verification
-
-    for word in (a, b):
-        check(not Path(word).is_dir(), f"{word} is a folder: two pictures are compared, or the pictures of one folder")
-    embedded = inference.embed(inference.network(), [a, b] if a != b else [a], pixels=_PIXELS.value)
-    check(embedded.exit_code == 0, "two pictures are needed to compare")
-    distance = float(verification.distances(embedded.features[:1], embedded.features[-1:], _DISTANCE.value)[0, 0])
-    threshold = _THRESHOLD.value
-    found = {"files": [a, b], "distance": distance, "kind": _DISTANCE.value, "source": embedded.source}
+def compare(embedded: Embedded, kind: str, threshold: float | None) -> tuple[dict[str, Any], str]:
+    """Compares two pictures by their features; returns what was found, and the text that says it."""
+    distance = float(verification.distances(embedded.features[:1], embedded.features[-1:], kind)[0, 0])
+    found = {"source": embedded.source, "kind": kind, "files": embedded.files, "distance": distance}
     if threshold is None:
         advice = "--threshold=T decides: python -m cnn_jax.verify FOLDER measures one on pictures of known persons"
-        return found, f"{_DISTANCE.value} distance {distance:.4f}; {advice}", 0
+        return found, f"{kind} distance {distance:.4f}; {advice}"
     same = distance <= threshold
-    found |= {"threshold": threshold, "same": same}
     sign, decision = ("<=", "the same person") if same else (">", "different persons")
-    return found, f"{_DISTANCE.value} distance {distance:.4f} {sign} {threshold:g}: {decision}", 0
+    text = f"{kind} distance {distance:.4f} {sign} {threshold:g}: {decision}"
+    return found | {"threshold": threshold, "same": same}, text
 
 
-def measure(word: str) -> tuple[dict[str, Any], str, int]:
-    """Measures verification on a folder of persons or on stored features; returns as `compare` does."""
-    import numpy as np
+def measure(embedded: Embedded, word: str, kind: str, plot: Path | None) -> tuple[dict[str, Any], str]:
+    """Measures verification on pictures of persons, called `word` in messages; returns as `compare` does.
 
-    from cnn_jax import plots, verification
+    Args:
+      plot: file for the ROC curve.
 
-    embedded = inference.persons(word, pixels=_PIXELS.value)
+    Raises:
+      UserError: there are no pairs of the same person, or of different ones, or too many pictures.
+    """
     labels = np.unique(embedded.labels, return_inverse=True)[1]
     check(
         len(labels) <= MOST,
         f"{word} has {len(labels):,} pictures, but the pairs of at most {MOST:,} are compared: take a part of them",
     )
-    between = verification.distances(embedded.features, embedded.features, _DISTANCE.value)
+    between = verification.distances(embedded.features, embedded.features, kind)
     distance, same = verification.pairs(between, labels)
     check(bool(same.any()), f"{word} has one picture of each person: the same person must be seen at least twice")
     check(bool((~same).any()), f"{word} has pictures of one person: at least two are needed")
@@ -81,7 +70,7 @@ def measure(word: str) -> tuple[dict[str, Any], str, int]:
     at = curve.equal
     found = {
         "source": embedded.source,
-        "kind": _DISTANCE.value,
+        "kind": kind,
         "pictures": len(labels),
         "persons": int(labels.max()) + 1,
         "same pairs": int(same.sum()),
@@ -101,37 +90,48 @@ def measure(word: str) -> tuple[dict[str, Any], str, int]:
 
     text = (
         f"{word}: {found['pictures']:,} pictures of {found['persons']:,} persons, {found['same pairs']:,} pairs of the "
-        f"same person, {found['different pairs']:,} of different ones; {_DISTANCE.value} distance, {embedded.source}\n"
+        f"same person, {found['different pairs']:,} of different ones; {kind} distance, {embedded.source}\n"
         f"AUC        {plus('AUC')}\n"
         f"EER        {plus('EER')}\n"
         f"threshold  {found['threshold']:.6g}: accepts {found['false accepts']:.2%} of different persons, rejects "
         f"{found['false rejects']:.2%} of the same"
     )
-    if _PLOT.value:
+    if plot:
         title = f"{word}: {found['persons']} persons, {found['pictures']} pictures"
-        path = plots.plot_roc(curve.false_accepts, 1 - curve.false_rejects, curve.eer, Path(_PLOT.value), title=title)
-        text += f"\n{path}"
-    return found, text, embedded.exit_code
-
-
-def start(words: list[str]) -> int:
-    """Runs what the command line says."""
-    threshold = _THRESHOLD.value
-    check(len(words) in (1, 2), "name two pictures to compare, or one folder of persons, FOLDER/PERSON/..., to measure")
-    check(threshold is None or (math.isfinite(threshold) and threshold >= 0), "--threshold must be a number from 0 on")
-    if len(words) == 2:
-        check(_PLOT.value is None, "--plot draws what is measured on a folder of persons, not two pictures")
-        found, text, code = compare(*words)
-    else:
-        check(threshold is None, "--threshold decides about two pictures; of a folder it is measured")
-        if Path(words[0]).is_file() and Path(words[0]).suffix != ".npz":
-            raise UserError(f"{words[0]} is one picture: name two to compare, or a folder of persons")
-        if _PLOT.value:
-            inference.check_output(Path(_PLOT.value), "--plot", ".png")
-        found, text, code = measure(words[0])
-    print(json.dumps(found, indent=1) if _FORMAT.value == "json" else text)
-    return code
+        text += f"\n{plots.plot_roc(curve.false_accepts, 1 - curve.false_rejects, curve.eer, plot, title=title)}"
+    return found, text
 
 
 if __name__ == "__main__":
-    launch(start, operands=True)
+    from absl import flags
+
+    from cnn_jax import commandline
+
+    inference.define_flags()
+    _DISTANCE = flags.DEFINE_enum("distance", "cosine", list(verification.DISTANCES), "Between features.")
+    _THRESHOLD = flags.DEFINE_float("threshold", None, "Largest distance of pictures of the same person.")
+    _PIXELS = flags.DEFINE_bool("pixels", False, "The values that the network is given in place of its features.")
+    _FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
+    _PLOT = flags.DEFINE_string("plot", None, "PNG file for the ROC curve.")
+
+    def start(words: list[str]) -> int:
+        """Runs what the command line says."""
+        how, plot = inference.reading(), Path(_PLOT.value) if _PLOT.value else None
+        check(len(words) in (1, 2), "name two pictures to compare, or one folder of persons, FOLDER/PERSON/...")
+        inference.check_threshold(_THRESHOLD.value)
+        if len(words) == 2:
+            check(plot is None, "--plot draws what is measured on a folder of persons, not two pictures")
+            for word in words:
+                check(not Path(word).is_dir(), f"{word} is a folder: two pictures are compared")
+            embedded = inference.embed(inference.network(), words, replace(how, skip=False), pixels=_PIXELS.value)
+            found, text = compare(embedded, _DISTANCE.value, _THRESHOLD.value)
+        else:
+            check(_THRESHOLD.value is None, "--threshold decides about two pictures; of a folder it is measured")
+            if plot:
+                inference.check_output(plot, "--plot", ".png")
+            embedded = inference.persons(words[0], inference.network, how, pixels=_PIXELS.value)
+            found, text = measure(embedded, words[0], _DISTANCE.value, plot)
+        print(json.dumps(found, indent=1) if _FORMAT.value == "json" else text)
+        return embedded.exit_code
+
+    commandline.launch(start, operands=True)
