@@ -109,13 +109,15 @@ def launch(start: Callable[..., int | None], *, operands: bool = False) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # what matters of jax and orbax arrives as exceptions
         try:
-            if operands:
-                return start(argv[1:])
-            if len(argv) > 1:
+            if len(argv) > 1 and not operands:
                 raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --")
-            return start()
+            code = start(argv[1:]) if operands else start()
+            sys.stdout.flush()
+            return code
         except UserError as error:
             return fail(error)
+        except BrokenPipeError:
+            os._exit(141)  # `| head` has seen enough: the code of a program that SIGPIPE ends
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr, flush=True)
             sys.stdout.flush()

@@ -200,20 +200,22 @@ def read_features(path: Path) -> Embedded:
       UserError: it is no such file.
     """
     import zipfile
+    import zlib
 
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in FIELDS if name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as features: {error}") from None
     arrays.setdefault("labels", np.array([""] * len(arrays.get("files", ()))))
     shapes = {name: array.shape for name, array in arrays.items()}
-    count = shapes.get("features", (0,))[0]
-    right = {"features": (count, *shapes.get("features", ())[1:2]), "files": (count,), "labels": (count,), "source": ()}
+    count, *size = shapes.get("features", (0,)) or (0,)
+    right = {"features": (count, *size), "files": (count,), "labels": (count,), "source": ()}
     check(
-        shapes == right and count > 0 and all(arrays[name].dtype.kind == kind for name, kind in FIELDS.items()),
+        (shapes == right and count > 0 and len(size) == 1)
+        and all(arrays[name].dtype.kind == kind for name, kind in FIELDS.items()),
         f"{path} holds no features: python -m cnn_jax.embed writes them",
     )
     check(bool(np.isfinite(arrays["features"]).all()), f"{path} has features that are not finite")
