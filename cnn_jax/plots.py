@@ -171,7 +171,7 @@ def plot_cmc(shares: np.ndarray, path: Path, *, title: str) -> Path:
     figure, axis = subplots(1, figsize=(5.5, 4), layout="constrained")
     axis.plot(np.arange(1, len(shares) + 1), 100 * shares, color="C0", marker="o", ms=3, lw=1.5)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_ylim(top=101)
+    axis.set_ylim(0, 102)
     axis.set_xlabel("rank k")
     axis.set_ylabel("right person among the k nearest, %")
     axis.set_title(title, fontsize=10, wrap=True)

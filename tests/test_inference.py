@@ -1,5 +1,6 @@
 """Files through a trained network: batches, what cannot be read, features on disk."""
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -137,10 +138,11 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
 
 
 def network(name, size, channels, **fields):
-    """A network of two classes with its first values."""
-    model = models.create(name, num_classes=2, input_shape=(*size, channels), **fields)
-    parameters = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    leaves = {path: np.asarray(leaf) for path, leaf in trees.named_leaves(parameters)}
+    """A network of two classes with random weights."""
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: models.create(name, num_classes=2, input_shape=(*size, channels), **fields))
+    named = trees.named_leaves(nnx.to_pure_dict(nnx.state(shapes, nnx.Param)))
+    leaves = {path: random.normal(0, 0.1, leaf.shape).astype(np.float32) for path, leaf in named}
     given = dict(image_size=size, channels=channels, test_crop="resize", test_resize=8, mean=[0], std=[1])
     model = {"name": name} | fields
     return Trained(pretrained.Pretrained("x", "x", model, given | {"classes": ["a", "b"]}, leaves))
