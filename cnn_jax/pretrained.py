@@ -50,8 +50,13 @@ class Pretrained:
     @property
     def num_classes(self) -> int:
         """How many classes it tells apart."""
-        known = self.classes
-        return len(known) if known is not None else self.leaves["head/classifier/kernel"].shape[-1]
+        if self.classes is not None:
+            return len(self.classes)
+        if "head/classifier/kernel" not in self.leaves:
+            raise UserError(
+                f"{self.name} names no classes, and has no head/classifier/kernel that tells how many there are"
+            )
+        return self.leaves["head/classifier/kernel"].shape[-1]
 
 
 def open_source(source: str) -> Pretrained:

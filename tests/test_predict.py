@@ -106,6 +106,20 @@ def test_a_reader_that_has_seen_enough_is_no_error(digits):
     assert (done.stdout, done.stderr) == ("141\n", "")
 
 
+def test_classes_without_names_are_numbered(digits, tmp_path):
+    folder, labels = digits
+    source = pretrained.open_source("bundled:lenet5-digits")
+    given = dict(source.input) | {"classes": None}
+    pretrained.save(tmp_path / "a.safetensors", source.leaves, model=source.model, given=given)
+    told = command("0", f"--checkpoint={tmp_path}/a.safetensors", "--top=1", "--format=csv", cwd=folder)
+    assert told.stdout.splitlines()[1].startswith(f"0/digit.png,1,{labels[0]},")
+    assert "does not name its classes: they are numbered from 0" in told.stderr
+    headless = {name: leaf for name, leaf in source.leaves.items() if "classifier" not in name}
+    pretrained.save(tmp_path / "b.safetensors", headless, model=source.model, given=given)
+    with pytest.raises(UserError, match="names no classes, and has no head/classifier/kernel"):
+        cnn_jax.load(tmp_path / "b.safetensors")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
