@@ -20,6 +20,7 @@ import numpy as np
 from cnn_jax import inference, plots, tables, verification
 from cnn_jax.errors import check
 from cnn_jax.inference import Embedded
+from cnn_jax.workdir import storage_errors
 
 
 def look_up(
@@ -144,7 +145,8 @@ if __name__ == "__main__":
             if plot:
                 inference.check_output(plot, "--plot", ".png")
             embedded = inference.persons(gallery, inference.network, how, pixels=_PIXELS.value)
-            found, text = measure(embedded, gallery, _DISTANCE.value, threshold, first=_GALLERY.value, plot=plot)
+            with storage_errors(f"--plot: {plot} cannot be written"):
+                found, text = measure(embedded, gallery, _DISTANCE.value, threshold, first=_GALLERY.value, plot=plot)
             code = embedded.exit_code
         print(json.dumps(found, indent=1) if _FORMAT.value == "json" else text)
         return code

@@ -169,7 +169,7 @@ def persons(word: str, trained: Callable[[], Any], how: Reading, *, pixels: bool
         check(path.is_file(), f"there is no file {word!r}")
         embedded = read_features(path)
     else:
-        check(not path.is_file(), f"{word} is one picture: name two to compare, or a folder of persons")
+        check(not path.is_file(), f"{word} is a picture: FOLDER/PERSON/... is needed, or two pictures to verify")
         check(path.is_dir(), f"{word!r} is no folder of persons, FOLDER/PERSON/..., and no .npz file of features")
         embedded = embed(trained(), [word], how, pixels=pixels)
     alone = [file for file, label in zip(embedded.files, embedded.labels, strict=True) if not label]
@@ -189,7 +189,7 @@ def write_features(path: Path, embedded: Embedded) -> None:
     arrays = {name: np.array(getattr(embedded, name)) for name in FIELDS if name != "labels" or any(embedded.labels)}
     partial = path.with_name(path.name + ".partial")
     with storage_errors(f"{path} cannot be written"), partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     partial.replace(path)
 
 
@@ -205,8 +205,13 @@ def read_features(path: Path) -> Embedded:
     import numpy as np
 
     try:
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in FIELDS if name in archive.files}
+        with path.open("rb") as file:
+            check(zipfile.is_zipfile(file), f"{path} cannot be read as features: it is no archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in FIELDS if name in archive.files}
+    except UserError:
+        raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as features: {error}") from None
     arrays.setdefault("labels", np.array([""] * len(arrays.get("files", ()))))

@@ -20,6 +20,7 @@ import numpy as np
 from cnn_jax import inference, plots, verification
 from cnn_jax.errors import check
 from cnn_jax.inference import Embedded
+from cnn_jax.workdir import storage_errors
 
 MOST = 10_000  # pictures, whose pairs fit into memory
 
@@ -124,13 +125,16 @@ if __name__ == "__main__":
             for word in words:
                 check(not Path(word).is_dir(), f"{word} is a folder: two pictures are compared")
             embedded = inference.embed(inference.network(), words, replace(how, skip=False), pixels=_PIXELS.value)
+            number = len(embedded.files)
+            check(number == len(set(words)), f"two pictures are compared, but {number} match {' and '.join(words)}")
             found, text = compare(embedded, _DISTANCE.value, _THRESHOLD.value)
         else:
             check(_THRESHOLD.value is None, "--threshold decides about two pictures; of a folder it is measured")
             if plot:
                 inference.check_output(plot, "--plot", ".png")
             embedded = inference.persons(words[0], inference.network, how, pixels=_PIXELS.value)
-            found, text = measure(embedded, words[0], _DISTANCE.value, plot)
+            with storage_errors(f"--plot: {plot} cannot be written"):
+                found, text = measure(embedded, words[0], _DISTANCE.value, plot)
         print(json.dumps(found, indent=1) if _FORMAT.value == "json" else text)
         return embedded.exit_code
 

@@ -119,8 +119,8 @@ ALLOWED = {
     },
     "predict": {"errors", "workdir", "commandline", "tables", "data.find", "inference"},
     "embed": {"errors", "commandline", "inference"},
-    "verify": {"errors", "commandline", "plots", "verification", "inference"},
-    "identify": {"errors", "commandline", "tables", "plots", "verification", "inference"},
+    "verify": {"errors", "workdir", "commandline", "plots", "verification", "inference"},
+    "identify": {"errors", "workdir", "commandline", "tables", "plots", "verification", "inference"},
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),

@@ -42,6 +42,14 @@ def test_batches_of_any_size_give_what_the_network_gives_alone(trained, pictures
     np.testing.assert_allclose(done.values, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_pixels_are_the_normalised_values(trained, pictures):
+    with Image.open(pictures / "a/1.png") as picture:
+        values = np.asarray(picture, np.float64) / 255
+    (mean,), (std,) = trained.source.input["mean"], trained.source.input["std"]
+    found = np.asarray(trained.pixels([pictures / "a/1.png"]))
+    np.testing.assert_allclose(found, ((values - mean) / std).reshape(1, -1), rtol=1e-4, atol=1e-5)
+
+
 def test_a_file_that_cannot_be_read_ends_the_command_or_is_left_out_and_counted(trained, pictures, capsys):
     files = sorted(pictures.rglob("*.png"))
     whole = inference.compute(trained, files, "features", Reading()).values

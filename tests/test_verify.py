@@ -138,6 +138,9 @@ def test_each_person_needs_a_picture_to_look_for(labels, message):
 # ---------------------------------------------------------------- command lines
 
 
+NET = "--checkpoint=bundled:lenet5-digits"
+
+
 def command(module, *arguments, cwd, code=0):
     line = [sys.executable, "-m", f"cnn_jax.{module}", *arguments]
     done = subprocess.run(
@@ -168,11 +171,10 @@ def test_stored_features_need_no_network(folder, people, tmp_path):
 
 
 def test_from_pictures_to_decisions(folder):
-    net = "--checkpoint=bundled:lenet5-digits"
     assert "distance 0.0000 <= 0.1: the same person" in command(
-        *("verify", "ann/1.png", "ann/1.png", net, "--threshold=0.1"), cwd=folder
+        *("verify", "ann/1.png", "ann/1.png", NET, "--threshold=0.1"), cwd=folder
     )
-    told = command("identify", "bob/*.png", "ann", ".", net, "--format=json", cwd=folder)
+    told = command("identify", "bob/*.png", "ann", ".", NET, "--format=json", cwd=folder)
     assert [one["person"] for one in json.loads(told)["queries"]] == ["bob", "bob", "ann", "ann"]
 
 
@@ -180,9 +182,11 @@ def test_from_pictures_to_decisions(folder):
     ("arguments", "message"),
     [
         (("verify",), "name two pictures to compare"),
-        (("verify", "ann/1.png"), "ann/1.png is one picture"),
+        (("verify", "ann/1.png"), "ann/1.png is a picture: FOLDER/PERSON/... is needed"),
         (("verify", "ann/1.png", "ann/2.png"), "name the trained network: --checkpoint=SOURCE"),
         (("verify", "ann/1.png", "ann"), "ann is a folder: two pictures are compared"),
+        (("verify", "ann/*.png", "bob/1.png", NET), "two pictures are compared, but 3 match ann/*.png and bob/1.png"),
+        (("verify", "ann/1.png", "bob/3.png", NET), "there is no file or folder 'bob/3.png'"),
         (("verify", "ann/1.png", "ann/2.png", "--threshold=near"), "threshold=near"),
         (("verify", "ann/1.png", "ann/2.png", "--threshold=nan"), "--threshold is nan, but must be a number from 0"),
         (("verify", "people.npz", "--threshold=1"), "of a folder it is measured"),
