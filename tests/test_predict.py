@@ -137,6 +137,15 @@ def test_a_mistake_gets_one_clear_message_and_exit_code_2(digits, arguments, mes
     assert message in told and told.startswith("error: ") and "Traceback" not in told
 
 
+@pytest.mark.parametrize("module", ["predict", "embed", "verify", "identify"])
+def test_help_imports_no_jax(module):
+    line = [sys.executable, "-X", "importtime", "-m", f"cnn_jax.{module}", "--help"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert "--checkpoint" in done.stdout and "--on-error" in done.stdout
+    imported = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
+    assert "cnn_jax.inference" in imported and not {"jax", "flax", "matplotlib"} & imported
+
+
 # ---------------------------------------------------------------- bundled networks
 
 CONFIGS = {
