@@ -15,6 +15,7 @@ if __name__ == "__main__":
     from cnn_jax.errors import check
 
     inference.define_flags()
+    flags.adopt_module_key_flags(inference)  # --help shows them
     _OUTPUT = flags.DEFINE_string("output", "features.npz", "File to write.")
     _PIXELS = flags.DEFINE_bool("pixels", False, "The values that the network is given in place of its features.")
 

@@ -119,6 +119,7 @@ if __name__ == "__main__":
     from cnn_jax import commandline
 
     inference.define_flags()
+    flags.adopt_module_key_flags(inference)  # --help shows them
     _DISTANCE = flags.DEFINE_enum("distance", "cosine", list(verification.DISTANCES), "Between features.")
     _THRESHOLD = flags.DEFINE_float(
         "threshold", None, "Beyond this distance nobody is named. Default: none is too far."

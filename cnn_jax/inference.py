@@ -27,7 +27,6 @@ class Reading:
 
 def define_flags() -> None:
     """Defines --checkpoint and what else these commands share; `network` and `reading` return what they say."""
-    flags.adopt_module_key_flags(commandline)  # --help shows --config
     sources = "FOLDER of a run, FOLDER@best, FOLDER@STEP, FILE.safetensors, bundled:NAME"
     flags.DEFINE_string("checkpoint", None, f"The trained network: {sources}.")
     flags.DEFINE_integer("batch-size", 64, "Examples in one step of the network.", lower_bound=1)

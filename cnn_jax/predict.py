@@ -53,6 +53,7 @@ if __name__ == "__main__":
     from cnn_jax.errors import check
 
     inference.define_flags()
+    flags.adopt_module_key_flags(inference)  # --help shows them
     _TOP = flags.DEFINE_integer("top", 5, "How many classes of each picture.", lower_bound=1)
     _FORMAT = flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "csv has a line for each class.")
     _OUTPUT = flags.DEFINE_string("output", None, "File to write in place of printing.")

@@ -109,6 +109,7 @@ if __name__ == "__main__":
     from cnn_jax import commandline
 
     inference.define_flags()
+    flags.adopt_module_key_flags(inference)  # --help shows them
     _DISTANCE = flags.DEFINE_enum("distance", "cosine", list(verification.DISTANCES), "Between features.")
     _THRESHOLD = flags.DEFINE_float("threshold", None, "Largest distance of pictures of the same person.")
     _PIXELS = flags.DEFINE_bool("pixels", False, "The values that the network is given in place of its features.")
