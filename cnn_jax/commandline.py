@@ -5,7 +5,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from cnn_jax.errors import Stopped, UserError, check, near
 # Nothing here imports jax, so that --help answers at once.
 
 BEGAN = time.perf_counter()  # about when the command began
+
+# What names a trained network; see `cnn_jax.pretrained`.
+SOURCES = (
+    "FOLDER of a run, FOLDER@best, FOLDER@STEP, bundled:NAME, FILE.safetensors or FILE.pth of ours or others, "
+    "hub:OWNER/NAME"
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with :DATASET for another than the bundled digits.", lock_config=True
@@ -108,19 +115,34 @@ def launch(start: Callable[..., int | None], *, operands: bool = False) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # what matters of jax and orbax arrives as exceptions
         try:
-            if operands:
-                return start(argv[1:])
-            if len(argv) > 1:
+            if len(argv) > 1 and not operands:
                 raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --")
-            return start()
+            code = start(argv[1:]) if operands else start()
+            sys.stdout.flush()
+            return code
         except UserError as error:
             return fail(error)
+        except BrokenPipeError:
+            os._exit(141)  # `| head` has seen enough: the code of a program that SIGPIPE ends
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr, flush=True)
             sys.stdout.flush()
             os._exit(130)  # files are closed by now; to tear jax down under steps that still run can crash
 
     app.run(main, flags_parser=parse_flags)
+
+
+@contextmanager
+def progress_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows a bar with the time left, in a terminal; gives what advances it, which any thread may call."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(text), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda records: bar.advance(task, records)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

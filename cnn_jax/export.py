@@ -133,7 +133,7 @@ if __name__ == "__main__":
 
     from cnn_jax import commandline
 
-    _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The trained network: a SOURCE of cnn_jax/pretrained.py.")
+    _CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"The trained network: {commandline.SOURCES}.")
     _OUTPUT = flags.DEFINE_string("output", None, "The file to write; its name ends in .safetensors or .stablehlo.")
     _NAMES = flags.DEFINE_enum("names", "ours", NAMES, "Whose names the arrays in a .safetensors have.")
     _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a file that is there.")

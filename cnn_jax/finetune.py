@@ -14,17 +14,13 @@ from pathlib import Path
 from absl import flags
 
 from cnn_jax import commandline
-from cnn_jax.commandline import given_changes, launch, needed_config
+from cnn_jax.commandline import SOURCES, given_changes, launch, needed_config
 from cnn_jax.errors import check
 
 # jax is imported by start(), so that --help answers at once.
 
 flags.adopt_module_key_flags(commandline)  # --help shows --config
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "The trained network: FOLDER of a run, FOLDER@best, FOLDER@STEP, FILE.safetensors, FILE.pth, hub:OWNER/NAME.",
-)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"The trained network to start from: {SOURCES}.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of results; goes on if it has a checkpoint. Default: runs/...")
 flags.DEFINE_bool("dry-run", False, "Stop after printing what would run.")
 _EXTEND = flags.DEFINE_bool("extend", False, "Allow a longer --config.duration than that of the run in --workdir.")

@@ -12,8 +12,7 @@ imagenette/320px-v2. Downloading needs a network and TensorFlow (the extra "prep
 import concurrent.futures
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +143,7 @@ def convert(info: Any, folder: Path, to: Path, console: Any) -> None:
     with (
         workdir.storage_errors(f"{to} cannot be written"),
         workdir.locked(to.parent, flag="--to" if _TO.value else "--dir"),
-        progress_bar("converting", total) as advance,
+        commandline.progress_bar("converting", total) as advance,
     ):
         tfrecord.convert(info, folder, to, advance)
 
@@ -154,7 +153,7 @@ def check_records(info: Any, folder: Path, console: Any) -> None:
     wrong: list[str] = []
     total = sum(split.num_examples for split in info.splits.values())
     with (
-        progress_bar("checking", total) as advance,
+        commandline.progress_bar("checking", total) as advance,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         for part, split in info.splits.items():
@@ -204,19 +203,6 @@ def check_shard(file: Path, count: int, features: Any, advance: Callable[[int], 
                 wrong.append(str(error))
         advance(len(positions))
     return wrong, unlabelled
-
-
-@contextmanager
-def progress_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows a bar with the time left, in a terminal; gives what advances it, which any thread may call."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(text), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda records: bar.advance(task, records)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A SOURCE is
     FILE.safetensors                   what `cnn_jax.export` wrote, or weights of others
     FILE.pth, .pt, .bin, .pth.tar      weights of others: torchvision's and timm's state dicts
     hub:OWNER/NAME[@REVISION]          the same, from the Hugging Face Hub
+    bundled:NAME                       a small network that comes with the package: cnn_jax/weights/README.md
 
 Nothing in a file is executed.
 """
@@ -23,11 +24,12 @@ from flax import nnx
 
 from cnn_jax import foreign_weights, hub, models, state_dicts, workdir
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.errors import UserError, check
+from cnn_jax.errors import UserError, check, check_choice
 from cnn_jax.recognition import Recognized, recognize
 from cnn_jax.state_dicts import StateDict
 from cnn_jax.workdir import INPUT
 
+BUNDLED = "bundled:"
 METADATA = "cnn_jax"  # the entry of a file's header that describes the network, as JSON
 
 
@@ -55,8 +57,13 @@ class Pretrained:
     @property
     def num_classes(self) -> int:
         """How many classes it tells apart."""
-        known = self.classes
-        return len(known) if known is not None else self.leaves["head/classifier/kernel"].shape[-1]
+        if self.classes is not None:
+            return len(self.classes)
+        if "head/classifier/kernel" not in self.leaves:
+            raise UserError(
+                f"{self.name} names no classes, and has no head/classifier/kernel that tells how many there are"
+            )
+        return self.leaves["head/classifier/kernel"].shape[-1]
 
 
 def open_source(source: str) -> Pretrained:
@@ -65,12 +72,14 @@ def open_source(source: str) -> Pretrained:
     Raises:
       UserError: there is no such source, or it is damaged or of another kind.
     """
+    if source.startswith(BUNDLED):
+        return _ours(state_dicts.read(bundled()[_bundled_name(source)]), source)
     if source.startswith(hub.PREFIX):
         fetched = hub.fetch(source)
         return _foreign(state_dicts.read(fetched.weights), fetched.source, fetched.config)
     if source.endswith((".safetensors", *state_dicts.SUFFIXES)) and not Path(source).is_dir():
         found = state_dicts.read(Path(source))
-        return _ours(found) if METADATA in found.metadata else _foreign(found, source, None)
+        return _ours(found, source) if METADATA in found.metadata else _foreign(found, source, None)
     return _from_run(source)
 
 
@@ -108,20 +117,30 @@ def _from_run(source: str) -> Pretrained:
 NAMES = ("ours", "torchvision")  # of the arrays in a file
 
 
-def _ours(found: StateDict) -> Pretrained:
-    path = found.path
+def bundled() -> dict[str, Path]:
+    """Returns the files of the networks that come with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "weights").glob("*.safetensors"))}
+
+
+def _bundled_name(source: str) -> str:
+    name, names = source.removeprefix(BUNDLED), list(bundled())
+    check_choice(f"the name behind {BUNDLED}", name, names)
+    return name
+
+
+def _ours(found: StateDict, source: str) -> Pretrained:
     try:
         about = json.loads(found.metadata[METADATA])
         model, given = dict(about["model"]), {field: about["input"][field] for field in INPUT}
         name, names = str(model["name"]), about.get("names", NAMES[0])
         _check_input(given)
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: its header describes no network") from None
+        raise UserError(f"{source} is damaged: its header describes no network") from None
     if names == NAMES[0]:
         leaves = found.read()
     else:
-        leaves = _converted(found, str(path), _recognized(found, str(path)), given["image_size"])
-    return Pretrained(name=str(path), description=f"{name} of {path}", model=model, input=given, leaves=leaves)
+        leaves = _converted(found, source, _recognized(found, source), given["image_size"])
+    return Pretrained(name=source, description=f"{name} of {source}", model=model, input=given, leaves=leaves)
 
 
 def _check_input(given: Mapping[str, Any]) -> None:

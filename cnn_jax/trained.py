@@ -11,7 +11,8 @@ from flax import nnx
 
 from cnn_jax import models, pretrained, trees
 from cnn_jax.data import augment
-from cnn_jax.data.images import Picture
+from cnn_jax.data.arrays import StoredArray
+from cnn_jax.data.images import Frames, Picture
 from cnn_jax.errors import UserError, check
 from cnn_jax.models.base import listen
 
@@ -28,8 +29,11 @@ def load(source: str | Path) -> "Trained":
 class Trained:
     """A trained network: `trained(images)` are class scores.
 
-    Images are a batch uint8 [B, *spatial, C] of any size, or a list of examples: files of pictures (JPEG, PNG), or
-    arrays uint8 [*spatial, C]. They are brought to the network's size as in the test of its training, and normalised.
+    Images are a batch uint8 [B, *spatial, C] of any size, or a list of examples: files as `data.folder` has them (JPEG,
+    PNG; clips and sequences of networks that take those), or arrays uint8 [*spatial, C]. They are brought to the
+    network's size as in the test of its training, and normalised.
+
+    With `prepared` they are what `prepare` returned, which threads may call.
 
     model: the `nnx.Module` in evaluation mode. classes: the names of the classes; numbers where they are not known.
     """
@@ -59,7 +63,11 @@ class Trained:
             x = next(x for layer, x, _ in calls if layer is model.head.classifier)
             return x.astype(jnp.float32).mean(tuple(range(1, x.ndim - 1)))
 
-        self._scores, self._features = jax.jit(scores), jax.jit(features)
+        def pixels(state: Any, images: jax.Array) -> jax.Array:
+            _, values = merged(state, images)
+            return values.reshape(len(values), -1)
+
+        self._scores, self._features, self._pixels = jax.jit(scores), jax.jit(features), jax.jit(pixels)
 
     def prepare(self, images: Any) -> np.ndarray:
         """Returns images as the network sees them, uint8 [B, *image_size, C] (sequences float32), not normalised.
@@ -73,7 +81,7 @@ class Trained:
         view.image_size, view.placement = self.image_size, "device"
         rows = []
         for i, image in enumerate(images):
-            stored = Picture(image, self.channels) if isinstance(image, (str, Path)) else np.asarray(image)
+            stored = self._open(Path(image)) if isinstance(image, (str, Path)) else np.asarray(image)
             if isinstance(stored, np.ndarray):
                 wanted = (*self.image_size, self.channels)
                 check(
@@ -89,17 +97,30 @@ class Trained:
         check(bool(rows), "there are no images")
         return np.stack(rows)
 
-    def __call__(self, images: Any) -> jax.Array:
+    def _open(self, file: Path) -> Any:
+        """Returns the example in a file (a clip may be a folder of frames), which is read when it is asked for."""
+        axes = len(self.image_size)
+        if axes == 2:
+            return Picture(file, self.channels)
+        if axes == 3 and file.is_dir():
+            return Frames(file, self.channels)
+        return StoredArray(file, self.channels, axes)
+
+    def __call__(self, images: Any, *, prepared: bool = False) -> jax.Array:
         """Returns class scores, float32 [B, K]."""
-        return self._scores(self._state, self.prepare(images))
+        return self._scores(self._state, images if prepared else self.prepare(images))
 
-    def probabilities(self, images: Any) -> jax.Array:
+    def probabilities(self, images: Any, *, prepared: bool = False) -> jax.Array:
         """Returns class probabilities, float32 [B, K]."""
-        return jax.nn.softmax(self(images))
+        return jax.nn.softmax(self(images, prepared=prepared))
 
-    def features(self, images: Any) -> jax.Array:
+    def features(self, images: Any, *, prepared: bool = False) -> jax.Array:
         """Returns what the last layer sees of each image, float32 [B, F]; of maps the average over positions."""
-        return self._features(self._state, self.prepare(images))
+        return self._features(self._state, images if prepared else self.prepare(images))
+
+    def pixels(self, images: Any, *, prepared: bool = False) -> jax.Array:
+        """Returns the values that the network gets of each image, float32 [B, F]: what features are compared with."""
+        return self._pixels(self._state, images if prepared else self.prepare(images))
 
 
 def build(source: pretrained.Pretrained) -> Any:

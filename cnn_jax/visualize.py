@@ -23,16 +23,14 @@ from pathlib import Path
 from absl import flags
 
 from cnn_jax import commandline
-from cnn_jax.commandline import given_config, launch, needed_config
+from cnn_jax.commandline import SOURCES, given_config, launch, needed_config
 from cnn_jax.errors import StorageError, UserError, check, check_choice
 
 # jax is imported by the functions, so that --help answers at once.
 
 flags.adopt_module_key_flags(commandline)  # --help shows --config
 _OUTPUT = flags.DEFINE_string("output", None, "PNG file to draw in. Default: PICTURE.png, of data augmented.png.")
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The trained network: FOLDER of a run, FOLDER@best, FOLDER@STEP, FILE.safetensors."
-)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"The trained network: {SOURCES}.")
 _LAYER = flags.DEFINE_string("layer", None, "features, cam, deconv: the layer whose maps are shown.")
 _CLASS = flags.DEFINE_multi_string("class", [], "cam: a class to show, again for another. Default: the likeliest 3.")
 _MAPS = flags.DEFINE_integer("maps", None, "features, deconv: how many maps are shown. Default: 24, 8.", lower_bound=1)

@@ -49,6 +49,7 @@ ALLOWED = {
     "data.dataset": {"errors"},
     "data.arrays": {"data.images"},
     "data.folder": {"errors", "config", "data.images", "data.dataset", "data.arrays"},
+    "data.find": {"errors", "config", "data.images", "data.arrays", "data.folder"},
     "data.prepared": {"errors", "config", "data.images"},
     "data.tfrecord": {"errors", "data.prepared"},
     "data.tfds": {"errors", "data.images", "data.dataset", "data.prepared"},
@@ -87,8 +88,15 @@ ALLOWED = {
     "pretrained": {
         *("errors", "models", "foreign_weights", "recognition", "state_dicts", "hub", "workdir", "checkpoint"),
     },
-    "trained": {"errors", "trees", "models", "models.base", "data.augment", "data.images", "pretrained"},
+    "trained": {
+        *("errors", "trees", "models", "models.base", "data.arrays", "data.augment", "data.images", "pretrained"),
+    },
     "cnn_jax": {"models", "trained"},  # the package itself
+    "verification": set(),
+    "inference": {
+        *("errors", "workdir", "compilation_cache", "commandline", "trained"),
+        *("data.images", "data.workers", "data.find"),
+    },
     # Looking at data and networks.
     "inside": {"errors", "trees", "models.cpu", *PARTS, "receptive_field"},
     "inside_plots": {"data.images", "plots"},
@@ -125,6 +133,10 @@ ALLOWED = {
     "visualize": {
         *("errors", "compilation_cache", "commandline", "trained", "pictures", "visualize_data", "visualize_network"),
     },
+    "predict": {"errors", "workdir", "commandline", "tables", "data.find", "inference"},
+    "embed": {"errors", "commandline", "inference"},
+    "verify": {"errors", "workdir", "commandline", "plots", "verification", "inference"},
+    "identify": {"errors", "workdir", "commandline", "tables", "plots", "verification", "inference"},
     "torch_twins": {"errors", "models", "models.base", "models.resnet", "config"},
     "baselines": {
         *("errors", "trees", "config", "models.cpu", "torch_twins"),

@@ -42,8 +42,10 @@ def test_every_command_does_what_it_says(tmp_path):
         if words == ["pytest"]:
             continue  # this is it
         if words[:2] == ["python", "-c"]:
-            result = subprocess.run([sys.executable, *words[1:]], env=environment, capture_output=True, text=True)
-            assert 0.70 < float(result.stdout) < 0.72, f"{command}\n{result.stdout}\n{result.stderr}"
+            line = [sys.executable, *words[1:]]
+            result = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            done = 0.70 < float(result.stdout) < 0.72 if "linear" in command else (tmp_path / "digit2.png").exists()
+            assert done, f"{command}\n{result.stdout}\n{result.stderr}"
             continue
         assert words[:2] == ["python", "-m"], command
         module = words[2].removeprefix("cnn_jax.")
@@ -60,7 +62,10 @@ def test_every_command_does_what_it_says(tmp_path):
             words.append("--dry-run")
         if module == "benchmark":
             words.append("--seconds=0.05")
-        expanded = [sorted(map(str, tmp_path.glob(word))) if "*" in word else [word] for word in words[1:]]
+        expanded = [
+            sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob(word)) if "*" in word else [word]
+            for word in words[1:]
+        ]
         line = [sys.executable, *itertools.chain.from_iterable(expanded)]
         result = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
         ran += 1
@@ -68,12 +73,18 @@ def test_every_command_does_what_it_says(tmp_path):
             missing = "there is no such folder" if data_set[1] == "folder" else f"{data_set[1]!r} is not prepared"
             assert missing in result.stderr, command
             continue
+        if "faces/new" in command:  # pictures that are not here, nor a run on them
+            assert (result.returncode, "faces" in result.stderr) == (2, True), f"{command}\n{result.stderr}"
+            continue
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        if module == "predict":
+            assert f"```text\n{result.stdout}```" in README, result.stdout
+            continue
         if module != "main":
             told = dict(
                 benchmark="images/s", summary="parameters", report="resnet50", visualize=".png: ", export="bytes;"
             )
-            told |= {"experiments.sweep": "?", "experiments.cost": "Fire 4"}
+            told |= {"experiments.sweep": "?", "experiments.cost": "Fire 4", "embed": "84 features of 3 pictures"}
             assert told[module] in result.stdout, command
         elif "--dry-run" not in words and "--help" not in words:
             accuracy = float(re.search(r"^(?:test|ensemble) +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
@@ -81,13 +92,12 @@ def test_every_command_does_what_it_says(tmp_path):
     assert ran >= 8
 
 
-def test_the_python_example_prints_what_stands_below_it():
-    for code, output in re.findall(r"^```python\n(.*?)^```\n+```text\n(.*?)^```", README, re.M | re.S):
+def test_the_python_examples_print_what_stands_below_them():
+    examples = re.findall(r"^```python\n(.*?)^```\n+```text\n(.*?)^```", README, re.M | re.S)
+    assert len(examples) == len(blocks("python")) > 0
+    for code, output in examples:
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert result.stdout == output, result.stderr
-        break
-    else:
-        raise AssertionError("no example")
 
 
 def test_the_table_of_networks_is_complete_and_true():

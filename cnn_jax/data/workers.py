@@ -24,6 +24,7 @@ def read_ahead(
     ahead: int,
     timeout: float,
     describe: Callable[[Any], str] = str,
+    flag: str = "--config.data.timeout",
 ) -> Generator[Any, None, None]:
     """Yields function(item) of each item, in order; `workers` threads are at most `ahead` items ahead of what is taken.
 
@@ -59,7 +60,7 @@ def read_ahead(
             hangs = True
             raise UserError(
                 f"{describe(item)} could not be read in {timeout:g} s: see whether its storage answers, or give a "
-                "longer --config.data.timeout"
+                f"longer {flag}"
             ) from None
 
     hangs = False

@@ -1,0 +1,142 @@
+"""Verification: do two pictures show the same person? By the distance between their features.
+
+    python -m cnn_jax.verify a.png b.png --checkpoint=runs/faces --threshold=0.2
+    python -m cnn_jax.verify faces --checkpoint=runs/faces --plot=roc.png
+    python -m cnn_jax.verify faces.npz
+
+The first decides: the same if the distance is at most the threshold. The others measure, on the pairs of pictures in
+FOLDER/PERSON/... or of features that `cnn_jax.embed` wrote: how often each threshold errs, and where it errs either way
+as often (EER), which is a threshold for the first. Persons should be others than those that the network learnt.
+"""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnn_jax import inference, plots, verification
+from cnn_jax.errors import check
+from cnn_jax.inference import Embedded
+from cnn_jax.workdir import storage_errors
+
+MOST = 10_000  # pictures, whose pairs fit into memory
+
+
+def compare(embedded: Embedded, kind: str, threshold: float | None) -> tuple[dict[str, Any], str]:
+    """Compares two pictures by their features; returns what was found, and the text that says it."""
+    distance = float(verification.distances(embedded.features[:1], embedded.features[-1:], kind)[0, 0])
+    found = {"source": embedded.source, "kind": kind, "files": embedded.files, "distance": distance}
+    if threshold is None:
+        advice = "--threshold=T decides: python -m cnn_jax.verify FOLDER measures one on pictures of known persons"
+        return found, f"{kind} distance {distance:.4f}; {advice}"
+    same = distance <= threshold
+    sign, decision = ("<=", "the same person") if same else (">", "different persons")
+    text = f"{kind} distance {distance:.4f} {sign} {threshold:g}: {decision}"
+    return found | {"threshold": threshold, "same": same}, text
+
+
+def measure(embedded: Embedded, word: str, kind: str, plot: Path | None) -> tuple[dict[str, Any], str]:
+    """Measures verification on pictures of persons, called `word` in messages; returns as `compare` does.
+
+    Args:
+      plot: file for the ROC curve.
+
+    Raises:
+      UserError: there are no pairs of the same person, or of different ones, or too many pictures.
+    """
+    labels = np.unique(embedded.labels, return_inverse=True)[1]
+    check(
+        len(labels) <= MOST,
+        f"{word} has {len(labels):,} pictures, but the pairs of at most {MOST:,} are compared: take a part of them",
+    )
+    between = verification.distances(embedded.features, embedded.features, kind)
+    distance, same = verification.pairs(between, labels)
+    check(bool(same.any()), f"{word} has one picture of each person: the same person must be seen at least twice")
+    check(bool((~same).any()), f"{word} has pictures of one person: at least two are needed")
+    curve = verification.roc(distance, same)
+
+    def error(measure: str) -> float | None:
+        """Returns the standard error over persons, or None where leaving one out leaves no pairs of both kinds."""
+
+        def without(left: np.ndarray) -> float:
+            pairs = verification.pairs(between[np.ix_(left, left)], labels[left])
+            return getattr(verification.roc(*pairs), measure) if 0 < pairs[1].sum() < len(pairs[1]) else math.nan
+
+        found = verification.jackknife(without, labels)
+        return None if math.isnan(found) else found
+
+    at = curve.equal
+    found = {
+        "source": embedded.source,
+        "kind": kind,
+        "pictures": len(labels),
+        "persons": int(labels.max()) + 1,
+        "same pairs": int(same.sum()),
+        "different pairs": int((~same).sum()),
+        "AUC": curve.auc,
+        "AUC, standard error": error("auc"),
+        "EER": curve.eer,
+        "EER, standard error": error("eer"),
+        "threshold": float(curve.thresholds[at]),
+        "false accepts": float(curve.false_accepts[at]),
+        "false rejects": float(curve.false_rejects[at]),
+    }
+
+    def plus(name: str) -> str:
+        deviation = found[f"{name}, standard error"]
+        return f"{found[name]:.2%}" + ("" if deviation is None else f" (standard error over persons {deviation:.2%})")
+
+    text = (
+        f"{word}: {found['pictures']:,} pictures of {found['persons']:,} persons, {found['same pairs']:,} pairs of the "
+        f"same person, {found['different pairs']:,} of different ones; {kind} distance, {embedded.source}\n"
+        f"AUC        {plus('AUC')}\n"
+        f"EER        {plus('EER')}\n"
+        f"threshold  {found['threshold']:.6g}: accepts {found['false accepts']:.2%} of different persons, rejects "
+        f"{found['false rejects']:.2%} of the same"
+    )
+    if plot:
+        title = f"{word}: {found['persons']} persons, {found['pictures']} pictures"
+        text += f"\n{plots.plot_roc(curve.false_accepts, 1 - curve.false_rejects, curve.eer, plot, title=title)}"
+    return found, text
+
+
+if __name__ == "__main__":
+    from absl import flags
+
+    from cnn_jax import commandline
+
+    inference.define_flags()
+    flags.adopt_module_key_flags(inference)  # --help shows them
+    _DISTANCE = flags.DEFINE_enum("distance", "cosine", list(verification.DISTANCES), "Between features.")
+    _THRESHOLD = flags.DEFINE_float("threshold", None, "Largest distance of pictures of the same person.")
+    _PIXELS = flags.DEFINE_bool("pixels", False, "The values that the network is given in place of its features.")
+    _FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "What to print.")
+    _PLOT = flags.DEFINE_string("plot", None, "PNG file for the ROC curve.")
+
+    def start(words: list[str]) -> int:
+        """Runs what the command line says."""
+        how, plot = inference.reading(), Path(_PLOT.value) if _PLOT.value else None
+        check(len(words) in (1, 2), "name two pictures to compare, or one folder of persons, FOLDER/PERSON/...")
+        inference.check_threshold(_THRESHOLD.value)
+        if len(words) == 2:
+            check(plot is None, "--plot draws what is measured on a folder of persons, not two pictures")
+            for word in words:
+                check(not Path(word).is_dir(), f"{word} is a folder: two pictures are compared")
+            embedded = inference.embed(inference.network(), words, replace(how, skip=False), pixels=_PIXELS.value)
+            number = len(embedded.files)
+            check(number == len(set(words)), f"two pictures are compared, but {number} match {' and '.join(words)}")
+            found, text = compare(embedded, _DISTANCE.value, _THRESHOLD.value)
+        else:
+            check(_THRESHOLD.value is None, "--threshold decides about two pictures; of a folder it is measured")
+            if plot:
+                inference.check_output(plot, "--plot", ".png")
+            embedded = inference.persons(words[0], inference.network, how, pixels=_PIXELS.value)
+            with storage_errors(f"--plot: {plot} cannot be written"):
+                found, text = measure(embedded, words[0], _DISTANCE.value, plot)
+        print(json.dumps(found, indent=1) if _FORMAT.value == "json" else text)
+        return embedded.exit_code
+
+    commandline.launch(start, operands=True)
