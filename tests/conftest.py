@@ -13,9 +13,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import pytest
+from hypothesis import settings
 from rich.console import Console
 
 from configs import lenet5
+
+settings.register_profile("project", deadline=None)  # speed is not tested
+settings.load_profile("project")
 
 
 def pytest_unconfigure():
