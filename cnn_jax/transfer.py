@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from cnn_jax import trees
 from cnn_jax.errors import UserError, check
@@ -109,7 +110,7 @@ def adapt(config: Any, source: Any, given: Collection[str]) -> dict[str, Any]:
     """Changes a configuration to that of a trained network that it is to start from; returns what it set, by field.
 
     Set are the fields of the network, and those of the data that say what it sees. Where a network was trained with a
-    mean image, that of the new data takes its place.
+    mean image, its mean colour takes its place: other data may have other sizes.
 
     Args:
       source: a `pretrained.Pretrained`. given: dotted names of fields that stay, because somebody has set them.
@@ -124,13 +125,14 @@ def adapt(config: Any, source: Any, given: Collection[str]) -> dict[str, Any]:
         f"--config=configs/finetune.py:{theirs},{config.data.name}",
     )
     seen = {name: source.input[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
-    mean, std = source.input["mean"], source.input["std"]
-    if mean == [0] and std == [1]:
+    if source.input["mean"] == [0] and source.input["std"] == [1]:
         seen |= {"normalize": "none", "mean": (), "std": ()}
-    elif isinstance(mean[0], (int, float)) and len(mean) == seen["channels"]:
-        seen |= {"normalize": "channel", "mean": mean, "std": std}
     else:
-        seen |= {"normalize": "pixel", "mean": (), "std": ()}
+        seen["normalize"] = "channel"
+        for name in ("mean", "std"):
+            values = np.asarray(source.input[name], np.float64)
+            by_channel = values.mean(axis=tuple(range(values.ndim - 1)))
+            seen[name] = [round(float(value), 6) for value in np.broadcast_to(by_channel, seen["channels"])]
     fields = {f"model.{name}": value for name, value in source.model.items()}
     fields |= {f"data.{name}": value for name, value in seen.items()} | {"init_from": source.name}
     changed = {}

@@ -271,13 +271,14 @@ def test_a_configuration_becomes_that_of_the_trained_network_but_for_what_was_gi
 
 
 @pytest.mark.parametrize(
-    ("mean", "std", "normalize"),
-    [([0.0], [1.0], "none"), ([0.3], [0.4], "channel"), ([[[0.1]] * 8] * 8, [[[1.0]] * 8] * 8, "pixel")],
+    ("mean", "std", "expected"),
+    [([0.0], [1.0], ()), ([0.3], [0.4], (0.3,)), ([[[0.1], [0.3]]] * 8, [1.0], (0.2,))],  # none, a colour, an image
 )
-def test_the_normalisation_is_that_of_the_trained_network(mean, std, normalize):
+def test_the_normalisation_is_that_of_the_trained_network(mean, std, expected):
     config = small()
     transfer.adapt(config, source(mean=mean, std=std), set())
-    assert config.data.normalize == normalize
+    assert (config.data.normalize, config.data.mean) == ("channel" if expected else "none", expected)
+    assert len(config.data.std) == len(expected)
     Run(config)
 
 
