@@ -19,8 +19,8 @@ def check_finite(run: Run, state: step.TrainState, folder: Path) -> None:
     """Raises NotFiniteError if a step's loss or gradient was not finite, and saves that step in `folder`/not_finite.
 
     report.json: the loss, the norm of the gradient and of each parameter, and each layer's largest output.
-    batch.npz: the batch ("image" uint8, before augmentation, "label", "position"). checkpoints/: the state before the
-    step. Reports are of the whole batch, also where the step goes through it in micro-batches.
+    batch.npz: the batch ("image" uint8 before augmentation, or features, "label", "position"). checkpoints/: the state
+    before the step. Reports are of the whole batch, also where the step goes through it in micro-batches.
     """
     failed = int(state.failed)
     if not failed:

@@ -49,4 +49,10 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
         ):
             changes = {"data.images_per_class": count, "init_from": start, "trainable": regime}
             arms.append(Arm(f"{count} images, {name}", f"configs/finetune.py:resnet20,{dataset}", fixed | changes))
-    return Experiment(arms=tuple(arms), compare=("init_from", "trainable"), first={source: first}, figures=("curves",))
+    return Experiment(
+        arms=tuple(arms),
+        compare=("init_from", "trainable"),
+        first={source: first},
+        figures=("trend", "curves"),
+        trend="data.images_per_class",
+    )
