@@ -28,8 +28,8 @@ TAKES = "all, frozen (only what is not trained), or a regular expression over pa
 def stages(order: Sequence[str], params: Any) -> dict[str, list[str]]:
     """Returns the layers with parameters of each stage of a network, without the head, from the images on.
 
-    A stage is what the papers' tables call by one number: conv5_1 to conv5_3 of VGG, inception_4a to 4e. A normalisation
-    with a name of its own belongs to what is before it.
+    A stage is what the papers' tables call by one number: conv5_1 to conv5_3 of VGG, inception_4a to 4e. A
+    normalisation with a name of its own belongs to what is before it.
 
     Args: as in `select`.
     """
