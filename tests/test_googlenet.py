@@ -227,7 +227,7 @@ def test_the_training_loss_is_that_of_the_network_plus_the_weighted_ones_and_its
     fields = SMALL | dict(auxiliary=True, dropout=0.0, auxiliary_dropout=0.0)
     loss, params, stats = loss_of(filled(**fields), label_smoothing=0.1)
     keys = step.make_keys(0, 0)
-    (total, (_, correct)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, stats, BATCH, keys)
+    (total, (_, correct)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, stats, {}, BATCH, keys)
     images = (BATCH["image"] / 255 - 0.5) / 0.25
     main, (first, second), _ = apply(filled(**fields), images.astype(np.float32))
     targets = np.eye(5)[BATCH["label"]] * 0.9 + 0.1 / 5

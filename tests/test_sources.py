@@ -61,9 +61,16 @@ def test_a_wrong_number_of_classes_or_channels_is_an_error_with_both_numbers():
     with pytest.raises(UserError, match=r"num_classes is 12, but 'digits' has 10 classes"):
         sources.load(config)
     config = datasets.get_dataset("digits")
-    config.channels = 3
-    with pytest.raises(UserError, match=r"channels is 3, but the images of 'digits' have 1"):
+    config.channels = 2
+    with pytest.raises(UserError, match=r"channels is 2, but the images of 'digits' have 1"):
         sources.load(config)
+
+
+def test_digits_are_grey_in_three_channels_for_a_network_of_colour_pictures(digits):
+    config = datasets.get_dataset("digits")
+    config.channels = 3
+    for part, source in sources.load(config).parts.items():
+        np.testing.assert_array_equal(everything(source)[0], everything(digits.parts[part])[0].repeat(3, -1))
 
 
 def test_shares_of_the_digits_must_add_up_and_leave_no_part_empty():

@@ -29,6 +29,7 @@ def test_a_run_leaves_everything_that_is_needed_to_look_at_it_and_to_go_on(tmp_p
         "config.json",
         "data.json",
         "run.json",
+        "input.json",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",

@@ -232,7 +232,7 @@ def test_an_embedding_is_of_the_features(lenet, files, drawn, tmp_path):
             "data --checkpoint=no/such",
             "--checkpoint is for filters, features, cam, deconv, embedding, and not for data",
         ),
-        ("filters --checkpoint=no/such", "no run, file or bundled network 'no/such'"),
+        ("filters --checkpoint=no/such", "there is no trained network 'no/such'"),
         ("filters --checkpoint=lenet5.safetensors photos", "filters takes no pictures"),
         ("cam --checkpoint=lenet5.safetensors", "cam needs pictures, from one place"),
         ("cam --checkpoint=lenet5.safetensors photos --config=configs/lenet5.py", "cam needs pictures, from one place"),

@@ -184,7 +184,7 @@ class Network(nnx.Module):
         return x
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:
-        return self.score(self.head.reduce(self.features(x, rngs=rngs)), rngs=rngs)
+        return self.head(self.features(x, rngs=rngs), rngs=fold_in(rngs, len(self.order)))
 
     def score(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
         """Returns the class scores of what `head.reduce` returns, as a call with the key `rngs` does."""
