@@ -100,6 +100,15 @@ class Run:
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def replicate(self, tree: Any) -> Any:
+        """Places arrays that all processes have alike on all devices."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.replicated)
+        # device_put would send them around to compare them
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x), np.shape(x)), tree
+        )
+
     def put(self, batch: Any) -> Any:
         """Places a batch on the devices, split along its first axis."""
         if self.mesh.size == 1 and "index" in batch:
@@ -112,7 +121,7 @@ class Run:
     def images(self, part: str) -> Any:
         """Returns all images of a part on the devices, or None if they are streamed."""
         if part not in self._images:
-            self._images[part] = jax.device_put(self.data.parts[part].resident, self.replicated)
+            self._images[part] = self.replicate(self.data.parts[part].resident)
         return self._images[part]
 
     # ------------------------------------------------------------ state

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from cnn_jax import trees
+from cnn_jax import together, trees
 from cnn_jax.errors import StorageError, UserError
 from cnn_jax.workdir import storage_errors, write_text
 
@@ -34,7 +34,8 @@ class Checkpoints:
     """The checkpoints of one run, in WORKDIR/checkpoints, named by the number of steps done.
 
     Each holds the whole TrainState; the data position is its step. The latest `keep` stay, and the best by validation
-    error. Only one process may save (see `workdir.locked`); any may read.
+    error. Only one run may save (see `workdir.locked`); any may read. The processes of one run save and restore
+    together, each its own shards, on storage that all of them see.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 1):
@@ -166,22 +167,32 @@ class Checkpoints:
         self.wait()
         partial = self.folder / f"{step}.partial"
         with self._writing(step):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            if together.is_first():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            together.barrier(f"the folder of step {step}")
             self._orbax.save(partial / "state", args=ocp.args.StandardSave(_copy(state)))
         self._saving = self._thread.submit(self._commit, step, error)
 
     def wait(self) -> None:
         """Waits until the save under way is on the disk; raises StorageError if it failed."""
+        if self._finish():
+            together.barrier("saved")  # the first process has given it its name
+
+    def _finish(self) -> bool:
+        """Waits for what this process has to do; returns whether there was a save under way."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
+        return saving is not None
 
     def _commit(self, step: int, error: float | None) -> None:
         """Waits for orbax, writes the manifest, gives the checkpoint its name, and removes those that need not stay."""
         partial, final = self.folder / f"{step}.partial", self.folder / str(step)
         with self._writing(step):
             self._orbax.wait_until_finished()
+            if not together.is_first():
+                return
             files = {
                 path.relative_to(partial).as_posix(): {
                     "bytes": path.stat().st_size,
@@ -238,10 +249,10 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        """Waits for the save under way."""
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Waits for the save under way; after an error not for other processes, which may be elsewhere."""
         try:
-            self.wait()
+            self.wait() if kind is None else self._finish()
         finally:
             self._thread.shutdown()
             self._orbax.close()

@@ -60,15 +60,18 @@ ALLOWED = {
     "data.workers": {"errors"},
     "data.pipeline": {"errors", "data.images", "data.dataset", "data.sources", "data.augment", "data.workers"},
     "data.views": {"errors", "data.augment", "data.pipeline"},
+    # Several processes.
+    "distributed": {"errors"},
+    "together": set(),
     # The step receives a network and imports none.
     "optim": {"errors", "trees"},
     "step": {"data.augment", "data.mixing", "optim"},
-    "evaluate": {"errors", "data.pipeline", "data.views", "step"},
+    "evaluate": {"errors", "data.pipeline", "data.views", "step", "together"},
     # Files, and signals.
     "workdir": {"errors"},
     "signals": {"errors"},
     "compilation_cache": set(),
-    "checkpoint": {"errors", "trees", "workdir"},
+    "checkpoint": {"errors", "trees", "workdir", "together"},
     "metrics": {"workdir"},
     "plots": {"metrics"},
     "provenance": {"errors", "config", "models", "workdir"},
@@ -85,16 +88,19 @@ ALLOWED = {
         *("errors", "config", "models", "protocols", "data.pipeline"),
         *("optim", "step", "evaluate", "workdir", "checkpoint", "layer_table"),
     },
-    "diagnostics": {"trees", "models.base", "step", "build"},
-    "guard": {"errors", "step", "workdir", "checkpoint", "metrics", "build", "diagnostics"},
+    "diagnostics": {"trees", "models.base", "step", "together", "build"},
+    "guard": {"errors", "step", "workdir", "together", "checkpoint", "metrics", "build", "diagnostics"},
     "show": {"config", "models", "tables", "build"},
     "train": {
-        *("errors", "step", "workdir", "signals", "checkpoint", "metrics"),
+        *("errors", "step", "workdir", "signals", "together", "checkpoint", "metrics"),
         *("plots", "provenance", "summary", "build", "diagnostics", "guard", "show"),
     },
     # The commands.
     "ensemble": {"errors", "evaluate", "workdir", "checkpoint", "metrics", "build", "show"},
-    "main": {"errors", "compilation_cache", "provenance", "train", "ensemble", "commandline"},
+    "main": {
+        *("errors", "compilation_cache", "provenance", "train", "ensemble", "commandline"),
+        *("distributed", "together"),
+    },
     "prepare_data": {"errors", "workdir", "commandline", "data.images", "data.prepared", "data.tfrecord"},
     "report": {"errors", "commandline", "tables", "provenance", "runs", "scorecard"},
     "visualize": {
