@@ -53,7 +53,8 @@ def run(
     began = time.perf_counter() if began is None else began
     with contextlib.ExitStack() as resources:  # an error, too, closes the record and finishes a running save
         resources.enter_context(workdir.storage_errors(f"the run in {folder} stops"))
-        stop = resources.enter_context(StopSignals(lambda text: show.say(console, text)))
+        several = jax.process_count() > 1
+        stop = resources.enter_context(StopSignals(lambda text: show.say(console, text), together=several))
 
         # -------------------------------------------------------- build
         this = Run(config)

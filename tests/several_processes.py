@@ -1,0 +1,68 @@
+"""Starts the command line as several processes of one run, each with CPU devices of its own."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "--config=configs/lenet5.py",
+    "--config.model.width=0.25",
+    "--config.batch_size=32",
+    "--config.optim.schedule.warmup=2steps",
+    "--config.log.tensorboard=False",
+)
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start(processes, *arguments, devices=1, command=("-m", "cnn_jax.main", *SMALL), heartbeat=10, port=None):
+    """Returns the processes of one run; each has that many devices."""
+    address, pipes = f"127.0.0.1:{port or free_port()}", dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    found = []
+    for process in range(processes):
+        place = [f"--coordinator={address}", f"--processes={processes}", f"--process={process}"]
+        line = [sys.executable, "-u", *command, f"--heartbeat-timeout={heartbeat}", "--start-timeout=120", *arguments]
+        several = place if processes > 1 else []
+        found.append(subprocess.Popen([*line, *several], cwd=ROOT, env=environment, text=True, **pipes))
+    return found
+
+
+@contextlib.contextmanager
+def started(*arguments, **options):
+    """Yields what `start` does; none of them outlives the block."""
+    running = start(*arguments, **options)
+    try:
+        yield running
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+
+
+def finish(running, timeout=240):
+    """Returns (exit code, standard output, standard error) of each."""
+    until = time.monotonic() + timeout
+    ended = [process.communicate(timeout=max(1, until - time.monotonic())) for process in running]
+    return [(process.returncode, *texts) for process, texts in zip(running, ended, strict=True)]
+
+
+def wait_for(process, beginning):
+    """Returns when a process has printed a line that begins so."""
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+    raise AssertionError(f"the process ended without {beginning!r}: {process.stderr.read()}")
