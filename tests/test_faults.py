@@ -4,7 +4,7 @@ import signal
 import time
 
 import pytest
-from several_processes import SMALL, finish, free_port, start, started, wait_for
+from several_processes import finish, free_port, started, wait_for
 
 from cnn_jax.checkpoint import Checkpoints
 
