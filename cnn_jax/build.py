@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from cnn_jax import evaluate, models, optim, protocols, step
+from cnn_jax import evaluate, models, optim, protocols, sharding, step
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.config import check_config, get, in_steps, is_due, model_fields, to_steps
 from cnn_jax.data.pipeline import Data
@@ -46,7 +46,7 @@ class Run:
             f"config.batch_size is {config.batch_size}, but the train part has {train_size:,} examples: a batch must "
             "not hold one twice",
         )
-        self.mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(AxisType.Auto,))
+        self.mesh = sharding.make_mesh(config.mesh.model)
         self.create_model: Callable[..., Any] = functools.partial(
             models.create,
             config.model.name,
@@ -80,6 +80,7 @@ class Run:
         self._images: dict[str, Any] = {}
         self.optimizer = optim.make_optimizer(config.optim, params)
         self.schedule = optim.make_schedule(config.optim, self.total_steps, self.to_steps)
+        self.specs = sharding.parameter_specs(params, self.mesh, config.mesh)
 
     def to_steps(self, duration: str) -> int:
         """Returns a duration of the configuration in whole steps."""
@@ -113,10 +114,10 @@ class Run:
         """Places a batch on the devices, split along its first axis."""
         if self.mesh.size == 1 and "index" in batch:
             return batch  # a few kilobytes, which the compiled step takes from the host faster than anything else
-        sharding = NamedSharding(self.mesh, PartitionSpec("data"))
+        everywhere = NamedSharding(self.mesh, sharding.EVERYWHERE)
         if jax.process_count() > 1:  # each process has its own rows
-            return jax.make_array_from_process_local_data(sharding, batch)
-        return jax.device_put(batch, sharding)
+            return jax.make_array_from_process_local_data(everywhere, batch)
+        return jax.device_put(batch, everywhere)
 
     def images(self, part: str) -> Any:
         """Returns all images of a part on the devices, or None if they are streamed."""
@@ -126,20 +127,30 @@ class Run:
 
     # ------------------------------------------------------------ state
 
+    def _create_state(self, seed: jax.Array) -> step.TrainState:
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        _, params, stats = step.split(self.create_model(seed=key))
+        return step.create_state(params, stats, self.optimizer, ema=self.config.ema_decay > 0, seed=seed)
+
     def create_state(self) -> step.TrainState:
-        """Returns the state before the first step, on all devices."""
+        """Returns the state before the first step, where `shardings` says."""
+        return jax.jit(self._create_state, out_shardings=self.shardings)(np.uint32(self.config.seed))
 
-        def create(seed: jax.Array) -> step.TrainState:
-            key = jax.random.fold_in(jax.random.key(seed), 0)
-            _, params, stats = step.split(self.create_model(seed=key))
-            return step.create_state(params, stats, self.optimizer, ema=self.config.ema_decay > 0, seed=seed)
+    @functools.cached_property
+    def state_shapes(self) -> step.TrainState:
+        """Shapes and types of the state."""
+        return jax.eval_shape(self._create_state, jnp.uint32(0))
 
-        return jax.jit(create, out_shardings=self.replicated)(jnp.uint32(self.config.seed))
+    @functools.cached_property
+    def shardings(self) -> step.TrainState:
+        """Which device holds which part of the state: by the rules of config.mesh."""
+        return sharding.state_shardings(self.state_shapes, self.specs, self.mesh)
 
     def restore(self, checkpoints: Checkpoints, at: int) -> step.TrainState:
-        """Returns the state of the checkpoint of step `at`, on all devices."""
-        like = jax.eval_shape(self.create_state)
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), like)
+        """Returns the state of the checkpoint of step `at`, where `shardings` says, wherever it was before."""
+        like = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), self.state_shapes, self.shardings
+        )
         return checkpoints.restore(at, like)
 
     # ------------------------------------------------------------ steps
@@ -164,6 +175,7 @@ class Run:
             self.schedule,
             accumulation=config.accumulation,
             ema_decay=config.ema_decay,
+            shardings=self.shardings,
         )
 
     @functools.cached_property
@@ -231,14 +243,21 @@ class Run:
 
     # ------------------------------------------------------------ estimates
 
+    def state_bytes(self) -> int:
+        """Returns the bytes of parameters, momentum and all else of the state on one device: exact."""
+        return sharding.device_bytes(self.state_shapes, self.shardings)
+
     def memory_bytes(self) -> int:
-        """Returns an estimate of the memory of one device during training, bytes."""
+        """Returns an estimate of the memory of one device during training, bytes: the state and all that comes beside.
+
+        Of that are gradients, whole on every device, although XLA may reduce them to their shards earlier.
+        """
         config, parts = self.config, self.data.parts.values()
-        return training_bytes(
+        return self.state_bytes() + training_bytes(
             self.layers,
             images=config.batch_size // len(jax.devices()) // config.accumulation,
             bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
-            copies_of_parameters=2 + (config.optim.momentum > 0) + (config.ema_decay > 0),
+            copies_of_parameters=1,
             resident_bytes=sum(len(part) * math.prod(self.data.image_shape) for part in parts if part.is_resident)
             * self.data.bytes_per_value,
         )

@@ -176,7 +176,7 @@ def ours(run: Run, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], 
     if not resident:
         batch |= {name: array[: run.config.batch_size] for name, array in examples.items()}
     batch = run.put(batch)
-    create = jax.jit(run.create_state, out_shardings=run.replicated)
+    create = jax.jit(run.create_state, out_shardings=run.shardings)
     train_step = run.train_step()
     compiled: dict[str, Any] = {"seconds": None, "step_bytes": None}
     if compiles:

@@ -28,6 +28,8 @@ def print_header(run: Run, workdir: Path, console: Console) -> None:
     kind, shape = KINDS[len(config.data.image_size)], "x".join(map(str, data.image_shape))
     devices = jax.devices()
     processes = jax.process_count()
+    mesh = " x ".join(f"{size} {name}" for name, size in run.mesh.shape.items())
+    placed = config.mesh.preset + (" with rules of its own" if config.mesh.rules else "") + f" on {mesh}"
     of_several = f"; this is process {jax.process_index()} of {processes}" if processes > 1 else ""
     lines = (
         ("data", f"{config.data.name}: {data.description}"),
@@ -46,6 +48,7 @@ def print_header(run: Run, workdir: Path, console: Console) -> None:
             f"recipe: {config.recipe}",
         ),
         ("memory", f"about {human(run.memory_bytes())}B on each device (estimate)"),
+        ("", f"of it parameters and optimiser: {run.state_bytes():,} bytes, {placed} (exact)"),
         ("results", str(workdir)),
     )
     for name, value in lines:

@@ -18,6 +18,7 @@ from cnn_jax.errors import StorageError, UserError, check
 CHANGEABLE = (
     "log.",
     "checkpoint.",
+    "mesh.",
     "data.dir",
     "data.workers",
     "data.prefetch",

@@ -84,8 +84,9 @@ ALLOWED = {
     "tables": set(),
     "summary": {"errors", "models", "config", "data.prepared", "plots", "commandline", "layer_table", "tables"},
     # The run.
+    "sharding": {"errors", "trees", "config"},
     "build": {
-        *("errors", "config", "models", "protocols", "data.pipeline"),
+        *("errors", "config", "sharding", "models", "protocols", "data.pipeline"),
         *("optim", "step", "evaluate", "workdir", "checkpoint", "layer_table"),
     },
     "diagnostics": {"trees", "models.base", "step", "together", "build"},
