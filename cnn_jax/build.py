@@ -78,6 +78,7 @@ class Run:
             "BatchNorm",
         )
         self._images: dict[str, Any] = {}
+        self.placed = 0  # batches so far: who watches them sees that something goes on
         self.optimizer = optim.make_optimizer(config.optim, params)
         self.schedule = optim.make_schedule(config.optim, self.total_steps, self.to_steps)
         self.specs = sharding.parameter_specs(params, self.mesh, config.mesh)
@@ -112,6 +113,7 @@ class Run:
 
     def put(self, batch: Any) -> Any:
         """Places a batch on the devices, split along its first axis."""
+        self.placed += 1
         if self.mesh.size == 1 and "index" in batch:
             return batch  # a few kilobytes, which the compiled step takes from the host faster than anything else
         everywhere = NamedSharding(self.mesh, sharding.EVERYWHERE)

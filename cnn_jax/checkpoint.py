@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 
 from cnn_jax import together, trees
 from cnn_jax.errors import StorageError, UserError
-from cnn_jax.workdir import storage_errors, write_text
+from cnn_jax.workdir import retried, storage_errors, write_text
 
 Tree = Any
 MANIFEST = "manifest.json"
@@ -38,7 +38,13 @@ class Checkpoints:
     together, each its own shards, on storage that all of them see.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 1):
+    def __init__(self, workdir: Path, *, keep: int = 1, retry: float = 0.0, report: Callable[[str], Any] = print):
+        """Opens the checkpoints.
+
+        Args:
+          retry: seconds for which a save that storage refuses is tried again. report: is called with a sentence then.
+        """
+        self.retry, self.report = retry, report
         self.folder = workdir.resolve() / "checkpoints"  # orbax fails late on a relative path
         self.keep = keep
         self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
@@ -165,14 +171,32 @@ class Checkpoints:
           StorageError: this save or the one before could not be written.
         """
         self.wait()
+        copy = _copy(state)
+        with self._writing(step):
+            if jax.process_count() > 1:  # they begin together, in the thread of their computations
+                self._begin(step, copy)
+                self._saving = self._thread.submit(self._commit, step, error)
+            else:
+                self._saving = self._thread.submit(self._attempt, step, copy, error)
+
+    def _attempt(self, step: int, copy: Tree, error: float | None) -> None:
+        """Saves, again and again where storage refuses."""
+
+        def attempt() -> None:
+            self._begin(step, copy)
+            self._commit(step, error)
+
+        retried(attempt, what=f"the checkpoint of step {step:,}", seconds=self.retry, report=self.report)
+
+    def _begin(self, step: int, copy: Tree) -> None:
+        """Starts orbax."""
         partial = self.folder / f"{step}.partial"
         with self._writing(step):
             if together.is_first():
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
             together.barrier(f"the folder of step {step}")
-            self._orbax.save(partial / "state", args=ocp.args.StandardSave(_copy(state)))
-        self._saving = self._thread.submit(self._commit, step, error)
+            self._orbax.save(partial / "state", args=ocp.args.StandardSave(copy))
 
     def wait(self) -> None:
         """Waits until the save under way is on the disk; raises StorageError if it failed."""

@@ -82,6 +82,7 @@ def check_config(config: Any) -> None:
 
     _positive(config, "batch_size", "eval.batch_size", "accumulation", "checkpoint.keep")
     _positive(config, "data.workers", "data.prefetch", "data.timeout", "mesh.model")
+    _not_negative(config, "checkpoint.retry", "log.stall")
     _not_negative(config, "seed", "optim.weight_decay", "optim.clip_norm", "optim.learning_rate")
     _not_negative(config, "eval.recompute_statistics", "optim.schedule.patience", "optim.schedule.min_improvement")
     for field in ("label_smoothing", "ema_decay", "optim.momentum"):

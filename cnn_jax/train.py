@@ -1,6 +1,7 @@
 """The training loop, and evaluation of what it saved: config -> data -> model -> step -> checkpoints and metrics."""
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.metrics import Recorder, jsonable, scalars
 from cnn_jax.signals import StopSignals
+from cnn_jax.stall import StallWatch
 from cnn_jax.step import zero_sums
 
 
@@ -50,11 +52,12 @@ def run(
       Stopped: a signal came (`signals.SIGNALS`), and the state after the step that was under way is saved.
     """
     console = console or together.console()
+    tell = functools.partial(show.say, console)
     began = time.perf_counter() if began is None else began
     with contextlib.ExitStack() as resources:  # an error, too, closes the record and finishes a running save
-        resources.enter_context(workdir.storage_errors(f"the run in {folder} stops"))
-        several = jax.process_count() > 1
-        stop = resources.enter_context(StopSignals(lambda text: show.say(console, text), together=several))
+        what = f"the run in {folder} stops"
+        resources.enter_context(workdir.storage_errors(what))
+        stop = resources.enter_context(StopSignals(tell, together=jax.process_count() > 1))
 
         # -------------------------------------------------------- build
         this = Run(config)
@@ -71,11 +74,14 @@ def run(
         workdir.prepare(config, records, data=this.data.identity, extend=extend)
         summary.write(config, this.layers, records / "summary.txt")
         has_validation = "validation" in this.data.parts
+        patiently = functools.partial(workdir.retried, what=what, seconds=config.checkpoint.retry, report=tell)
 
         # -------------------------------------------------------- restore
-        checkpoints = resources.enter_context(Checkpoints(folder, keep=config.checkpoint.keep))
+        checkpoints = resources.enter_context(
+            Checkpoints(folder, keep=config.checkpoint.keep, retry=config.checkpoint.retry, report=tell)
+        )
         with show.waiting(console, "reading the data and preparing the network"):
-            latest = together.decided(lambda: checkpoints.latest(lambda text: show.say(console, text), tidy=True))
+            latest = together.decided(lambda: checkpoints.latest(tell, tidy=True))
             start = provenance.Start(
                 records, config, this.layers, first_step=latest or 0, began=began, arguments=arguments
             )
@@ -87,8 +93,10 @@ def run(
         if config.eval.layers and latest is None:
             write_layers(this, state, records, "first")
         if latest is not None:
-            show.say(console, f"going on from the checkpoint of step {first_step:,}")
-        recorder = resources.enter_context(Recorder(records, step=first_step, tensorboard=config.log.tensorboard))
+            tell(f"going on from the checkpoint of step {first_step:,}")
+        recorder = resources.enter_context(
+            Recorder(records, step=first_step, tensorboard=config.log.tensorboard, patiently=patiently)
+        )
         progress = show.ProgressLine(
             console, first_step=first_step, total_steps=total_steps, steps_per_epoch=steps_per_epoch
         )
@@ -99,6 +107,8 @@ def run(
         wishes = together.Wishes(this.mesh)
         clock = Stopwatch(first_step)
         done, plotted = first_step, time.perf_counter()
+        stall = StallWatch(config.log.stall, lambda: this.placed, lambda: f"{record.under_way} after step {done:,}")
+        resources.enter_context(stall)
         with progress, record.spending("training"):
             batches = this.data.parts["train"].train_batches(first_step, total_steps, config.batch_size)
             for done, batch in enumerate(ahead(map(this.put, batches)), start=first_step + 1):
@@ -144,17 +154,17 @@ def run(
                     if metrics["error"] < best_error:
                         best_error, saves = metrics["error"], True
                     if config.optim.schedule.name == "plateau":
-                        plateau = state.plateau.update(metrics["error"], config.optim.schedule)
+                        plateau = jax.device_get(state.plateau).update(metrics["error"], config.optim.schedule)
                         state = replace(state, plateau=this.replicate(plateau))
 
                 if saves:
-                    recorder.sync()
+                    patiently(recorder.sync)
                     with clock.paused(state), record.spending("saving"):
                         checkpoints.save(done, state, error=final["validation"]["error"] if validates else None)
                         if stops or time.perf_counter() - plotted > 30:  # drawing takes as long as many short steps
-                            plots.plot_curves(records)
+                            patiently(lambda: plots.plot_curves(records))
                             plotted = time.perf_counter()
-                        record.write(done)
+                        patiently(lambda: record.write(done))  # noqa: B023
                 if stops:
                     break
         checkpoints.wait()

@@ -77,10 +77,12 @@ def get_config(dataset: str = "digits") -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = "1 epochs"  # between saves; the best validations and the last step are saved in any case
+    config.checkpoint.retry = 60.0  # seconds for which what storage refuses to write is tried again
     config.checkpoint.keep = 2  # the latest that stay, beside the best by validation error
 
     config.log = ConfigDict()
     config.log.every = "50 steps"  # between training records
     config.log.tensorboard = True
+    config.log.stall = 600.0  # seconds without a batch after which the stacks of all threads are printed; 0: never
 
     return config

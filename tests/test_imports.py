@@ -70,6 +70,7 @@ ALLOWED = {
     # Files, and signals.
     "workdir": {"errors"},
     "signals": {"errors"},
+    "stall": set(),
     "compilation_cache": set(),
     "checkpoint": {"errors", "trees", "workdir", "together"},
     "metrics": {"workdir"},
@@ -93,7 +94,7 @@ ALLOWED = {
     "guard": {"errors", "step", "workdir", "together", "checkpoint", "metrics", "build", "diagnostics"},
     "show": {"config", "models", "tables", "build"},
     "train": {
-        *("errors", "step", "workdir", "signals", "together", "checkpoint", "metrics"),
+        *("errors", "step", "workdir", "signals", "stall", "together", "checkpoint", "metrics"),
         *("plots", "provenance", "summary", "build", "diagnostics", "guard", "show"),
     },
     # The commands.
