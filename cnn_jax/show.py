@@ -48,7 +48,7 @@ def print_header(run: Run, workdir: Path, console: Console) -> None:
             f"recipe: {config.recipe}",
         ),
         ("memory", f"about {human(run.memory_bytes())}B on each device (estimate)"),
-        ("", f"of it parameters and optimiser: {run.state_bytes():,} bytes, {placed} (exact)"),
+        ("", f"of it parameters, optimiser and statistics: {run.state_bytes():,} bytes, exactly; {placed}"),
         ("results", str(workdir)),
     )
     for name, value in lines:

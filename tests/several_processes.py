@@ -24,9 +24,15 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def start(processes, *arguments, devices=1, command=("-m", "cnn_jax.main", *SMALL), heartbeat=10, port=None):
-    """Returns the processes of one run; each has that many devices."""
-    address, pipes = f"127.0.0.1:{port or free_port()}", dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def slurm(processes, process, port):
+    """Returns what srun says to one process, all on this machine."""
+    values = dict(JOB_ID="1", STEP_NODELIST="localhost", NTASKS=processes, PROCID=process, LOCALID=process)
+    return {f"SLURM_{name}": str(value) for name, value in values.items()} | {"JAX_COORDINATOR_PORT": str(port)}
+
+
+def start(processes, *arguments, devices=1, heartbeat=10, by_slurm=False):
+    """Returns the processes of one run, which flags or the environment describe; each has that many devices."""
+    port, pipes = free_port(), dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -34,10 +40,12 @@ def start(processes, *arguments, devices=1, command=("-m", "cnn_jax.main", *SMAL
     }
     found = []
     for process in range(processes):
-        place = [f"--coordinator={address}", f"--processes={processes}", f"--process={process}"]
-        line = [sys.executable, "-u", *command, f"--heartbeat-timeout={heartbeat}", "--start-timeout=120", *arguments]
-        several = place if processes > 1 else []
-        found.append(subprocess.Popen([*line, *several], cwd=ROOT, env=environment, text=True, **pipes))
+        line = [sys.executable, "-u", "-m", "cnn_jax.main", *SMALL, f"--heartbeat-timeout={heartbeat}", *arguments]
+        place = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={process}"]
+        if processes > 1 and not by_slurm:
+            line += place
+        own = slurm(processes, process, port) if by_slurm else {}
+        found.append(subprocess.Popen(line, cwd=ROOT, env=environment | own, **pipes))
     return found
 
 

@@ -38,6 +38,7 @@ def run(folder, layout):
     from cnn_jax.checkpoint import Checkpoints
 
     final = {placement: train.run(get_config(placement), folder / placement / layout) for placement in PLACEMENTS}
+    train.evaluate_run(get_config("device"), folder / "device" / layout, "latest")
     restored, this = {}, Run(get_config("device"))
     for other in LAYOUTS:
         saved = folder / "device" / other

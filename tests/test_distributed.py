@@ -1,5 +1,6 @@
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -90,6 +91,9 @@ def test_the_first_process_alone_records(trained):
     own = {path.name for path in (folder / "device" / "one").iterdir()}
     assert own == {path.name for path in (folder / "device" / "two_by_two").iterdir()}
     assert {"metrics.jsonl", "run.json", "curves.png", "checkpoints"} <= own
+    evaluated = [read_jsonl(folder / "device" / layout / "evaluations.jsonl") for layout in ("two_by_two", "one")]
+    assert [record["kind"] for record in evaluated[0]] == ["validation", "test"]
+    assert_close(*([(record["loss"], record["error"], record["examples"]) for record in own] for own in evaluated))
 
 
 # ---------------------------------------------------------------- who is there
@@ -105,12 +109,6 @@ def bare(monkeypatch):
     return monkeypatch
 
 
-def slurm(environment, tasks, process=0):
-    values = dict(JOB_ID="4242", STEP_NODELIST="node[003-004]", NTASKS=str(tasks), PROCID=str(process), LOCALID="0")
-    for name, value in values.items():
-        environment.setenv(f"SLURM_{name}", value)
-
-
 def test_where_nothing_says_otherwise_a_process_is_alone(bare):
     assert find(None, None, None) is None
     bare.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # any container there
@@ -118,9 +116,12 @@ def test_where_nothing_says_otherwise_a_process_is_alone(bare):
 
 
 def test_a_slurm_job_of_one_process_is_alone_and_one_of_several_is_not(bare):
-    slurm(bare, 1)
+    given = dict(JOB_ID="4242", STEP_NODELIST="node[003-004]", NTASKS="1", PROCID="0", LOCALID="0")
+    for name, value in given.items():
+        bare.setenv(f"SLURM_{name}", value)
     assert find(None, None, None) is None
-    slurm(bare, 2, process=1)
+    bare.setenv("SLURM_NTASKS", "2")
+    bare.setenv("SLURM_PROCID", "1")
     assert find(None, None, None) == Place("node003:61586", 2, 1)  # jax's port: 65535 - 4096 + 1 + 4242 % 4096
     assert find("host:1", 4, 3) == Place("host:1", 4, 3)  # flags come first
 
@@ -132,6 +133,17 @@ def test_an_mpi_job_of_several_processes_is_found(bare):
     place = find(None, None, None)
     assert place is not None and (place.processes, place.process) == (8, 5)
     assert place.coordinator.startswith("10.96.0.1:") and str(place) == "process 5 of 8"
+
+
+def test_an_address_that_is_taken_is_refused(bare):
+    script = "from cnn_jax import distributed\nwith distributed.session({!r}, 2, 0): pass"
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        line = [sys.executable, "-c", script.format(where)]
+        result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert f"UserError: process 0 of 2 cannot start at --coordinator={where}" in result.stderr
 
 
 def test_one_process_of_flags_is_alone(bare):

@@ -19,7 +19,7 @@ def last_line(text):
 
 
 def test_a_signal_at_one_process_stops_all_at_the_same_step_which_is_saved(tmp_path):
-    with started(2, *ENDLESS, f"--workdir={tmp_path}") as running:
+    with started(2, *ENDLESS, f"--workdir={tmp_path}", by_slurm=True) as running:
         wait_for(running[0], "first step")
         running[1].send_signal(signal.SIGTERM)
         (code, _, err), (other_code, _, other_err) = finish(running)
