@@ -128,24 +128,37 @@ def _join(place: Place, others: "_Others", start_timeout: int, heartbeat_timeout
     """Starts jax's runtime of several processes."""
     if place.process > 0:
         _wait_for_coordinator(place, start_timeout)
+    else:
+        _check_free(place)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # The signals are ours (`signals`), and who is lost is reported by us.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_enable_recoverability", True)
     others.catch_abort()
-    try:
-        jax.distributed.initialize(
-            place.coordinator,
-            place.processes,
-            place.process,
-            initialization_timeout=start_timeout,
-            heartbeat_timeout_seconds=heartbeat_timeout,
-        )
-    except RuntimeError as error:
-        raise UserError(f"{place} cannot start at --coordinator={place.coordinator}: {error}") from None
+    jax.distributed.initialize(
+        place.coordinator,
+        place.processes,
+        place.process,
+        initialization_timeout=start_timeout,
+        heartbeat_timeout_seconds=heartbeat_timeout,
+    )
     others.watch()
     if place.process > 0:
         print(f"{place}: process 0 prints and records", flush=True)
+
+
+def _check_free(place: Place) -> None:
+    """Raises UserError if another program has the coordinator's port: jax's runtime may crash there."""
+    port = int(place.coordinator.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    try:
+        socket.create_server(
+            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+        ).close()
+    except OSError as error:
+        raise UserError(
+            f"{place} cannot start at {place.coordinator}: {error.strerror}. Give all processes another free port"
+        ) from None
 
 
 def _wait_for_coordinator(place: Place, seconds: float) -> None:
