@@ -68,12 +68,17 @@ class Run:
             f"config.eval.protocol is {config.eval.protocol!r}, which one process evaluates, but this is one of "
             f"{jax.process_count()}: train with 'single' and evaluate with --mode=eval in one process",
         )
+        check(
+            not config.cache_features or jax.process_count() == 1,
+            "config.cache_features is True, which one process computes: train in one, or leave it at False",
+        )
         if config.eval.protocol == "dense":  # a network that takes one size only shall say so now, not after training
             side = max(protocols.scales(config))
             views = jax.ShapeDtypeStruct((1, 1, side, side, config.data.channels), jnp.uint8)
             jax.eval_shape(step.make_predict_step(self.network, mean=0, std=1, mirror=True), params, stats, views)
         self.shapes = {name: leaf.shape for tree in (params, stats) for name, leaf in trees.named_leaves(tree)}
         self.specs = sharding.parameter_specs(params, self.mesh, config.mesh)
+        everything = params
         params, trained_stats, _ = self.parts(params, stats)
         self.total_steps = self.to_steps(config.duration)
         check(
@@ -88,8 +93,8 @@ class Run:
         )
         self._images: dict[str, Any] = {}
         self.placed = 0  # batches so far: who watches them sees that something goes on
-        rules = transfer.layer_rules(config.optim.layer_decay, model.order)
-        self.optimizer = optim.make_optimizer(config.optim, params, rules)
+        rules = transfer.layer_rules(config.optim.layer_decay, model.order, everything)
+        self.optimizer = optim.make_optimizer(config.optim, params, rules, everything=everything)
         self.schedule = optim.make_schedule(config.optim, self.total_steps, self.to_steps)
 
     def to_steps(self, duration: str) -> int:
@@ -144,8 +149,7 @@ class Run:
         layers = set(self.trainable.frozen_layers)
 
         def is_frozen(path: tuple, _: Any) -> bool:
-            names = trees.path_name(path).split("/")
-            return any("/".join(names[:i]) in layers for i in range(1, len(names)))
+            return trees.is_inside(trees.path_name(path), layers)
 
         frozen_stats, stats = trees.partition(stats, jax.tree_util.tree_map_with_path(is_frozen, stats))
         return trained, stats, trees.merged(frozen_params, frozen_stats)
@@ -333,13 +337,20 @@ class Run:
         Of that are gradients, whole on every device, although XLA may reduce them to their shards earlier.
         """
         config, parts = self.config, self.data.parts.values()
-        return self.state_bytes() + training_bytes(
-            self.layers,
-            images=config.batch_size // len(jax.devices()) // config.accumulation,
-            bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
-            copies_of_parameters=1,
-            resident_bytes=sum(len(part) * math.prod(self.data.image_shape) for part in parts if part.is_resident)
-            * self.data.bytes_per_value,
+        mask = dict(trees.named_leaves(self.trainable.mask))
+        frozen = sum(math.prod(self.shapes[name]) for name, is_trained in mask.items() if not is_trained)
+        # What is frozen has no gradient.
+        return (
+            self.state_bytes()
+            - 4 * frozen
+            + training_bytes(
+                self.layers,
+                images=config.batch_size // len(jax.devices()) // config.accumulation,
+                bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
+                copies_of_parameters=1,
+                resident_bytes=sum(len(part) * math.prod(self.data.image_shape) for part in parts if part.is_resident)
+                * self.data.bytes_per_value,
+            )
         )
 
 

@@ -271,9 +271,10 @@ class Checkpoints:
         return self._orbax.restore(path, args=ocp.args.StandardRestore(like))
 
     def read_weights(self, step: int) -> dict[str, np.ndarray]:
-        """Returns the parameters and BatchNorm statistics of `step` by their names, those that an evaluation takes.
+        """Returns the parameters and BatchNorm statistics of `step` by their names.
 
-        The moving average stands in the place of what it averages. Nothing else of the state is read.
+        The moving average stands in the place of what it averages, as in an evaluation. Statistics are those of the
+        training, not recomputed ones (config.eval.recompute_statistics). Nothing else of the state is read.
         """
         stored = self._stored_tree(step)
         averaged = "ema" if stored.get("ema") else ""

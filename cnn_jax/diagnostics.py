@@ -29,7 +29,7 @@ def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, An
     def measure(state: step.TrainState, batch: step.Batch) -> Any:
         def loss_fn(params: Any) -> Any:
             with listen() as calls:
-                loss, _ = run.loss(params, state.stats, batch, step.make_keys(state.seed, state.step))
+                loss, _ = run.loss(params, state.stats, state.frozen, batch, step.make_keys(state.seed, state.step))
             return loss, [(output.std(), jnp.abs(output).max(), jnp.isfinite(output).all()) for _, _, output in calls]
 
         (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -48,7 +48,8 @@ def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, An
                 "largest_output": float(largest),
                 "finite": bool(finite),
             }
-            for row, (deviation, largest, finite) in zip(run.layers, outputs, strict=True)
+            # With config.cache_features only the last ones are computed.
+            for row, (deviation, largest, finite) in zip(run.layers[-len(outputs) :], outputs, strict=True)
         ],
         "parameters": [
             {"name": name, "norm": float(norm), "gradient_norm": float(grad_norms[name])}

@@ -47,14 +47,14 @@ def evaluate(
     truth: tuple[Any, np.ndarray] | None = None  # the data set and the labels
     for name, (config, path, which) in zip(names, members, strict=True):
         this = Run(config)
-        workdir.check_same(this.config, path, may_differ=("eval.", "batch_size"))
+        workdir.check_same(this.config, path, may_differ=("eval.", "batch_size", "cache_features"))
         part = this.data.parts["test"]
         with Checkpoints(path) as checkpoints:
             chosen = checkpoints.select(which, lambda text: show.say(console, text), flag=f"--checkpoints={name}")
             state = this.restore(checkpoints, chosen)
         with show.waiting(console, f"evaluating {name}"):
             probabilities, labels = this.predict(state, "test")
-        data = (this.data.identity["name"], config.data.test)
+        data = (this.data.identity["name"], config.data.test, this.data.class_names)
         if truth is not None and (data != truth[0] or not np.array_equal(labels, truth[1])):
             raise UserError(
                 f"{name} is evaluated on {data[0]} ({data[1]}), but {names[0]} on {truth[0][0]} ({truth[0][1]}), or on "

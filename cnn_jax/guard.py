@@ -18,9 +18,9 @@ def check_finite(run: Run, state: step.TrainState, folder: Path, records: Path) 
     """Raises NotFiniteError if a step's loss or gradient was not finite, and saves that step in `folder`/not_finite.
 
     report.json: the loss, the norm of the gradient and of each parameter, and each layer's largest output.
-    batch.npz: the batch ("image" uint8, before augmentation, "label", "position"). checkpoints/: the state before the
-    step. Reports are of the whole batch, also where the step goes through it in micro-batches. `records`: in the place
-    of `folder` for all but the checkpoint; see `together.records`.
+    batch.npz: the batch ("image" uint8 before augmentation, or features, "label", "position"). checkpoints/: the state
+    before the step. Reports are of the whole batch, also where the step goes through it in micro-batches. `records`: in
+    the place of `folder` for all but the checkpoint; see `together.records`.
     """
     failed = int(state.failed)
     if not failed:

@@ -62,7 +62,7 @@ def make_schedule(config: Any, total_steps: int, to_steps: Callable[[str], int])
 
 
 def make_optimizer(
-    config: Any, params: Any, layer_rules: Sequence[tuple[str, float]] = ()
+    config: Any, params: Any, layer_rules: Sequence[tuple[str, float]] = (), *, everything: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Returns SGD with momentum; its `update` takes the keyword `learning_rate`.
 
@@ -71,16 +71,20 @@ def make_optimizer(
 
     Args:
       config: config.optim.
-      params: the tree of parameters (arrays or shapes) that the rules are matched against.
+      params: the tree of parameters (arrays or shapes) that are trained.
+      everything: all parameters, that the rules are matched against; None: `params`.
       layer_rules: (regex, factor) of learning rates, beside config.lr_multipliers; one that matches nothing is none.
 
     Raises:
       UserError: a rule matches no parameter.
     """
+    everything = params if everything is None else everything
+    trees.match(everything, config.decay_rule, field="config.optim.decay_rule")
+    trees.multipliers(everything, config.lr_multipliers, field="config.optim.lr_multipliers")
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
-    mask = trees.match(params, config.decay_rule, field="config.optim.decay_rule")
+    mask = trees.match(params, config.decay_rule, field=None)
     decay = optax.add_decayed_weights(config.weight_decay, mask) if config.weight_decay else optax.identity()
     if config.decay_style == "l2":
         parts.append(decay)
@@ -88,7 +92,7 @@ def make_optimizer(
         parts.append(optax.trace(config.momentum, nesterov=config.nesterov))
     if config.decay_style == "decoupled":
         parts.append(decay)
-    factors = trees.multipliers(params, config.lr_multipliers, field="config.optim.lr_multipliers")
+    factors = trees.multipliers(params, config.lr_multipliers, field=None)
     by_layer = trees.multipliers(params, layer_rules, field=None)
     parts.append(_scale_by_learning_rate(jax.tree.map(lambda one, other: one * other, factors, by_layer)))
     return optax.chain(*parts)

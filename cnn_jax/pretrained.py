@@ -96,16 +96,22 @@ def split_source(source: str) -> tuple[Path, str]:
 
 def _from_run(source: str) -> Pretrained:
     folder, which = split_source(source)
-    check(folder.is_dir(), f"there is no run, file or bundled network {source!r}")
+    check(
+        folder.is_dir(),
+        f"there is no trained network {source!r}: name the folder of a run (FOLDER, FOLDER@best, FOLDER@STEP), "
+        f"bundled:NAME ({', '.join(bundled())}), FILE.safetensors, FILE.pth or hub:OWNER/NAME",
+    )
     check((folder / "config.json").exists(), f"{folder} holds no run: there is no {folder / 'config.json'}")
     config = workdir.stored_config(folder)
     given = workdir.read_input(folder)
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.select(which, lambda text: None, flag=f"the checkpoint in {source!r}")
         leaves = checkpoints.read_weights(step)
+    recomputes = config.get("eval", {}).get("recompute_statistics", 0)
+    note = "; BatchNorm statistics are those of the training, its test recomputed them" if recomputes else ""
     return Pretrained(
         name=f"{folder}@{step}",
-        description=f"{config['model']['name']} of {folder}, step {step:,}",
+        description=f"{config['model']['name']} of {folder}, step {step:,}{note}",
         model=config["model"],
         input=given,
         leaves=leaves,

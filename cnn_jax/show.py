@@ -69,6 +69,8 @@ def print_transfer(run: Run, console: Console) -> None:
     if run.source is not None and run.surgery is not None:
         surgery, names = run.surgery, list(run.shapes)
         lines.append(("from", run.source.description))
+        if run.source.classes is None and any("classifier/" in name for name in surgery.taken):
+            lines.append(("", "its classes have no names: that they are those of these data, in order, is assumed"))
         lines.append(("  taken", ", ".join(trees.summarized(surgery.taken, names))))
         for reason in dict.fromkeys(surgery.new.values()):
             new = [name for name, why in surgery.new.items() if why == reason]

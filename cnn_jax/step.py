@@ -84,8 +84,7 @@ def split(model: nnx.Module, frozen: Collection[str] = ()) -> tuple[Network, Tre
         names = set(frozen)
 
         def is_frozen(path: tuple, _: Any) -> bool:
-            parts = trees.path_name(path).split("/")
-            return any("/".join(parts[:i]) in names for i in range(1, len(parts) + 1))
+            return trees.is_inside(trees.path_name(path), names)
 
         training = nnx.view(training, only=is_frozen, deterministic=True, use_running_average=True, **modes)
     graphdef, params, stats = nnx.split(training, nnx.Param, ...)
@@ -165,14 +164,16 @@ def make_loss(
     augmentations: Sequence[str] = (),
     label_smoothing: float = 0.0,
 ) -> Callable[..., tuple[jax.Array, tuple[Tree, jax.Array]]]:
-    """Returns (parameters, statistics, batch with images, `make_keys`, frozen) -> (loss, (new statistics, top-1 hits)).
+    """Returns (parameters, statistics, frozen, batch with images, `make_keys`) -> (loss, (new statistics, top-1 hits)).
+
+    The first three are those of a `TrainState`.
 
     `mean` and `std` normalise images in [0, 1]. The loss counts auxiliary classifiers, the hits do not. Of two mixed
     examples the loss is the mean of both labels' losses, weighted by their shares; a hit is one of the own label.
     """
 
     def loss_fn(
-        params: Tree, stats: Tree, batch: Batch, keys: Keys, frozen: Tree | None = None
+        params: Tree, stats: Tree, frozen: Tree, batch: Batch, keys: Keys
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         images = augment.augment(keys.augmentation, batch["image"], batch["position"], augmentations)
         images, own_share = mixing.mix(keys.augmentation, images, batch["position"], augmentations)
@@ -184,7 +185,7 @@ def make_loss(
                 losses = own_share * losses + (1 - own_share) * others
             return losses.mean()
 
-        model = nnx.merge(network.train, params, stats, frozen or {})
+        model = nnx.merge(network.train, params, stats, frozen)
         loss, logits = with_auxiliary(network.scores(model, images, mean, std, rngs=keys.dropout), mean_loss)
         correct = jnp.sum(label_ranks(logits, batch["label"]) == 0)
         return loss, (trees.part_like(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), stats), correct)
@@ -221,7 +222,7 @@ def make_train_step(
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def accumulated(params: Tree, stats: Tree, batch: Batch, keys: Keys, frozen: Tree) -> Any:
+    def accumulated(params: Tree, stats: Tree, frozen: Tree, batch: Batch, keys: Keys) -> Any:
         """`value_and_grad` over micro-batches, one after another."""
         # Strided parts: each keeps its share of every device's examples.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
@@ -230,7 +231,7 @@ def make_train_step(
             stats, total = carry
             i, micro_batch = part
             own = keys._replace(dropout=jax.random.fold_in(keys.dropout, i))
-            (loss, (stats, correct)), grads = value_and_grad(params, stats, micro_batch, own, frozen)
+            (loss, (stats, correct)), grads = value_and_grad(params, stats, frozen, micro_batch, own)
             return (stats, jax.tree.map(jnp.add, total, (loss, correct, grads))), None
 
         zero = (jnp.float32(0), jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
@@ -245,7 +246,7 @@ def make_train_step(
         batch = gather(batch, resident)
         keys = make_keys(state.seed, state.step)
         gradient = accumulated if accumulation > 1 else value_and_grad
-        (loss, (stats, correct)), grads = gradient(state.params, state.stats, batch, keys, state.frozen)
+        (loss, (stats, correct)), grads = gradient(state.params, state.stats, state.frozen, batch, keys)
 
         learning_rate = schedule(state.step) * state.plateau.scale
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate=learning_rate)

@@ -239,7 +239,7 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
         raise UserError(f"{folder} has no checkpoints yet: train with --workdir={folder}")
     this = Run(config)
     config = this.config
-    workdir.check_same(config, folder, may_differ=("eval.", "batch_size"))
+    workdir.check_same(config, folder, may_differ=("eval.", "batch_size", "cache_features"))
     with Checkpoints(folder) as checkpoints:
         chosen = together.decided(lambda: checkpoints.select(which, lambda text: show.say(console, text)))
         state = this.restore(checkpoints, chosen)

@@ -9,11 +9,12 @@ The regimes of config.trainable:
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from cnn_jax import trees
 from cnn_jax.errors import UserError, check
@@ -22,6 +23,25 @@ from cnn_jax.layer_table import stage_of
 HEAD = r"(head|auxiliary_\w+)/.*"  # auxiliary classifiers are heads on earlier maps
 REGIMES = "full, head, partial:K (the last K stages and the head), or a regular expression over parameter names"
 TAKES = "all, frozen (only what is not trained), or a regular expression over parameter names"
+
+
+def stages(order: Sequence[str], params: Any) -> dict[str, list[str]]:
+    """Returns the layers with parameters of each stage of a network, without the head, from the images on.
+
+    A stage is what the papers' tables call by one number: conv5_1 to conv5_3 of VGG, inception_4a to 4e. A
+    normalisation with a name of its own belongs to what is before it.
+
+    Args: as in `select`.
+    """
+    with_parameters = {name.split("/")[0] for name, _ in trees.named_leaves(params)}
+    found: dict[str, list[str]] = {}
+    for layer in order:
+        if layer not in with_parameters:
+            continue
+        stage = re.sub(r"_reduce$|(?<=\d)[a-z]$", "", stage_of(layer))
+        stage = list(found)[-1] if found and stage.startswith("norm") else stage
+        found.setdefault(stage, []).append(layer)
+    return found
 
 
 @dataclass(frozen=True)
@@ -58,23 +78,24 @@ def select(regime: str, order: Sequence[str], params: Any) -> Trainable:
     """
     names = [name for name, _ in trees.named_leaves(params)]
     field = f"config.trainable (one of {REGIMES})"
+    by_stage = stages(order, params)
+    told = f"config.trainable is {regime!r}, but this network has"
     if regime == "full":
         return Trainable(jax.tree.map(lambda _: True, params), ())
     if regime == "head":
         pattern = HEAD
-    elif match := re.fullmatch(r"partial:(\d+)", regime):
-        with_parameters = {name.split("/")[0] for name in names}
-        stages = list(dict.fromkeys(stage_of(name) for name in order if name in with_parameters))
-        count = int(match[1])
+        check(bool(by_stage), f"{told} parameters in its head only: say 'full'")
+    elif regime.startswith("partial"):
+        most = len(by_stage) - 1
+        count = int(found[1]) if (found := re.fullmatch(r"partial:(\d{1,4})", regime)) else 0
         check(
-            0 < count < len(stages),
-            f"config.trainable is {regime!r}, but this network has {len(stages)} stages with parameters before its "
-            f"head ({', '.join(stages)}): the last 1 to {len(stages) - 1} of them can be trained"
-            if len(stages) > 1
-            else f"config.trainable is {regime!r}, but this network has no two stages: take 'head' or 'full'",
+            0 < count <= most,
+            f"{told} {len(by_stage)} stages with parameters before its head ({', '.join(by_stage)}): say partial:K, "
+            f"with K from 1 to {most}"
+            if most > 0
+            else f"{told} no two stages with parameters before its head: say 'head' or 'full'",
         )
-        last = stages[-count:]
-        layers = [name for name in order if stage_of(name) in last]
+        layers = [name for stage in list(by_stage)[-count:] for name in by_stage[stage]]
         pattern = rf"({'|'.join(map(re.escape, layers))})/.*|{HEAD}"
     else:
         pattern = regime
@@ -91,25 +112,24 @@ def select(regime: str, order: Sequence[str], params: Any) -> Trainable:
     return Trainable(mask, (*beginning, *sorted(parents)))
 
 
-def layer_rules(decay: float, order: Sequence[str]) -> tuple[tuple[str, float], ...]:
+def layer_rules(decay: float, order: Sequence[str], params: Any) -> tuple[tuple[str, float], ...]:
     """Returns rules (regex, factor) of learning rates: the head has 1, every stage before it `decay` times the next.
 
-    See config.optim.layer_decay; `order` as in `select`.
+    See config.optim.layer_decay; `order` and `params` as in `select`.
     """
     if decay == 1:
         return ()
-    stages = list(dict.fromkeys(map(stage_of, order)))
     return tuple(
-        (rf"({'|'.join(re.escape(name) for name in order if stage_of(name) == stage)})/.*", decay ** (len(stages) - i))
-        for i, stage in enumerate(stages)
+        (rf"({'|'.join(map(re.escape, layers))})/.*", decay**distance)
+        for distance, layers in enumerate(reversed(stages(order, params).values()), start=1)
     )
 
 
-def adapt(config: Any, source: Any, given: Collection[str]) -> dict[str, Any]:
+def adapt(config: Any, source: Any, given: Set[str]) -> dict[str, Any]:
     """Changes a configuration to that of a trained network that it is to start from; returns what it set, by field.
 
     Set are the fields of the network, and those of the data that say what it sees. Where a network was trained with a
-    mean image, that of the new data takes its place.
+    mean image, its mean colour takes its place: other data may have other sizes.
 
     Args:
       source: a `pretrained.Pretrained`. given: dotted names of fields that stay, because somebody has set them.
@@ -124,13 +144,16 @@ def adapt(config: Any, source: Any, given: Collection[str]) -> dict[str, Any]:
         f"--config=configs/finetune.py:{theirs},{config.data.name}",
     )
     seen = {name: source.input[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
-    mean, std = source.input["mean"], source.input["std"]
-    if mean == [0] and std == [1]:
+    if given & {"data.normalize", "data.mean", "data.std"}:  # they belong together
+        pass
+    elif source.input["mean"] == [0] and source.input["std"] == [1]:
         seen |= {"normalize": "none", "mean": (), "std": ()}
-    elif isinstance(mean[0], (int, float)) and len(mean) == seen["channels"]:
-        seen |= {"normalize": "channel", "mean": mean, "std": std}
     else:
-        seen |= {"normalize": "pixel", "mean": (), "std": ()}
+        seen["normalize"] = "channel"
+        for name in ("mean", "std"):
+            values = np.asarray(source.input[name], np.float64)
+            by_channel = values.mean(axis=tuple(range(values.ndim - 1)))
+            seen[name] = [round(float(value), 6) for value in np.broadcast_to(by_channel, seen["channels"])]
     fields = {f"model.{name}": value for name, value in source.model.items()}
     fields |= {f"data.{name}": value for name, value in seen.items()} | {"init_from": source.name}
     changed = {}
@@ -180,12 +203,15 @@ def plan(
     else:
         matches = trees.match(dict.fromkeys(wanted, 0), take, field=f"config.take (one of {TAKES})")
         chosen = {path for path, is_taken in matches.items() if is_taken}
+    heads = sorted(path.rpartition("/")[0] for path in wanted if re.fullmatch(HEAD, path))
+    # One whose scores are distances to fixed codes ends with a hidden layer.
+    scores = {layer for layer in heads if layer.endswith("/classifier")} or set(heads[-1:])
     taken, new, misfits = [], {}, []
     for path, shape in wanted.items():
         is_head = re.fullmatch(HEAD, path) is not None
         if path not in chosen:
             new[path] = f"config.take is {take!r}"
-        elif is_head and re.search(r"(^|/)head/classifier/", path) and classes:
+        elif classes and path.rpartition("/")[0] in scores:
             new[path] = classes
         elif source.get(path) == shape:
             taken.append(path)

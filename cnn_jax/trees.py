@@ -1,7 +1,7 @@
 """Names of the leaves of a parameter tree, and rules that pick leaves by a regular expression on the name."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,12 @@ def match(tree: Any, pattern: str, *, field: str | None) -> Any:
             "A rule must match whole names, at least one."
         )
     return matches
+
+
+def is_inside(name: str, layers: Collection[str]) -> bool:
+    """Returns whether a layer or leaf of that name is one of `layers`, or inside of one."""
+    parts = name.split("/")
+    return any("/".join(parts[:i]) in layers for i in range(1, len(parts) + 1))
 
 
 def summarized(chosen: Iterable[str], names: Iterable[str]) -> list[str]:

@@ -127,7 +127,10 @@ if __name__ == "__main__":
                 check(not Path(word).is_dir(), f"{word} is a folder: two pictures are compared")
             embedded = inference.embed(inference.network(), words, replace(how, skip=False), pixels=_PIXELS.value)
             number = len(embedded.files)
-            check(number == len(set(words)), f"two pictures are compared, but {number} match {' and '.join(words)}")
+            check(
+                number == len({Path(word).expanduser() for word in words}),
+                f"two pictures are compared, but {number} match {' and '.join(words)}",
+            )
             found, text = compare(embedded, _DISTANCE.value, _THRESHOLD.value)
         else:
             check(_THRESHOLD.value is None, "--threshold decides about two pictures; of a folder it is measured")

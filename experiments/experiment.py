@@ -16,7 +16,7 @@ from typing import Any
 from cnn_jax.errors import UserError, check, near
 
 EQUAL = ("parameters", "macs")  # what an experiment can demand to be equal
-FIGURES = ("curves", "cost", "layers")
+FIGURES = ("curves", "cost", "layers", "trend")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Experiment:
       first one. Pictures show the groups of the first field.
     equal: what the arms of a group of the first field must have in common, of `EQUAL`; else a sweep refuses to run.
     seeds: of every arm, from 0; arms of one seed see the same examples in the same order.
-    figures: of `FIGURES`.
+    figures: of `FIGURES`. trend: the field with numbers on the horizontal axis of the figure of that name.
     parts: what `experiments.cost` measures beside the runs.
     first: folder -> an arm that is trained there once, with seed 0, before the others, which start from it.
     """
@@ -75,6 +75,7 @@ class Experiment:
     equal: tuple[str, ...] = ()
     seeds: int = 5
     figures: tuple[str, ...] = ("curves", "cost")
+    trend: str = ""
     parts: tuple[Part, ...] = ()
     first: Mapping[str, Arm] = field(default_factory=dict)
     text: str = ""  # the docstring of its file

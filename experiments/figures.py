@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def draw(experiment: Experiment, results: Sequence["Result"], folder: Path) -> list[tuple[Path, str]]:
     """Draws what the experiment asks for, and returns (path, caption) of each picture."""
-    drawers = {"curves": draw_curves, "cost": draw_cost, "layers": draw_layers}
+    drawers = {"curves": draw_curves, "cost": draw_cost, "layers": draw_layers, "trend": draw_trend}
     return [drawers[name](experiment, results, folder / f"{name}.png") for name in experiment.figures]
 
 
@@ -114,6 +114,36 @@ def draw_cost(experiment: Experiment, results: Sequence["Result"], path: Path) -
     axes[0].set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return save(figure, path), "Test error against what it costs: mean over seeds and its 95% interval"
+
+
+def draw_trend(experiment: Experiment, results: Sequence["Result"], path: Path) -> tuple[Path, str]:
+    """Draws the test error over the numbers of the field `trend`: a line for arms that are alike in all others."""
+    figure, axis = subplots(1, figsize=(6.4, 4.2), layout="constrained")
+    lines: dict[str, list[tuple[float, Any]]] = {}
+    for result in results:
+        changes = result.arm.changes
+        rest = repr((result.arm.config, {name: value for name, value in changes.items() if name != experiment.trend}))
+        if result.runs:
+            lines.setdefault(rest, []).append((float(changes[experiment.trend]), result))
+    for points in lines.values():
+        points.sort(key=lambda point: point[0])
+        errors = [mean(list(result.test_errors.values())) for _, result in points]
+        x, y = [number for number, _ in points], [error.mean for error in errors]
+        bars = [
+            [error.mean - error.low if error.count > 1 else 0 for error in errors],
+            [error.high - error.mean if error.count > 1 else 0 for error in errors],
+        ]
+        label = points[0][1].arm.name.split(", ", 1)[-1]
+        axis.errorbar(x, y, bars, marker="o", ms=4, capsize=3, label=label)
+    axis.set_xscale("log")
+    axis.set_xlabel(experiment.trend.split(".")[-1].replace("_", " "))
+    axis.set_ylabel("test error, %")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    if lines:
+        axis.legend(fontsize=8)
+    name = experiment.trend.split(".")[-1].replace("_", " ")
+    return save(figure, path), f"Test error over {name}: mean over seeds and its 95% interval"
 
 
 def draw_layers(experiment: Experiment, results: Sequence["Result"], path: Path) -> tuple[Path, str]:

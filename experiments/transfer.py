@@ -2,6 +2,7 @@
 
 Hypothesis: with few data only the head (the lectures' regime of small data), with more the last stages, with enough of
 it everything, started from the trained weights; training from scratch is behind all of them until data are plenty.
+Early layers carry over best, and features of a distant task still help (Yosinski et al. 2014, sections 4.1 and 4.2).
 
 The source is trained on classes 0 to 4 of a data set; the target has classes 5 to 9, with some training images of each.
 All arms take the same number of steps with the same learning rate and augmentation, so the smallest sets are seen
@@ -49,4 +50,10 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
         ):
             changes = {"data.images_per_class": count, "init_from": start, "trainable": regime}
             arms.append(Arm(f"{count} images, {name}", f"configs/finetune.py:resnet20,{dataset}", fixed | changes))
-    return Experiment(arms=tuple(arms), compare=("init_from", "trainable"), first={source: first}, figures=("curves",))
+    return Experiment(
+        arms=tuple(arms),
+        compare=("init_from", "trainable"),
+        first={source: first},
+        figures=("trend",),
+        trend="data.images_per_class",
+    )

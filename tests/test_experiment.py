@@ -108,5 +108,6 @@ def test_every_experiment_of_the_project_loads_small_and_full():
         for spec in (path, f"{path}:full", f"{path}:cifar10:full"):
             experiment = load(str(spec))
             assert experiment.seeds == 5 and experiment.question.endswith("?")
-            assert all(len(group) > 1 for field in experiment.compare for group in experiment.groups(field))
+            for field in experiment.compare:
+                assert any(len(group) > 1 for group in experiment.groups(field))
             assert "et al." in experiment.text  # a source

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -191,3 +192,16 @@ def test_a_band_of_values_of_many_magnitudes_is_one_of_their_logarithms(tmp_path
     low = min(vertex[1] for vertex in axis.collections[0].get_paths()[0].vertices)
     assert low == pytest.approx(np.exp(np.mean(np.log([1e-6, 1])) - np.std(np.log([1e-6, 1]), ddof=1)))
     plots.save(figure, tmp_path / "band.png")
+
+
+def test_a_trend_has_a_line_for_arms_that_differ_in_its_field_only(tmp_path, monkeypatch):
+    experiment, planned = sweep(tmp_path, ERRORS)
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure) or path)
+    trend = replace(experiment, trend="model.width")
+    _, caption = figures.draw_trend(trend, read(planned, tmp_path), tmp_path / "trend.png")
+    (axis,) = drawn[0].axes
+    (line,) = [bars.lines[0] for bars in axis.containers]
+    np.testing.assert_allclose(line.get_xdata().astype(float), [0.05, 0.1])
+    np.testing.assert_allclose(line.get_ydata().astype(float), [16, 11])
+    assert axis.get_xlabel() == "width" and caption.startswith("Test error over width")

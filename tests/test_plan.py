@@ -5,7 +5,7 @@ import pytest
 
 from cnn_jax.errors import UserError
 from experiments.experiment import Experiment, experiments, grid, load
-from experiments.plan import check_fit, differing, plan, plan_sheet, seeds_in, tasks
+from experiments.plan import check_fit, differing, first_tasks, plan, plan_sheet, seeds_in, tasks
 
 # ml_collections loads configuration files by a method that Python will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -127,3 +127,24 @@ def test_the_last_words_of_a_run_are_the_error_of_its_last_attempt(tmp_path):
     task.log.write_text("a\nthe end\n\n")
     task.log_start = 0
     assert task.last_words() == "the end"
+
+
+def test_what_the_arms_start_from_is_a_run_of_its_own():
+    experiment = load(str(Path(__file__).parent.parent / "experiments" / "transfer.py"))
+    (task,) = first_tasks(experiment)
+    starts = {arm.changes["init_from"] for arm in experiment.arms}
+    assert starts == {"", f"{task.folder}@best"} and task.seed == 0
+    assert task.config.data.classes == ("0", "1", "2", "3", "4")
+    assert task.command[2:4] == ["cnn_jax.main", "--config=configs/resnet20.py:digits"]
+
+
+def test_what_a_configuration_leaves_to_its_data_is_no_difference(tmp_path):
+    (task, *_) = tasks(plan(SMALL), [0], tmp_path)
+    task.folder.mkdir(parents=True)
+    written = task.config.copy_and_resolve_references()
+    written.data.num_classes = 5
+    (task.folder / "config.json").write_text(written.to_json())
+    assert task.misfits() == []
+    written.data.train = "60%"
+    (task.folder / "config.json").write_text(written.to_json())
+    assert len(task.misfits()) == 1

@@ -73,6 +73,9 @@ def test_every_command_does_what_it_says(tmp_path):
             missing = "there is no such folder" if data_set[1] == "folder" else f"{data_set[1]!r} is not prepared"
             assert missing in result.stderr, command
             continue
+        if "resnet50.safetensors" in command:  # a file of the reader's
+            assert (result.returncode, "no file 'resnet50.safe" in result.stderr) == (2, True), result.stderr
+            continue
         if "faces/new" in command:  # pictures that are not here, nor a run on them
             assert (result.returncode, "faces" in result.stderr) == (2, True), f"{command}\n{result.stderr}"
             continue
@@ -80,7 +83,7 @@ def test_every_command_does_what_it_says(tmp_path):
         if module == "predict":
             assert f"```text\n{result.stdout}```" in README, result.stdout
             continue
-        if module != "main":
+        if module not in ("main", "finetune"):
             told = dict(
                 benchmark="images/s", summary="parameters", report="resnet50", visualize=".png: ", export="bytes;"
             )
@@ -88,7 +91,8 @@ def test_every_command_does_what_it_says(tmp_path):
             assert told[module] in result.stdout, command
         elif "--dry-run" not in words and "--help" not in words:
             accuracy = float(re.search(r"^(?:test|ensemble) +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
-            assert accuracy >= (97 if "lenet5" in command else 95), f"{command}: {accuracy}%"
+            least = 90 if ",head" in command else 97 if "lenet5" in command else 95
+            assert accuracy >= least, f"{command}: {accuracy}%"
     assert ran >= 8
 
 

@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 
 import cnn_jax
-from cnn_jax import step, train, transfer, trees
+from cnn_jax import diagnostics, step, train, transfer, trees
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.errors import UserError
+from cnn_jax.errors import NotFiniteError, UserError
 from cnn_jax.pretrained import Pretrained
 from configs import lenet5, resnet20
 
@@ -35,6 +35,9 @@ def test_the_regimes_are_the_head_the_last_stages_and_all():
     assert firsts(regime("partial:2", "resnet50")[1]) == {"conv4_x", "conv5_x", "head"}
     assert firsts(regime("partial:1", "vgg16")[1]) == {"conv5_1", "conv5_2", "conv5_3", "head"}
     assert firsts(regime("partial:1", "lenet5")[1]) == {"conv2", "head"}
+    assert firsts(regime("partial:1", "googlenet")[1]) == {"inception_5a", "inception_5b", "head"}
+    assert firsts(regime("partial:4", "googlenet")[1]) == firsts(regime("full", "googlenet")[1]) - {"conv1"}
+    assert firsts(regime("partial:1", "c3d")[1]) == {"conv5a", "conv5b", "head"}
     found, names = regime("full", "vgg11")
     assert found.is_all and found.frozen_layers == () and len(names) == 22
 
@@ -57,8 +60,9 @@ def test_a_regex_picks_whole_names():
         ("heads", "matches none of the 59 parameters"),
         (".*", r"freezes none of the 59 parameters: say 'full'"),
         ("(", "is not a regular expression"),
-        ("partial:0", "has 5 stages with parameters before its head"),
-        ("partial:5", r"conv1, norm1, conv2_x, conv3_x, conv4_x\): the last 1 to 4 of them can be trained"),
+        ("partial", "say partial:K, with K from 1 to 3"),
+        ("partial:0", "has 4 stages with parameters before its head"),
+        ("partial:4", r"conv1, conv2_x, conv3_x, conv4_x\): say partial:K, with K from 1 to 3"),
     ],
 )
 def test_a_regime_that_freezes_all_or_nothing_is_an_error(name, message):
@@ -159,7 +163,7 @@ def test_a_frozen_layer_computes_as_in_evaluation(runs):
     images = run.images("train")
     batch = {"index": jnp.arange(32, dtype=jnp.int32), "position": jnp.arange(32, dtype=jnp.uint32)}
     batch = step.gather(batch, images)
-    loss, _ = jax.jit(run.loss)(state.params, state.stats, batch, step.make_keys(state.seed, state.step), state.frozen)
+    loss, _ = jax.jit(run.loss)(state.params, state.stats, state.frozen, batch, step.make_keys(state.seed, state.step))
     sums = run.eval_step(state.params, state.frozen, batch | {"mask": jnp.ones(32)}, None)
     np.testing.assert_allclose(loss, sums["loss"] / 32, rtol=1e-5)
 
@@ -271,13 +275,14 @@ def test_a_configuration_becomes_that_of_the_trained_network_but_for_what_was_gi
 
 
 @pytest.mark.parametrize(
-    ("mean", "std", "normalize"),
-    [([0.0], [1.0], "none"), ([0.3], [0.4], "channel"), ([[[0.1]] * 8] * 8, [[[1.0]] * 8] * 8, "pixel")],
+    ("mean", "std", "expected"),
+    [([0.0], [1.0], ()), ([0.3], [0.4], (0.3,)), ([[[0.1], [0.3]]] * 8, [1.0], (0.2,))],  # none, a colour, an image
 )
-def test_the_normalisation_is_that_of_the_trained_network(mean, std, normalize):
+def test_the_normalisation_is_that_of_the_trained_network(mean, std, expected):
     config = small()
     transfer.adapt(config, source(mean=mean, std=std), set())
-    assert config.data.normalize == normalize
+    assert (config.data.normalize, config.data.mean) == ("channel" if expected else "none", expected)
+    assert len(config.data.std) == len(expected)
     Run(config)
 
 
@@ -298,8 +303,58 @@ def test_the_learning_rate_falls_from_stage_to_stage_towards_the_images():
         ones, run.optimizer.init(ones), jax.tree.map(jnp.zeros_like, ones), learning_rate=1.0
     )
     found = {path.split("/")[0]: -float(leaf.ravel()[0]) for path, leaf in trees.named_leaves(updates)}
-    assert found["head"] == 1 and found["conv4_x"] == 0.5 and found["conv3_x"] == 0.25 and found["conv2_x"] == 0.125
-    assert found["conv1"] < found["conv2_x"]
+    assert found == dict(head=1, conv4_x=0.5, conv3_x=0.25, conv2_x=0.125, conv1=0.0625, norm1=0.0625)
+
+
+def test_stages_without_parameters_do_not_count():
+    model = nnx.eval_shape(lambda: cnn_jax.create("vgg16"))
+    params = step.split(model)[1]
+    rules = transfer.layer_rules(0.5, model.order, params)
+    assert [factor for _, factor in rules] == [0.5, 0.25, 0.125, 0.0625, 0.03125]
+    factors = dict(trees.named_leaves(trees.multipliers(params, rules, field="decay")))
+    assert factors["conv1_2/conv/kernel"] == 0.03125 and factors["conv5_1/conv/bias"] == 0.5
+    assert factors["head/hidden/0/kernel"] == 1
+
+
+def test_a_rule_may_be_of_what_is_frozen():
+    config = small(trainable="head")
+    config.optim.lr_multipliers = (("conv1/.*", 0.1), ("head/.*", 0.5))
+    Run(config)
+    config.optim.lr_multipliers = (("conv9/.*", 0.1),)
+    with pytest.raises(UserError, match=r"lr_multipliers: 'conv9/\.\*' matches none of the 23 parameters"):
+        Run(config)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_layers_of_a_network_that_is_trained_in_part_are_examined(cache):
+    run = Run(small(trainable="head", cache_features=cache))
+    state = run.create_state()
+    found = diagnostics.examine(run, state, diagnostics.training_batch(run, 1))
+    assert [row["name"] for row in found["parameters"]] == ["head/classifier/bias", "head/classifier/kernel"]
+    names = [row["name"] for row in found["layers"]]
+    assert names == ([row.name for row in run.layers][-1:] if cache else [row.name for row in run.layers])
+
+
+def test_a_head_that_becomes_infinite_is_reported(tmp_path):
+    config = small(trainable="head", cache_features=True)
+    config.optim.learning_rate = 1e30
+    with pytest.raises(NotFiniteError):
+        train.run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "not_finite" / "batch.npz").exists()
+
+
+def test_a_normalisation_that_somebody_has_given_stays_whole():
+    config = small()
+    before = tuple(config.data.mean), tuple(config.data.std), config.data.normalize
+    changed = transfer.adapt(config, source(), {"data.normalize"})
+    assert (tuple(config.data.mean), tuple(config.data.std), config.data.normalize) == before
+    assert not [field for field in changed if field in ("data.mean", "data.std", "data.normalize")]
+
+
+def test_scores_that_are_distances_to_codes_are_new_for_other_classes():
+    wanted = {"conv1/kernel": (5, 5, 1, 6), "head/hidden/0/kernel": (120, 84), "head/hidden/0/bias": (84,)}
+    found = transfer.plan(wanted, wanted, **OPTIONS | dict(classes="other classes", trained=set(wanted)))
+    assert found.taken == ("conv1/kernel",) and set(found.new.values()) == {"other classes"}
 
 
 # ---------------------------------------------------------------- whole runs
