@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from cnn_jax import evaluate, models, optim, pretrained, protocols, step, transfer, trees
+from cnn_jax import evaluate, models, optim, pretrained, protocols, sharding, step, transfer, trees
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.config import check_config, get, in_steps, is_due, model_fields, to_steps
 from cnn_jax.data.pipeline import Data
@@ -47,7 +47,7 @@ class Run:
             f"config.batch_size is {config.batch_size}, but the train part has {train_size:,} examples: a batch must "
             "not hold one twice",
         )
-        self.mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(AxisType.Auto,))
+        self.mesh = sharding.make_mesh(config.mesh.model)
         self.create_model: Callable[..., Any] = functools.partial(
             models.create,
             config.model.name,
@@ -77,6 +77,7 @@ class Run:
             views = jax.ShapeDtypeStruct((1, 1, side, side, config.data.channels), jnp.uint8)
             jax.eval_shape(step.make_predict_step(self.network, mean=0, std=1, mirror=True), params, stats, views)
         self.shapes = {name: leaf.shape for tree in (params, stats) for name, leaf in trees.named_leaves(tree)}
+        self.specs = sharding.parameter_specs(params, self.mesh, config.mesh)
         everything = params
         params, trained_stats, _ = self.parts(params, stats)
         self.total_steps = self.to_steps(config.duration)
@@ -91,6 +92,7 @@ class Run:
             "BatchNorm that is trained",
         )
         self._images: dict[str, Any] = {}
+        self.placed = 0  # batches so far: who watches them sees that something goes on
         rules = transfer.layer_rules(config.optim.layer_decay, model.order, everything)
         self.optimizer = optim.make_optimizer(config.optim, params, rules, everything=everything)
         self.schedule = optim.make_schedule(config.optim, self.total_steps, self.to_steps)
@@ -114,19 +116,29 @@ class Run:
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def replicate(self, tree: Any) -> Any:
+        """Places arrays that all processes have alike on all devices."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.replicated)
+        # device_put would send them around to compare them
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x), np.shape(x)), tree
+        )
+
     def put(self, batch: Any) -> Any:
         """Places a batch on the devices, split along its first axis."""
+        self.placed += 1
         if self.mesh.size == 1 and "index" in batch:
             return batch  # a few kilobytes, which the compiled step takes from the host faster than anything else
-        sharding = NamedSharding(self.mesh, PartitionSpec("data"))
+        everywhere = NamedSharding(self.mesh, sharding.EVERYWHERE)
         if jax.process_count() > 1:  # each process has its own rows
-            return jax.make_array_from_process_local_data(sharding, batch)
-        return jax.device_put(batch, sharding)
+            return jax.make_array_from_process_local_data(everywhere, batch)
+        return jax.device_put(batch, everywhere)
 
     def images(self, part: str) -> Any:
         """Returns all images of a part on the devices, or their features; None if they are streamed."""
         if part not in self._images:
-            self._images[part] = jax.device_put(self.data.parts[part].resident, self.replicated)
+            self._images[part] = self.replicate(self.data.parts[part].resident)
         return self._images[part]
 
     # ------------------------------------------------------------ state
@@ -171,11 +183,11 @@ class Run:
         )
 
     def create_state(self) -> step.TrainState:
-        """Returns the state before the first step, on all devices; what `surgery` takes comes from `source`."""
+        """Returns the state before the first step, where `shardings` says; what `surgery` takes comes from `source`."""
         source, surgery = self.source, self.surgery
         taken = {name: source.leaves[name] for name in surgery.taken} if source and surgery else {}
-        create = jax.jit(self._initial_state, out_shardings=self.replicated)
-        return self._with_features(create(jnp.uint32(self.config.seed), taken))
+        create = jax.jit(self._initial_state, out_shardings=self.shardings)
+        return self._with_features(create(np.uint32(self.config.seed), taken))
 
     def _initial_state(self, seed: jax.Array, taken: dict[str, jax.Array]) -> step.TrainState:
         """Returns the state before the first step; `taken`: name -> values in the place of initial ones."""
@@ -188,10 +200,21 @@ class Run:
         params, stats, frozen = self.parts(*(jax.tree_util.tree_map_with_path(first, tree) for tree in values))
         return step.create_state(params, stats, self.optimizer, frozen=frozen, ema=self.config.ema_decay > 0, seed=seed)
 
+    @functools.cached_property
+    def state_shapes(self) -> step.TrainState:
+        """Shapes and types of the state."""
+        return jax.eval_shape(self._initial_state, jnp.uint32(0), {})
+
+    @functools.cached_property
+    def shardings(self) -> step.TrainState:
+        """Which device holds which part of the state: by the rules of config.mesh."""
+        return sharding.state_shardings(self.state_shapes, self.specs, self.mesh)
+
     def restore(self, checkpoints: Checkpoints, at: int) -> step.TrainState:
-        """Returns the state of the checkpoint of step `at`, on all devices."""
-        like = jax.eval_shape(self._initial_state, jnp.uint32(0), {})
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), like)
+        """Returns the state of the checkpoint of step `at`, where `shardings` says, wherever it was before."""
+        like = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), self.state_shapes, self.shardings
+        )
         return self._with_features(checkpoints.restore(at, like))
 
     def _with_features(self, state: step.TrainState) -> step.TrainState:
@@ -234,6 +257,7 @@ class Run:
             self.schedule,
             accumulation=config.accumulation,
             ema_decay=config.ema_decay,
+            shardings=self.shardings,
         )
 
     @functools.cached_property
@@ -303,19 +327,30 @@ class Run:
 
     # ------------------------------------------------------------ estimates
 
+    def state_bytes(self) -> int:
+        """Returns the bytes of parameters, momentum and all else of the state on one device: exact."""
+        return sharding.device_bytes(self.state_shapes, self.shardings)
+
     def memory_bytes(self) -> int:
-        """Returns an estimate of the memory of one device during training, bytes."""
+        """Returns an estimate of the memory of one device during training, bytes: the state and all that comes beside.
+
+        Of that are gradients, whole on every device, although XLA may reduce them to their shards earlier.
+        """
         config, parts = self.config, self.data.parts.values()
-        copies = 2 + (config.optim.momentum > 0) + (config.ema_decay > 0)
         mask = dict(trees.named_leaves(self.trainable.mask))
         frozen = sum(math.prod(self.shapes[name]) for name, is_trained in mask.items() if not is_trained)
-        return -4 * (copies - 1) * frozen + training_bytes(
-            self.layers,
-            images=config.batch_size // len(jax.devices()) // config.accumulation,
-            bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
-            copies_of_parameters=copies,
-            resident_bytes=sum(len(part) * math.prod(self.data.image_shape) for part in parts if part.is_resident)
-            * self.data.bytes_per_value,
+        # What is frozen has no gradient.
+        return (
+            self.state_bytes()
+            - 4 * frozen
+            + training_bytes(
+                self.layers,
+                images=config.batch_size // len(jax.devices()) // config.accumulation,
+                bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
+                copies_of_parameters=1,
+                resident_bytes=sum(len(part) * math.prod(self.data.image_shape) for part in parts if part.is_resident)
+                * self.data.bytes_per_value,
+            )
         )
 
 

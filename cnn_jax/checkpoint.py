@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cnn_jax import trees
+from cnn_jax import together, trees
 from cnn_jax.errors import StorageError, UserError
-from cnn_jax.workdir import storage_errors, write_text
+from cnn_jax.workdir import retried, storage_errors, write_text
 
 Tree = Any
 MANIFEST = "manifest.json"
@@ -35,10 +35,17 @@ class Checkpoints:
     """The checkpoints of one run, in WORKDIR/checkpoints, named by the number of steps done.
 
     Each holds the whole TrainState; the data position is its step. The latest `keep` stay, and the best by validation
-    error. Only one process may save (see `workdir.locked`); any may read.
+    error. Only one run may save (see `workdir.locked`); any may read. The processes of one run save and restore
+    together, each its own shards, on storage that all of them see.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 1):
+    def __init__(self, workdir: Path, *, keep: int = 1, retry: float = 0.0, report: Callable[[str], Any] = print):
+        """Opens the checkpoints.
+
+        Args:
+          retry: seconds for which a save that storage refuses is tried again. report: is called with a sentence then.
+        """
+        self.retry, self.report = retry, report
         self.folder = workdir.resolve() / "checkpoints"  # orbax fails late on a relative path
         self.keep = keep
         self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
@@ -165,24 +172,52 @@ class Checkpoints:
           StorageError: this save or the one before could not be written.
         """
         self.wait()
+        copy = _copy(state)
+        with self._writing(step):
+            if jax.process_count() > 1:  # they begin together, in the thread of their computations
+                self._begin(step, copy)
+                self._saving = self._thread.submit(self._commit, step, error)
+            else:
+                self._saving = self._thread.submit(self._attempt, step, copy, error)
+
+    def _attempt(self, step: int, copy: Tree, error: float | None) -> None:
+        """Saves, again and again where storage refuses."""
+
+        def attempt() -> None:
+            self._begin(step, copy)
+            self._commit(step, error)
+
+        retried(attempt, what=f"the checkpoint of step {step:,}", seconds=self.retry, report=self.report)
+
+    def _begin(self, step: int, copy: Tree) -> None:
+        """Starts orbax."""
         partial = self.folder / f"{step}.partial"
         with self._writing(step):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            self._orbax.save(partial / "state", args=ocp.args.StandardSave(_copy(state)))
-        self._saving = self._thread.submit(self._commit, step, error)
+            if together.is_first():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            together.barrier(f"the folder of step {step}")
+            self._orbax.save(partial / "state", args=ocp.args.StandardSave(copy))
 
     def wait(self) -> None:
         """Waits until the save under way is on the disk; raises StorageError if it failed."""
+        if self._finish():
+            together.barrier("saved")  # the first process has given it its name
+
+    def _finish(self) -> bool:
+        """Waits for what this process has to do; returns whether there was a save under way."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
+        return saving is not None
 
     def _commit(self, step: int, error: float | None) -> None:
         """Waits for orbax, writes the manifest, gives the checkpoint its name, and removes those that need not stay."""
         partial, final = self.folder / f"{step}.partial", self.folder / str(step)
         with self._writing(step):
             self._orbax.wait_until_finished()
+            if not together.is_first():
+                return
             files = {
                 path.relative_to(partial).as_posix(): {
                     "bytes": path.stat().st_size,
@@ -264,10 +299,10 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        """Waits for the save under way."""
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Waits for the save under way; after an error not for other processes, which may be elsewhere."""
         try:
-            self.wait()
+            self.wait() if kind is None else self._finish()
         finally:
             self._thread.shutdown()
             self._orbax.close()

@@ -21,6 +21,8 @@ VARIATIONS = {
     "moving_digits": ("noise",),
 }
 TRAIN_CROPS = ("resize", "random_resized", "random", "random_central")
+MESH_AXES = ("data", "model")  # of the devices
+SHARDINGS = ("replicated", "fc", "fsdp")  # of parameters, ready-made: config.mesh.preset
 UNITS = ("steps", "epochs", "examples")
 SCHEDULES = ("constant", "steps", "plateau", "cosine", "polynomial", "exponential")
 # Arguments of the constructors that are no fields of config.model: the data set, the precision and the name set them.
@@ -79,8 +81,8 @@ def check_config(config: Any) -> None:
         )
 
     _positive(config, "batch_size", "eval.batch_size", "accumulation", "checkpoint.keep")
-    _positive(config, "data.workers", "data.prefetch", "data.timeout")
-    _not_negative(config, "data.images_per_class")
+    _positive(config, "data.workers", "data.prefetch", "data.timeout", "mesh.model")
+    _not_negative(config, "data.images_per_class", "checkpoint.retry", "log.stall")
     _not_negative(config, "seed", "optim.weight_decay", "optim.clip_norm", "optim.learning_rate")
     _not_negative(config, "eval.recompute_statistics", "optim.schedule.patience", "optim.schedule.min_improvement")
     for field in ("label_smoothing", "ema_decay", "optim.momentum"):
@@ -121,6 +123,14 @@ def check_config(config: Any) -> None:
         "config.optim.nesterov is True, but config.optim.momentum is 0: Nesterov's form needs momentum",
     )
     check(config.seed < 2**32, f"config.seed is {config.seed}, but must be below 2**32")
+
+    check_choice("config.mesh.preset", config.mesh.preset, SHARDINGS)
+    for rule in config.mesh.rules:
+        check(
+            isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str) and _are_axes(rule[1]),
+            f"config.mesh.rules has {rule!r}, but every rule must be (regex, axes): 'data', 'model', or one of 'data', "
+            "'model' and None for each axis of the array, no name twice",
+        )
 
     data = config.data
     check_choice("config.data.source", data.source, SOURCES)
@@ -245,6 +255,13 @@ def check_transfer(config: Any) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
+
+
+def _are_axes(axes: Any) -> bool:
+    if isinstance(axes, str):
+        return axes in MESH_AXES
+    named = [axis for axis in axes if axis is not None] if isinstance(axes, (tuple, list)) else [axes]
+    return len(set(named)) == len(named) and set(named) <= set(MESH_AXES)
 
 
 def get(config: Any, field: str) -> Any:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_jax import step, trees
+from cnn_jax import step, together, trees
 from cnn_jax.build import Run
 from cnn_jax.models.base import listen
 
@@ -35,7 +35,7 @@ def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, An
         (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return loss, optax.tree.norm(grads), outputs, (norms_of(state.params), norms_of(grads))
 
-    loss, gradient_norm, outputs, (norms, grad_norms) = jax.device_get(measure(state, batch))
+    loss, gradient_norm, outputs, (norms, grad_norms) = together.fetch(measure(state, batch))
     return {
         "loss": float(loss),
         "gradient_norm": float(gradient_norm),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 
@@ -36,6 +37,9 @@ def evaluate(
     """
     console = console or Console()
     names = [f"{path}@{which}" for _, path, which in members]
+    check(
+        jax.process_count() == 1, "--checkpoints evaluates in one process, but this is one of several: start it alone"
+    )
     check(len(members) > 1, f"an ensemble needs at least two runs, but --checkpoints names {len(members)}")
     check(len(set(names)) == len(names), f"--checkpoints names a run twice: {', '.join(names)}")
     found: dict[str, dict[str, Any]] = {}

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import step
+from cnn_jax import step, together
 from cnn_jax.data import views
 from cnn_jax.data.pipeline import Part
 from cnn_jax.errors import UserError, check
@@ -170,7 +170,7 @@ def gather(batch: Tree, resident: Tree) -> Tree:
 
 
 def _add(total: Tree, sums: list[Tree]) -> Tree:
-    fetched = jax.device_get(sums)
+    fetched = together.fetch(sums)
     added = jax.tree.map(lambda *values: np.sum(np.asarray(values, np.float64), axis=0), *fetched)
     return added if total is None else jax.tree.map(np.add, total, added)
 

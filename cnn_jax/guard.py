@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from cnn_jax import diagnostics, step
+from cnn_jax import diagnostics, step, together
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import NotFiniteError
@@ -15,22 +14,23 @@ from cnn_jax.metrics import jsonable
 from cnn_jax.workdir import write_text
 
 
-def check_finite(run: Run, state: step.TrainState, folder: Path) -> None:
+def check_finite(run: Run, state: step.TrainState, folder: Path, records: Path) -> None:
     """Raises NotFiniteError if a step's loss or gradient was not finite, and saves that step in `folder`/not_finite.
 
     report.json: the loss, the norm of the gradient and of each parameter, and each layer's largest output.
     batch.npz: the batch ("image" uint8 before augmentation, or features, "label", "position"). checkpoints/: the state
-    before the step. Reports are of the whole batch, also where the step goes through it in micro-batches.
+    before the step. Reports are of the whole batch, also where the step goes through it in micro-batches. `records`: in
+    the place of `folder` for all but the checkpoint; see `together.records`.
     """
     failed = int(state.failed)
     if not failed:
         return
-    evidence = folder / "not_finite"
-    evidence.mkdir(exist_ok=True)
+    evidence, written = folder / "not_finite", records / "not_finite"
+    written.mkdir(exist_ok=True)
     batch = diagnostics.training_batch(run, failed)
-    np.savez_compressed(evidence / "batch.npz", **jax.device_get(batch))
+    np.savez_compressed(written / "batch.npz", **together.fetch(batch))
     report: dict[str, Any] = {"step": failed} | diagnostics.examine(run, state, batch)
-    write_text(evidence / "report.json", json.dumps(jsonable(report), indent=1) + "\n")
+    write_text(written / "report.json", json.dumps(jsonable(report), indent=1) + "\n")
     with Checkpoints(evidence) as checkpoints:
         checkpoints.save(failed - 1, state, error=None)
 

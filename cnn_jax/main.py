@@ -6,6 +6,7 @@ python -m cnn_jax.main --mode=eval --workdir=runs/mine --checkpoint=best --confi
 python -m cnn_jax.main --mode=eval --checkpoints=runs/a,runs/b@best,runs/c
 """
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,12 @@ _CHECKPOINTS = flags.DEFINE_list(
 )
 flags.DEFINE_bool("dry-run", False, "Stop after printing what would run.")
 _EXTEND = flags.DEFINE_bool("extend", False, "Allow a longer --config.duration than that of the run in --workdir.")
+# Of several processes; clusters that jax knows (SLURM, TPU pods, Open MPI) need none of them.
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, the same for all processes.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
+_START = flags.DEFINE_integer("start-timeout", 300, "Seconds to wait for the other processes at the start.", 1)
+_SILENCE = flags.DEFINE_integer("heartbeat-timeout", 60, "Seconds of silence until a process counts as lost.", 1)
 
 
 def start() -> None:
@@ -50,20 +57,36 @@ def start() -> None:
         if flags.FLAGS[flag].value:
             raise UserError(f"--{flag} goes with --mode=eval: training goes on from the latest one of --workdir")
     config = needed_config()
-    from cnn_jax import compilation_cache, provenance, train
+    from cnn_jax import compilation_cache, provenance, together, train
 
     compilation_cache.enable()
     data_set = config.data.name.replace("/", "-")
     default = Path("runs") / f"{config.model.get('name')}-{data_set}-{time.strftime('%Y%m%d-%H%M%S')}"
     # What is left is the command that repeats the run in a new folder.
-    arguments = provenance.without(sys.argv[1:], "workdir", "extend!")
-    train.run(
-        config,
-        workdir or default,
-        dry_run=dry_run,
-        extend=_EXTEND.value,
-        began=commandline.BEGAN,
-        arguments=arguments,
+    arguments = provenance.without(
+        sys.argv[1:], "workdir", "extend!", "coordinator", "processes", "process", "start-timeout", "heartbeat-timeout"
+    )
+    with session():
+        train.run(
+            config,
+            workdir or Path(together.decided(lambda: str(default))),
+            dry_run=dry_run,
+            extend=_EXTEND.value,
+            began=commandline.BEGAN,
+            arguments=arguments,
+        )
+
+
+def session() -> contextlib.AbstractContextManager[None]:
+    """Returns the session with the other processes; see `distributed.session`."""
+    from cnn_jax import distributed
+
+    return distributed.session(
+        _COORDINATOR.value,
+        _PROCESSES.value,
+        _PROCESS.value,
+        start_timeout=_START.value,
+        heartbeat_timeout=_SILENCE.value,
     )
 
 
@@ -75,7 +98,8 @@ def evaluate(workdir: Path | None) -> None:
     from cnn_jax import compilation_cache, train
 
     compilation_cache.enable()
-    train.evaluate_run(config, workdir, _CHECKPOINT.value or "latest")
+    with session():
+        train.evaluate_run(config, workdir, _CHECKPOINT.value or "latest")
 
 
 def evaluate_ensemble(workdir: Path | None) -> None:
@@ -94,7 +118,8 @@ def evaluate_ensemble(workdir: Path | None) -> None:
     from cnn_jax import compilation_cache, ensemble
 
     compilation_cache.enable()
-    ensemble.evaluate(members, workdir)
+    with session():
+        ensemble.evaluate(members, workdir)
 
 
 def recorded_config(workdir: Path) -> Any:

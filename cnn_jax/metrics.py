@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,16 @@ class Recorder:
     final ones: the run that goes on writes them again.
     """
 
-    def __init__(self, workdir: Path, *, step: int, tensorboard: bool):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        step: int,
+        tensorboard: bool,
+        patiently: Callable[[Callable[[], None]], None] = lambda action: action(),
+    ):
+        """Opens the files; `patiently` calls what writes to the disk, again where it is refused and may come."""
+        self.patiently = patiently
         self.path = workdir / "metrics.jsonl"
         kept = [record for record in read_jsonl(self.path) if record["step"] <= step and record["kind"] not in FINAL]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
@@ -49,7 +59,7 @@ class Recorder:
         """Writes one record."""
         record = {"kind": kind, "step": step, "epoch": round(epoch, 6)} | metrics
         self.file.write(json.dumps(jsonable(record)) + "\n")
-        self.file.flush()
+        self.patiently(self.file.flush)  # what could not be written stays in its buffer
         if self.writer is not None:
             for name, value in metrics.items():
                 if isinstance(value, (int, float)):

@@ -28,6 +28,10 @@ def print_header(run: Run, workdir: Path, console: Console) -> None:
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
     kind, shape = KINDS[len(config.data.image_size)], "x".join(map(str, data.image_shape))
     devices = jax.devices()
+    processes = jax.process_count()
+    mesh = " x ".join(f"{size} {name}" for name, size in run.mesh.shape.items())
+    placed = config.mesh.preset + (" with rules of its own" if config.mesh.rules else "") + f" on {mesh}"
+    of_several = f"; this is process {jax.process_index()} of {processes}" if processes > 1 else ""
     lines = (
         ("data", f"{config.data.name}: {data.description}"),
         ("", f"{sizes}; {config.data.num_classes} classes; {kind} {shape}"),
@@ -35,13 +39,17 @@ def print_header(run: Run, workdir: Path, console: Console) -> None:
             "model",
             ", ".join([f"{config.model.name}: {parameters:,} parameters", f"{human(macs)}MACs per image", *changed]),
         ),
-        ("devices", f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {config.precision}"),
+        (
+            "devices",
+            f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {config.precision}{of_several}",
+        ),
         (
             "training",
             f"{run.total_steps:,} steps of {config.batch_size} = {run.total_steps / run.steps_per_epoch:.4g} epochs; "
             f"recipe: {config.recipe}",
         ),
         ("memory", f"about {human(run.memory_bytes())}B on each device (estimate)"),
+        ("", f"of it parameters, optimiser and statistics: {run.state_bytes():,} bytes, exactly; {placed}"),
         ("results", str(workdir)),
     )
     for name, value in lines:

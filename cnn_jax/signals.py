@@ -19,16 +19,18 @@ class StopSignals:
     SIGHUP stays ignored where the process was told to ignore it, as by nohup.
 
     Until `hold()` was called, and again after `release()`, the first one ends the process at once as well: there is
-    nothing to save. `say` is called with a sentence about what happens.
+    nothing to save. Not so with `together`, of several processes: they end at the same step, or not at all. `say` is
+    called with a sentence about what happens.
 
     A thread waits for the signals, because Python's own handlers stay silent while the main thread computes or
     compiles. Outside of the main thread, where Python allows no handlers, the block does nothing.
     """
 
-    def __init__(self, say: Callable[[str], Any]):
+    def __init__(self, say: Callable[[str], Any], *, together: bool = False):
         self.say = say
         self.received: str | None = None
-        self._held = False
+        self._together = together
+        self._held = together
 
     def hold(self) -> None:
         """From now on the first signal waits until the loop looks at `received`."""
@@ -36,7 +38,7 @@ class StopSignals:
 
     def release(self) -> None:
         """From now on the first signal ends the process at once."""
-        self._held = False
+        self._held = self._together
 
     def __enter__(self) -> "StopSignals":
         self._active = threading.current_thread() is threading.main_thread()

@@ -206,6 +206,7 @@ def make_train_step(
     *,
     accumulation: int = 1,
     ema_decay: float = 0.0,
+    shardings: Tree = None,
 ) -> Callable[[TrainState, Batch, Batch | None], TrainState]:
     """Returns the jitted step (state, batch, resident images or None) -> state; it donates the state.
 
@@ -217,6 +218,7 @@ def make_train_step(
       loss_fn: of `make_loss`.
       accumulation: splits the batch into that many equal parts and averages their gradients.
       ema_decay: of the moving average; after t steps the decay is at most (1 + t) / (10 + t).
+      shardings: of the state that is returned; None: as XLA chooses.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -266,7 +268,7 @@ def make_train_step(
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, replace(state, frozen={}))
         return replace(kept, frozen=state.frozen, sums=sums, failed=failed)
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
 
 
 def make_eval_step(

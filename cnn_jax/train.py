@@ -1,6 +1,7 @@
 """The training loop, and evaluation of what it saved: config -> data -> model -> step -> checkpoints and metrics."""
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
-from cnn_jax import diagnostics, guard, plots, provenance, show, summary, workdir
+from cnn_jax import diagnostics, guard, plots, provenance, show, summary, together, workdir
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.metrics import Recorder, jsonable, scalars
 from cnn_jax.signals import StopSignals
+from cnn_jax.stall import StallWatch
 from cnn_jax.step import zero_sums
 
 
@@ -37,6 +39,8 @@ def run(
     curves.png. If it has a checkpoint, training goes on from the latest one that is whole, to the same numbers as if it
     had never stopped. With `dry_run` nothing is written, and {} returned.
 
+    Of several processes (`distributed`) all run this, save and restore together, and the first one records and prints.
+
     Args:
       extend: allows `config.duration` to be longer than that of the run in `folder`.
       began: when the command began, of `time.perf_counter`; now, if not given. arguments: the command's, for run.json.
@@ -47,11 +51,13 @@ def run(
       StorageError: a disk is full, a folder cannot be written, no checkpoint is whole.
       Stopped: a signal came (`signals.SIGNALS`), and the state after the step that was under way is saved.
     """
-    console = console or Console()
+    console = console or together.console()
+    tell = functools.partial(show.say, console)
     began = time.perf_counter() if began is None else began
     with contextlib.ExitStack() as resources:  # an error, too, closes the record and finishes a running save
-        resources.enter_context(workdir.storage_errors(f"the run in {folder} stops"))
-        stop = resources.enter_context(StopSignals(lambda text: show.say(console, text)))
+        what = f"the run in {folder} stops"
+        resources.enter_context(workdir.storage_errors(what))
+        stop = resources.enter_context(StopSignals(tell, together=jax.process_count() > 1))
 
         # -------------------------------------------------------- build
         this = Run(config)
@@ -65,17 +71,21 @@ def run(
             show.print_transfer(this, console)
         if dry_run:
             return {}
-        resources.enter_context(workdir.locked(folder))
-        workdir.prepare(config, folder, data=this.data.identity, extend=extend)
-        summary.write(config, this.layers, folder / "summary.txt")
+        records = resources.enter_context(together.records(folder))
+        resources.enter_context(workdir.locked(records))
+        workdir.prepare(config, records, data=this.data.identity, extend=extend)
+        summary.write(config, this.layers, records / "summary.txt")
         has_validation = "validation" in this.data.parts
+        patiently = functools.partial(workdir.retried, what=what, seconds=config.checkpoint.retry, report=tell)
 
         # -------------------------------------------------------- restore
-        checkpoints = resources.enter_context(Checkpoints(folder, keep=config.checkpoint.keep))
+        checkpoints = resources.enter_context(
+            Checkpoints(folder, keep=config.checkpoint.keep, retry=config.checkpoint.retry, report=tell)
+        )
         with show.waiting(console, "reading the data and preparing the network"):
-            latest = checkpoints.latest(lambda text: show.say(console, text), tidy=True)
+            latest = together.decided(lambda: checkpoints.latest(tell, tidy=True))
             start = provenance.Start(
-                folder, config, this.layers, first_step=latest or 0, began=began, arguments=arguments
+                records, config, this.layers, first_step=latest or 0, began=began, arguments=arguments
             )
             record = resources.enter_context(start)
             train_step, schedule = this.train_step(), jax.jit(this.schedule)
@@ -84,10 +94,12 @@ def run(
             images = this.images("train")
         first_step = int(state.step)
         if config.eval.layers and latest is None:
-            write_layers(this, state, folder, "first")
+            write_layers(this, state, records, "first")
         if latest is not None:
-            show.say(console, f"going on from the checkpoint of step {first_step:,}")
-        recorder = resources.enter_context(Recorder(folder, step=first_step, tensorboard=config.log.tensorboard))
+            tell(f"going on from the checkpoint of step {first_step:,}")
+        recorder = resources.enter_context(
+            Recorder(records, step=first_step, tensorboard=config.log.tensorboard, patiently=patiently)
+        )
         progress = show.ProgressLine(
             console, first_step=first_step, total_steps=total_steps, steps_per_epoch=steps_per_epoch
         )
@@ -95,8 +107,11 @@ def run(
         # -------------------------------------------------------- train
         final: dict[str, Any] = {}
         best_error = checkpoints.best_error()
+        wishes = together.Wishes(this.mesh)
         clock = Stopwatch(first_step)
         done, plotted = first_step, time.perf_counter()
+        stall = StallWatch(config.log.stall, lambda: this.placed, lambda: f"{record.under_way} after step {done:,}")
+        resources.enter_context(stall)
         with progress, record.spending("training"):
             batches = this.data.parts["train"].train_batches(first_step, total_steps, config.batch_size)
             for done, batch in enumerate(ahead(map(this.put, batches)), start=first_step + 1):
@@ -108,15 +123,15 @@ def run(
                     stop.hold()
                     progress.message(f"first step after {time.perf_counter() - began:.1f} s")
                     clock = Stopwatch(done)
-                last, stops = done == total_steps, stop.received is not None
+                last, stops = done == total_steps, wishes.granted(stop.received is not None)
                 logs = last or this.is_due(done, config.log.every)
                 validates = has_validation and (last or this.is_due(done, config.eval.every))
                 saves = last or stops or this.is_due(done, config.checkpoint.every)
 
                 if logs:
                     sums = jax.device_get(state.sums)
-                    rate = schedule(jnp.int32(done - 1)) * state.plateau.scale
-                    state = replace(state, sums=jax.device_put(zero_sums(), this.replicated))
+                    rate = np.asarray(schedule(np.int32(done - 1))) * np.asarray(state.plateau.scale)
+                    state = replace(state, sums=this.replicate(zero_sums()))
                     metrics = dict(
                         loss=float(sums["loss"] / sums["examples"]),
                         error=float(1 - sums["correct"] / sums["examples"]),
@@ -130,7 +145,7 @@ def run(
                     progress.numbers(done, metrics)
 
                 if logs or validates or saves:
-                    guard.check_finite(this, state, folder)  # a state that is not finite is never saved
+                    guard.check_finite(this, state, folder, records)  # a state that is not finite is never saved
 
                 if validates:
                     with clock.paused(state), record.spending("evaluation"):
@@ -142,25 +157,26 @@ def run(
                     if metrics["error"] < best_error:
                         best_error, saves = metrics["error"], True
                     if config.optim.schedule.name == "plateau":
-                        plateau = state.plateau.update(metrics["error"], config.optim.schedule)
-                        state = replace(state, plateau=jax.device_put(plateau, this.replicated))
+                        plateau = jax.device_get(state.plateau).update(metrics["error"], config.optim.schedule)
+                        state = replace(state, plateau=this.replicate(plateau))
 
                 if saves:
-                    recorder.sync()
+                    patiently(recorder.sync)
                     with clock.paused(state), record.spending("saving"):
                         checkpoints.save(done, state, error=final["validation"]["error"] if validates else None)
                         if stops or time.perf_counter() - plotted > 30:  # drawing takes as long as many short steps
-                            plots.plot_curves(folder)
+                            patiently(lambda: plots.plot_curves(records))
                             plotted = time.perf_counter()
-                        record.write(done)
+                        patiently(lambda: record.write(done))  # noqa: B023
                 if stops:
                     break
         checkpoints.wait()
         stop.release()
-        if stop.received:
+        if together.anyone(stop.received is not None):
+            by = stop.received or "a signal at another process"
             raise Stopped(
-                f"stopped by {stop.received} after step {done:,} of {total_steps:,}, which is saved: the same command "
-                f"with --workdir={folder} goes on"
+                f"stopped by {by} after step {done:,} of {total_steps:,}, which is saved: the same command with "
+                f"--workdir={folder} goes on"
             )
 
         # -------------------------------------------------------- test
@@ -171,16 +187,16 @@ def run(
             if config.eval.train_part:
                 final["train"] = this.evaluate(state, "train")
         if config.eval.layers:
-            write_layers(this, state, folder, "last")
+            write_layers(this, state, records, "last")
         # The test is the last record: a run that has it has everything.
         for part, kind in (("train", "train_part"), ("test", "test")):
             if part in final:
                 recorder.write(kind, total_steps, total_steps / steps_per_epoch, **scalars(final[part]))
 
         # -------------------------------------------------------- report
-        plots.plot_curves(folder)
+        plots.plot_curves(records)
         if config.eval.confusion_matrix:
-            plots.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
+            plots.plot_confusion(final["test"]["confusion"], this.data.class_names, records / "confusion_matrix.png")
     show.print_results(final, console)
     seconds = time.perf_counter() - began
     show.say(console, f"{seconds:.0f} s; results are in {folder}")
@@ -218,23 +234,23 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
     Raises:
       UserError: see `Run`; there is no such checkpoint, or it does not fit `config`.
     """
-    console = console or Console()
+    console = console or together.console()
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} has no checkpoints yet: train with --workdir={folder}")
     this = Run(config)
     config = this.config
     workdir.check_same(config, folder, may_differ=("eval.", "batch_size", "cache_features"))
     with Checkpoints(folder) as checkpoints:
-        chosen = checkpoints.select(which, lambda text: show.say(console, text))
+        chosen = together.decided(lambda: checkpoints.select(which, lambda text: show.say(console, text)))
         state = this.restore(checkpoints, chosen)
     with show.waiting(console, "evaluating"):
         final = {part: this.evaluate(state, part) for part in ("validation", "test") if part in this.data.parts}
-    with workdir.storage_errors(f"the evaluation cannot be written to {folder}"):
-        with (folder / "evaluations.jsonl").open("a", encoding="utf-8") as file:
+    with workdir.storage_errors(f"the evaluation cannot be written to {folder}"), together.records(folder) as records:
+        with (records / "evaluations.jsonl").open("a", encoding="utf-8") as file:
             for part, metrics in final.items():
                 file.write(json.dumps({"kind": part, "step": chosen} | scalars(metrics)) + "\n")
         if config.eval.confusion_matrix:
-            plots.plot_confusion(final["test"]["confusion"], this.data.class_names, folder / "confusion_matrix.png")
+            plots.plot_confusion(final["test"]["confusion"], this.data.class_names, records / "confusion_matrix.png")
     show.say(console, f"{config.model.name} at step {chosen:,} of {folder}")
     show.print_results(final, console)
     return final

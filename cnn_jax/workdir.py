@@ -6,7 +6,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cnn_jax.errors import StorageError, UserError, check
 CHANGEABLE = (
     "log.",
     "checkpoint.",
+    "mesh.",
     "data.dir",
     "data.workers",
     "data.prefetch",
@@ -30,7 +32,9 @@ CHANGEABLE = (
 
 
 # What the system says when a disk or its owner refuses; other errors of files are defects of the program.
-REFUSALS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")}
+NAMES = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT")
+REFUSALS = {getattr(errno, name) for name in NAMES if hasattr(errno, name)}
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts
 
 
 @contextlib.contextmanager
@@ -48,6 +52,29 @@ def storage_errors(what: str) -> Iterator[None]:
         if reason is None:
             raise
         raise StorageError(f"{what}: {reason.group(1).strip()}") from None
+
+
+def retried(action: Callable[[], Any], *, what: str, seconds: float, report: Callable[[str], Any]) -> Any:
+    """Returns action(), tried again while storage refuses, for `seconds`, with pauses that double.
+
+    Args:
+      action: may be repeated. what: begins the message. report: is called with a sentence before each pause.
+
+    Raises:
+      StorageError: storage still refuses.
+    """
+    until, pause = time.monotonic() + seconds, FIRST_PAUSE
+    while True:
+        try:
+            with storage_errors(what):
+                return action()
+        except StorageError as error:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise
+            report(f"{error}; tried again in {min(pause, left):.1f} s, for {left:.0f} s at most")
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE)
 
 
 @contextlib.contextmanager

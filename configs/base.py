@@ -74,12 +74,24 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.eval.train_part = False  # with the final test the training part is evaluated, too, without augmentation
     config.eval.layers = False  # writes layers.json: sizes of outputs and gradients, before and after training
 
+    # Devices form a mesh of the axes "data" and "model"; the batch is split over all of them (cnn_jax/sharding.py).
+    config.mesh = ConfigDict()
+    config.mesh.model = 1  # devices on the axis "model"; must divide their number
+    # Where parameters are, with momentum and moving average: "replicated", on every device; "fc": the linear layers of
+    # AlexNet and VGG split over "model"; "fsdp": every parameter split over "data".
+    config.mesh.preset = "replicated"
+    # ((regex, axes), ...) over parameter names, before the preset's: axes is a mesh axis or None for each axis of the
+    # array, such as (None, "model"), or "data" or "model" alone, which splits the longest axis that divides evenly.
+    config.mesh.rules = ()
+
     config.checkpoint = ConfigDict()
     config.checkpoint.every = "1 epochs"  # between saves; the best validations and the last step are saved in any case
+    config.checkpoint.retry = 60.0  # seconds for which what storage refuses to write is tried again
     config.checkpoint.keep = 2  # the latest that stay, beside the best by validation error
 
     config.log = ConfigDict()
     config.log.every = "50 steps"  # between training records
     config.log.tensorboard = True
+    config.log.stall = 600.0  # seconds without a batch after which the stacks of all threads are printed; 0: never
 
     return config

@@ -63,15 +63,20 @@ ALLOWED = {
     "data.workers": {"errors"},
     "data.pipeline": {"errors", "data.images", "data.dataset", "data.sources", "data.augment", "data.workers"},
     "data.views": {"errors", "data.augment", "data.pipeline"},
+    # Several processes.
+    "cluster": {"errors"},
+    "distributed": {"errors", "cluster"},
+    "together": set(),
     # The step receives a network and imports none.
     "optim": {"errors", "trees"},
     "step": {"trees", "data.augment", "data.mixing", "optim"},
-    "evaluate": {"errors", "data.pipeline", "data.views", "step"},
+    "evaluate": {"errors", "data.pipeline", "data.views", "step", "together"},
     # Files, and signals.
     "workdir": {"errors"},
     "signals": {"errors"},
+    "stall": set(),
     "compilation_cache": set(),
-    "checkpoint": {"errors", "trees", "workdir"},
+    "checkpoint": {"errors", "trees", "workdir", "together"},
     "metrics": {"workdir"},
     "plots": {"metrics"},
     "provenance": {"errors", "config", "models", "workdir"},
@@ -106,20 +111,24 @@ ALLOWED = {
         *("errors", "models.layers", "data.augment", "trained", "pictures", "inside", "inside_plots"),
     },
     # The run.
+    "sharding": {"errors", "trees", "config"},
     "build": {
-        *("errors", "trees", "config", "models", "protocols", "data.pipeline", "transfer", "pretrained"),
+        *("errors", "trees", "config", "sharding", "models", "protocols", "data.pipeline", "transfer", "pretrained"),
         *("optim", "step", "evaluate", "workdir", "checkpoint", "layer_table"),
     },
-    "diagnostics": {"trees", "models.base", "step", "build"},
-    "guard": {"errors", "step", "workdir", "checkpoint", "metrics", "build", "diagnostics"},
+    "diagnostics": {"trees", "models.base", "step", "together", "build"},
+    "guard": {"errors", "step", "workdir", "together", "checkpoint", "metrics", "build", "diagnostics"},
     "show": {"trees", "config", "models", "tables", "build"},
     "train": {
-        *("errors", "step", "workdir", "signals", "checkpoint", "metrics"),
+        *("errors", "step", "workdir", "signals", "stall", "together", "checkpoint", "metrics"),
         *("plots", "provenance", "summary", "build", "diagnostics", "guard", "show"),
     },
     # The commands.
     "ensemble": {"errors", "evaluate", "workdir", "checkpoint", "metrics", "build", "show"},
-    "main": {"errors", "compilation_cache", "provenance", "train", "ensemble", "commandline"},
+    "main": {
+        *("errors", "compilation_cache", "provenance", "train", "ensemble", "commandline"),
+        *("distributed", "together"),
+    },
     "finetune": {
         *("errors", "compilation_cache", "provenance", "train", "commandline"),
         *("pretrained", "transfer", "show"),

@@ -29,6 +29,7 @@ SMALL = (
     "--config.eval.every=75steps",
     "--config.checkpoint.every=10steps",
     "--config.log.every=4steps",
+    "--config.checkpoint.retry=0.0",
     "--config.log.tensorboard=False",
     "--config.data.augment=('pad_crop:2',)",
     "--config.model.dropout=0.1",

@@ -93,3 +93,32 @@ def test_only_refusals_of_the_storage_become_its_error():
         with pytest.raises(type(defect)) as raised, workdir.storage_errors("it stops"):
             raise defect
         assert raised.value is defect
+
+
+def test_what_storage_refuses_for_a_while_is_tried_again_with_longer_pauses(monkeypatch):
+    now, pauses, said = [0.0], [], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: (pauses.append(seconds), now.__setitem__(0, now[0] + seconds)))
+
+    def refused(times):
+        if len(pauses) < times:
+            raise OSError(errno.ENOSPC, "No space left")
+        return "done"
+
+    given = dict(what="it stops", report=said.append)
+    assert workdir.retried(lambda: refused(4), seconds=10, **given) == "done"
+    assert pauses == [0.5, 1, 2, 4]
+    assert said[0] == "it stops: No space left; tried again in 0.5 s, for 10 s at most" and len(said) == 4
+    pauses.clear()
+    with pytest.raises(StorageError, match=r"^it stops: No space left$"):
+        workdir.retried(lambda: refused(100), seconds=10, **given)
+    assert pauses == [0.5, 1, 2, 4, 2.5]  # 10 s
+    pauses.clear()
+    with pytest.raises(StorageError):
+        workdir.retried(lambda: refused(1), seconds=0, **given)
+    assert pauses == []
+
+
+def test_the_mesh_may_change_when_a_run_goes_on():
+    old, new = ({"mesh": {"model": n, "preset": name}} for n, name in ((1, "fsdp"), (2, "fc")))
+    assert workdir.differences(old, new) == []

@@ -1,0 +1,95 @@
+"""What the processes of one run do together. Every function is called by all of them, at the same point of the program.
+
+A process that is alone gets its own answer back, and no device is asked.
+"""
+
+import contextlib
+import json
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from rich.console import Console
+
+LONGEST = 4096  # bytes of a decision
+LAG = 2  # steps
+
+
+def is_first() -> bool:
+    """Returns whether this process is the one that records, prints and decides."""
+    return jax.process_index() == 0
+
+
+def console() -> Console:
+    """Returns the terminal; that of other processes than the first stays silent."""
+    return Console(quiet=not is_first())
+
+
+@contextlib.contextmanager
+def records(folder: Path) -> Iterator[Path]:
+    """Yields where this process records: the first in `folder`, the others where it is thrown away.
+
+    So all run the same program. Checkpoints, which all write together, do not go there but into `folder`.
+    """
+    if is_first():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="cnn_jax-") as scratch:
+        yield Path(scratch)
+
+
+def decided(decide: Callable[[], Any]) -> Any:
+    """Returns in every process what `decide` returns in the first, which alone calls it: a value that JSON knows."""
+    if jax.process_count() == 1:
+        return decide()
+    text = json.dumps(decide()).encode() if is_first() else b""
+    assert len(text) <= LONGEST, f"a decision of {len(text)} bytes"
+    sent = np.frombuffer(text.ljust(LONGEST), np.uint8)
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes())
+
+
+def anyone(wish: bool) -> bool:
+    """Returns whether `wish` is true in any process."""
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(wish)))) if jax.process_count() > 1 else wish
+
+
+def barrier(name: str) -> None:
+    """Returns when all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def fetch(tree: Any) -> Any:
+    """Returns arrays of any sharding as NumPy arrays."""
+
+    def whole(array: Any) -> Any:
+        here = not isinstance(array, jax.Array) or array.is_fully_replicated or array.is_fully_addressable
+        return array if here else multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.device_get(jax.tree.map(whole, tree))
+
+
+class Wishes:
+    """Answers once for each step whether any process wished to stop, in all processes alike.
+
+    One that trains with others is answered `LAG` steps late, so that no step waits for the answer.
+    """
+
+    def __init__(self, mesh: jax.sharding.Mesh):
+        everywhere = jax.sharding.PartitionSpec(mesh.axis_names)
+        self._each = jax.sharding.NamedSharding(mesh, everywhere)
+        self._any = jax.jit(lambda wishes: wishes.any(), out_shardings=jax.sharding.NamedSharding(mesh, jax.P()))
+        self._asked: deque[jax.Array] = deque()
+
+    def granted(self, wish: bool) -> bool:
+        """Takes the wish of this process, and returns what all wished."""
+        if jax.process_count() == 1:
+            return wish
+        wishes = np.full(jax.local_device_count(), wish)
+        self._asked.append(self._any(jax.make_array_from_process_local_data(self._each, wishes)))
+        return len(self._asked) > LAG and bool(self._asked.popleft())

@@ -1,0 +1,171 @@
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+import several_training
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from several_processes import ROOT, free_port
+from several_training import LAYOUTS, PLACEMENTS
+
+from cnn_jax import distributed
+from cnn_jax.cluster import Place, find
+from cnn_jax.errors import UserError
+from cnn_jax.metrics import read_jsonl
+
+# ---------------------------------------------------------------- training
+
+
+def program(folder, layout, *place, devices):
+    environment = os.environ | {
+        # compiled fast, not to be fast
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    }
+    line = [sys.executable, str(ROOT / "tests" / "several_training.py"), str(folder), layout, *map(str, place)]
+    return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Returns (folder, what each process found): of 1 device, of 4, and of 2 processes with 2 devices each."""
+    folder, where = tmp_path_factory.mktemp("layouts"), f"127.0.0.1:{free_port()}"
+    running = [program(folder, "four", devices=4)]
+    running += [program(folder, "two_by_two", where, 2, process, devices=2) for process in range(2)]
+    try:
+        assert jax.device_count() == 1
+        found = {"one": several_training.run(folder, "one")}
+        for process in running:
+            _, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
+    finally:
+        for process in running:
+            process.kill()
+    for name in ("four", "two_by_two0", "two_by_two1"):
+        found[name] = pickle.loads((folder / f"{name}.pickle").read_bytes())
+    return folder, found
+
+
+def assert_close(tree, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), tree, other)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_five_steps_give_the_same_numbers_on_any_number_of_devices_and_processes(trained, placement):
+    folder, found = trained
+    records = {
+        layout: [
+            {name: value for name, value in record.items() if name not in ("kind", "protocol", "images_per_second")}
+            for record in read_jsonl(folder / placement / layout / "metrics.jsonl")
+        ]
+        for layout in LAYOUTS
+    }
+    assert len(records["one"]) == 7 and records["one"][0]["loss"] > records["one"][4]["loss"]
+    assert_close([records["one"]] * 2, [records["four"], records["two_by_two"]])
+    restored = found["one"][1]
+    one, four, two_by_two = (replace(restored[layout][0], sums={}) for layout in LAYOUTS)
+    assert int(one.step) == 5
+    assert_close((one, one), (four, two_by_two))
+
+
+@pytest.mark.parametrize("process", ["one", "four", "two_by_two0", "two_by_two1"])
+def test_what_one_layout_saved_every_other_restores_to_the_bit_and_evaluates(trained, process):
+    _, found = trained
+    for layout in LAYOUTS:
+        state, metrics = found[process][1][layout]
+        jax.tree.map(np.testing.assert_array_equal, state, found["one"][1][layout][0])
+        final = found[f"{layout}0" if layout == "two_by_two" else layout][0]["device"]["test"]
+        assert metrics["examples"] == 359
+        names = ("loss", "error", "top5_error", "class_accuracy")
+        assert_close([metrics[name] for name in names], [final[name] for name in names])
+
+
+def test_the_first_process_alone_records(trained):
+    folder, _ = trained
+    own = {path.name for path in (folder / "device" / "one").iterdir()}
+    assert own == {path.name for path in (folder / "device" / "two_by_two").iterdir()}
+    assert {"metrics.jsonl", "run.json", "curves.png", "checkpoints"} <= own
+    evaluated = [read_jsonl(folder / "device" / layout / "evaluations.jsonl") for layout in ("two_by_two", "one")]
+    assert [record["kind"] for record in evaluated[0]] == ["validation", "test"]
+    assert_close(*([(record["loss"], record["error"], record["examples"]) for record in own] for own in evaluated))
+
+
+# ---------------------------------------------------------------- who is there
+
+KNOWN = ("SLURM_", "OMPI_", "PMIX_", "KUBERNETES_", "JAX_COORDINATOR", "TPU_", "JOB_COMPLETION")
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """An environment without a cluster."""
+    for name in [name for name in os.environ if name.startswith(KNOWN)]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_where_nothing_says_otherwise_a_process_is_alone(bare):
+    assert find(None, None, None) is None
+    bare.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # any container there
+    assert find(None, None, None) is None
+
+
+def test_a_slurm_job_of_one_process_is_alone_and_one_of_several_is_not(bare):
+    given = dict(JOB_ID="4242", STEP_NODELIST="node[003-004]", NTASKS="1", PROCID="0", LOCALID="0")
+    for name, value in given.items():
+        bare.setenv(f"SLURM_{name}", value)
+    assert find(None, None, None) is None
+    bare.setenv("SLURM_NTASKS", "2")
+    bare.setenv("SLURM_PROCID", "1")
+    assert find(None, None, None) == Place("node003:61586", 2, 1)  # jax's port: 65535 - 4096 + 1 + 4242 % 4096
+    assert find("host:1", 4, 3) == Place("host:1", 4, 3)  # flags come first
+
+
+def test_an_mpi_job_of_several_processes_is_found(bare):
+    bare.setenv("OMPI_MCA_orte_hnp_uri", "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911")
+    bare.setenv("OMPI_COMM_WORLD_SIZE", "8")
+    bare.setenv("OMPI_COMM_WORLD_RANK", "5")
+    place = find(None, None, None)
+    assert place is not None and (place.processes, place.process) == (8, 5)
+    assert place.coordinator.startswith("10.96.0.1:") and str(place) == "process 5 of 8"
+
+
+def test_an_address_that_is_taken_is_refused(bare):
+    with socket.create_server(("", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"process 0 of 2 cannot start at {where}: Address already in use"):
+            distributed.session(where, 2, 0).__enter__()
+
+
+def test_one_process_of_flags_is_alone(bare):
+    assert find("host:1", 1, 0) is None
+    with distributed.session("host:1", 1, 0):
+        assert jax.process_count() == 1
+
+
+@given(st.tuples(*[st.booleans()] * 3).filter(lambda given: 0 < sum(given) < 3))
+@settings(deadline=None, derandomize=True, database=None)
+def test_some_of_the_flags_are_an_error_that_names_the_others(given):
+    values = {"--coordinator": "host:1", "--processes": 2, "--process": 0}
+    with pytest.raises(UserError, match="go together") as error:
+        find(*(value if here else None for value, here in zip(values.values(), given, strict=True)))
+    missing = str(error.value).split("but ")[1].split(" is missing")[0].split(" and ")
+    assert missing == [name for name, here in zip(values, given, strict=True) if not here]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        *(((word, 2, 0), "must be HOST:PORT") for word in ("host", "host:", ":1", "host:x", "host:0", "host:65536")),
+        (("host:1", 0, 0), "--processes is 0, but must be at least 1"),
+        *((("host:1", 2, i), f"--process is {i}, but must be from 0 to 1") for i in (2, -1)),
+    ],
+)
+def test_impossible_flags_are_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        find(*flags)
