@@ -4,6 +4,7 @@ Each number of devices has a process of its own, because jax fixes it at its fir
 in turn, `measure.ROUNDS` times; ratios are taken within a round.
 """
 
+import itertools
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ def batch_sizes(batch_size: int, counts: Sequence[int]) -> dict[str, list[int]]:
       UserError: numbers that are not 1 and then growing, or do not divide the batch.
     """
     check(
-        len(counts) > 1 and counts[0] == 1 and all(a < b for a, b in zip(counts, counts[1:], strict=False)),
+        len(counts) > 1 and counts[0] == 1 and all(a < b for a, b in itertools.pairwise(counts)),
         f"--scaling is {','.join(map(str, counts))}, but must be 1 and larger numbers of devices, such as 1,2,4,8",
     )
     for count in counts:
@@ -184,7 +185,7 @@ def note(result: dict[str, Any]) -> str:
     """Returns what the numbers mean."""
     if result["forced"]:
         return (
-            f"The devices are forced, and share {result['cores']} cores: nothing here says how a network scales. A ratio "
-            "below 1 is the overhead of splitting the step and of its communication."
+            f"The devices are forced, and share {result['cores']} cores: nothing here says how a network scales. A "
+            "ratio below 1 is the overhead of splitting the step and of its communication."
         )
     return "Efficiency is the ratio by the number of devices: 100% is perfect scaling."

@@ -75,9 +75,7 @@ def predict(network: Network, system: System, devices: int) -> Step:
     all_reduce = 2 * (devices - 1) / devices * gradients / system.bandwidth + 2 * (devices - 1) * system.latency
     step = compute + max(0.0, all_reduce - system.overlap * BACKWARD * compute)
     speed = devices * system.images / step
-    return Step(
-        devices, compute, all_reduce, step, speed, compute / step, speed * system.image_bytes, IMAGES / speed
-    )
+    return Step(devices, compute, all_reduce, step, speed, compute / step, speed * system.image_bytes, IMAGES / speed)
 
 
 def checkpoint_bytes(network: Network) -> int:
@@ -151,10 +149,10 @@ def sheets(network: Network, system: System, counts: Sequence[int]) -> list[Shee
     found = [Sheet(title, (*headings, "bytes/s read", "minutes an epoch"), lines)]
     runs = [run for run in PUBLISHED if run.network == network.name]
     if runs:
+        shares = [Share(run.efficiency) if run.efficiency else None for run in runs]
         rows = [
-            (run.hardware, run.devices, run.batch, Short(run.images_per_second))
-            + (Share(run.efficiency) if run.efficiency else None, run.source)
-            for run in runs
+            (run.hardware, run.devices, run.batch, Short(run.images_per_second), share, run.source)
+            for run, share in zip(runs, shares, strict=True)
         ]
         named = ("hardware", "devices", "global batch", "images/s", "efficiency", "source")
         found.append(Sheet("Published: images/s are epochs x 1,281,167 / time", named, rows))
@@ -192,7 +190,8 @@ if __name__ == "__main__":
     from cnn_jax.errors import check
     from cnn_jax.tables import FORMS, render
 
-    # Of the system of Goyal et al.: P100 have 10.6 TFLOP/s in float32, and eight of them share 50 Gbit/s.
+    # Of the system of Goyal et al.: P100 with 10.6 TFLOP/s in float32, eight in a server, and 50 Gbit/s between servers,
+    # which the ring crosses once. How much of the peak they reached is a guess.
     _NETWORK = flags.DEFINE_list("network", ["resnet50", "vgg16"], "Networks, by name.")
     _DEVICES = flags.DEFINE_list("devices", ["1", "8", "64", "256", "1024"], "Numbers of devices.")
     _PLOT = flags.DEFINE_string("plot", None, "Picture to write, such as scaling.png.")

@@ -93,14 +93,15 @@ ALLOWED = {
     "diagnostics": {"trees", "models.base", "step", "together", "build"},
     "guard": {"errors", "step", "workdir", "together", "checkpoint", "metrics", "build", "diagnostics"},
     "show": {"config", "models", "tables", "build"},
+    "clock": {"errors"},
     "train": {
-        *("errors", "step", "workdir", "signals", "stall", "together", "checkpoint", "metrics"),
+        *("errors", "step", "workdir", "signals", "stall", "together", "checkpoint", "metrics", "clock"),
         *("plots", "provenance", "summary", "build", "diagnostics", "guard", "show"),
     },
     # The commands.
     "ensemble": {"errors", "evaluate", "workdir", "checkpoint", "metrics", "build", "show"},
     "main": {
-        *("errors", "compilation_cache", "provenance", "train", "ensemble", "commandline"),
+        *("errors", "compilation_cache", "provenance", "clock", "train", "ensemble", "commandline"),
         *("distributed", "together"),
     },
     "prepare_data": {"errors", "workdir", "commandline", "data.images", "data.prepared", "data.tfrecord"},

@@ -71,7 +71,7 @@ def test_every_command_does_what_it_says(tmp_path):
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         if module != "main":
             told = dict(benchmark="images/s", summary="parameters", report="resnet50", visualize="augmented.png")
-            told |= {"experiments.sweep": "?", "experiments.cost": "Fire 4"}
+            told |= {"experiments.sweep": "?", "experiments.cost": "Fire 4", "experiments.scaling": "efficiency"}
             assert told[module] in result.stdout, command
         elif "--dry-run" not in words and "--help" not in words:
             accuracy = float(re.search(r"^(?:test|ensemble) +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
