@@ -190,8 +190,8 @@ if __name__ == "__main__":
     from cnn_jax.errors import check
     from cnn_jax.tables import FORMS, render
 
-    # Of the system of Goyal et al.: P100 with 10.6 TFLOP/s in float32, eight in a server, and 50 Gbit/s between servers,
-    # which the ring crosses once. How much of the peak they reached is a guess.
+    # Of the system of Goyal et al.: P100 with 10.6 TFLOP/s in float32, eight in a server, and 50 Gbit/s between
+    # servers, which the ring crosses once. How much of the peak they reached is a guess.
     _NETWORK = flags.DEFINE_list("network", ["resnet50", "vgg16"], "Networks, by name.")
     _DEVICES = flags.DEFINE_list("devices", ["1", "8", "64", "256", "1024"], "Numbers of devices.")
     _PLOT = flags.DEFINE_string("plot", None, "Picture to write, such as scaling.png.")
