@@ -30,7 +30,7 @@ def command(*arguments, **options):
         (("--config=configs/lenet5.py", "extra"), "unexpected argument 'extra'"),
         (
             ("--config=configs/lenet5.py", "--workdir=gs://bucket/run"),
-            "--workdir is 'gs://bucket/run', but must be a folder",
+            "--workdir is 'gs://bucket/run', but must be",
         ),
         (
             ("--mode=eval", "--checkpoints=runs/a,s3://bucket/b@best"),
