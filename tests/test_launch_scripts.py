@@ -157,7 +157,7 @@ SlurmctldPort={controller}
 SlurmdPort={node}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket,cred_expire=5
+AuthInfo=socket={folder}/munge/socket,cred_expire=60
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -226,7 +226,7 @@ def test_slurm_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path, slurm
     log = tmp_path / "log"
 
     def wait_for(words, times=1):
-        until = time.monotonic() + 400
+        until = time.monotonic() + 500
         while (log.read_text() if log.exists() else "").count(words) < times:
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.5)
