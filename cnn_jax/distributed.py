@@ -15,77 +15,20 @@ import socket
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax._src import clusters  # what jax.distributed.initialize asks
 from jax._src import distributed as runtime  # the client has no public name
 
-from cnn_jax.errors import ProcessLost, Stopped, UserError, check
+from cnn_jax.cluster import Place, find
+from cnn_jax.errors import ProcessLost, Stopped, UserError
 
 GO_ON = "The same command goes on from the latest checkpoint"
 POLL = 1.0  # seconds between two looks at the others
 FAREWELL = 15.0  # seconds that the coordinator stays for those who have not heard its last word
+FAILURES = (RuntimeError, ValueError)  # of jax's runtime
 STATUS = re.compile(r"[A-Z_]{6,}: ")  # how an error of jax's runtime begins
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this process stands among the others."""
-
-    coordinator: str  # HOST:PORT
-    processes: int
-    process: int
-
-    def __str__(self) -> str:
-        return f"process {self.process} of {self.processes}"
-
-
-def find(coordinator: str | None, processes: int | None, process: int | None) -> Place | None:
-    """Returns the place that flags or the environment name, or None where this process is alone.
-
-    The environment is what jax knows: SLURM's srun, Open MPI's mpirun, TPU pods, and indexed jobs of Kubernetes (with
-    the package `kubernetes`).
-
-    Raises:
-      UserError: only some of the flags are given, or they are impossible.
-    """
-    flags = {"--coordinator": coordinator, "--processes": processes, "--process": process}
-    missing = [name for name, value in flags.items() if value is None]
-    if len(missing) == len(flags):
-        return _detected()
-    check(not missing, f"{', '.join(flags)} go together, but {' and '.join(missing)} is missing: give all, or none")
-    assert coordinator is not None and processes is not None and process is not None
-    host, _, port = coordinator.rpartition(":")
-    check(
-        bool(host) and port.isdecimal() and 0 < int(port) < 2**16,
-        f"--coordinator is {coordinator!r}, but must be HOST:PORT, an address of process 0 that all processes reach",
-    )
-    check(processes >= 1, f"--processes is {processes}, but must be at least 1")
-    check(
-        0 <= process < processes,
-        f"--process is {process}, but must be from 0 to {processes - 1}: --processes is {processes}",
-    )
-    return Place(coordinator, processes, process) if processes > 1 else None
-
-
-def _detected() -> Place | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # in any container of Kubernetes, that its package is not there
-        kinds = [kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method]
-        if "JOB_COMPLETION_INDEX" not in os.environ:  # no indexed job, whose rights its package would ask for
-            kinds = [kind for kind in kinds if kind.__name__ != "K8sCluster"]
-        kind = next((kind for kind in kinds if kind.is_env_present()), None)
-    if kind is None:
-        return None
-    processes = kind.get_process_count()
-    if processes == 1:
-        return None
-    address = kind.get_coordinator_address(300, os.environ.get("JAX_COORDINATOR_PORT"))
-    return Place(os.environ.get("JAX_COORDINATOR_ADDRESS", address), processes, kind.get_process_id())
 
 
 @contextlib.contextmanager
@@ -201,13 +144,13 @@ class _Others:
             try:
                 alive = self._alive()
                 left = self.client.key_value_dir_get("left/")
-            except RuntimeError:  # the coordinator is gone: `catch_abort` reports it
-                return
+            except FAILURES:  # the coordinator is gone: `catch_abort` reports it
+                continue
             for name, said in left:
                 self._end(int(name.rpartition("/")[2]), **json.loads(said))
             self.first = self.first or alive
-            for process, incarnation in self.first.items():
-                if alive.get(process) != incarnation:
+            for process in range(self.place.processes):
+                if process not in alive or alive[process] != self.first[process]:
                     self._end(process)
 
     @property
@@ -258,32 +201,40 @@ class _Others:
 
     def part(self) -> None:
         """Ends the session where all processes come to its end: none leaves before all are there."""
-        self.client.wait_at_barrier("end", 24 * 3600 * 1000)  # whoever is lost until then is noticed
+        try:
+            self.client.wait_at_barrier("end", 24 * 3600 * 1000)
+        except FAILURES:
+            self._wait_for_verdict()
+            raise
         self.ended.set()
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(*FAILURES):
             self.client.wait_at_barrier("ended", int(FAREWELL * 1000))
         self._disconnect()
 
     def leave(self, error: BaseException) -> None:
         """Ends the session of this process alone, whose error the others are told."""
         if STATUS.match(str(error)):  # of a collective: the others are more likely to be lost than this one to be wrong
-            time.sleep(self.heartbeat_timeout + 5 * POLL)
+            self._wait_for_verdict()
         self.ended.set()
         code = error.exit_code if isinstance(error, UserError) else 1
         said = json.dumps({"message": str(error) or type(error).__name__, "code": code})
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(*FAILURES):
             self.client.key_value_set(f"left/{self.place.process}", said)
         self._disconnect()
+
+    def _wait_for_verdict(self) -> None:
+        """Waits until the thread would have found, and reported, who is lost."""
+        time.sleep(self.heartbeat_timeout + 5 * POLL)
 
     def _disconnect(self) -> None:
         if self.place.process == 0:
             self._outlast()
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(*FAILURES):
             jax.distributed.shutdown()
 
     def _outlast(self) -> None:
         """Waits until the others have gone: they are aborted where the coordinator goes first."""
         until = time.monotonic() + FAREWELL
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(*FAILURES):
             while len(self._alive()) > 1 and time.monotonic() < until:
                 time.sleep(0.1)

@@ -30,7 +30,7 @@ def slurm(processes, process, port):
     return {f"SLURM_{name}": str(value) for name, value in values.items()} | {"JAX_COORDINATOR_PORT": str(port)}
 
 
-def start(processes, *arguments, devices=1, heartbeat=10, by_slurm=False):
+def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False):
     """Returns the processes of one run, which flags or the environment describe; each has that many devices."""
     port, pipes = free_port(), dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     environment = os.environ | {

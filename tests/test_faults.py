@@ -36,12 +36,12 @@ def test_a_signal_at_one_process_stops_all_at_the_same_step_which_is_saved(tmp_p
 @pytest.mark.parametrize(("killed", "name"), [(1, "process 1"), (0, "process 0, the coordinator,")])
 def test_where_one_process_is_killed_the_others_end_soon_and_name_it(tmp_path, killed, name):
     arguments = ("--config.batch_size=33", "--config.eval.batch_size=33", *ENDLESS)
-    with started(3, *arguments, f"--workdir={tmp_path}", heartbeat=5) as running:
+    with started(3, *arguments, f"--workdir={tmp_path}", heartbeat=15) as running:
         wait_for(running[0], "first step")
         running[killed].kill()
         began = time.monotonic()
         ended = finish(running)
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 120
     assert ended[killed][0] == -signal.SIGKILL
     for process, (code, _, err) in enumerate(ended):
         if process != killed:

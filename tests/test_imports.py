@@ -61,7 +61,8 @@ ALLOWED = {
     "data.pipeline": {"errors", "data.images", "data.dataset", "data.sources", "data.augment", "data.workers"},
     "data.views": {"errors", "data.augment", "data.pipeline"},
     # Several processes.
-    "distributed": {"errors"},
+    "cluster": {"errors"},
+    "distributed": {"errors", "cluster"},
     "together": set(),
     # The step receives a network and imports none.
     "optim": {"errors", "trees"},
