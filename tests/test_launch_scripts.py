@@ -232,7 +232,7 @@ def test_slurm_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path, slurm
             time.sleep(0.5)
 
     options = ("--parsable", "--ntasks=2", f"--output={log}")
-    arguments = (*SMALL, *ENDLESS, "--heartbeat-timeout=10", f"--workdir={tmp_path / 'run'}")
+    arguments = (*SMALL, *ENDLESS, "--heartbeat-timeout=100", f"--workdir={tmp_path / 'run'}")
     job = slurm("sbatch", *options, str(LAUNCH / "slurm.sh"), *arguments).strip()
     wait_for("first step after")
     slurm("sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wrap=sleep 1")
