@@ -42,7 +42,7 @@ def start() -> None:
     from cnn_jax import compilation_cache, measure
 
     if _SCALING.value is not None:
-        start_scaling(config)
+        start_scaling(config, _SCALING.value)
         return
     compilation_cache.enable()
     for part in only:
@@ -55,19 +55,19 @@ def start() -> None:
         print_result(result, Console())
 
 
-def start_scaling(config: Any) -> None:
-    """Measures the step with the numbers of devices of --scaling."""
+def start_scaling(config: Any, words: list[str]) -> None:
+    """Measures the step with the numbers of devices that `words` of --scaling are."""
     for flag in ("only", "against"):
         check(not flags.FLAGS[flag].present, f"--{flag} does not go with --scaling, which measures the step alone")
     check(
-        all(word.isdecimal() for word in _SCALING.value),
-        f"--scaling is {','.join(_SCALING.value)!r}, but must be numbers of devices, such as 1,2,4,8",
+        all(word.isdecimal() for word in words),
+        f"--scaling is {','.join(words)!r}, but must be numbers of devices, such as 1,2,4,8",
     )
     from rich.console import Console
 
     from cnn_jax import scaling
 
-    counts = [int(word) for word in _SCALING.value]
+    counts = [int(word) for word in words]
     result = scaling.scaling(config, counts, seconds=_SECONDS.value, progress=Console(stderr=True))
     if _JSON.value:
         print(json.dumps(result, indent=2))
