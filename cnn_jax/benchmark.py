@@ -4,8 +4,9 @@ python -m cnn_jax.benchmark --config=configs/resnet50.py
 python -m cnn_jax.benchmark --config=configs/lenet5.py --against=flax --json
 python -m cnn_jax.benchmark --config=configs/resnet20.py:cifar10 --only=data --config.data.placement=stream
 python -m cnn_jax.benchmark --config=configs/resnet50.py:folder --config.data.dir=photos --only=data --against=torch
+python -m cnn_jax.benchmark --config=configs/resnet50.py --scaling=1,2,4,8
 
-How it is measured stands in `measure`, and what --against compares with in `baselines` and `torch_data`.
+How it is measured stands in `measure` and `scaling`, and what --against compares with in `baselines` and `torch_data`.
 """
 
 import json
@@ -28,6 +29,9 @@ _AGAINST = flags.DEFINE_enum(
     "Also measure the loop of Flax's tutorial, PyTorch and its DataLoader, or the step that trains all parameters.",
 )
 _ONLY = flags.DEFINE_string("only", "step,data,both", "What to measure: the step, its data, both at once.")
+_SCALING = flags.DEFINE_list(
+    "scaling", None, "Numbers of devices, as 1,2,4,8: measure the step with each. On CPUs they are forced."
+)
 _SECONDS = flags.DEFINE_float("seconds", 2.0, "Length of one measurement; there are 5 of each.")
 
 
@@ -40,6 +44,9 @@ def start() -> None:
 
     from cnn_jax import compilation_cache, measure
 
+    if _SCALING.value is not None:
+        start_scaling(config, _SCALING.value)
+        return
     compilation_cache.enable()
     for part in only:
         check_choice("--only", part, measure.PARTS)
@@ -49,6 +56,41 @@ def start() -> None:
         print(json.dumps(result, indent=2))
     else:
         print_result(result, Console())
+
+
+def start_scaling(config: Any, words: list[str]) -> None:
+    """Measures the step with the numbers of devices that `words` of --scaling are."""
+    for flag in ("only", "against"):
+        check(not flags.FLAGS[flag].present, f"--{flag} does not go with --scaling, which measures the step alone")
+    check(
+        all(word.isdecimal() for word in words),
+        f"--scaling is {','.join(words)!r}, but must be numbers of devices, such as 1,2,4,8",
+    )
+    from rich.console import Console
+
+    from cnn_jax import scaling
+
+    counts = [int(word) for word in words]
+    result = scaling.scaling(config, counts, seconds=_SECONDS.value, progress=Console(stderr=True))
+    if _JSON.value:
+        print(json.dumps(result, indent=2))
+        return
+    from cnn_jax.tables import Sheet, render
+
+    print(
+        f"{result['model']} on {result['data']}, {result['precision']}; {result['device_kind']} "
+        f"({result['platform']}), jax {result['jax_version']}; medians of {result['repeats']} rounds\n"
+    )
+    headings = ("devices", "global batch", "images/s", "ratio to 1 device", "min - max")
+    for kind, title in (("strong", "strong: the same batch"), ("weak", "weak: the same batch on each device")):
+        lines = [
+            (row["devices"], row["batch_size"], row["images_per_second"]["median"], row["ratio"]["median"])
+            + (f"{row['ratio']['min']:.2f} - {row['ratio']['max']:.2f}",)
+            + (() if result["forced"] else (f"{row['efficiency']['median']:.1%}",))
+            for row in result["scaling"][kind]
+        ]
+        print(render([Sheet(title, headings if result["forced"] else (*headings, "efficiency"), lines)], "text"))
+    print(scaling.note(result))
 
 
 def print_result(result: dict[str, Any], console: Any) -> None:

@@ -53,8 +53,10 @@ def _detected() -> Place | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # in any container of Kubernetes, that its package is not there
         kinds = [kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method]
+        if "JOB_COMPLETION_INDEX" not in os.environ:  # no indexed job, whose rights its package would ask for
+            kinds = [kind for kind in kinds if kind.__name__ != "K8sCluster"]
         kind = next((kind for kind in kinds if kind.is_env_present()), None)
-    if kind is None or (kind.__name__ == "K8sCluster" and "JOB_COMPLETION_INDEX" not in os.environ):
+    if kind is None:
         return None
     processes = kind.get_process_count()
     if processes == 1:

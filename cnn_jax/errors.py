@@ -6,6 +6,7 @@ command again. After a second signal it is 128 + the signal's number, and nothin
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -56,3 +57,12 @@ def check(condition: bool, message: str) -> None:
     """Raises UserError with `message` unless `condition` holds."""
     if not condition:
         raise UserError(message)
+
+
+def check_folder(field: str, value: str) -> None:
+    """Raises UserError if `value` is a URL, such as that of a bucket, and no path."""
+    check(
+        re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value) is None,
+        f"{field} is {value!r}, but must be a folder: buckets are neither written nor read by their URLs. Mount the "
+        "bucket, or use storage that all machines share; launch/README.md says what works",
+    )

@@ -16,7 +16,7 @@ from absl import flags
 
 from cnn_jax import commandline
 from cnn_jax.commandline import changed, explain, given_config, launch, needed_config
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, check_folder
 from configs import replay
 
 # jax is imported by start(), so that --help answers at once.
@@ -32,6 +32,7 @@ _CHECKPOINTS = flags.DEFINE_list(
 )
 flags.DEFINE_bool("dry-run", False, "Stop after printing what would run.")
 _EXTEND = flags.DEFINE_bool("extend", False, "Allow a longer --config.duration than that of the run in --workdir.")
+_PROFILE = flags.DEFINE_string("profile", None, "START:END: trace these steps, both included, into WORKDIR/profile.")
 # Of several processes; clusters that jax knows (SLURM, TPU pods, Open MPI) need none of them.
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, the same for all processes.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes.")
@@ -42,10 +43,13 @@ _SILENCE = flags.DEFINE_integer("heartbeat-timeout", 60, "Seconds of silence unt
 
 def start() -> None:
     """Runs what the flags say."""
+    for flag, folders in (("workdir", [_WORKDIR.value or ""]), ("checkpoints", _CHECKPOINTS.value)):
+        for folder in folders:
+            check_folder(f"--{flag}", folder)
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
     dry_run = bool(flags.FLAGS["dry-run"].value)
     if _MODE.value == "eval":
-        for flag in ("dry-run", "extend"):
+        for flag in ("dry-run", "extend", "profile"):
             if flags.FLAGS[flag].value:
                 raise UserError(f"--{flag} goes with training, not with --mode=eval")
         if _CHECKPOINTS.value:
@@ -57,14 +61,16 @@ def start() -> None:
         if flags.FLAGS[flag].value:
             raise UserError(f"--{flag} goes with --mode=eval: training goes on from the latest one of --workdir")
     config = needed_config()
-    from cnn_jax import compilation_cache, provenance, together, train
+    from cnn_jax import clock, compilation_cache, provenance, together, train
 
+    profile = clock.steps_to_trace(_PROFILE.value) if _PROFILE.value is not None else None
     compilation_cache.enable()
     data_set = config.data.name.replace("/", "-")
     default = Path("runs") / f"{config.model.get('name')}-{data_set}-{time.strftime('%Y%m%d-%H%M%S')}"
     # What is left is the command that repeats the run in a new folder.
     arguments = provenance.without(
-        sys.argv[1:], "workdir", "extend!", "coordinator", "processes", "process", "start-timeout", "heartbeat-timeout"
+        sys.argv[1:],
+        *("workdir", "extend!", "profile", "coordinator", "processes", "process", "start-timeout", "heartbeat-timeout"),
     )
     with session():
         train.run(
@@ -72,6 +78,7 @@ def start() -> None:
             workdir or Path(together.decided(lambda: str(default))),
             dry_run=dry_run,
             extend=_EXTEND.value,
+            profile=profile,
             began=commandline.BEGAN,
             arguments=arguments,
         )

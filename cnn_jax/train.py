@@ -16,6 +16,7 @@ from rich.console import Console
 from cnn_jax import diagnostics, guard, plots, provenance, show, summary, together, workdir
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.clock import Clock, Trace
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.metrics import Recorder, jsonable, scalars
 from cnn_jax.signals import StopSignals
@@ -29,6 +30,7 @@ def run(
     *,
     dry_run: bool = False,
     extend: bool = False,
+    profile: tuple[int, int] | None = None,
     console: Console | None = None,
     began: float | None = None,
     arguments: Sequence[str] | None = None,
@@ -43,6 +45,7 @@ def run(
 
     Args:
       extend: allows `config.duration` to be longer than that of the run in `folder`.
+      profile: the first and the last step of a trace in `folder`/profile, by the first process; see `clock.Trace`.
       began: when the command began, of `time.perf_counter`; now, if not given. arguments: the command's, for run.json.
 
     Raises:
@@ -93,6 +96,9 @@ def run(
             workdir.write_input(folder, this.data.input)
             images = this.images("train")
         first_step = int(state.step)
+        traced = profile if together.is_first() else None
+        trace = Trace(traced, folder / "profile", first=first_step + 1, last=total_steps, report=tell)
+        resources.enter_context(trace)
         if config.eval.layers and latest is None:
             write_layers(this, state, records, "first")
         if latest is not None:
@@ -108,21 +114,24 @@ def run(
         final: dict[str, Any] = {}
         best_error = checkpoints.best_error()
         wishes = together.Wishes(this.mesh)
-        clock = Stopwatch(first_step)
+        clock = Clock(first_step)
         done, plotted = first_step, time.perf_counter()
         stall = StallWatch(config.log.stall, lambda: this.placed, lambda: f"{record.under_way} after step {done:,}")
         resources.enter_context(stall)
         with progress, record.spending("training"):
             batches = this.data.parts["train"].train_batches(first_step, total_steps, config.batch_size)
-            for done, batch in enumerate(ahead(map(this.put, batches)), start=first_step + 1):
-                state = train_step(state, batch, images)
+            for done, batch in enumerate(clock.waits(ahead(map(this.put, batches))), start=first_step + 1):
+                with trace.step(done):
+                    state = train_step(state, batch, images)
+                trace.after(done, state)
+                clock.turn()
                 epoch = done / steps_per_epoch
                 progress.advance(done)
                 if done == first_step + 1:
                     jax.block_until_ready(state)
                     stop.hold()
                     progress.message(f"first step after {time.perf_counter() - began:.1f} s")
-                    clock = Stopwatch(done)
+                    clock.restart(done)
                 last, stops = done == total_steps, wishes.granted(stop.received is not None)
                 logs = last or this.is_due(done, config.log.every)
                 validates = has_validation and (last or this.is_due(done, config.eval.every))
@@ -137,7 +146,7 @@ def run(
                         error=float(1 - sums["correct"] / sums["examples"]),
                         learning_rate=float(rate),
                         gradient_norm=float(sums["gradient_norm"] / sums["steps"]),
-                        images_per_second=clock.images_per_second(done, config.batch_size),
+                        **clock.read(done, config.batch_size),
                     )
                     if config.data.on_error == "skip":
                         metrics["skipped"] = len(this.data.parts["train"].skipped)
@@ -264,26 +273,3 @@ def ahead(batches: Iterable[Any], count: int = 2) -> Iterator[Any]:
         if len(queue) > count:
             yield queue.pop(0)
     yield from queue
-
-
-class Stopwatch:
-    """Measures training speed between records, without validations and saves."""
-
-    def __init__(self, done: int):
-        self.done = done
-        self.since = time.perf_counter()
-
-    def images_per_second(self, done: int, batch_size: int) -> float | None:
-        """Returns the speed since the last call, or None if there was no step."""
-        now = time.perf_counter()
-        speed = round((done - self.done) * batch_size / (now - self.since), 1) if done > self.done else None
-        self.done, self.since = done, now
-        return speed
-
-    @contextlib.contextmanager
-    def paused(self, state: Any) -> Iterator[None]:
-        """Leaves out what happens inside the block, but not the steps under way to `state`."""
-        jax.block_until_ready(state)
-        started = time.perf_counter()
-        yield
-        self.since += time.perf_counter() - started

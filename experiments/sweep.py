@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import workdir
-from cnn_jax.errors import UserError, check
+from cnn_jax.errors import UserError, check, check_folder
 from cnn_jax.tables import render
 from experiments.experiment import Experiment, experiments, load
 from experiments.launch import Slot, check_not_submitted, run_here, slots, submit
@@ -81,6 +81,7 @@ if __name__ == "__main__":
         check(slurm or not _SUBMIT.value, "--submit goes with --launcher=slurm")
         check(not (slurm and _JOBS.value), "--jobs goes without --launcher: give --submit=slurm_array_parallelism=N")
         others = (_ONLY.value, _JOBS.value, slurm or None, flags.FLAGS["dry-run"].value or None)
+        check_folder("--folder", _FOLDER.value or "")
         check(not _REPORT.value or others == (None,) * 4, "--report takes --seeds and --folder only: it runs nothing")
 
     def launch(words: list[str]) -> int | None:

@@ -15,6 +15,7 @@ from several_processes import ROOT, free_port
 from several_training import LAYOUTS, PLACEMENTS
 
 from cnn_jax import distributed
+from cnn_jax.clock import MEASURED
 from cnn_jax.cluster import Place, find
 from cnn_jax.errors import UserError
 from cnn_jax.metrics import read_jsonl
@@ -61,7 +62,7 @@ def test_five_steps_give_the_same_numbers_on_any_number_of_devices_and_processes
     folder, found = trained
     records = {
         layout: [
-            {name: value for name, value in record.items() if name not in ("kind", "protocol", "images_per_second")}
+            {name: value for name, value in record.items() if name not in ("kind", "protocol", *MEASURED)}
             for record in read_jsonl(folder / placement / layout / "metrics.jsonl")
         ]
         for layout in LAYOUTS

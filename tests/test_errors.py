@@ -1,6 +1,6 @@
 import pytest
 
-from cnn_jax.errors import UserError, check, check_choice, near
+from cnn_jax.errors import UserError, check, check_choice, check_folder, near
 
 
 def test_the_near_match_is_named_and_a_far_one_is_not():
@@ -24,3 +24,16 @@ def test_a_condition_that_does_not_hold_is_a_users_error():
 
 def test_a_users_error_is_a_value_error():
     assert issubclass(UserError, ValueError)
+
+
+@pytest.mark.parametrize(
+    "folder", ["gs://bucket/run", "s3://bucket", "hdfs://host:9000/a", "file:///tmp/a", "GS:/bucket"]
+)
+def test_a_url_is_no_folder(folder):
+    with pytest.raises(UserError, match=r"--workdir is '.*', but must be a folder: buckets"):
+        check_folder("--workdir", folder)
+
+
+@pytest.mark.parametrize("folder", ["", "runs/a", "/tmp/a", "~/a", "a:b", "runs/12:30/a", "C:/runs", "a//b"])
+def test_a_path_is_a_folder(folder):
+    check_folder("--workdir", folder)

@@ -28,6 +28,22 @@ def command(*arguments, **options):
         (("--config=configs/lenet5.py", "--config.batch_size=many"), "'many'"),
         (("--config=configs/lenet5.py", "--config.batch_size=2.5"), "'2.5'"),
         (("--config=configs/lenet5.py", "extra"), "unexpected argument 'extra'"),
+        (
+            ("--config=configs/lenet5.py", "--workdir=gs://bucket/run"),
+            "--workdir is 'gs://bucket/run', but must be",
+        ),
+        (
+            ("--mode=eval", "--checkpoints=runs/a,s3://bucket/b@best"),
+            "--checkpoints is 's3://bucket/b@best', but must be",
+        ),
+        (
+            ("--config=configs/lenet5.py:mnist", "--config.data.dir=gs://bucket/a"),
+            "folder of data sets is 'gs://bucket/a'",
+        ),
+        (
+            ("--config=configs/lenet5.py:folder", "--config.data.dir=s3://bucket"),
+            "config.data.dir is 's3://bucket', but",
+        ),
         (("--mode=evaluate",), "should be one of"),
         (("--mode=eval",), "--mode=eval needs --workdir"),
         (("--mode=eval", "--dry-run"), "--dry-run goes with training"),

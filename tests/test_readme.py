@@ -88,6 +88,7 @@ def test_every_command_does_what_it_says(tmp_path):
                 benchmark="images/s", summary="parameters", report="resnet50", visualize=".png: ", export="bytes;"
             )
             told |= {"experiments.sweep": "?", "experiments.cost": "Fire 4", "embed": "84 features of 3 pictures"}
+            told |= {"experiments.scaling": "efficiency"}
             assert told[module] in result.stdout, command
         elif "--dry-run" not in words and "--help" not in words:
             accuracy = float(re.search(r"^(?:test|ensemble) +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])

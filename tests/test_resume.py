@@ -17,6 +17,7 @@ import pytest
 
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.clock import MEASURED
 from cnn_jax.metrics import read_jsonl
 from configs import replay
 
@@ -63,7 +64,7 @@ def wait_for_first_step(process):
 
 
 def records(folder):
-    return [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_jsonl(folder / "metrics.jsonl")]
+    return [{k: v for k, v in r.items() if k not in MEASURED} for r in read_jsonl(folder / "metrics.jsonl")]
 
 
 def final_state(folder):

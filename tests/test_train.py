@@ -8,6 +8,7 @@ from tfds_files import prepare
 from cnn_jax import train
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.clock import MEASURED
 from cnn_jax.errors import NotFiniteError, UserError
 from cnn_jax.metrics import read_jsonl
 from configs import cifar_resnet, resnet18
@@ -15,7 +16,7 @@ from configs import cifar_resnet, resnet18
 
 def records(folder, kind=None):
     """Records without the speed, which differs from run to run."""
-    found = [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_jsonl(folder / "metrics.jsonl")]
+    found = [{k: v for k, v in r.items() if k not in MEASURED} for r in read_jsonl(folder / "metrics.jsonl")]
     return [r for r in found if kind in (None, r["kind"])]
 
 

@@ -19,7 +19,7 @@ from cnn_jax.config import KINDS
 from cnn_jax.data import arrays
 from cnn_jax.data.dataset import check_disjoint
 from cnn_jax.data.images import SUFFIXES, is_picture
-from cnn_jax.errors import UserError, check, near
+from cnn_jax.errors import UserError, check, check_folder, near
 
 IGNORED = {"Thumbs.db", "desktop.ini"}  # beside names that begin with a dot
 # Number of axes of an example, beside its channels -> how its files end.
@@ -114,6 +114,7 @@ def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing],
       UserError: config.data.dir is no folder, a part is none of these, parts overlap, or see `list_classes`.
     """
     root, axes = Path(config.dir).expanduser(), len(config.image_size)
+    check_folder("config.data.dir", config.dir)
     check(bool(config.dir), f"name the folder of {KINDS[axes]}: --config.data.dir=FOLDER")
     check(root.is_dir(), f"config.data.dir is {str(root)!r}, but there is no such folder")
     written = {part: config[part].strip() for part in names}

@@ -18,7 +18,7 @@ import numpy as np
 
 from cnn_jax.config import SOURCES
 from cnn_jax.data.images import UnreadableError
-from cnn_jax.errors import UserError, check, near
+from cnn_jax.errors import UserError, check, check_folder, near
 
 FORMAT = "array_record"  # the format of TFDS that has random access
 BUNDLED = sorted(set(SOURCES) - {"tfds"})  # data sets that are not TFDS's are called as their source
@@ -27,8 +27,14 @@ BUNDLED = sorted(set(SOURCES) - {"tfds"})  # data sets that are not TFDS's are c
 
 
 def data_dir(given: str) -> Path:
-    """Returns the folder of prepared data sets: the one that is `given`, TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return Path(given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """Returns the folder of prepared data sets: the one that is `given`, TFDS_DATA_DIR, or ~/tensorflow_datasets.
+
+    Raises:
+      UserError: it is the URL of a bucket.
+    """
+    folder = given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    check_folder("the folder of data sets" if given else "TFDS_DATA_DIR", folder)
+    return Path(folder).expanduser()
 
 
 def find(name: str, directory: Path) -> Path:

@@ -1,0 +1,191 @@
+"""How the training step scales with the number of devices.
+
+Each number of devices has a process of its own, because jax fixes it at its first use. All of them stay, and are asked
+in turn, `measure.ROUNDS` times; ratios are taken within a round.
+"""
+
+import itertools
+import multiprocessing
+import os
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from cnn_jax import measure, show
+from cnn_jax.build import Run
+from cnn_jax.errors import UserError, check
+
+KINDS = ("strong", "weak")
+
+
+def batch_sizes(batch_size: int, counts: Sequence[int]) -> dict[str, list[int]]:
+    """Returns the global batch of each number of devices: "strong" leaves it alone, "weak" that of each device.
+
+    Both are `batch_size` for the largest number.
+
+    Raises:
+      UserError: numbers that are not 1 and then growing, or do not divide the batch.
+    """
+    check(
+        len(counts) > 1 and counts[0] == 1 and all(a < b for a, b in itertools.pairwise(counts)),
+        f"--scaling is {','.join(map(str, counts))}, but must be 1 and larger numbers of devices, such as 1,2,4,8",
+    )
+    for count in counts:
+        check(
+            batch_size % count == 0,
+            f"config.batch_size is {batch_size}, but must be divisible by {count} devices of --scaling",
+        )
+    return {"strong": [batch_size] * len(counts), "weak": [batch_size // counts[-1] * count for count in counts]}
+
+
+def scaling(config: Any, counts: Sequence[int], *, seconds: float, progress: Console) -> dict[str, Any]:
+    """Returns what was measured of the training step, as it is printed with --json.
+
+    On a CPU the devices are forced: they are threads of one machine, whose cores they share.
+
+    Args:
+      config: its batch size is that of all devices together. counts: numbers of devices. seconds: of one segment.
+
+    Raises:
+      UserError: see `batch_sizes` and `measure.benchmark`; there are not so many devices.
+    """
+    batches = batch_sizes(config.batch_size, counts)
+    workers: list[_Worker] = []
+    try:
+        with show.waiting(progress, "starting a process for each number of devices, and compiling"):
+            for i, count in enumerate(counts):
+                workers.append(_Worker(config, count, {kind: batches[kind][i] for kind in KINDS}, seconds))
+                workers[-1].receive()  # one compiles at a time
+            facts = workers[0].facts
+        about = seconds * measure.ROUNDS * len(counts) * len(KINDS)
+        with show.waiting(progress, f"measuring: about {about:.0f} s"):
+            speeds: dict[str, list[list[float]]] = {kind: [[] for _ in counts] for kind in KINDS}
+            for _ in range(measure.ROUNDS):
+                for kind in KINDS:
+                    for found, worker in zip(speeds[kind], workers, strict=True):
+                        found.append(worker.speed(kind))
+    finally:
+        for worker in workers:
+            worker.stop()
+    return facts | {
+        "model": config.model.name,
+        "data": config.data.name,
+        "precision": config.precision,
+        "forced": facts["platform"] == "cpu",
+        "cores": os.cpu_count(),
+        "repeats": measure.ROUNDS,
+        "seconds": seconds,
+        "scaling": {kind: rows(counts, batches[kind], speeds[kind]) for kind in KINDS},
+    }
+
+
+def rows(counts: Sequence[int], batches: Sequence[int], speeds: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """Returns a row for each number of devices: images/s, its ratio to one device, and that by the number of devices.
+
+    Args:
+      speeds: images/s of each number of devices, in each round.
+    """
+    found = []
+    for count, batch, own in zip(counts, batches, speeds, strict=True):
+        ratios = [speed / alone for speed, alone in zip(own, speeds[0], strict=True)]
+        found.append(
+            {
+                "devices": count,
+                "batch_size": batch,
+                "images_per_second": measure.summarize(own),
+                "ratio": measure.summarize(ratios),
+                "efficiency": measure.summarize([ratio / count for ratio in ratios]),
+            }
+        )
+    return found
+
+
+class _Worker:
+    """The process that has a number of devices."""
+
+    def __init__(self, config: Any, count: int, batches: dict[str, int], seconds: float):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        arguments = (theirs, config, count, batches, seconds)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        self.facts: dict[str, Any] = {}
+
+    def receive(self) -> Any:
+        """Returns what the process sends; at first that is what devices it has."""
+        try:
+            found = self._connection.recv()
+        except EOFError:
+            self._process.join()
+            raise UserError(f"a process that measures ended with exit code {self._process.exitcode}") from None
+        if isinstance(found, str):
+            raise UserError(found)
+        self.facts = self.facts or found
+        return found
+
+    def speed(self, kind: str) -> float:
+        """Returns the images/s of a segment."""
+        self._connection.send(kind)
+        return self.receive()["images_per_second"]
+
+    def stop(self) -> None:
+        self._connection.close()  # the process ends at the end of its input
+        self._process.join(timeout=10)
+        self._process.kill()
+
+
+def _serve(connection: Connection, config: Any, count: int, batches: dict[str, int], seconds: float) -> None:
+    """Measures what it is asked for, in a process of its own."""
+    try:
+        facts = _take_devices(count)
+        contenders = {kind: _contender(config, batch) for kind, batch in batches.items()}
+        steps = {kind: measure.calibrate(kind, contender, seconds) for kind, contender in contenders.items()}
+        connection.send(facts)
+        while True:
+            kind = connection.recv()
+            taken = measure.timed(kind, contenders[kind], steps[kind])
+            connection.send({"images_per_second": steps[kind] * batches[kind] / taken})
+    except UserError as error:
+        connection.send(str(error))
+    except EOFError:
+        pass
+
+
+def _take_devices(count: int) -> dict[str, Any]:
+    """Makes `count` devices those that jax sees, before it looks for any, and returns what they are."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share each GPU
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    jax.config.update("jax_cuda_visible_devices", ",".join(map(str, range(count))))
+    devices = jax.devices()
+    check(
+        devices[0].platform in ("cpu", "gpu"),
+        f"--scaling measures CPUs and GPUs, but this is a {devices[0].device_kind}: its devices belong to one process",
+    )
+    check(len(devices) == count, f"--scaling names {count} devices, but there are {len(devices)}")
+    return {"platform": devices[0].platform, "device_kind": devices[0].device_kind, "jax_version": jax.__version__}
+
+
+def _contender(config: Any, batch_size: int) -> measure.Contender:
+    """Returns the training step on random images, see `measure.ours`."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.batch_size = config.eval.batch_size = batch_size
+    run = Run(config)
+    part = run.data.parts["train"]
+    size = len(part) if part.is_resident else measure.STREAMED_BATCHES * batch_size
+    examples = measure.random_examples(size, run.data.image_shape, run.config.data.num_classes)
+    return measure.ours(run, examples, compiles=False)[1]["step"]
+
+
+def note(result: dict[str, Any]) -> str:
+    """Returns what the numbers mean."""
+    if result["forced"]:
+        return (
+            f"The devices are forced, and share {result['cores']} cores: nothing here says how a network scales. A "
+            "ratio below 1 is the overhead of splitting the step and of its communication."
+        )
+    return "Efficiency is the ratio by the number of devices: 100% is perfect scaling."

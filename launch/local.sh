@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Trains with several processes of this machine, which share its GPUs or its CPUs:
+#
+#   PROCESSES=2 launch/local.sh --config=configs/lenet5.py --workdir=runs/two
+#   DRY_RUN=1 PROCESSES=2 launch/local.sh --config=configs/lenet5.py    # prints the commands
+#
+# One process uses all devices of a machine: start several to try what a cluster will do. With GPUS_PER_PROCESS=1 each
+# process sees GPUs of its own. PORT (4321) is that of process 0.
+#
+# SIGTERM and Ctrl-C go to all processes, which save. If one fails, the others, which it tells and which then end by
+# themselves, have GRACE (30) seconds for that, and are killed. The first exit code that is not 0 is that of this script.
+
+set -euo pipefail
+
+processes=${PROCESSES:-2}
+gpus=${GPUS_PER_PROCESS:-0}
+set -m # processes in groups of their own: Ctrl-C reaches them through this script only, as one signal
+
+running=()
+for ((process = 0; process < processes; process++)); do
+  command=(python -u -m cnn_jax.main "--coordinator=localhost:${PORT:-4321}" "--processes=$processes"
+    "--process=$process" "$@")
+  if ((gpus)); then
+    visible=$(seq -s, $((process * gpus)) $((process * gpus + gpus - 1)))
+    command=(env "CUDA_VISIBLE_DEVICES=$visible" "${command[@]}")
+  fi
+  if [[ ${DRY_RUN:-} ]]; then
+    printf '%q ' "${command[@]}"
+    echo
+  else
+    "${command[@]}" &
+    running+=($!)
+  fi
+done
+
+pass_on() { kill -s "$1" "${running[@]}" 2>/dev/null || true; }
+trap 'pass_on TERM' TERM INT HUP
+
+code=0
+while ((${#running[@]})); do
+  left=()
+  for process in "${running[@]}"; do
+    if kill -0 "$process" 2>/dev/null; then
+      left+=("$process")
+      continue
+    fi
+    ended=0
+    wait "$process" || ended=$?
+    if ((ended && !code)); then
+      code=$ended
+      failed=$SECONDS
+    fi
+  done
+  running=(${left[@]+"${left[@]}"})
+  if ((code && ${#running[@]} && SECONDS - failed >= ${GRACE:-30})); then
+    pass_on KILL
+  fi
+  sleep 0.2
+done
+exit "$code"

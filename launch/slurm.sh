@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Trains under SLURM: one process for each task, in the folder that the job is submitted from.
+#
+#   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/resnet50.py:imagenet2012
+#   sbatch --array=0-2 launch/slurm.sh --config=configs/lenet5.py    # a run for each seed
+#   DRY_RUN=1 launch/slurm.sh --config=configs/lenet5.py             # prints the command
+#
+# The processes find each other by what srun tells them. On GPUs give as many tasks as GPUs: each process takes the GPU
+# of its number on the node, so all tasks of a node must see all of its GPUs (--gpus-per-node, not --gpus-per-task).
+# Partition, time limit and account are options of sbatch, as ever.
+#
+#SBATCH --job-name=cnn_jax
+#SBATCH --output=slurm-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+# SIGTERM two minutes before the time limit, and when the job is preempted (GraceTime): the run saves and exits with 75.
+#SBATCH --signal=TERM@120
+
+set -euo pipefail
+
+# A job keeps its number when it is queued again, and so its folder. Options of the command line come last and win.
+job=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-JOB}}${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}
+arguments=("--workdir=runs/slurm-$job")
+if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+  arguments+=("--config.seed=$SLURM_ARRAY_TASK_ID")
+fi
+# The processes end each other, with a message and the code of the one that failed: srun shall wait for them.
+command=(srun --kill-on-bad-exit=0 --label python -u -m cnn_jax.main "${arguments[@]}" "$@")
+
+if [[ ${DRY_RUN:-} ]]; then
+  printf '%q ' "${command[@]}"
+  echo
+  exit
+fi
+
+if [[ ${SLURM_CPUS_PER_TASK:-} ]]; then
+  export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it from sbatch
+fi
+trap : TERM # this script outlives the signal, to see how the processes end
+code=0
+"${command[@]}" || code=$?
+
+# 75: stopped by a signal, everything saved. 76: a process is lost. The same command goes on from the checkpoint. A job
+# that no longer counts as running was cancelled, or is queued again by whoever preempted it.
+if [[ $code == 75 || $code == 76 ]] && ((${SLURM_RESTART_COUNT:-0} < ${MAX_RESTARTS:-1000})) &&
+  [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
+  echo "exit code $code: queued again"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

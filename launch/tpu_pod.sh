@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Trains on all hosts of a Cloud TPU pod slice, each with one process, and shows what they print:
+#
+#   TPU=my-pod ZONE=us-central2-b launch/tpu_pod.sh --config=configs/resnet50.py:imagenet2012 --workdir=/mnt/shared/run
+#   DRY_RUN=1 TPU=my-pod ZONE=us-central2-b launch/tpu_pod.sh --config=configs/resnet50.py    # prints the command
+#
+# Before: the same clone at DIRECTORY (cnn_jax, below the home folder) of every host, and there
+# `pip install -e '.[tpu]'`, by the same `gcloud compute tpus tpu-vm ssh ... --worker=all`. The processes find each other
+# by the pod's metadata. --workdir is a folder that all hosts see, such as a mounted bucket or Filestore.
+#
+# gcloud's exit code is that of a host: 75 asks for the same command again, which goes on from the latest checkpoint. A
+# preempted pod has to be created anew before.
+
+set -euo pipefail
+
+arguments=$(printf '%q ' "$@") # quoted once more, for the hosts' shells
+remote="cd $(printf '%q' "${DIRECTORY:-cnn_jax}") && exec python3 -u -m cnn_jax.main $arguments"
+command=(gcloud compute tpus tpu-vm ssh "${TPU:?the name of the TPU}" "--zone=${ZONE:?the zone of the TPU}"
+  --worker=all "--command=$remote")
+
+if [[ ${DRY_RUN:-} ]]; then
+  printf '%q ' "${command[@]}"
+  echo
+  exit
+fi
+exec "${command[@]}"
