@@ -93,7 +93,7 @@ def run(
             record = resources.enter_context(start)
             train_step, schedule = this.train_step(), jax.jit(this.schedule)
             state = this.create_state() if latest is None else this.restore(checkpoints, latest)
-            workdir.write_input(folder, this.data.input)
+            workdir.write_input(records, this.data.input)
             images = this.images("train")
         first_step = int(state.step)
         traced = profile if together.is_first() else None

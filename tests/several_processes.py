@@ -30,7 +30,7 @@ def slurm(processes, process, port):
     return {f"SLURM_{name}": str(value) for name, value in values.items()} | {"JAX_COORDINATOR_PORT": str(port)}
 
 
-def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False):
+def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False, module="main"):
     """Returns the processes of one run, which flags or the environment describe; each has that many devices."""
     port, pipes = free_port(), dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     environment = os.environ | {
@@ -40,7 +40,8 @@ def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False):
     }
     found = []
     for process in range(processes):
-        line = [sys.executable, "-u", "-m", "cnn_jax.main", *SMALL, f"--heartbeat-timeout={heartbeat}", *arguments]
+        line = [sys.executable, "-u", "-m", f"cnn_jax.{module}", f"--heartbeat-timeout={heartbeat}"]
+        line += [*(SMALL if module == "main" else ()), *arguments]
         place = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={process}"]
         if processes > 1 and not by_slurm:
             line += place

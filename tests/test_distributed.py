@@ -11,10 +11,11 @@ import pytest
 import several_training
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from several_processes import ROOT, free_port
+from several_processes import ROOT, finish, free_port, started
 from several_training import LAYOUTS, PLACEMENTS
 
 from cnn_jax import distributed
+from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import MEASURED
 from cnn_jax.cluster import Place, find
 from cnn_jax.errors import UserError
@@ -95,6 +96,31 @@ def test_the_first_process_alone_records(trained):
     evaluated = [read_jsonl(folder / "device" / layout / "evaluations.jsonl") for layout in ("two_by_two", "one")]
     assert [record["kind"] for record in evaluated[0]] == ["validation", "test"]
     assert_close(*([(record["loss"], record["error"], record["examples"]) for record in own] for own in evaluated))
+
+
+def test_two_processes_fine_tune_as_one_does(tmp_path):
+    line = (
+        "--config=configs/finetune.py:lenet5,digits,partial:1",
+        "--checkpoint=bundled:lenet5-mnist",
+        *("--config.duration=4steps", "--config.log.every=2steps", "--config.log.tensorboard=False"),
+        *("--config.eval.every=4steps", "--config.optim.schedule.warmup=0steps", "--config.mesh.preset=fsdp"),
+    )
+    states, records = [], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        with started(processes, *line, f"--workdir={folder}", module="finetune") as running:
+            for code, _, err in finish(running):
+                assert code == 0, err
+        with Checkpoints(folder) as checkpoints:
+            states.append(checkpoints.read_weights(4))
+        kept = [{name: r[name] for name in ("kind", "step", "loss")} for r in read_jsonl(folder / "metrics.jsonl")]
+        records.append([(record.pop("kind"), record) for record in kept])
+        assert (folder / "input.json").exists() and (folder / "config.json").exists()
+    assert (
+        [kind for kind, _ in records[0]] == [kind for kind, _ in records[1]] == ["train"] * 2 + ["validation", "test"]
+    )
+    assert_close(*([record for _, record in own] for own in records))
+    assert_close(*states)
 
 
 # ---------------------------------------------------------------- who is there

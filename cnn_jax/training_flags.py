@@ -1,0 +1,71 @@
+"""What the commands that train share: their options, and the call that they come to."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from cnn_jax import commandline
+from cnn_jax.errors import check_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Nothing here imports jax before it is needed, so that --help answers at once.
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of results; goes on if it has a checkpoint. Default: runs/...")
+flags.DEFINE_bool("dry-run", False, "Stop after printing what would run.")
+_EXTEND = flags.DEFINE_bool("extend", False, "Allow a longer --config.duration than that of the run in --workdir.")
+_PROFILE = flags.DEFINE_string("profile", None, "START:END: trace these steps, both included, into WORKDIR/profile.")
+# Of several processes; clusters that jax knows (SLURM, TPU pods, Open MPI) need none of them.
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, the same for all processes.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
+_START = flags.DEFINE_integer("start-timeout", 300, "Seconds to wait for the other processes at the start.", 1)
+_SILENCE = flags.DEFINE_integer("heartbeat-timeout", 60, "Seconds of silence until a process counts as lost.", 1)
+# What says where and how a run goes on, not what it computes: a trailing ! has no value.
+OF_THIS_START = (
+    *("workdir", "extend!", "profile"),
+    *("coordinator", "processes", "process", "start-timeout", "heartbeat-timeout"),
+)
+
+
+def given_workdir() -> Path | None:
+    """Returns --workdir; raises UserError if it is no path."""
+    check_folder("--workdir", _WORKDIR.value or "")
+    return Path(_WORKDIR.value) if _WORKDIR.value else None
+
+
+def session() -> contextlib.AbstractContextManager[None]:
+    """Returns the session with the other processes; see `distributed.session`."""
+    from cnn_jax import distributed
+
+    return distributed.session(
+        _COORDINATOR.value,
+        _PROCESSES.value,
+        _PROCESS.value,
+        start_timeout=_START.value,
+        heartbeat_timeout=_SILENCE.value,
+    )
+
+
+def train(config: Any, *, name: str, console: "Console | None" = None) -> None:
+    """Trains inside of `session`, as the flags say; `name` begins that of the folder where --workdir names none."""
+    from cnn_jax import clock, provenance, together, train
+
+    profile = clock.steps_to_trace(_PROFILE.value) if _PROFILE.value is not None else None
+    default = Path("runs") / f"{name}-{config.data.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    train.run(
+        config,
+        given_workdir() or Path(together.decided(lambda: str(default))),
+        dry_run=bool(flags.FLAGS["dry-run"].value),
+        extend=_EXTEND.value,
+        profile=profile,
+        console=console,
+        began=commandline.BEGAN,
+        # What is left is the command that repeats the run in a new folder.
+        arguments=provenance.without(sys.argv[1:], *OF_THIS_START),
+    )
