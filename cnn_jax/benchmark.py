@@ -4,7 +4,7 @@ python -m cnn_jax.benchmark --config=configs/resnet50.py
 python -m cnn_jax.benchmark --config=configs/lenet5.py --against=flax --json
 python -m cnn_jax.benchmark --config=configs/resnet20.py:cifar10 --only=data --config.data.placement=stream
 python -m cnn_jax.benchmark --config=configs/resnet50.py:folder --config.data.dir=photos --only=data --against=torch
-python -m cnn_jax.benchmark --config=configs/resnet50.py --scaling=1,2,4,8
+python -m cnn_jax.benchmark scaling --config=configs/resnet50.py --devices=1,2,4,8
 
 How it is measured stands in `measure` and `scaling`, and what --against compares with in `baselines` and `torch_data`.
 """
@@ -29,14 +29,22 @@ _AGAINST = flags.DEFINE_enum(
     "Also measure the loop of Flax's tutorial, PyTorch and its DataLoader, or the step that trains all parameters.",
 )
 _ONLY = flags.DEFINE_string("only", "step,data,both", "What to measure: the step, its data, both at once.")
-_SCALING = flags.DEFINE_list(
-    "scaling", None, "Numbers of devices, as 1,2,4,8: measure the step with each. On CPUs they are forced."
+_DEVICES = flags.DEFINE_list(
+    "devices", ["1", "2", "4", "8"], "With scaling: numbers of devices, with each of which the step is measured."
 )
 _SECONDS = flags.DEFINE_float("seconds", 2.0, "Length of one measurement; there are 5 of each.")
 
 
-def start() -> None:
-    """Runs what the flags say."""
+def start(words: list[str]) -> None:
+    """Runs what the command line says."""
+    check(
+        words in ([], ["scaling"]),
+        f"unexpected argument {' '.join(words)!r}: scaling alone measures several numbers of devices",
+    )
+    check(
+        bool(words) or not flags.FLAGS["devices"].present,
+        "--devices goes with scaling: benchmark scaling --devices=1,2",
+    )
     config = commandline.needed_config()
     seconds, only = _SECONDS.value, _ONLY.value.split(",")
     check(math.isfinite(seconds) and seconds > 0, f"--seconds is {seconds}, but must be above 0")
@@ -44,8 +52,8 @@ def start() -> None:
 
     from cnn_jax import compilation_cache, measure
 
-    if _SCALING.value is not None:
-        start_scaling(config, _SCALING.value)
+    if words:
+        start_scaling(config)
         return
     compilation_cache.enable()
     for part in only:
@@ -58,13 +66,14 @@ def start() -> None:
         print_result(result, Console())
 
 
-def start_scaling(config: Any, words: list[str]) -> None:
-    """Measures the step with the numbers of devices that `words` of --scaling are."""
+def start_scaling(config: Any) -> None:
+    """Measures the step with the numbers of devices that --devices names."""
+    words = _DEVICES.value
     for flag in ("only", "against"):
-        check(not flags.FLAGS[flag].present, f"--{flag} does not go with --scaling, which measures the step alone")
+        check(not flags.FLAGS[flag].present, f"--{flag} does not go with scaling, which measures the step alone")
     check(
         all(word.isdecimal() for word in words),
-        f"--scaling is {','.join(words)!r}, but must be numbers of devices, such as 1,2,4,8",
+        f"--devices is {','.join(words)!r}, but must be numbers of devices, such as 1,2,4,8",
     )
     from rich.console import Console
 
@@ -140,4 +149,4 @@ def print_result(result: dict[str, Any], console: Any) -> None:
 
 
 if __name__ == "__main__":
-    commandline.launch(start)
+    commandline.launch(start, operands=True)

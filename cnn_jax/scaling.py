@@ -31,12 +31,12 @@ def batch_sizes(batch_size: int, counts: Sequence[int]) -> dict[str, list[int]]:
     """
     check(
         len(counts) > 1 and counts[0] == 1 and all(a < b for a, b in itertools.pairwise(counts)),
-        f"--scaling is {','.join(map(str, counts))}, but must be 1 and larger numbers of devices, such as 1,2,4,8",
+        f"--devices is {','.join(map(str, counts))}, but must be 1 and larger numbers of devices, such as 1,2,4,8",
     )
     for count in counts:
         check(
             batch_size % count == 0,
-            f"config.batch_size is {batch_size}, but must be divisible by {count} devices of --scaling",
+            f"config.batch_size is {batch_size}, but must be divisible by the {count} of --devices",
         )
     return {"strong": [batch_size] * len(counts), "weak": [batch_size // counts[-1] * count for count in counts]}
 
@@ -163,9 +163,9 @@ def _take_devices(count: int) -> dict[str, Any]:
     devices = jax.devices()
     check(
         devices[0].platform in ("cpu", "gpu"),
-        f"--scaling measures CPUs and GPUs, but this is a {devices[0].device_kind}: its devices belong to one process",
+        f"scaling measures CPUs and GPUs, but this is a {devices[0].device_kind}: its devices belong to one process",
     )
-    check(len(devices) == count, f"--scaling names {count} devices, but there are {len(devices)}")
+    check(len(devices) == count, f"--devices names {count}, but there are {len(devices)}")
     return {"platform": devices[0].platform, "device_kind": devices[0].device_kind, "jax_version": jax.__version__}
 
 

@@ -1,4 +1,4 @@
-"""The numbers of --scaling, never how good they are."""
+"""The numbers of scaling, never how good they are."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def test_ratios_are_taken_within_a_round():
 
 
 def test_each_number_of_devices_is_measured():
-    result = command("--config.model.width=0.25", "--scaling=1,2", "--seconds=0.02", "--json")
+    result = command("--config.model.width=0.25", "scaling", "--devices=1,2", "--seconds=0.02", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert (found["platform"], found["forced"], found["repeats"]) == ("cpu", True, 5)
@@ -53,11 +53,13 @@ def test_each_number_of_devices_is_measured():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--scaling=1,3",), "config.batch_size is 64, but must be divisible by 3 devices of --scaling"),
-        (("--scaling=1,x",), "--scaling is '1,x', but must be numbers of devices"),
-        (("--scaling=",), "but must be 1 and larger numbers"),
-        (("--scaling=1,2", "--against=flax"), "--against does not go with --scaling"),
-        (("--scaling=1,2", "--config.optim.learning_rate=-1.0"), "config.optim.learning_rate"),
+        (("scaling", "--devices=1,3"), "config.batch_size is 64, but must be divisible by the 3 of --devices"),
+        (("scaling", "--devices=1,x"), "--devices is '1,x', but must be numbers of devices"),
+        (("scaling", "--devices="), "but must be 1 and larger numbers"),
+        (("scaling", "--against=flax"), "--against does not go with scaling"),
+        (("--devices=1,2",), "--devices goes with scaling"),
+        (("scalign",), "unexpected argument 'scalign'"),
+        (("scaling", "--config.optim.learning_rate=-1.0"), "config.optim.learning_rate"),
     ],
 )
 def test_a_mistake_gets_one_clear_message(arguments, message):
