@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -297,6 +298,8 @@ class Checkpoints:
         return found.tree  # pyright: ignore[reportOptionalMemberAccess]
 
     def __enter__(self) -> "Checkpoints":
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self._report
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
@@ -306,8 +309,14 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._orbax.close()
+            sys.unraisablehook = self._hook
             if self._failed is not None:  # orbax may have gone on writing after its error
                 shutil.rmtree(self._failed, ignore_errors=True)
+
+    def _report(self, unraisable: Any) -> None:
+        """Leaves out what tensorstore says of each array of a write that failed: orbax has raised its error."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._hook(unraisable)
 
 
 @jax.jit

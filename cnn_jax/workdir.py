@@ -58,17 +58,19 @@ def retried(action: Callable[[], Any], *, what: str, seconds: float, report: Cal
     """Returns action(), tried again while storage refuses, for `seconds`, with pauses that double.
 
     Args:
-      action: may be repeated. what: begins the message. report: is called with a sentence before each pause.
+      action: may be repeated. seconds: from the first refusal. what: begins the message. report: is called with a
+        sentence before each pause.
 
     Raises:
       StorageError: storage still refuses.
     """
-    until, pause = time.monotonic() + seconds, FIRST_PAUSE
+    until, pause = None, FIRST_PAUSE
     while True:
         try:
             with storage_errors(what):
                 return action()
         except StorageError as error:
+            until = time.monotonic() + seconds if until is None else until
             left = until - time.monotonic()
             if left <= 0:
                 raise
