@@ -30,7 +30,8 @@ def test_one_device_only_computes():
 def test_two_devices_send_the_gradients_once():
     step = predict(NETWORK, SYSTEM, 2)
     assert step.all_reduce == pytest.approx(4e-3)  # 4 MB at 1 GB/s
-    assert step.step == pytest.approx(5.2e-3) and step.efficiency == pytest.approx(1.2 / 5.2)
+    assert step.step == pytest.approx(5.2e-3)
+    assert step.efficiency == step.efficiency_unhidden == pytest.approx(1.2 / 5.2)
 
 
 @pytest.mark.parametrize("devices", [2, 3, 4, 7])
@@ -62,6 +63,7 @@ def test_the_backward_pass_hides_what_fits_into_it():
     hidden = dataclasses.replace(SYSTEM, overlap=1.0)
     step = predict(NETWORK, hidden, 2)
     assert step.step == pytest.approx(1.2e-3 + 4e-3 - 0.8e-3)  # two thirds of 1.2 ms
+    assert step.efficiency_unhidden == pytest.approx(1.2 / 5.2)
     fast = dataclasses.replace(hidden, bandwidth=1e10)
     assert predict(NETWORK, fast, 2).efficiency == 1
 
@@ -70,7 +72,7 @@ def test_the_backward_pass_hides_what_fits_into_it():
 def test_what_holds_for_all_systems(devices, overlap, bandwidth, images):
     system = System(peak=1e13, utilisation=0.5, bandwidth=bandwidth, overlap=overlap, images=images)
     step, more = predict(NETWORK, system, devices), predict(NETWORK, system, devices + 1)
-    assert 0 < step.efficiency <= 1 and more.all_reduce > step.all_reduce
+    assert 0 < step.efficiency_unhidden <= step.efficiency <= 1 and more.all_reduce > step.all_reduce
     assert more.efficiency <= step.efficiency
     assert step.images_per_second == pytest.approx(
         devices * predict(NETWORK, system, 1).images_per_second * step.efficiency
@@ -87,7 +89,17 @@ def test_networks_and_checkpoints_have_the_numbers_of_their_layer_tables():
 def test_published_runs_have_the_images_of_their_epochs():
     goyal = PUBLISHED[0]
     assert goyal.images_per_second == pytest.approx(90 * 1_281_167 / 3600)
-    assert all(run.source and 0 < (run.efficiency or 1) <= 1 for run in PUBLISHED)
+    for run in PUBLISHED:
+        assert run.source and (run.images_per_second or run.efficiency) and 0 < (run.efficiency or 1) <= 1
+
+
+def test_the_published_efficiencies_lie_near_the_model():
+    # Goyal et al.: between the two bounds. Horovod, whose batch is not published: near that with nothing hidden.
+    system = System(peak=10.6e12, utilisation=0.32, bandwidth=6.25e9)
+    goyal = predict(known("resnet50"), system, 256)
+    assert goyal.efficiency_unhidden < 0.9 <= goyal.efficiency
+    horovod = predict(known("vgg16"), dataclasses.replace(system, bandwidth=25e9 / 8), 512)
+    assert 0.6 < horovod.efficiency_unhidden < 0.8
 
 
 def test_tables_and_picture(tmp_path):
@@ -95,7 +107,8 @@ def test_tables_and_picture(tmp_path):
     model, published = sheets(network, SYSTEM, [1, 2])
     assert [len(line) for line in model.lines] == [len(model.headings)] * 2
     assert [line[0] for line in model.lines] == [1, 2] and model.lines[1][5] == pytest.approx(1.2 / 5.2)
-    assert [len(line) for line in published.lines] == [len(published.headings)] * len(PUBLISHED)
+    own = [run for run in PUBLISHED if run.network == "resnet50"]
+    assert [len(line) for line in published.lines] == [len(published.headings)] * len(own)
     draw([network], SYSTEM, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
