@@ -14,8 +14,8 @@ pass, two thirds of the computation, hides a part of that: the gradients of the 
 
 Parameters and MACs are those of the layer table. What the model leaves out: input that comes late, BatchNorm over all
 devices, stragglers, links that are shared, and the optimiser. It is as good as `utilisation`, which one device can
-measure: `share` of `python -m cnn_jax.benchmark`. How well communication is hidden is not known before: real systems lie
-between the two efficiencies, or below both where something that is left out counts.
+measure: `share` of `python -m cnn_jax.benchmark`. How much of the communication is hidden is not known before: real
+systems lie between the two efficiencies, or below both where something that is left out counts.
 """
 
 from collections.abc import Sequence
@@ -186,7 +186,7 @@ def draw(networks: Sequence[Network], system: System, path: Path) -> None:
             for run in PUBLISHED:
                 if run.network == network.name and (value := getattr(run, field)):
                     axis.plot(run.devices, value, "o", color=f"C{i}", mfc="none")
-    title = "nothing to all of the backward pass hides\ncommunication; circles: published, other machines"
+    title = "bands: nothing to all of the backward pass\nhides communication; circles: published"
     left.set(xscale="log", ylim=(0, 1.05), xlabel="devices", ylabel="efficiency", title=title)
     right.set(xscale="log", yscale="log", xlabel="devices", ylabel="images/s")
     for axis in (left, right):
