@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jax._src import clusters  # what jax.distributed.initialize asks
 
-from cnn_jax.errors import check
+from cnn_jax.errors import UserError, check
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,17 @@ class Place:
     coordinator: str  # HOST:PORT
     processes: int
     process: int
+    device: int | None = None  # the GPU of its machine that it takes, where the cluster starts a process for each
+
+    @property
+    def host(self) -> str:
+        """The coordinator's host, without the brackets of an IPv6 address."""
+        return self.coordinator.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The coordinator's port."""
+        return int(self.coordinator.rpartition(":")[2])
 
     def __str__(self) -> str:
         return f"process {self.process} of {self.processes}"
@@ -28,7 +39,7 @@ def find(coordinator: str | None, processes: int | None, process: int | None) ->
     the package `kubernetes`).
 
     Raises:
-      UserError: only some of the flags are given, or they are impossible.
+      UserError: only some of the flags are given, or they are impossible, or the environment does not say all.
     """
     flags = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in flags.items() if value is None]
@@ -36,11 +47,7 @@ def find(coordinator: str | None, processes: int | None, process: int | None) ->
         return _detected()
     check(not missing, f"{', '.join(flags)} go together, but {' and '.join(missing)} is missing: give all, or none")
     assert coordinator is not None and processes is not None and process is not None
-    host, _, port = coordinator.rpartition(":")
-    check(
-        bool(host) and port.isdecimal() and 0 < int(port) < 2**16,
-        f"--coordinator is {coordinator!r}, but must be HOST:PORT, an address of process 0 that all processes reach",
-    )
+    _check_address(coordinator, "--coordinator")
     check(processes >= 1, f"--processes is {processes}, but must be at least 1")
     check(
         0 <= process < processes,
@@ -58,8 +65,26 @@ def _detected() -> Place | None:
         kind = next((kind for kind in kinds if kind.is_env_present()), None)
     if kind is None:
         return None
-    processes = kind.get_process_count()
-    if processes == 1:
-        return None
-    address = kind.get_coordinator_address(300, os.environ.get("JAX_COORDINATOR_PORT"))
-    return Place(os.environ.get("JAX_COORDINATOR_ADDRESS", address), processes, kind.get_process_id())
+    try:
+        processes = kind.get_process_count()
+        if processes == 1:
+            return None
+        address = kind.get_coordinator_address(300, os.environ.get("JAX_COORDINATOR_PORT"))
+        # JAX_LOCAL_DEVICE_IDS, which jax reads, says otherwise.
+        device = None if os.environ.get("JAX_LOCAL_DEVICE_IDS") else kind.get_local_process_id()
+        place = Place(os.environ.get("JAX_COORDINATOR_ADDRESS", address), processes, kind.get_process_id(), device)
+    except Exception as error:  # of any library that asks the cluster
+        raise UserError(
+            f"this process looks like one of {kind.__name__}, which does not say which one: "
+            f"{error or type(error).__name__}. Give --coordinator, --processes and --process"
+        ) from None
+    _check_address(place.coordinator, "JAX_COORDINATOR_ADDRESS")
+    return place
+
+
+def _check_address(address: str, name: str) -> None:
+    host, _, port = address.rpartition(":")
+    check(
+        bool(host) and port.isdecimal() and 0 < int(port) < 2**16,
+        f"{name} is {address!r}, but must be HOST:PORT, an address of process 0 that all processes reach",
+    )

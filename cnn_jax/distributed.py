@@ -84,6 +84,8 @@ def _join(place: Place, others: "_Others", start_timeout: int, heartbeat_timeout
         place.coordinator,
         place.processes,
         place.process,
+        local_device_ids=place.device,
+        cluster_detection_method="deactivate",  # `find` has done it
         initialization_timeout=start_timeout,
         heartbeat_timeout_seconds=heartbeat_timeout,
     )
@@ -94,12 +96,10 @@ def _join(place: Place, others: "_Others", start_timeout: int, heartbeat_timeout
 
 def _check_free(place: Place) -> None:
     """Raises UserError if another program has the coordinator's port: jax's runtime may crash there."""
-    port = int(place.coordinator.rpartition(":")[2])
     both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
     try:
-        socket.create_server(
-            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
-        ).close()
+        socket.create_server(("", place.port), family=family, dualstack_ipv6=both).close()
     except OSError as error:
         raise UserError(
             f"{place} cannot start at {place.coordinator}: {error.strerror}. Give all processes another free port"
@@ -107,11 +107,10 @@ def _check_free(place: Place) -> None:
 
 
 def _wait_for_coordinator(place: Place, seconds: float) -> None:
-    host, _, port = place.coordinator.rpartition(":")
     until, reason = time.monotonic() + seconds, "no answer"
     while time.monotonic() < until:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=max(0.1, until - time.monotonic())).close()
+            socket.create_connection((place.host, place.port), timeout=max(0.1, until - time.monotonic())).close()
             return
         except OSError as error:
             reason = error.strerror or str(error)
@@ -142,12 +141,11 @@ class _Others:
     def _watch(self) -> None:
         while not self.ended.wait(POLL):
             try:
+                for name, said in self.client.key_value_dir_get("left/"):
+                    self._end(int(name.rpartition("/")[2]), **json.loads(said))
                 alive = self._alive()
-                left = self.client.key_value_dir_get("left/")
             except FAILURES:  # the coordinator is gone: `catch_abort` reports it
                 continue
-            for name, said in left:
-                self._end(int(name.rpartition("/")[2]), **json.loads(said))
             self.first = self.first or alive
             for process in range(self.place.processes):
                 if process not in alive or alive[process] != self.first[process]:
@@ -158,6 +156,8 @@ class _Others:
         return runtime.global_state.client
 
     def _alive(self) -> dict[int, int]:
+        """Returns process -> incarnation of all that live, when all that live have asked: so one that is stopped, and
+        whose heartbeats go on all the same, keeps the others waiting."""
         return self.client.get_live_nodes(list(range(self.place.processes)))
 
     def _end(self, lost: int, message: str = "", code: int = ProcessLost.exit_code) -> None:
@@ -187,9 +187,8 @@ class _Others:
                     flush=True,
                 )
                 os._exit(UserError.exit_code)
-            host, _, port = self.place.coordinator.rpartition(":")
             with contextlib.suppress(OSError):
-                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+                socket.create_connection((self.place.host, self.place.port), timeout=5).close()
                 return  # it lives: what follows is the abort of another defect
             self._end(0)
 

@@ -48,7 +48,8 @@ class Recorder:
         self.path = workdir / "metrics.jsonl"
         kept = [record for record in read_jsonl(self.path) if record["step"] <= step and record["kind"] not in FINAL]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
-        self.file = self.path.open("a", encoding="utf-8")
+        self.file = self.path.open("ab", buffering=0)
+        self._left = b""  # to write
         self.writer = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -58,12 +59,17 @@ class Recorder:
     def write(self, kind: str, step: int, epoch: float, **metrics: Any) -> None:
         """Writes one record."""
         record = {"kind": kind, "step": step, "epoch": round(epoch, 6)} | metrics
-        self.file.write(json.dumps(jsonable(record)) + "\n")
-        self.patiently(self.file.flush)  # what could not be written stays in its buffer
+        self._left += (json.dumps(jsonable(record)) + "\n").encode()
+        self.patiently(self._append)
         if self.writer is not None:
             for name, value in metrics.items():
                 if isinstance(value, (int, float)):
                     self.writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def _append(self) -> None:
+        """Appends what is left to write; what the disk refuses stays left."""
+        while self._left:
+            self._left = self._left[self.file.write(self._left) :]
 
     def sync(self) -> None:
         """Returns when all records are on the disk, so that a checkpoint never outlives the records before it."""

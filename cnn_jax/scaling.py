@@ -4,6 +4,7 @@ Each number of devices has a process of its own, because jax fixes it at its fir
 in turn, `measure.ROUNDS` times; ratios are taken within a round.
 """
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -119,7 +120,7 @@ class _Worker:
         """Returns what the process sends; at first that is what devices it has."""
         try:
             found = self._connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             raise UserError(f"a process that measures ended with exit code {self._process.exitcode}") from None
         if isinstance(found, str):
@@ -129,7 +130,8 @@ class _Worker:
 
     def speed(self, kind: str) -> float:
         """Returns the images/s of a segment."""
-        self._connection.send(kind)
+        with contextlib.suppress(OSError):  # of a process that has ended: `receive` says it
+            self._connection.send(kind)
         return self.receive()["images_per_second"]
 
     def stop(self) -> None:

@@ -55,12 +55,19 @@ def parameter_specs(params: Any, mesh: Mesh, config: Any) -> Any:
       params: arrays or shapes. config: config.mesh, whose rules come before those of its preset.
 
     Raises:
-      UserError: a rule matches nothing, or does not fit an array.
+      UserError: a rule matches nothing, does not fit an array, or splits over an axis of one of several devices.
     """
     specs = jax.tree.map(lambda _: PartitionSpec(), params)
     rules = [("config.mesh.rules", *rule) for rule in config.rules]
     rules += [(f"config.mesh.preset={config.preset!r}", *rule) for rule in PRESETS[config.preset]]
     for field, pattern, axes in reversed(rules):
+        for axis in {axes} if isinstance(axes, str) else set(axes) - {None}:
+            check(
+                mesh.shape[axis] > 1 or mesh.size == 1,
+                f"{field} splits {pattern!r} over {axis!r}, which has one of the {mesh.size} devices: config.mesh.model "
+                f"is {mesh.shape['model']}, and must be a divisor of {mesh.size} that is "
+                + ("above 1" if axis == "model" else f"below {mesh.size}"),
+            )
         hits = trees.match(params, pattern, field=field)
         specs = jax.tree_util.tree_map_with_path(
             lambda path, leaf, hit, spec, field=field, axes=axes: (

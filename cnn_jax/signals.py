@@ -19,8 +19,8 @@ class StopSignals:
     SIGHUP stays ignored where the process was told to ignore it, as by nohup.
 
     Until `hold()` was called, and again after `release()`, the first one ends the process at once as well: there is
-    nothing to save. Not so with `together`, of several processes: they end at the same step, or not at all. `say` is
-    called with a sentence about what happens.
+    nothing to save. With `together`, of several processes, it waits from the start on: they end at the same step. `say`
+    is called with a sentence about what happens.
 
     A thread waits for the signals, because Python's own handlers stay silent while the main thread computes or
     compiles. Outside of the main thread, where Python allows no handlers, the block does nothing.
@@ -29,7 +29,6 @@ class StopSignals:
     def __init__(self, say: Callable[[str], Any], *, together: bool = False):
         self.say = say
         self.received: str | None = None
-        self._together = together
         self._held = together
 
     def hold(self) -> None:
@@ -37,8 +36,8 @@ class StopSignals:
         self._held = True
 
     def release(self) -> None:
-        """From now on the first signal ends the process at once."""
-        self._held = self._together
+        """From now on the first signal ends the process at once; `distributed` tells other processes."""
+        self._held = False
 
     def __enter__(self) -> "StopSignals":
         self._active = threading.current_thread() is threading.main_thread()

@@ -20,6 +20,7 @@ CHANGEABLE = (
     "log.",
     "checkpoint.",
     "mesh.",
+    "eval.batch_size",
     "data.dir",
     "data.workers",
     "data.prefetch",

@@ -8,7 +8,7 @@
 # process sees GPUs of its own. PORT (4321) is that of process 0.
 #
 # SIGTERM and Ctrl-C go to all processes, which save. If one fails, the others, which it tells and which then end by
-# themselves, have GRACE (30) seconds for that, and are killed. The first exit code that is not 0 is that of this script.
+# themselves, have GRACE (90) seconds for that, and are killed. The first exit code that is not 0 is that of this script.
 
 set -euo pipefail
 
@@ -52,7 +52,7 @@ while ((${#running[@]})); do
     fi
   done
   running=(${left[@]+"${left[@]}"})
-  if ((code && ${#running[@]} && SECONDS - failed >= ${GRACE:-30})); then
+  if ((code && ${#running[@]} && SECONDS - failed >= ${GRACE:-90})); then
     pass_on KILL
   fi
   sleep 0.2

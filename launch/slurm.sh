@@ -40,9 +40,10 @@ trap : TERM # this script outlives the signal, to see how the processes end
 code=0
 "${command[@]}" || code=$?
 
-# 75: stopped by a signal, everything saved. 76: a process is lost. The same command goes on from the checkpoint. A job
-# that no longer counts as running was cancelled, or is queued again by whoever preempted it.
-if [[ $code == 75 || $code == 76 ]] && ((${SLURM_RESTART_COUNT:-0} < ${MAX_RESTARTS:-1000})) &&
+# 75: stopped by a signal, everything saved. 76: a process is lost; srun has the code of the lost one then, 137 where it
+# was killed. The same command goes on from the checkpoint. A job that no longer counts as running was cancelled, or is
+# queued again by whoever preempted it.
+if ((code == 75 || code == 76 || code >= 128)) && ((${SLURM_RESTART_COUNT:-0} < ${MAX_RESTARTS:-100})) &&
   [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
   echo "exit code $code: queued again"
   scontrol requeue "$SLURM_JOB_ID"

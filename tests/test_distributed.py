@@ -11,7 +11,7 @@ import pytest
 import several_training
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from several_processes import ROOT, finish, free_port, started
+from several_processes import ROOT, finish, free_port, slurm, started
 from several_training import LAYOUTS, PLACEMENTS
 
 from cnn_jax import distributed
@@ -149,8 +149,35 @@ def test_a_slurm_job_of_one_process_is_alone_and_one_of_several_is_not(bare):
     assert find(None, None, None) is None
     bare.setenv("SLURM_NTASKS", "2")
     bare.setenv("SLURM_PROCID", "1")
-    assert find(None, None, None) == Place("node003:61586", 2, 1)  # jax's port: 65535 - 4096 + 1 + 4242 % 4096
+    assert find(None, None, None) == Place(
+        "node003:61586", 2, 1, device=0
+    )  # jax's port: 65535 - 4096 + 1 + 4242 % 4096
     assert find("host:1", 4, 3) == Place("host:1", 4, 3)  # flags come first
+
+
+def test_the_devices_of_a_process_can_be_named(bare):
+    for name, value in slurm(2, 1, 4321).items():
+        bare.setenv(name, value)
+    place = find(None, None, None)
+    assert place is not None and (place.host, place.port, place.device) == ("localhost", 4321, 1)
+    bare.setenv("JAX_LOCAL_DEVICE_IDS", "0,1")
+    place = find(None, None, None)
+    assert place is not None and place.device is None  # jax reads it
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SLURM_PROCID", "", r"looks like one of SlurmCluster, which does not say which one: .* Give --coordinator"),
+        ("JAX_COORDINATOR_ADDRESS", "host", "JAX_COORDINATOR_ADDRESS is 'host', but must be HOST:PORT"),
+    ],
+)
+def test_a_cluster_that_does_not_say_all_is_an_error(bare, name, value, message):
+    for known, given in slurm(2, 1, 4321).items():
+        bare.setenv(known, given)
+    bare.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        find(None, None, None)
 
 
 def test_an_mpi_job_of_several_processes_is_found(bare):

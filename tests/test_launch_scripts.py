@@ -134,7 +134,7 @@ def test_slurm_gives_every_job_and_every_task_of_an_array_its_folder():
 @pytest.mark.parametrize(
     ("code", "restarts", "state", "queued"),
     [
-        *((code, 0, "RUNNING", int(code in (75, 76))) for code in (0, 1, 2, 3, 74, 75, 76, 137)),
+        *((code, 0, "RUNNING", int(code in (75, 76, 137, 143))) for code in (0, 1, 2, 3, 74, 75, 76, 137, 143)),
         (75, 3, "RUNNING", 1),
         (75, 4, "RUNNING", 0),
         (75, 0, "COMPLETING", 0),

@@ -1,7 +1,12 @@
+import contextlib
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cnn_jax.metrics import Recorder, read_jsonl, scalars
 
@@ -14,6 +19,36 @@ def test_records_are_lines_of_json_in_the_order_of_writing(tmp_path):
         {"kind": "train", "step": 10, "epoch": 0.5, "loss": 1.25, "images_per_second": None},
         {"kind": "validation", "step": 20, "epoch": 1.0, "error": 0.5, "class_accuracy": [1.0, 0.0]},
     ]
+
+
+@given(st.lists(st.integers(1, 30), max_size=6))
+def test_what_the_disk_takes_in_parts_and_refuses_meanwhile_is_written_once(parts):
+    class Disk:
+        """Takes so many bytes at a time, and refuses after each time."""
+
+        def __init__(self, file):
+            self.file, self.parts, self.refuses = file, list(parts), False
+
+        def write(self, data):
+            self.refuses = not self.refuses and bool(self.parts)
+            if self.refuses:
+                raise OSError(28, "No space left on device")
+            return self.file.write(data[: self.parts.pop()] if self.parts else data)
+
+        def close(self):
+            self.file.close()
+
+    def patiently(action):
+        with contextlib.suppress(OSError):
+            return action()
+        return patiently(action)
+
+    with tempfile.TemporaryDirectory() as folder:
+        with Recorder(Path(folder), step=0, tensorboard=False, patiently=patiently) as recorder:
+            recorder.file = Disk(recorder.file)
+            recorder.write("train", 1, 0.5, loss=1.25)
+            recorder.write("train", 2, 1.0, loss=0.75)
+        assert [record["loss"] for record in read_jsonl(Path(folder) / "metrics.jsonl")] == [1.25, 0.75]
 
 
 def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):

@@ -78,6 +78,14 @@ def test_the_first_rule_wins_and_rules_come_before_the_preset():
     ("given", "message"),
     [
         (dict(preset="fc", name="resnet18"), r"config\.mesh\.preset='fc': .*hidden.* matches none of"),
+        (
+            dict(model=1, data=4, preset="fc", name="alexnet"),
+            r"config\.mesh\.preset='fc' splits .* over 'model', which has one of the 4 devices: .* above 1",
+        ),
+        (
+            dict(rules=(("conv1/kernel", (None, None, None, "data")),), name="lenet5"),
+            r"over 'data', which has one of the 4",
+        ),
         (dict(rules=(("conv9", "model"),), name="lenet5"), r"config\.mesh\.rules: 'conv9' matches none of"),
         (dict(rules=((".*kernel", (None, "model")),), name="lenet5"), r"\(5, 5, 1, 6\), but the rule is for 2 axes"),
         (
@@ -88,7 +96,7 @@ def test_the_first_rule_wins_and_rules_come_before_the_preset():
 )
 def test_a_rule_that_matches_nothing_or_does_not_fit_is_an_error(given, message):
     with pytest.raises(UserError, match=message):
-        specs(4, **given)
+        specs(**{"model": 4} | given)
 
 
 @pytest.mark.parametrize(
