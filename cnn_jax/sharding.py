@@ -64,8 +64,8 @@ def parameter_specs(params: Any, mesh: Mesh, config: Any) -> Any:
         for axis in {axes} if isinstance(axes, str) else set(axes) - {None}:
             check(
                 mesh.shape[axis] > 1 or mesh.size == 1,
-                f"{field} splits {pattern!r} over {axis!r}, which has one of the {mesh.size} devices: config.mesh.model "
-                f"is {mesh.shape['model']}, and must be a divisor of {mesh.size} that is "
+                f"{field} splits {pattern!r} over {axis!r}, which has one of the {mesh.size} devices: "
+                f"config.mesh.model is {mesh.shape['model']}, and must be a divisor of {mesh.size} that is "
                 + ("above 1" if axis == "model" else f"below {mesh.size}"),
             )
         hits = trees.match(params, pattern, field=field)

@@ -173,8 +173,8 @@ def test_the_devices_of_a_process_can_be_named(bare):
     ],
 )
 def test_a_cluster_that_does_not_say_all_is_an_error(bare, name, value, message):
-    for known, given in slurm(2, 1, 4321).items():
-        bare.setenv(known, given)
+    for variable, said in slurm(2, 1, 4321).items():
+        bare.setenv(variable, said)
     bare.setenv(name, value)
     with pytest.raises(UserError, match=message):
         find(None, None, None)
@@ -184,8 +184,9 @@ def test_an_mpi_job_of_several_processes_is_found(bare):
     bare.setenv("OMPI_MCA_orte_hnp_uri", "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911")
     bare.setenv("OMPI_COMM_WORLD_SIZE", "8")
     bare.setenv("OMPI_COMM_WORLD_RANK", "5")
+    bare.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "1")
     place = find(None, None, None)
-    assert place is not None and (place.processes, place.process) == (8, 5)
+    assert place is not None and (place.processes, place.process, place.device) == (8, 5, 1)
     assert place.coordinator.startswith("10.96.0.1:") and str(place) == "process 5 of 8"
 
 
