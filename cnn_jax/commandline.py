@@ -21,7 +21,7 @@ BEGAN = time.perf_counter()  # about when the command began
 
 # What names a trained network; see `cnn_jax.pretrained`.
 SOURCES = (
-    "FOLDER of a run, FOLDER@best, FOLDER@STEP, bundled:NAME, FILE.safetensors or FILE.pth of ours or others, "
+    "FOLDER of a run (also gs://, s3://), FOLDER@best, FOLDER@STEP, bundled:NAME, FILE.safetensors or FILE.pth of ours or others, "
     "hub:OWNER/NAME"
 )
 

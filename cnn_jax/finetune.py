@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cnn_jax import commandline
+from cnn_jax import commandline, storage
 from cnn_jax.commandline import SOURCES, given_changes, launch, needed_config
 from cnn_jax.errors import check
 
@@ -29,6 +29,7 @@ _EXTEND = flags.DEFINE_bool("extend", False, "Allow a longer --config.duration t
 def start() -> None:
     """Runs what the flags say."""
     config = needed_config()
+    workdir = storage.located("--workdir", _WORKDIR.value) if _WORKDIR.value else None
     check(
         bool(_CHECKPOINT.value) != bool(config.init_from),
         "name the trained network to start from, once: --checkpoint=SOURCE",
@@ -47,7 +48,7 @@ def start() -> None:
     default = Path("runs") / f"finetune-{config.model.name}-{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     train.run(
         config,
-        Path(_WORKDIR.value) if _WORKDIR.value else default,
+        workdir or default,
         dry_run=bool(flags.FLAGS["dry-run"].value),
         extend=_EXTEND.value,
         console=console,

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import commandline
+from cnn_jax import commandline, storage
 from cnn_jax.commandline import changed, explain, given_config, launch, needed_config
 from cnn_jax.errors import UserError, check_folder
 from configs import replay
@@ -43,10 +43,9 @@ _SILENCE = flags.DEFINE_integer("heartbeat-timeout", 60, "Seconds of silence unt
 
 def start() -> None:
     """Runs what the flags say."""
-    for flag, folders in (("workdir", [_WORKDIR.value or ""]), ("checkpoints", _CHECKPOINTS.value)):
-        for folder in folders:
-            check_folder(f"--{flag}", folder)
-    workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
+    for folder in _CHECKPOINTS.value:
+        check_folder("--checkpoints", folder)
+    workdir = storage.located("--workdir", _WORKDIR.value) if _WORKDIR.value else None
     dry_run = bool(flags.FLAGS["dry-run"].value)
     if _MODE.value == "eval":
         for flag in ("dry-run", "extend", "profile"):
@@ -97,11 +96,14 @@ def session() -> contextlib.AbstractContextManager[None]:
     )
 
 
-def evaluate(workdir: Path | None) -> None:
+def evaluate(workdir: Path | str | None) -> None:
     """Evaluates a checkpoint of `workdir`, with its own configuration; the command line may change how it evaluates."""
     if workdir is None:
         raise UserError("--mode=eval needs --workdir=FOLDER, the folder of a run, or --checkpoints=FOLDER,FOLDER")
-    config = given_config() or recorded_config(workdir)
+    config = given_config()
+    if config is None:
+        with storage.opened(workdir) as kept:
+            config = recorded_config(kept.path)
     from cnn_jax import compilation_cache, train
 
     compilation_cache.enable()
@@ -109,13 +111,15 @@ def evaluate(workdir: Path | None) -> None:
         train.evaluate_run(config, workdir, _CHECKPOINT.value or "latest")
 
 
-def evaluate_ensemble(workdir: Path | None) -> None:
+def evaluate_ensemble(workdir: Path | str | None) -> None:
     """Evaluates the runs of --checkpoints and their average; `workdir` receives the numbers, if it is given."""
     if _CHECKPOINT.value or given_config():
         raise UserError(
             "--checkpoints evaluates runs with their own configurations, each at FOLDER@latest, @best or @STEP: leave "
             "out --config and --checkpoint (--config.eval.protocol=flip alone changes how all are evaluated)"
         )
+    if workdir is not None:
+        check_folder("--workdir", str(workdir))
     members = []
     for word in _CHECKPOINTS.value:
         folder, _, which = word.rpartition("@")
@@ -126,7 +130,7 @@ def evaluate_ensemble(workdir: Path | None) -> None:
 
     compilation_cache.enable()
     with session():
-        ensemble.evaluate(members, workdir)
+        ensemble.evaluate(members, Path(workdir) if workdir else None)
 
 
 def recorded_config(workdir: Path) -> Any:
