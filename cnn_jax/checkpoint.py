@@ -275,7 +275,10 @@ class Checkpoints:
 
         Raises:
           UserError: the checkpoint has other arrays than `like`: another network, or another optimiser.
+          StorageError: what this process got of it from a bucket is damaged.
         """
+        if not self.storage.shared and (problem := self.damage(step)):
+            raise StorageError(f"the checkpoint of step {step:,} is damaged: {problem}")
         path = self.folder / str(step) / "state"
         stored = {name: leaf.shape for name, leaf in trees.named_leaves(self._stored_tree(step))}
         wanted = {name: leaf.shape for name, leaf in trees.named_leaves(like)}

@@ -115,6 +115,7 @@ class Bucket(Folder):
         self._stamps: dict[str, tuple[int, int]] = {}  # of the records that are the same there
         self._whole: dict[str, bytes] = {}  # the checkpoints there, with their manifests
         self._remains: set[str] = set()  # of checkpoints there, without manifests
+        self._fetched: set[str] = set()  # checkpoints with all their files here
         self._lease: Lease | None = None
         self._pushing = threading.Lock()
 
@@ -153,6 +154,7 @@ class Bucket(Folder):
         """Reads the records and the manifests, in the place of what is in `path`."""
         for path in self.path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._fetched.clear()
         with workdir.storage_errors(f"{self.url} cannot be read"), self._reaching():
             objects = [name for checkpoints in CHECKPOINTS for name in self._find(checkpoints)]
             folders = {"/".join(name.split("/")[:-1]) for name in objects if name.endswith(f"/{MANIFEST}")}
@@ -165,8 +167,11 @@ class Bucket(Folder):
         self._remains = some - folders
 
     def fetch(self, checkpoint: Path) -> None:
-        with workdir.storage_errors(f"{self.named(str(checkpoint))} cannot be read"), self._reaching():
-            self._download(self._find(checkpoint.relative_to(self.path).as_posix()))
+        name = checkpoint.relative_to(self.path).as_posix()
+        if name not in self._fetched:
+            with workdir.storage_errors(f"{self.url}/{name} cannot be read"), self._reaching():
+                self._download(self._find(name))
+            self._fetched.add(name)
 
     def _find(self, folder: str = "") -> list[str]:
         """Returns the names of all objects below `folder`; without one, of those that are in none."""
@@ -210,6 +215,7 @@ class Bucket(Folder):
                     self._whole[folder] = manifest
             for folder in (self._whole.keys() | self._remains) - checkpoints:
                 self._remove(folder)
+            self._fetched.clear()
             for folder in checkpoints:
                 for path in (self.path / folder).iterdir():
                     if path.name != MANIFEST:

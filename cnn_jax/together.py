@@ -4,6 +4,7 @@ A process that is alone gets its own answer back, and no device is asked.
 """
 
 import contextlib
+import itertools
 import json
 import tempfile
 from collections import deque
@@ -13,11 +14,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed as runtime  # the client has no public name
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-LONGEST = 4096  # bytes of a decision
 LAG = 2  # steps
+PATIENCE = 24 * 3600 * 1000  # milliseconds; who is lost is noticed by `distributed`
+
+_decisions = itertools.count()
 
 
 def is_first() -> bool:
@@ -44,13 +48,16 @@ def records(folder: Path) -> Iterator[Path]:
 
 
 def decided(decide: Callable[[], Any]) -> Any:
-    """Returns in every process what `decide` returns in the first, which alone calls it: a value that JSON knows."""
+    """Returns in every process what `decide` returns in the first, which alone calls it: a value that JSON knows.
+
+    It may take long, to read a checkpoint or to wait for a lock: devices that wait for each other give up after 30 s.
+    """
     if jax.process_count() == 1:
         return decide()
-    text = json.dumps(decide()).encode() if is_first() else b""
-    assert len(text) <= LONGEST, f"a decision of {len(text)} bytes"
-    sent = np.frombuffer(text.ljust(LONGEST), np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes())
+    client, key = runtime.global_state.client, f"decided/{next(_decisions)}"
+    if is_first():
+        client.key_value_set(key, json.dumps(decide()))
+    return json.loads(client.blocking_key_value_get(key, PATIENCE))
 
 
 def anyone(wish: bool) -> bool:
