@@ -134,17 +134,17 @@ class Checkpoints:
         """
         for left_over in self.folder.glob("*.partial") if tidy else ():
             shutil.rmtree(left_over)
-        steps = self.steps()
-        for step in reversed(steps):
+        damaged = []
+        for step in reversed(self.steps()):
             problem = self.damage(step)
             if problem is None:
+                for other in damaged if tidy else ():
+                    shutil.rmtree(self.folder / f"{other}.damaged", ignore_errors=True)
+                    (self.folder / str(other)).rename(self.folder / f"{other}.damaged")
                 return step
             report(f"the checkpoint of step {step:,} is damaged: {problem}")
-            if tidy:
-                checkpoint = self.folder / str(step)
-                shutil.rmtree(self.folder / f"{step}.damaged", ignore_errors=True)
-                checkpoint.rename(self.folder / f"{step}.damaged")
-        if steps:
+            damaged.append(step)
+        if damaged:
             raise StorageError(
                 f"no checkpoint in {self.folder} is whole ({problem}): restore the folder from a copy, or remove it to "
                 "start from the first step"
