@@ -4,7 +4,8 @@
     WORKDIR/checkpoints/200/manifest.json  step, validation error, size and SHA-256 of every file; written last
 
 A save is made in 200.partial and renamed when its manifest stands, so a process that dies at any moment leaves the
-earlier checkpoints as they were. Orbax reads a flipped bit in silence; the manifest does not.
+earlier checkpoints as they were. Orbax reads a flipped bit in silence; the manifest does not. For a bucket all of this
+happens in a folder of this machine, which `storage` then uploads.
 """
 
 import contextlib
@@ -26,10 +27,10 @@ import orbax.checkpoint as ocp
 
 from cnn_jax import together, trees
 from cnn_jax.errors import StorageError, UserError
+from cnn_jax.storage import MANIFEST, Folder
 from cnn_jax.workdir import retried, storage_errors, write_text
 
 Tree = Any
-MANIFEST = "manifest.json"
 
 
 class Checkpoints:
@@ -37,19 +38,39 @@ class Checkpoints:
 
     Each holds the whole TrainState; the data position is its step. The latest `keep` stay, and the best by validation
     error. Only one run may save (see `workdir.locked`); any may read. The processes of one run save and restore
-    together, each its own shards, on storage that all of them see.
+    together, each its own shards, on storage that all of them see. For a bucket the first gathers and saves all, and
+    each restores from files of its own.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 1, retry: float = 0.0, report: Callable[[str], Any] = print):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        keep: int = 1,
+        retry: float = 0.0,
+        report: Callable[[str], Any] = print,
+        storage: Folder | None = None,
+    ):
         """Opens the checkpoints.
 
         Args:
           retry: seconds for which a save that storage refuses is tried again. report: is called with a sentence then.
+          storage: of the run, where `workdir` is in it; an ordinary folder, if it is not given.
         """
         self.retry, self.report = retry, report
         self.folder = workdir.resolve() / "checkpoints"  # orbax fails late on a relative path
         self.keep = keep
-        self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self.storage = storage or Folder(workdir)
+        self._together = jax.process_count() > 1 and self.storage.shared
+        alone = (
+            {}
+            if self.storage.shared
+            else {"primary_host": jax.process_index(), "active_processes": {jax.process_index()}}
+        )
+        who = ocp.options.MultiprocessingOptions(**alone)
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.StandardCheckpointHandler(multiprocessing_options=who), multiprocessing_options=who
+        )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future | None = None
         self._failed: Path | None = None
@@ -82,6 +103,7 @@ class Checkpoints:
     def damage(self, step: int) -> str | None:
         """Returns what is wrong with the files of a checkpoint, or None if they are those that were saved."""
         folder = self.folder / str(step)
+        self.storage.fetch(folder)
         try:
             files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"].items()
             expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files}
@@ -117,17 +139,17 @@ class Checkpoints:
         """
         for left_over in self.folder.glob("*.partial") if tidy else ():
             shutil.rmtree(left_over)
-        steps = self.steps()
-        for step in reversed(steps):
+        damaged = []
+        for step in reversed(self.steps()):
             problem = self.damage(step)
             if problem is None:
+                for other in damaged if tidy else ():
+                    shutil.rmtree(self.folder / f"{other}.damaged", ignore_errors=True)
+                    (self.folder / str(other)).rename(self.folder / f"{other}.damaged")
                 return step
             report(f"the checkpoint of step {step:,} is damaged: {problem}")
-            if tidy:
-                checkpoint = self.folder / str(step)
-                shutil.rmtree(self.folder / f"{step}.damaged", ignore_errors=True)
-                checkpoint.rename(self.folder / f"{step}.damaged")
-        if steps:
+            damaged.append(step)
+        if damaged:
             raise StorageError(
                 f"no checkpoint in {self.folder} is whole ({problem}): restore the folder from a copy, or remove it to "
                 "start from the first step"
@@ -173,12 +195,12 @@ class Checkpoints:
           StorageError: this save or the one before could not be written.
         """
         self.wait()
-        copy = _copy(state)
+        copy = _copy(state) if self.storage.shared else together.fetch(state)
         with self._writing(step):
-            if jax.process_count() > 1:  # they begin together, in the thread of their computations
+            if self._together:  # they begin together, in the thread of their computations
                 self._begin(step, copy)
                 self._saving = self._thread.submit(self._commit, step, error)
-            else:
+            elif together.is_first():
                 self._saving = self._thread.submit(self._attempt, step, copy, error)
 
     def _attempt(self, step: int, copy: Tree, error: float | None) -> None:
@@ -197,12 +219,13 @@ class Checkpoints:
             if together.is_first():
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
-            together.barrier(f"the folder of step {step}")
+            if self._together:
+                together.barrier(f"the folder of step {step}")
             self._orbax.save(partial / "state", args=ocp.args.StandardSave(copy))
 
     def wait(self) -> None:
         """Waits until the save under way is on the disk; raises StorageError if it failed."""
-        if self._finish():
+        if self._finish() and self._together:
             together.barrier("saved")  # the first process has given it its name
 
     def _finish(self) -> bool:
@@ -235,6 +258,7 @@ class Checkpoints:
             for old in steps[: -self.keep]:
                 if old != best:
                     self._remove(self.folder / str(old))
+            self.storage.push()
 
     def _remove(self, checkpoint: Path) -> None:
         """Removes a checkpoint; a process that dies meanwhile leaves none that looks whole."""
@@ -256,7 +280,10 @@ class Checkpoints:
 
         Raises:
           UserError: the checkpoint has other arrays than `like`: another network, or another optimiser.
+          StorageError: what this process got of it from a bucket is damaged.
         """
+        if not self.storage.shared and (problem := self.damage(step)):
+            raise StorageError(f"the checkpoint of step {step:,} is damaged: {problem}")
         path = self.folder / str(step) / "state"
         stored = {name: leaf.shape for name, leaf in trees.named_leaves(self._stored_tree(step))}
         wanted = {name: leaf.shape for name, leaf in trees.named_leaves(like)}

@@ -110,6 +110,16 @@ def steps_to_trace(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def check_steps(steps: tuple[int, int] | None, *, first: int, last: int) -> None:
+    """Raises UserError unless all `steps` of --profile are among those from `first` to `last`."""
+    given = steps and f"{steps[0]}:{steps[1]}"
+    check(steps is None or first <= last, f"--profile is {given}, but all {last:,} steps of this run are done")
+    check(
+        steps is None or first <= steps[0] <= steps[1] <= last,
+        f"--profile is {given}, but this start trains the steps {first} to {last}",
+    )
+
+
 class Trace:
     """Writes a trace of the steps from the first to the last of `steps`, both included, into `folder`; None: of none.
 
@@ -127,10 +137,7 @@ class Trace:
     ):
         self.steps, self.folder, self.report = steps, folder, report
         self._active = False
-        check(
-            steps is None or first <= steps[0] <= steps[1] <= last,
-            f"--profile is {steps and f'{steps[0]}:{steps[1]}'}, but this start trains the steps {first} to {last}",
-        )
+        check_steps(steps, first=first, last=last)
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:

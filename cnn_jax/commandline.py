@@ -21,7 +21,7 @@ BEGAN = time.perf_counter()  # about when the command began
 
 # What names a trained network; see `cnn_jax.pretrained`.
 SOURCES = (
-    "FOLDER of a run, FOLDER@best, FOLDER@STEP, bundled:NAME, FILE.safetensors or FILE.pth of ours or others, "
+    "FOLDER of a run (also gs://, s3://), FOLDER@best, FOLDER@STEP, bundled:NAME, FILE.safetensors or FILE.pth of ours or others, "
     "hub:OWNER/NAME"
 )
 
@@ -182,6 +182,8 @@ def explain(error: Exception) -> UserError:
 
 
 def _check_given_file(argv: list[str]) -> None:
+    given = [argument for argument in argv if argument.lstrip("-").partition("=")[0] == "config"]
+    check(len(given) < 2, f"--config is given {len(given)} times, but names one file: {', '.join(given)}")
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         if argument in ("--config", "-config") or argument.lstrip("-").startswith("config="):
             check_config_file(argument.partition("=")[2] or following, flag="--config")

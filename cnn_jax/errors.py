@@ -63,6 +63,6 @@ def check_folder(field: str, value: str) -> None:
     """Raises UserError if `value` is a URL, such as that of a bucket, and no path."""
     check(
         re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value) is None,
-        f"{field} is {value!r}, but must be a folder: buckets are neither written nor read by their URLs. Mount the "
-        "bucket, or use storage that all machines share; launch/README.md says what works",
+        f"{field} is {value!r}, but must be a folder: its URL is not read. Copy what is there, or mount it; "
+        "launch/README.md says what works where",
     )

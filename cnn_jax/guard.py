@@ -14,25 +14,26 @@ from cnn_jax.metrics import jsonable
 from cnn_jax.workdir import write_text
 
 
-def check_finite(run: Run, state: step.TrainState, folder: Path, records: Path) -> None:
-    """Raises NotFiniteError if a step's loss or gradient was not finite, and saves that step in `folder`/not_finite.
+def check_finite(run: Run, state: step.TrainState, checkpoints: Checkpoints, records: Path) -> None:
+    """Raises NotFiniteError if a step's loss or gradient was not finite, and saves that step in not_finite, in the run's folder.
 
     report.json: the loss, the norm of the gradient and of each parameter, and each layer's largest output.
     batch.npz: the batch ("image" uint8 before augmentation, or features, "label", "position"). checkpoints/: the state
     before the step. Reports are of the whole batch, also where the step goes through it in micro-batches. `records`: in
-    the place of `folder` for all but the checkpoint; see `together.records`.
+    the place of that folder for all but the checkpoint; see `together.records`.
     """
     failed = int(state.failed)
     if not failed:
         return
-    evidence, written = folder / "not_finite", records / "not_finite"
+    checkpoints.wait()  # of the run: two saves of several processes would take each other for one
+    evidence, written = checkpoints.storage.path / "not_finite", records / "not_finite"
     written.mkdir(exist_ok=True)
     batch = diagnostics.training_batch(run, failed)
     np.savez_compressed(written / "batch.npz", **together.fetch(batch))
     report: dict[str, Any] = {"step": failed} | diagnostics.examine(run, state, batch)
     write_text(written / "report.json", json.dumps(jsonable(report), indent=1) + "\n")
-    with Checkpoints(evidence) as checkpoints:
-        checkpoints.save(failed - 1, state, error=None)
+    with Checkpoints(evidence, storage=checkpoints.storage) as failure:
+        failure.save(failed - 1, state, error=None)
 
     first = next((layer["name"] for layer in report["layers"] if not layer["finite"]), None)
     where = f"the first outputs that are not finite are those of layer {first!r}" if first else "all outputs are finite"

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import commandline, training_flags
+from cnn_jax import commandline, storage, training_flags
 from cnn_jax.commandline import changed, explain, given_config, launch, needed_config
 from cnn_jax.errors import UserError, check_folder
 from cnn_jax.training_flags import given_workdir, session, train
@@ -55,11 +55,14 @@ def start() -> None:
         train(config, name=str(config.model.get("name")))
 
 
-def evaluate(workdir: Path | None) -> None:
+def evaluate(workdir: Path | str | None) -> None:
     """Evaluates a checkpoint of `workdir`, with its own configuration; the command line may change how it evaluates."""
     if workdir is None:
         raise UserError("--mode=eval needs --workdir=FOLDER, the folder of a run, or --checkpoints=FOLDER,FOLDER")
-    config = given_config() or recorded_config(workdir)
+    config = given_config()
+    if config is None:
+        with storage.opened(workdir) as kept:
+            config = recorded_config(kept.path)
     from cnn_jax import compilation_cache, train
 
     compilation_cache.enable()
@@ -67,13 +70,15 @@ def evaluate(workdir: Path | None) -> None:
         train.evaluate_run(config, workdir, _CHECKPOINT.value or "latest")
 
 
-def evaluate_ensemble(workdir: Path | None) -> None:
+def evaluate_ensemble(workdir: Path | str | None) -> None:
     """Evaluates the runs of --checkpoints and their average; `workdir` receives the numbers, if it is given."""
     if _CHECKPOINT.value or given_config():
         raise UserError(
             "--checkpoints evaluates runs with their own configurations, each at FOLDER@latest, @best or @STEP: leave "
             "out --config and --checkpoint (--config.eval.protocol=flip alone changes how all are evaluated)"
         )
+    if workdir is not None:
+        check_folder("--workdir", str(workdir))
     members = []
     for word in _CHECKPOINTS.value:
         folder, _, which = word.rpartition("@")
@@ -84,7 +89,7 @@ def evaluate_ensemble(workdir: Path | None) -> None:
 
     compilation_cache.enable()
     with session():
-        ensemble.evaluate(members, workdir)
+        ensemble.evaluate(members, Path(workdir) if workdir else None)
 
 
 def recorded_config(workdir: Path) -> Any:

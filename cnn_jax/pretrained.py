@@ -2,7 +2,7 @@
 
 A SOURCE is
 
-    FOLDER, FOLDER@best, FOLDER@STEP   a run of ours; FOLDER alone is its latest checkpoint
+    FOLDER, FOLDER@best, FOLDER@STEP   a run of ours; FOLDER alone is its latest checkpoint, and gs:// and s3:// work
     FILE.safetensors                   what `cnn_jax.export` wrote, or weights of others
     FILE.pth, .pt, .bin, .pth.tar      weights of others: torchvision's and timm's state dicts
     hub:OWNER/NAME[@REVISION]          the same, from the Hugging Face Hub
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from cnn_jax import foreign_weights, hub, models, state_dicts, workdir
+from cnn_jax import foreign_weights, hub, models, state_dicts, storage, workdir
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError, check, check_choice
 from cnn_jax.recognition import Recognized, recognize
@@ -86,27 +86,29 @@ def open_source(source: str) -> Pretrained:
 # ---------------------------------------------------------------- runs
 
 
-def split_source(source: str) -> tuple[Path, str]:
-    """Returns (folder of a run, "latest", "best" or a step)."""
+def split_source(source: str) -> tuple[Path | str, str]:
+    """Returns (folder of a run or its URL, "latest", "best" or a step)."""
     folder, _, which = source.rpartition("@")
     if which in ("latest", "best") or (which.isdecimal() and folder):
-        return Path(folder), which
-    return Path(source), "latest"  # a folder alone, whose name may have an @
+        return storage.located("the trained network", folder), which
+    return storage.located("the trained network", source), "latest"  # a folder alone, whose name may have an @
 
 
 def _from_run(source: str) -> Pretrained:
     folder, which = split_source(source)
     check(
-        folder.is_dir(),
+        isinstance(folder, str) or folder.is_dir(),
         f"there is no trained network {source!r}: name the folder of a run (FOLDER, FOLDER@best, FOLDER@STEP), "
         f"bundled:NAME ({', '.join(bundled())}), FILE.safetensors, FILE.pth or hub:OWNER/NAME",
     )
-    check((folder / "config.json").exists(), f"{folder} holds no run: there is no {folder / 'config.json'}")
-    config = workdir.stored_config(folder)
-    given = workdir.read_input(folder)
-    with Checkpoints(folder) as checkpoints:
-        step = checkpoints.select(which, lambda text: None, flag=f"the checkpoint in {source!r}")
-        leaves = checkpoints.read_weights(step)
+    with storage.opened(folder) as kept:
+        path = kept.path / "config.json"
+        check(path.exists(), f"{folder} holds no run: there is no {path}")
+        config = workdir.stored_config(kept.path)
+        given = workdir.read_input(kept.path)
+        with Checkpoints(kept.path, storage=kept) as checkpoints:
+            step = checkpoints.select(which, lambda text: None, flag=f"the checkpoint in {source!r}")
+            leaves = checkpoints.read_weights(step)
     recomputes = config.get("eval", {}).get("recompute_statistics", 0)
     note = "; BatchNorm statistics are those of the training, its test recomputed them" if recomputes else ""
     return Pretrained(

@@ -4,20 +4,27 @@ A process that is alone gets its own answer back, and no device is asked.
 """
 
 import contextlib
+import hashlib
+import itertools
 import json
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed as runtime  # the client has no public name
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-LONGEST = 4096  # bytes of a decision
+from cnn_jax.errors import check
+
 LAG = 2  # steps
+PATIENCE = 24 * 3600 * 1000  # milliseconds; who is lost is noticed by `distributed`
+
+_decisions = itertools.count()
 
 
 def is_first() -> bool:
@@ -44,18 +51,41 @@ def records(folder: Path) -> Iterator[Path]:
 
 
 def decided(decide: Callable[[], Any]) -> Any:
-    """Returns in every process what `decide` returns in the first, which alone calls it: a value that JSON knows."""
+    """Returns in every process what `decide` returns in the first, which alone calls it: a value that JSON knows.
+
+    It may take long, to read a checkpoint or to wait for a lock: devices that wait for each other give up after 30 s.
+    """
     if jax.process_count() == 1:
         return decide()
-    text = json.dumps(decide()).encode() if is_first() else b""
-    assert len(text) <= LONGEST, f"a decision of {len(text)} bytes"
-    sent = np.frombuffer(text.ljust(LONGEST), np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes())
+    client, key = runtime.global_state.client, f"decided/{next(_decisions)}"
+    if is_first():
+        client.key_value_set(key, json.dumps(decide()))
+    return json.loads(client.blocking_key_value_get(key, PATIENCE))
 
 
 def anyone(wish: bool) -> bool:
     """Returns whether `wish` is true in any process."""
     return bool(np.any(multihost_utils.process_allgather(np.asarray(wish)))) if jax.process_count() > 1 else wish
+
+
+def total(number: int) -> int:
+    """Returns the sum of `number` over all processes."""
+    return int(np.sum(multihost_utils.process_allgather(np.asarray(number)))) if jax.process_count() > 1 else number
+
+
+def check_same(what: Mapping[str, Callable[[], str]]) -> None:
+    """Raises UserError, in all processes, unless all of them have the same texts: name -> what gives the text."""
+    if jax.process_count() == 1:
+        return
+    digests = [hashlib.sha256(text().encode()).digest() for text in what.values()]
+    found = multihost_utils.process_allgather(np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1))
+    for process, theirs in enumerate(found):
+        for name, own, first in zip(what, theirs, found[0], strict=True):
+            check(
+                bool((own == first).all()),
+                f"{name} of process {process} is not that of process 0: start all processes with the same command, the "
+                "same version of the program, and copies of the same data",
+            )
 
 
 def barrier(name: str) -> None:

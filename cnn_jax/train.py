@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cnn_jax import diagnostics, guard, plots, provenance, show, summary, together, workdir
+from cnn_jax import diagnostics, guard, plots, provenance, show, storage, summary, together, workdir
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.clock import Clock, Trace
+from cnn_jax.clock import Clock, Trace, check_steps
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.metrics import Recorder, jsonable, scalars
 from cnn_jax.signals import StopSignals
@@ -26,7 +26,7 @@ from cnn_jax.step import zero_sums
 
 def run(
     config: Any,
-    folder: Path,
+    folder: Path | str,
     *,
     dry_run: bool = False,
     extend: bool = False,
@@ -39,7 +39,8 @@ def run(
 
     `folder` receives config.json, data.json, run.json, summary.txt, metrics.jsonl, TensorBoard files, checkpoints and
     curves.png. If it has a checkpoint, training goes on from the latest one that is whole, to the same numbers as if it
-    had never stopped. With `dry_run` nothing is written, and {} returned.
+    had never stopped. With `dry_run` nothing is written, and {} returned. It is a path or the URL of a bucket's folder, as
+    `storage.located` returns them.
 
     Of several processes (`distributed`) all run this, save and restore together, and the first one records and prints.
 
@@ -61,29 +62,33 @@ def run(
         what = f"the run in {folder} stops"
         resources.enter_context(workdir.storage_errors(what))
         stop = resources.enter_context(StopSignals(tell, together=jax.process_count() > 1))
+        kept = resources.enter_context(storage.opened(folder))
+        here = kept.path
 
         # -------------------------------------------------------- build
         this = Run(config)
         config = this.config
-        workdir.check_same(config, folder, extend=extend)
+        workdir.check_same(config, here, extend=extend)
         total_steps, steps_per_epoch = this.total_steps, this.steps_per_epoch
+        check_steps(profile, first=1, last=total_steps)
+        check_processes(this, {"--workdir": str(folder), "--extend": str(extend), "--dry-run": str(dry_run)})
         if extend:
-            check_longer(this, folder, console)
+            check_longer(this, here, console)
         show.print_header(this, folder, console)
-        if not workdir.has_checkpoint(folder):  # a run that goes on has what it took
+        if not workdir.has_checkpoint(here):  # a run that goes on has what it took
             show.print_transfer(this, console)
         if dry_run:
             return {}
-        records = resources.enter_context(together.records(folder))
-        resources.enter_context(workdir.locked(records))
+        patiently = functools.partial(workdir.retried, what=what, seconds=config.checkpoint.retry, report=tell)
+        records = resources.enter_context(together.records(here))
+        resources.enter_context(kept.held(records, seconds=config.checkpoint.lease, patiently=patiently, report=tell))
         workdir.prepare(config, records, data=this.data.identity, extend=extend)
         summary.write(config, this.layers, records / "summary.txt")
         has_validation = "validation" in this.data.parts
-        patiently = functools.partial(workdir.retried, what=what, seconds=config.checkpoint.retry, report=tell)
 
         # -------------------------------------------------------- restore
         checkpoints = resources.enter_context(
-            Checkpoints(folder, keep=config.checkpoint.keep, retry=config.checkpoint.retry, report=tell)
+            Checkpoints(here, keep=config.checkpoint.keep, retry=config.checkpoint.retry, report=tell, storage=kept)
         )
         with show.waiting(console, "reading the data and preparing the network"):
             latest = together.decided(lambda: checkpoints.latest(tell, tidy=True))
@@ -94,17 +99,29 @@ def run(
             train_step, schedule = this.train_step(), jax.jit(this.schedule)
             state = this.create_state() if latest is None else this.restore(checkpoints, latest)
             workdir.write_input(records, this.data.input)
+            patiently(kept.push)
             images = this.images("train")
         first_step = int(state.step)
         traced = profile if together.is_first() else None
-        trace = Trace(traced, folder / "profile", first=first_step + 1, last=total_steps, report=tell)
+        trace = Trace(
+            traced,
+            here / "profile",
+            first=first_step + 1,
+            last=total_steps,
+            report=lambda text: tell(kept.named(text)),
+        )
         resources.enter_context(trace)
         if config.eval.layers and latest is None:
             write_layers(this, state, records, "first")
         if latest is not None:
             tell(f"going on from the checkpoint of step {first_step:,}")
         recorder = resources.enter_context(
-            Recorder(records, step=first_step, tensorboard=config.log.tensorboard, patiently=patiently)
+            Recorder(
+                records,
+                step=first_step,
+                tensorboard=config.log.tensorboard and together.is_first(),
+                patiently=patiently,
+            )
         )
         progress = show.ProgressLine(
             console, first_step=first_step, total_steps=total_steps, steps_per_epoch=steps_per_epoch
@@ -112,7 +129,7 @@ def run(
 
         # -------------------------------------------------------- train
         final: dict[str, Any] = {}
-        best_error = checkpoints.best_error()
+        best_error = together.decided(checkpoints.best_error)
         wishes = together.Wishes(this.mesh)
         clock = Clock(first_step)
         done, plotted = first_step, time.perf_counter()
@@ -149,12 +166,12 @@ def run(
                         **clock.read(done, config.batch_size),
                     )
                     if config.data.on_error == "skip":
-                        metrics["skipped"] = len(this.data.parts["train"].skipped)
+                        metrics["skipped"] = together.total(len(this.data.parts["train"].skipped))
                     recorder.write("train", done, epoch, **metrics)
                     progress.numbers(done, metrics)
 
                 if logs or validates or saves:
-                    guard.check_finite(this, state, folder, records)  # a state that is not finite is never saved
+                    guard.check_finite(this, state, checkpoints, records)  # a state that is not finite is never saved
 
                 if validates:
                     with clock.paused(state), record.spending("evaluation"):
@@ -173,7 +190,8 @@ def run(
                     patiently(recorder.sync)
                     with clock.paused(state), record.spending("saving"):
                         checkpoints.save(done, state, error=final["validation"]["error"] if validates else None)
-                        if stops or time.perf_counter() - plotted > 30:  # drawing takes as long as many short steps
+                        # Drawing takes as long as many short steps.
+                        if together.is_first() and (stops or time.perf_counter() - plotted > 30):
                             patiently(lambda: plots.plot_curves(records))
                             plotted = time.perf_counter()
                         patiently(lambda: record.write(done))  # noqa: B023
@@ -203,8 +221,9 @@ def run(
                 recorder.write(kind, total_steps, total_steps / steps_per_epoch, **scalars(final[part]))
 
         # -------------------------------------------------------- report
-        plots.plot_curves(records)
-        if config.eval.confusion_matrix:
+        if together.is_first():
+            plots.plot_curves(records)
+        if config.eval.confusion_matrix and together.is_first():
             plots.plot_confusion(final["test"]["confusion"], this.data.class_names, records / "confusion_matrix.png")
     show.print_results(final, console)
     seconds = time.perf_counter() - began
@@ -218,6 +237,21 @@ def write_layers(this: Run, state: Any, folder: Path, when: str) -> None:
     found = json.loads(path.read_text(encoding="utf-8")) if when == "last" and path.exists() else {}
     found[when] = diagnostics.examine(this, state, diagnostics.training_batch(this, 1))
     workdir.write_text(path, json.dumps(jsonable(found), indent=1) + "\n")
+
+
+def check_processes(this: Run, command: dict[str, str]) -> None:
+    """Raises UserError unless all processes run the same thing: the command, the configuration, and the data by name."""
+    config = this.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.dir = ""  # may be a copy on each machine
+    told: dict[str, Callable[[], str]] = {name: functools.partial(str, value) for name, value in command.items()}
+    together.check_same(
+        told
+        | {
+            "the configuration": config.to_json,
+            "the data": lambda: json.dumps([this.data.identity, list(this.data.class_names)]) + this.data.listing(),
+        }
+    )
 
 
 def check_longer(this: Run, folder: Path, console: Console) -> None:
@@ -235,7 +269,7 @@ def check_longer(this: Run, folder: Path, console: Console) -> None:
         show.say(console, f"the {schedule} schedule now ends later: its learning rate jumps where the run goes on")
 
 
-def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | None = None) -> dict[str, Any]:
+def evaluate_run(config: Any, folder: Path | str, which: str, *, console: Console | None = None) -> dict[str, Any]:
     """Evaluates a checkpoint of `folder` ("latest", "best" or a step) on the validation and the test part.
 
     Appends the numbers to evaluations.jsonl in the folder and returns them as `run` does.
@@ -244,22 +278,29 @@ def evaluate_run(config: Any, folder: Path, which: str, *, console: Console | No
       UserError: see `Run`; there is no such checkpoint, or it does not fit `config`.
     """
     console = console or together.console()
-    if not (folder / "checkpoints").is_dir():
-        raise UserError(f"{folder} has no checkpoints yet: train with --workdir={folder}")
-    this = Run(config)
-    config = this.config
-    workdir.check_same(config, folder, may_differ=("eval.", "batch_size", "cache_features"))
-    with Checkpoints(folder) as checkpoints:
-        chosen = together.decided(lambda: checkpoints.select(which, lambda text: show.say(console, text)))
-        state = this.restore(checkpoints, chosen)
-    with show.waiting(console, "evaluating"):
-        final = {part: this.evaluate(state, part) for part in ("validation", "test") if part in this.data.parts}
-    with workdir.storage_errors(f"the evaluation cannot be written to {folder}"), together.records(folder) as records:
-        with (records / "evaluations.jsonl").open("a", encoding="utf-8") as file:
-            for part, metrics in final.items():
-                file.write(json.dumps({"kind": part, "step": chosen} | scalars(metrics)) + "\n")
-        if config.eval.confusion_matrix:
-            plots.plot_confusion(final["test"]["confusion"], this.data.class_names, records / "confusion_matrix.png")
+    with storage.opened(folder) as kept:
+        if not (kept.path / "checkpoints").is_dir():
+            raise UserError(f"{folder} has no checkpoints yet: train with --workdir={folder}")
+        this = Run(config)
+        config = this.config
+        workdir.check_same(config, kept.path, may_differ=("eval.", "batch_size", "cache_features"))
+        check_processes(this, {"--workdir": str(folder), "--checkpoint": which})
+        with Checkpoints(kept.path, storage=kept) as checkpoints:
+            chosen = together.decided(lambda: checkpoints.select(which, lambda text: show.say(console, text)))
+            state = this.restore(checkpoints, chosen)
+        with show.waiting(console, "evaluating"):
+            final = {part: this.evaluate(state, part) for part in ("validation", "test") if part in this.data.parts}
+        what = f"the evaluation cannot be written to {folder}"
+        with workdir.storage_errors(what), together.records(kept.path) as records:
+            with (records / "evaluations.jsonl").open("a", encoding="utf-8") as file:
+                for part, metrics in final.items():
+                    file.write(json.dumps({"kind": part, "step": chosen} | scalars(metrics)) + "\n")
+            if config.eval.confusion_matrix:
+                plots.plot_confusion(
+                    final["test"]["confusion"], this.data.class_names, records / "confusion_matrix.png"
+                )
+            if together.is_first():
+                kept.push_records()
     show.say(console, f"{config.model.name} at step {chosen:,} of {folder}")
     show.print_results(final, console)
     return final

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from cnn_jax import commandline
-from cnn_jax.errors import check_folder
+from cnn_jax import commandline, storage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,10 +32,9 @@ OF_THIS_START = (
 )
 
 
-def given_workdir() -> Path | None:
-    """Returns --workdir; raises UserError if it is no path."""
-    check_folder("--workdir", _WORKDIR.value or "")
-    return Path(_WORKDIR.value) if _WORKDIR.value else None
+def given_workdir() -> Path | str | None:
+    """Returns --workdir, a path or a URL; see `storage.located`."""
+    return storage.located("--workdir", _WORKDIR.value) if _WORKDIR.value else None
 
 
 def session() -> contextlib.AbstractContextManager[None]:

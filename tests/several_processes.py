@@ -30,8 +30,11 @@ def slurm(processes, process, port):
     return {f"SLURM_{name}": str(value) for name, value in values.items()} | {"JAX_COORDINATOR_PORT": str(port)}
 
 
-def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False, module="main"):
-    """Returns the processes of one run, which flags or the environment describe; each has that many devices."""
+def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False, module="main", base=SMALL, last=()):
+    """Returns the processes of one run, which flags or the environment describe; each has that many devices.
+
+    `base`: the first arguments. `last`: what the last one alone is told.
+    """
     port, pipes = free_port(), dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -41,13 +44,24 @@ def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False, module
     found = []
     for process in range(processes):
         line = [sys.executable, "-u", "-m", f"cnn_jax.{module}", f"--heartbeat-timeout={heartbeat}"]
-        line += [*(SMALL if module == "main" else ()), *arguments]
+        line += [*base, *arguments, *(last if process == processes - 1 else ())]
         place = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={process}"]
         if processes > 1 and not by_slurm:
             line += place
         own = slurm(processes, process, port) if by_slurm else {}
         found.append(subprocess.Popen(line, cwd=ROOT, env=environment | own, **pipes))
     return found
+
+
+def program(name, *arguments, devices):
+    """Returns a process that runs a program of these tests with that many devices."""
+    environment = os.environ | {
+        # compiled fast, not to be fast
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    }
+    line = [sys.executable, str(ROOT / "tests" / name), *map(str, arguments)]
+    return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,10 @@ def get_config(placement):
     config.data.placement = placement
     if placement == "stream":
         config.data.mean, config.data.std, config.data.train_crop = (0.3,), (0.4,), "random_resized"
+        config.accumulation, config.ema_decay = 2, 0.9
+        config.eval.recompute_statistics, config.eval.train_part = 2, True
+        config.optim.schedule.name, config.optim.schedule.patience = "plateau", 1
+        config.eval.every = "2 steps"
     config.log.tensorboard = False
     return config.lock()
 

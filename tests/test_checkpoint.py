@@ -156,8 +156,9 @@ def test_where_no_checkpoint_is_whole_nothing_starts_from_scratch(tmp_path):
     with Checkpoints(tmp_path) as saved:
         saved.save(1, tree(1), error=None)
     flip_a_bit(data_file(tmp_path / "checkpoints" / "1"))
-    with pytest.raises(StorageError, match=r"no checkpoint in .* is whole"):
-        Checkpoints(tmp_path).latest(print)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"no checkpoint in .* is whole"):
+            Checkpoints(tmp_path).latest(print, tidy=True)
 
 
 def test_what_a_process_that_died_left_half_written_does_not_count_and_goes(tmp_path):

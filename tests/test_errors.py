@@ -30,7 +30,7 @@ def test_a_users_error_is_a_value_error():
     "folder", ["gs://bucket/run", "s3://bucket", "hdfs://host:9000/a", "file:///tmp/a", "GS:/bucket"]
 )
 def test_a_url_is_no_folder(folder):
-    with pytest.raises(UserError, match=r"--workdir is '.*', but must be a folder: buckets"):
+    with pytest.raises(UserError, match=r"--workdir is '.*', but must be a folder: its URL is not read"):
         check_folder("--workdir", folder)
 
 

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from several_processes import finish, free_port, started, wait_for
 
 from cnn_jax.checkpoint import Checkpoints
@@ -67,6 +68,7 @@ def test_a_loss_that_is_not_finite_ends_all_processes_and_leaves_the_evidence(tm
         "--config.optim.learning_rate=1e20",
         "--config.optim.schedule.name=plateau",
         "--config.eval.layers=True",
+        "--config.checkpoint.every=1steps",  # a save is under way when it fails
     )
     short = ("--config.duration=8steps", "--config.log.every=4steps", "--config.eval.every=2steps")
     with started(2, *arguments, *short, f"--workdir={tmp_path}", devices=2) as running:
@@ -79,6 +81,30 @@ def test_a_loss_that_is_not_finite_ends_all_processes_and_leaves_the_evidence(tm
         assert batch["image"].shape == (32, 28, 28, 1)  # of both processes
     with Checkpoints(tmp_path / "not_finite") as checkpoints:
         assert checkpoints.latest(pytest.fail) is not None
+
+
+@pytest.mark.parametrize(
+    ("last", "differs"),
+    [
+        (("--config.seed=7",), "the configuration"),
+        (("--config.data.dir=other",), "the data"),
+    ],
+)
+def test_processes_that_would_not_train_the_same_are_refused(tmp_path, last, differs):
+    for folder in ("one", "other"):
+        for name in ("cat", "dog"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            for i in range(10):
+                Image.new("L", (8, 8), i).save(tmp_path / folder / name / f"{i}.png")
+    (tmp_path / "other" / "cat" / "0.png").rename(tmp_path / "other" / "cat" / "00.png")
+    shares = ("--config.data.train=60%", "--config.data.validation=20%", "--config.data.test=20%")
+    data = ("--config=configs/lenet5.py:folder", f"--config.data.dir={tmp_path / 'one'}", *shares)
+    sizes = ("--config.batch_size=4", "--config.eval.batch_size=4", "--config.data.image_size=(28,28)")
+    last = [word.replace("=other", f"={tmp_path / 'other'}") for word in last]
+    with started(2, *data, *sizes, f"--workdir={tmp_path / 'run'}", base=(), last=last) as running:
+        for code, _, err in finish(running):
+            assert code == 2 and f"{differs} of process 1 is not that of process 0" in err, err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_coordinator_that_is_not_there_is_reported_in_time(tmp_path):

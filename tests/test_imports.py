@@ -73,10 +73,12 @@ ALLOWED = {
     "evaluate": {"errors", "data.pipeline", "data.views", "step", "together"},
     # Files, and signals.
     "workdir": {"errors"},
+    "lease": {"errors"},
+    "storage": {"errors", "workdir", "lease"},
     "signals": {"errors"},
     "stall": set(),
     "compilation_cache": set(),
-    "checkpoint": {"errors", "trees", "workdir", "together"},
+    "checkpoint": {"errors", "trees", "workdir", "together", "storage"},
     "metrics": {"workdir"},
     "plots": {"metrics"},
     "provenance": {"errors", "config", "models", "workdir"},
@@ -91,7 +93,8 @@ ALLOWED = {
     # Trained networks.
     "transfer": {"errors", "trees", "layer_table"},
     "pretrained": {
-        *("errors", "models", "foreign_weights", "recognition", "state_dicts", "hub", "workdir", "checkpoint"),
+        *("errors", "models", "foreign_weights", "recognition", "state_dicts", "hub"),
+        *("workdir", "storage", "checkpoint"),
     },
     "trained": {
         *("errors", "trees", "models", "models.base", "data.arrays", "data.augment", "data.images", "pretrained"),
@@ -117,17 +120,17 @@ ALLOWED = {
         *("optim", "step", "evaluate", "workdir", "checkpoint", "layer_table"),
     },
     "diagnostics": {"trees", "models.base", "step", "together", "build"},
-    "guard": {"errors", "step", "workdir", "together", "checkpoint", "metrics", "build", "diagnostics"},
+    "guard": {"errors", "step", "workdir", "storage", "together", "checkpoint", "metrics", "build", "diagnostics"},
     "show": {"trees", "config", "models", "tables", "build"},
     "clock": {"errors"},
     "train": {
-        *("errors", "step", "workdir", "signals", "stall", "together", "checkpoint", "metrics", "clock"),
+        *("errors", "step", "workdir", "storage", "signals", "stall", "together", "checkpoint", "metrics", "clock"),
         *("plots", "provenance", "summary", "build", "diagnostics", "guard", "show"),
     },
     # The commands.
     "ensemble": {"errors", "evaluate", "workdir", "checkpoint", "metrics", "build", "show"},
-    "training_flags": {"errors", "provenance", "clock", "train", "commandline", "distributed", "together"},
-    "main": {"errors", "compilation_cache", "train", "ensemble", "commandline", "training_flags"},
+    "training_flags": {"errors", "storage", "provenance", "clock", "train", "commandline", "distributed", "together"},
+    "main": {"errors", "storage", "compilation_cache", "train", "ensemble", "commandline", "training_flags"},
     "finetune": {
         *("errors", "compilation_cache", "commandline", "together", "pretrained", "transfer", "show"),
         "training_flags",

@@ -29,8 +29,12 @@ def command(*arguments, **options):
         (("--config=configs/lenet5.py", "--config.batch_size=2.5"), "'2.5'"),
         (("--config=configs/lenet5.py", "extra"), "unexpected argument 'extra'"),
         (
-            ("--config=configs/lenet5.py", "--workdir=gs://bucket/run"),
-            "--workdir is 'gs://bucket/run', but must be",
+            ("--config=configs/lenet5.py", "--workdir=hdfs://host/run"),
+            "--workdir is 'hdfs://host/run', but must be",
+        ),
+        (
+            ("--config=configs/lenet5.py", "--workdir=gs://bucket"),
+            "--workdir is 'gs://bucket', but must name a folder in a bucket",
         ),
         (
             ("--mode=eval", "--checkpoints=runs/a,s3://bucket/b@best"),

@@ -1,14 +1,11 @@
-import os
 import pickle
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 import several_shardings
 from jax.sharding import AbstractMesh, PartitionSpec
-from several_processes import ROOT
+from several_processes import program
 from several_shardings import MESHES
 
 import cnn_jax
@@ -118,15 +115,10 @@ def test_the_axis_model_must_divide_the_devices(small_config):
 # ---------------------------------------------------------------- training on 8, 2 and 1 devices
 
 
-def program(folder, part, devices):
-    environment = os.environ | {
-        # compiled fast, not to be fast
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-    }
-    line = [sys.executable, str(ROOT / "tests" / "several_shardings.py"), str(folder), part]
-    result = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=500)
-    assert result.returncode == 0, result.stderr
+def found_by(folder, part, devices):
+    process = program("several_shardings.py", folder, part, devices=devices)
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
     return pickle.loads((folder / f"{part}.pickle").read_bytes())
 
 
@@ -134,7 +126,7 @@ def program(folder, part, devices):
 def trained(tmp_path_factory):
     """Returns (folder, what 8 devices found, what 2 found that went on from there)."""
     folder = tmp_path_factory.mktemp("meshes")
-    return folder, program(folder, "on_eight", 8), program(folder, "on_two", 2)
+    return folder, found_by(folder, "on_eight", 8), found_by(folder, "on_two", 2)
 
 
 def assert_close(tree, other):

@@ -16,6 +16,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -315,6 +316,11 @@ class Data:
     def identity(self) -> dict[str, Any]:
         """What a run is on: {"name": with the version, "examples": {part: number}}."""
         return {"name": self.name, "examples": {name: len(part) for name, part in self.parts.items()}}
+
+    def listing(self) -> str:
+        """Returns the names of all examples, the same for copies of the data in other folders."""
+        named = (dataset.name(part.source, i) for part in self.parts.values() for i in range(len(part)))
+        return "\n".join("/".join(Path(name).parts[-2:]) for name in named)
 
     @property
     def input(self) -> dict[str, Any]:
