@@ -120,7 +120,9 @@ def test_a_run_in_a_bucket_is_killed_loses_a_byte_and_ends_with_the_numbers_of_o
     assert (code, err) == (0, ""), out
     assert f"{URL} is held by process " in out and "waiting up to 1 s for a sign of life" in out
     before = at - 10
-    assert f"the checkpoint of step {at} is damaged: " in out and f"going on from the checkpoint of step {before}" in out
+    assert (
+        f"the checkpoint of step {at} is damaged: " in out and f"going on from the checkpoint of step {before}" in out
+    )
     assert_same(final(URL), whole)
     assert f"checkpoints/{at}.damaged/manifest.json" in there(files)
     assert {"run.json", "curves.png", "summary.txt", "data.json", "input.json"} <= there(files)
@@ -370,7 +372,7 @@ def test_where_no_checkpoint_is_whole_nothing_starts_from_scratch(files):
 def test_objects_whose_names_lead_elsewhere_are_refused(files, name):
     save(1)
     files.call_s3("put_object", Bucket="bucket", Key=f"runs/a/{name}", Body=b"x")
-    with pytest.raises(StorageError, match="has an object .* which cannot be a file"), storage.opened(URL):
+    with pytest.raises(StorageError, match=r"has an object .* which cannot be a file"), storage.opened(URL):
         pass
 
 
@@ -475,7 +477,9 @@ def test_what_is_not_installed_is_named(url, extra):
 
 @pytest.mark.parametrize("url", ["s3://bucket", "gs://bucket/", "s3:///run", "gs://"])
 def test_a_url_names_a_folder_in_a_bucket(url):
-    with pytest.raises(UserError, match=f"--workdir is '{url}', but must name a folder in a bucket, such as {url[:2]}:"):
+    with pytest.raises(
+        UserError, match=f"--workdir is '{url}', but must name a folder in a bucket, such as {url[:2]}:"
+    ):
         storage.located("--workdir", url)
 
 
