@@ -62,15 +62,11 @@ class Checkpoints:
         self.keep = keep
         self.storage = storage or Folder(workdir)
         self._together = jax.process_count() > 1 and self.storage.shared
-        alone = (
-            {}
-            if self.storage.shared
-            else {"primary_host": jax.process_index(), "active_processes": {jax.process_index()}}
-        )
-        who = ocp.options.MultiprocessingOptions(**alone)
-        self._orbax = ocp.AsyncCheckpointer(
-            ocp.StandardCheckpointHandler(multiprocessing_options=who), multiprocessing_options=who
-        )
+        who = ocp.options.MultiprocessingOptions()
+        if not self.storage.shared:  # each process is alone with its files
+            who = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=who)
+        self._orbax = ocp.AsyncCheckpointer(handler, multiprocessing_options=who)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future | None = None
         self._failed: Path | None = None

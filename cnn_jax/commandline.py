@@ -21,8 +21,8 @@ BEGAN = time.perf_counter()  # about when the command began
 
 # What names a trained network; see `cnn_jax.pretrained`.
 SOURCES = (
-    "FOLDER of a run (also gs://, s3://), FOLDER@best, FOLDER@STEP, bundled:NAME, FILE.safetensors or FILE.pth of ours or others, "
-    "hub:OWNER/NAME"
+    "FOLDER of a run (also gs://, s3://), FOLDER@best, FOLDER@STEP, bundled:NAME, FILE.safetensors or FILE.pth of ours "
+    "or others, hub:OWNER/NAME"
 )
 
 _CONFIG = config_flags.DEFINE_config_file(

@@ -15,7 +15,7 @@ from cnn_jax.workdir import write_text
 
 
 def check_finite(run: Run, state: step.TrainState, checkpoints: Checkpoints, records: Path) -> None:
-    """Raises NotFiniteError if a step's loss or gradient was not finite, and saves that step in not_finite, in the run's folder.
+    """Raises NotFiniteError if a step's loss or gradient was not finite; that step is in the run's not_finite then.
 
     report.json: the loss, the norm of the gradient and of each parameter, and each layer's largest output.
     batch.npz: the batch ("image" uint8 before augmentation, or features, "label", "position"). checkpoints/: the state

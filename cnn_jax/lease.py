@@ -2,9 +2,9 @@
 
     URL/.lock/00000007   {"by": "process 1 on host", "seconds": 60.0, "beat": 12, "released": false}
 
-The highest number holds. It is renewed, and who finds it unchanged for its seconds takes the next number: an object that
-only one can create (If-None-Match on S3, a generation of 0 on GCS). A holder that was silent for longer finds the higher
-number before its next upload, and stops. No clock is compared with another one.
+The highest number holds. It is renewed, and who finds it unchanged for its seconds takes the next number: an object
+that only one can create (If-None-Match on S3, a generation of 0 on GCS). A holder that was silent for longer finds the
+higher number before its next upload, and stops. No clock is compared with another one.
 """
 
 import contextlib

@@ -19,7 +19,7 @@ from cnn_jax.config import KINDS, model_fields
 from cnn_jax.tables import duration, human
 
 
-def print_header(run: Run, workdir: Path, console: Console) -> None:
+def print_header(run: Run, workdir: Path | str, console: Console) -> None:
     """Prints what will run, before it does."""
     config, data = run.config, run.data
     parameters, macs = sum(row.parameters for row in run.layers), sum(row.macs for row in run.layers)

@@ -161,6 +161,7 @@ class Bucket(Folder):
             folders = {folder for folder in folders if folder.rpartition("/")[0] in CHECKPOINTS}
             records = self._find()
             self._download([*records, *(f"{folder}/{MANIFEST}" for folder in folders)])
+        folders = {folder for folder in folders if (self.path / folder / MANIFEST).exists()}  # others went meanwhile
         self._stamps = {name: self._stamp(name) for name in records}
         self._whole = {folder: (self.path / folder / MANIFEST).read_bytes() for folder in folders}
         some = {name[: re.search(r"checkpoints/[^/]+", name).end()] for name in objects}  # pyright: ignore
@@ -188,7 +189,10 @@ class Bucket(Folder):
         def get(name: str) -> None:
             to = self.path / name
             to.parent.mkdir(parents=True, exist_ok=True)
-            self.store.get_file(f"{self.root}/{name}", str(to))
+            try:
+                self.store.get_file(f"{self.root}/{name}", str(to))
+            except FileNotFoundError:  # a run that lives has removed it
+                to.unlink(missing_ok=True)
 
         _all(get, names)
 

@@ -57,7 +57,8 @@ def decided(decide: Callable[[], Any]) -> Any:
     """
     if jax.process_count() == 1:
         return decide()
-    client, key = runtime.global_state.client, f"decided/{next(_decisions)}"
+    client: Any = runtime.global_state.client
+    key = f"decided/{next(_decisions)}"
     if is_first():
         client.key_value_set(key, json.dumps(decide()))
     return json.loads(client.blocking_key_value_get(key, PATIENCE))

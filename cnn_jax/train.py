@@ -39,8 +39,8 @@ def run(
 
     `folder` receives config.json, data.json, run.json, summary.txt, metrics.jsonl, TensorBoard files, checkpoints and
     curves.png. If it has a checkpoint, training goes on from the latest one that is whole, to the same numbers as if it
-    had never stopped. With `dry_run` nothing is written, and {} returned. It is a path or the URL of a bucket's folder, as
-    `storage.located` returns them.
+    had never stopped. With `dry_run` nothing is written, and {} returned. It may be the URL of a bucket's folder; see
+    `storage.located`.
 
     Of several processes (`distributed`) all run this, save and restore together, and the first one records and prints.
 

@@ -87,9 +87,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = "1 epochs"  # between saves; the best validations and the last step are saved in any case
     config.checkpoint.retry = 60.0  # seconds for which what storage refuses to write is tried again
-    config.checkpoint.lease = (
-        60.0  # of a --workdir in a bucket: seconds without a sign of life after which a run is dead
-    )
+    config.checkpoint.lease = 60.0  # seconds of silence after which a run in a bucket counts as dead
     config.checkpoint.keep = 2  # the latest that stay, beside the best by validation error
 
     config.log = ConfigDict()

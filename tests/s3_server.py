@@ -1,4 +1,4 @@
-"""A program of tests/test_storage.py: an S3 server in a process of its own, which keeps its objects while it is stopped.
+"""A program of tests/test_storage.py: an S3 server in a process of its own. What it has outlives a stop.
 
 python tests/s3_server.py PORT: reads the words "stop" and "start" from its input, and answers with "done".
 """

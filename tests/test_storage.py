@@ -372,7 +372,7 @@ def test_where_no_checkpoint_is_whole_nothing_starts_from_scratch(files):
 def test_objects_whose_names_lead_elsewhere_are_refused(files, name):
     save(1)
     files.call_s3("put_object", Bucket="bucket", Key=f"runs/a/{name}", Body=b"x")
-    with pytest.raises(StorageError, match="has an object .* which cannot be a file"), storage.opened(URL):
+    with pytest.raises(StorageError, match=r"has an object .* which cannot be a file"), storage.opened(URL):
         pass
 
 
