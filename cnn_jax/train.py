@@ -240,7 +240,7 @@ def write_layers(this: Run, state: Any, folder: Path, when: str) -> None:
 
 
 def check_processes(this: Run, command: dict[str, str]) -> None:
-    """Raises UserError unless all processes run the same thing: the command, the configuration, and the data by name."""
+    """Raises UserError unless all processes run the same: the command, the configuration, and the data by name."""
     config = this.config.copy_and_resolve_references()
     with config.unlocked():
         config.data.dir = ""  # may be a copy on each machine
