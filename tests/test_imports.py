@@ -66,7 +66,7 @@ ALLOWED = {
     # Several processes.
     "cluster": {"errors"},
     "distributed": {"errors", "cluster"},
-    "together": set(),
+    "together": {"errors"},
     # The step receives a network and imports none.
     "optim": {"errors", "trees"},
     "step": {"trees", "data.augment", "data.mixing", "optim"},
