@@ -186,8 +186,12 @@ class Run:
         """Returns the state before the first step, where `shardings` says; what `surgery` takes comes from `source`."""
         source, surgery = self.source, self.surgery
         taken = {name: source.leaves[name] for name in surgery.taken} if source and surgery else {}
-        create = jax.jit(self._initial_state, out_shardings=self.shardings)
-        return self._with_features(create(np.uint32(self.config.seed), taken))
+        return self._with_features(self._create(np.uint32(self.config.seed), taken))
+
+    @functools.cached_property
+    def _create(self) -> Any:
+        """`_initial_state`, compiled once."""
+        return jax.jit(self._initial_state, out_shardings=self.shardings)
 
     def _initial_state(self, seed: jax.Array, taken: dict[str, jax.Array]) -> step.TrainState:
         """Returns the state before the first step; `taken`: name -> values in the place of initial ones."""

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from cnn_jax import measure, show
+from cnn_jax import compilation_cache, measure, show
 from cnn_jax.build import Run
 from cnn_jax.errors import UserError, check
 
@@ -144,6 +144,7 @@ def _serve(connection: Connection, config: Any, count: int, batches: dict[str, i
     """Measures what it is asked for, in a process of its own."""
     try:
         facts = _take_devices(count)
+        compilation_cache.enable()
         contenders = {kind: _contender(config, batch) for kind, batch in batches.items()}
         steps = {kind: measure.calibrate(kind, contender, seconds) for kind, contender in contenders.items()}
         connection.send(facts)

@@ -155,7 +155,7 @@ ALLOWED = {
     },
     "torch_data": {"errors"},
     "measure": {"errors", "data.pipeline", "build", "show", "train", "baselines", "torch_data"},
-    "scaling": {"errors", "build", "show", "measure"},
+    "scaling": {"errors", "compilation_cache", "build", "show", "measure"},
     "benchmark": {"errors", "compilation_cache", "tables", "commandline", "measure", "scaling"},
 }
 # What stands above cnn_jax, and other frameworks: tests compare with torch, data sets are prepared with tensorflow.
