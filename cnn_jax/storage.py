@@ -289,6 +289,4 @@ def _connect(url: str) -> tuple[Any, str]:
 
         return fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
     except ImportError:
-        raise UserError(
-            f"{url} cannot be reached without {STORES[kind]}: pip install 'cnn-jax[{EXTRAS[kind]}]'"
-        ) from None
+        raise UserError(f"{url} cannot be reached without {STORES[kind]}: pip install -e '.[{EXTRAS[kind]}]'") from None
