@@ -49,7 +49,7 @@ class Server:
         assert self.process.stdout.readline() == "done\n"
 
     def files(self):
-        return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+        return fsspec.filesystem("s3", use_listings_cache=False)
 
 
 @contextlib.contextmanager

@@ -345,12 +345,16 @@ def test_a_checkpoint_without_a_manifest_is_none_and_goes(files):
     save(1)
     files.pipe_file("bucket/runs/a/checkpoints/2/state/d/x", b"half")
     files.pipe_file("bucket/runs/a/checkpoints/notes.txt", b"of the user")
+    files.pipe_file("bucket/runs/a/checkpoints/copies/1/x", b"of the user")
+    for folder in ("", "checkpoints/"):  # as consoles make them
+        files.call_s3("put_object", Bucket="bucket", Key=f"runs/a/{folder}", Body=b"")
     files.pipe_file("bucket/runs/a/b/checkpoints/2/state/x", b"of another run")
     with storage.opened(URL) as kept, Checkpoints(kept.path, storage=kept) as checkpoints:
         assert checkpoints.steps() == [1]
-    assert steps(files) == {"1", "2", "notes.txt"}
+    assert steps(files) == {"1", "2", "notes.txt", "copies", ""}
     save(3)
-    assert steps(files) == {"1", "3", "notes.txt"} and files.exists("bucket/runs/a/b/checkpoints/2/state/x")
+    assert steps(files) == {"1", "3", "notes.txt", "copies", ""}
+    assert files.exists("bucket/runs/a/b/checkpoints/2/state/x")
 
 
 def test_where_no_checkpoint_is_whole_nothing_starts_from_scratch(files):
@@ -384,14 +388,14 @@ def lease(files, seconds=1.0, said=pytest.fail):
 def test_a_bucket_is_held_by_one_that_lives_and_free_afterwards(files):
     said = []
     for number in (1, 2):
-        with lease(files):
+        with lease(files, 4.0):
             with (
                 pytest.raises(UserError, match=rf"^{URL} is in use by process {os.getpid()} on "),
-                lease(files, said=said.append),
+                lease(files, 4.0, said.append),
             ):
                 pass
             assert there(files) == {f".lock/{number:08d}"}
-    assert len(said) == 2 and said[0].endswith("waiting up to 1 s for a sign of life")
+    assert len(said) == 2 and said[0].endswith("waiting up to 4 s for a sign of life")
 
 
 def test_who_was_silent_too_long_is_followed_and_stops(files, monkeypatch):
@@ -419,7 +423,7 @@ def test_of_many_that_come_at_once_one_holds_it(files):
 
         def attempt(_):
             try:
-                return holding.enter_context(lease(files, said=str))
+                return holding.enter_context(lease(files, 4.0, str))
             except UserError:
                 return None
 
@@ -449,6 +453,7 @@ def test_a_bucket_that_is_not_there_is_one_message(files):
 
 
 def test_a_bucket_that_does_not_answer_is_one_message(files, monkeypatch):
+    monkeypatch.setattr(type(files), "cachable", False)  # what is known of the server that answers
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageError, match=f"^{URL} cannot be read: Could not connect"), storage.opened(URL):
         pass
@@ -457,6 +462,7 @@ def test_a_bucket_that_does_not_answer_is_one_message(files, monkeypatch):
 def test_missing_credentials_are_one_message(files, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
+    monkeypatch.setattr(type(files), "cachable", False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(StorageError, match=f"^{URL} cannot be read: .*credentials"), storage.opened(URL):
