@@ -52,7 +52,7 @@ def run(
     Raises:
       UserError: see `Run`; `folder` holds a run of another configuration, or is in use.
       NotFiniteError: the loss or a gradient is not finite.
-      StorageError: a disk is full, a folder cannot be written, no checkpoint is whole.
+      StorageError: a disk is full, a folder cannot be written, a bucket does not answer, no checkpoint is whole.
       Stopped: a signal came (`signals.SIGNALS`), and the state after the step that was under way is saved.
     """
     console = console or together.console()
