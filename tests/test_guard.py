@@ -10,6 +10,7 @@ from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import NotFiniteError
 from cnn_jax.metrics import read_jsonl
+from cnn_jax.storage import Folder
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_the_report_has_every_layer_and_parameter_and_the_first_layer_that_fails
     params["conv2"]["conv"]["kernel"] = params["conv2"]["conv"]["kernel"].at[0, 0, 0, 0].set(jnp.inf)
     broken = step.replace(state, params=params, failed=jnp.int32(1))
     with pytest.raises(NotFiniteError, match="not finite are those of layer 'conv2/conv'"):
-        guard.check_finite(run, broken, tmp_path, tmp_path)
+        guard.check_finite(run, broken, Folder(tmp_path), tmp_path)
     report = json.loads((tmp_path / "not_finite" / "report.json").read_text())
     assert [layer["name"] for layer in report["layers"]] == [row.name for row in run.layers]
     finite = {layer["name"]: layer["finite"] for layer in report["layers"]}
@@ -81,5 +82,5 @@ def test_the_report_has_every_layer_and_parameter_and_the_first_layer_that_fails
 
 def test_a_finite_state_passes_and_leaves_nothing(tmp_path, small_config):
     run = Run(small_config)
-    guard.check_finite(run, run.create_state(), tmp_path, tmp_path)
+    guard.check_finite(run, run.create_state(), Folder(tmp_path), tmp_path)
     assert not list(tmp_path.iterdir())
