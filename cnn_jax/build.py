@@ -125,6 +125,11 @@ class Run:
             lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x), np.shape(x)), tree
         )
 
+    def pace(self, steps: int, state: Any) -> None:
+        """Waits for `state` after some of the steps where XLA could block: the devices of one CPU share its threads."""
+        if jax.default_backend() == "cpu" and self.mesh.size > 1 and steps % step.UNDER_WAY == 0:
+            jax.block_until_ready(state)
+
     def put(self, batch: Any) -> Any:
         """Places a batch on the devices, split along its first axis."""
         self.placed += 1

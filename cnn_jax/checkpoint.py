@@ -191,7 +191,9 @@ class Checkpoints:
           StorageError: this save or the one before could not be written.
         """
         self.wait()
-        copy = _copy(state) if self.storage.shared else together.fetch(state)
+        copy = _copy(state)
+        if jax.process_count() > 1 and not self.storage.shared:
+            copy = together.fetch(copy)
         with self._writing(step):
             if self._together:  # they begin together, in the thread of their computations
                 self._begin(step, copy)

@@ -45,7 +45,8 @@ def find(coordinator: str | None, processes: int | None, process: int | None) ->
     missing = [name for name, value in flags.items() if value is None]
     if len(missing) == len(flags):
         return _detected()
-    check(not missing, f"{', '.join(flags)} go together, but {' and '.join(missing)} is missing: give all, or none")
+    verb = "is" if len(missing) == 1 else "are"
+    check(not missing, f"{', '.join(flags)} go together, but {' and '.join(missing)} {verb} missing: give all, or none")
     assert coordinator is not None and processes is not None and process is not None
     _check_address(coordinator, "--coordinator")
     check(processes >= 1, f"--processes is {processes}, but must be at least 1")

@@ -82,7 +82,7 @@ def check_config(config: Any) -> None:
 
     _positive(config, "batch_size", "eval.batch_size", "accumulation", "checkpoint.keep")
     _positive(config, "data.workers", "data.prefetch", "data.timeout", "mesh.model", "checkpoint.lease")
-    _not_negative(config, "data.images_per_class", "checkpoint.retry", "log.stall")
+    _not_negative(config, "data.images_per_class", "checkpoint.retry", "checkpoint.lease", "log.stall")
     _not_negative(config, "seed", "optim.weight_decay", "optim.clip_norm", "optim.learning_rate")
     _not_negative(config, "eval.recompute_statistics", "optim.schedule.patience", "optim.schedule.min_improvement")
     for field in ("label_smoothing", "ema_decay", "optim.momentum"):

@@ -22,7 +22,7 @@ import jax
 from jax._src import distributed as runtime  # the client has no public name
 
 from cnn_jax.cluster import Place, find
-from cnn_jax.errors import ProcessLost, Stopped, UserError
+from cnn_jax.errors import ProcessLost, Stopped, StorageError, UserError, check
 
 GO_ON = "The same command goes on from the latest checkpoint"
 POLL = 1.0  # seconds between two looks at the others
@@ -59,6 +59,7 @@ def session(
     others = _Others(place, heartbeat_timeout)
     _join(place, others, start_timeout, heartbeat_timeout)
     try:
+        others.check_count()
         yield
     except BaseException as error:
         if isinstance(error, Stopped):  # which all of them are
@@ -133,6 +134,17 @@ class _Others:
 
     # ------------------------------------------------------------ while the run lasts
 
+    def check_count(self) -> None:
+        """Raises UserError unless process 0 was told the same number of processes."""
+        if self.place.process == 0:
+            self.client.key_value_set("processes", str(self.place.processes))
+        told = int(self.client.blocking_key_value_get("processes", 60_000))
+        check(
+            told == self.place.processes,
+            f"{self.place} was told of {self.place.processes} processes, but process 0 of {told}: --processes must be "
+            "the same everywhere",
+        )
+
     def watch(self) -> None:
         """Begins to look after the others, which are all there."""
         self.joined = True
@@ -168,7 +180,9 @@ class _Others:
         name = f"process {lost}{', the coordinator,' if lost == 0 else ''} of {self.place.processes}"
         why = f"ended: {message}" if message else "is lost: it was killed, or its machine cannot be reached"
         sys.stdout.flush()
-        print(f"error: {name} {why}; {self.place} stops, too. {GO_ON}", file=sys.stderr, flush=True)
+        hopeless = message and code not in (StorageError.exit_code, Stopped.exit_code, ProcessLost.exit_code)
+        go_on = "" if hopeless else f". {GO_ON}"
+        print(f"error: {name} {why}; {self.place} stops, too{go_on}", file=sys.stderr, flush=True)
         if self.place.process == 0:
             self._outlast()
         os._exit(code)

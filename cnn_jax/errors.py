@@ -23,7 +23,7 @@ class NotFiniteError(UserError):
 
 
 class StorageError(UserError):
-    """A disk is full, a folder cannot be written, no checkpoint is whole."""
+    """A disk is full, a folder cannot be written, a bucket does not answer, no checkpoint is whole."""
 
     exit_code = 74  # EX_IOERR
 

@@ -40,7 +40,9 @@ def evaluate(
     for batch in part.test_batches(batch_size):
         # Gathered apart, so that parts of all sizes share one compiled evaluation step.
         sums.append(eval_step(params, others, gather(put(batch), resident), None))
-        if len(sums) == 32:  # sums of a batch are exact counts in float32; over batches they add up in float64
+        if (
+            len(sums) == step.UNDER_WAY
+        ):  # of a batch they are exact counts in float32; over batches float64 adds them up
             total, sums = _add(total, sums), []
     total = _add(total, sums) if sums else total
     return _metrics(total, part)

@@ -206,8 +206,9 @@ def ours(run: Run, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], 
         return sums["loss"] / sums["examples"]
 
     def step(state: Any, count: int) -> Any:
-        for _ in range(count):
+        for i in range(count):
             state = train_step(state, batch, images)
+            run.pace(i, state)
         return mean_loss(state)
 
     def data(_: Any, count: int) -> float:
@@ -216,8 +217,9 @@ def ours(run: Run, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], 
         return 0.0
 
     def both(state: Any, count: int) -> Any:  # as train.run does it
-        for arrays in train.ahead(map(run.put, batches(count))):
+        for i, arrays in enumerate(train.ahead(map(run.put, batches(count)))):
             state = train_step(state, arrays, images)
+            run.pace(i, state)
         return mean_loss(state)
 
     return compiled, {

@@ -26,9 +26,11 @@ from cnn_jax.lease import Lease
 
 MANIFEST = "manifest.json"
 CHECKPOINTS = ("checkpoints", "not_finite/checkpoints")
-STORES = {"gs": "gcsfs", "s3": "s3fs"}  # what reaches them
-EXTRAS = {"gs": "gcs", "s3": "s3"}
+INSIDE = re.compile(rf"((?:{'|'.join(CHECKPOINTS)})/\d[^/]*)/(.+)", re.DOTALL)  # a checkpoint, and a file of it
+STORES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # what reaches them, and our extra that has it
 AT_ONCE = 16  # files
+
+Patiently = Callable[[Callable[[], None]], Any]
 
 
 def located(flag: str, value: str) -> Path | str:
@@ -77,12 +79,7 @@ class Folder:
         return text
 
     def held(
-        self,
-        records: Path,
-        *,
-        seconds: float,
-        patiently: Callable[[Callable[[], None]], Any],
-        report: Callable[[str], Any],
+        self, records: Path, *, seconds: float, patiently: Patiently, report: Callable[[str], Any]
     ) -> contextlib.AbstractContextManager[None]:
         """Holds the folder for this run; see `workdir.locked`.
 
@@ -124,12 +121,7 @@ class Bucket(Folder):
 
     @contextlib.contextmanager
     def held(
-        self,
-        records: Path,
-        *,
-        seconds: float,
-        patiently: Callable[[Callable[[], None]], Any],
-        report: Callable[[str], Any],
+        self, records: Path, *, seconds: float, patiently: Patiently, report: Callable[[str], Any]
     ) -> Iterator[None]:
         if records != self.path:  # the first process holds it for all
             yield
@@ -156,16 +148,13 @@ class Bucket(Folder):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._fetched.clear()
         with workdir.storage_errors(f"{self.url} cannot be read"), self._reaching():
-            objects = [name for checkpoints in CHECKPOINTS for name in self._find(checkpoints)]
-            folders = {"/".join(name.split("/")[:-1]) for name in objects if name.endswith(f"/{MANIFEST}")}
-            folders = {folder for folder in folders if folder.rpartition("/")[0] in CHECKPOINTS}
+            objects = [name for folder in CHECKPOINTS for name in self._find(folder)]
+            manifests = [name for name in objects if _is_manifest(name)]
             records = self._find()
-            self._download([*records, *(f"{folder}/{MANIFEST}" for folder in folders)])
-        folders = {folder for folder in folders if (self.path / folder / MANIFEST).exists()}  # others went meanwhile
+            self._download([*records, *manifests])
         self._stamps = {name: self._stamp(name) for name in records}
-        self._whole = {folder: (self.path / folder / MANIFEST).read_bytes() for folder in folders}
-        some = {name[: re.search(r"checkpoints/[^/]+", name).end()] for name in objects}  # pyright: ignore
-        self._remains = some - folders
+        self._whole = {folder: self._manifest(folder) for folder in self._here()[0]}
+        self._remains = {inside[1] for name in objects if (inside := INSIDE.fullmatch(name))} - self._whole.keys()
 
     def fetch(self, checkpoint: Path) -> None:
         name = checkpoint.relative_to(self.path).as_posix()
@@ -179,6 +168,7 @@ class Bucket(Folder):
         self.store.invalidate_cache()
         where = f"{self.root}/{folder}".rstrip("/")
         found = self.store.find(where, maxdepth=None if folder else 1)
+        found = [name for name in found if not name.endswith("/")]  # consoles make such objects for folders
         names = [name.removeprefix(f"{self.root}/") for name in found if name.startswith(f"{where}/")]
         for name in names:
             if not all(re.fullmatch(r"[^/\\\0]+", part) and part not in (".", "..") for part in name.split("/")):
@@ -207,7 +197,7 @@ class Bucket(Folder):
             self._push_records()
             checkpoints, _ = self._here()
             for folder in checkpoints:
-                manifest = (self.path / folder / MANIFEST).read_bytes()
+                manifest = self._manifest(folder)
                 if self._whole.get(folder) != manifest:
                     self._remove(folder)
                     files = [path for path in (self.path / folder).rglob("*") if path.is_file()]
@@ -239,13 +229,11 @@ class Bucket(Folder):
         """Returns the checkpoints that are here, and the files outside of them; not what is half-written."""
         found = [path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file()]
         names = [name for name in found if ".partial" not in name]
-        inside = tuple(f"{folder}/" for folder in CHECKPOINTS)
-        checkpoints = {
-            name.removesuffix(f"/{MANIFEST}")
-            for name in names
-            if name.startswith(inside) and name.endswith(f"/{MANIFEST}")
-        }
-        return checkpoints, [name for name in names if not name.startswith(inside)]
+        checkpoints = {name.removesuffix(f"/{MANIFEST}") for name in names if _is_manifest(name)}
+        return checkpoints, [name for name in names if not INSIDE.fullmatch(name)]
+
+    def _manifest(self, folder: str) -> bytes:
+        return (self.path / folder / MANIFEST).read_bytes()
 
     def _stamp(self, name: str) -> tuple[int, int]:
         status = (self.path / name).stat()
@@ -274,6 +262,11 @@ class Bucket(Folder):
             raise OSError(errno.EIO, reason, self.url) from error
 
 
+def _is_manifest(name: str) -> bool:
+    inside = INSIDE.fullmatch(name)
+    return inside is not None and inside[2] == MANIFEST
+
+
 def _all(action: Callable[[str], Any], names: Iterable[str]) -> None:
     """Calls action(name) for all names, several at once; after an error none is still under way."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -283,12 +276,10 @@ def _all(action: Callable[[str], Any], names: Iterable[str]) -> None:
 
 def _connect(url: str) -> tuple[Any, str]:
     """Returns the store that has `url`, and its path there."""
-    kind = url[:2]
     try:
         import fsspec
 
-        return fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError:
-        raise UserError(
-            f"{url} cannot be reached without {STORES[kind]}: pip install 'cnn-jax[{EXTRAS[kind]}]'"
-        ) from None
+        module, extra = STORES[url[:2]]
+        raise UserError(f"{url} cannot be reached without {module}: pip install -e '.[{extra}]'") from None

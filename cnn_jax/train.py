@@ -52,7 +52,7 @@ def run(
     Raises:
       UserError: see `Run`; `folder` holds a run of another configuration, or is in use.
       NotFiniteError: the loss or a gradient is not finite.
-      StorageError: a disk is full, a folder cannot be written, no checkpoint is whole.
+      StorageError: a disk is full, a folder cannot be written, a bucket does not answer, no checkpoint is whole.
       Stopped: a signal came (`signals.SIGNALS`), and the state after the step that was under way is saved.
     """
     console = console or together.console()
@@ -140,6 +140,7 @@ def run(
             for done, batch in enumerate(clock.waits(ahead(map(this.put, batches))), start=first_step + 1):
                 with trace.step(done):
                     state = train_step(state, batch, images)
+                this.pace(done, state)
                 trace.after(done, state)
                 clock.turn()
                 epoch = done / steps_per_epoch

@@ -14,6 +14,10 @@ set -euo pipefail
 
 processes=${PROCESSES:-2}
 gpus=${GPUS_PER_PROCESS:-0}
+if [[ ! $processes =~ ^[1-9][0-9]*$ || ! $gpus =~ ^[0-9]+$ ]]; then
+  echo "PROCESSES is '$processes' and GPUS_PER_PROCESS is '$gpus', but they must be numbers, the first of at least 1" >&2
+  exit 2
+fi
 set -m # processes in groups of their own: Ctrl-C reaches them through this script only, as one signal
 
 running=()
@@ -34,7 +38,7 @@ for ((process = 0; process < processes; process++)); do
 done
 
 pass_on() { kill -s "$1" "${running[@]}" 2>/dev/null || true; }
-trap 'pass_on TERM' TERM INT HUP
+trap 'pass_on TERM' TERM INT HUP EXIT
 
 code=0
 while ((${#running[@]})); do

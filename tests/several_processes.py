@@ -44,10 +44,11 @@ def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False, module
     found = []
     for process in range(processes):
         line = [sys.executable, "-u", "-m", f"cnn_jax.{module}", f"--heartbeat-timeout={heartbeat}"]
-        line += [*base, *arguments, *(last if process == processes - 1 else ())]
+        line += [*base, *arguments]
         place = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={process}"]
         if processes > 1 and not by_slurm:
             line += place
+        line += last if process == processes - 1 else ()
         own = slurm(processes, process, port) if by_slurm else {}
         found.append(subprocess.Popen(line, cwd=ROOT, env=environment | own, **pipes))
     return found

@@ -107,6 +107,13 @@ def test_processes_that_would_not_train_the_same_are_refused(tmp_path, last, dif
     assert not (tmp_path / "run").exists()
 
 
+def test_processes_that_were_told_of_other_numbers_are_refused(tmp_path):
+    with started(2, *ENDLESS, f"--workdir={tmp_path / 'run'}", last=("--processes=3",)) as running:
+        for code, _, err in finish(running):
+            assert code == 2 and "process 1 of 3 was told of 3 processes, but process 0 of 2: --processes must" in err
+            assert "goes on" not in err  # it would fail again
+
+
 def test_a_coordinator_that_is_not_there_is_reported_in_time(tmp_path):
     where = f"127.0.0.1:{free_port()}"
     line = (f"--coordinator={where}", "--processes=2", "--process=1", "--start-timeout=2", f"--workdir={tmp_path}")
