@@ -37,7 +37,7 @@ def test_ratios_are_taken_within_a_round():
 
 
 def test_each_number_of_devices_is_measured():
-    result = command("--config.model.width=0.25", "scaling", "--devices=1,2", "--seconds=0.02", "--json")
+    result = command("--config.model.width=0.25", "scaling", "--devices=1,2", "--seconds=0.2", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert (found["platform"], found["forced"], found["repeats"]) == ("cpu", True, 5)
