@@ -15,7 +15,7 @@ set -euo pipefail
 
 arguments=$(printf '%q ' "$@") # quoted once more, for the hosts' shells
 remote="cd $(printf '%q' "${DIRECTORY:-cnn_jax}") && exec python3 -u -m cnn_jax.main $arguments"
-command=(gcloud compute tpus tpu-vm ssh "${TPU:?the name of the TPU}" "--zone=${ZONE:?the zone of the TPU}"
+command=(gcloud compute tpus tpu-vm ssh "${TPU:?set it to the name of the TPU}" "--zone=${ZONE:?set it to the zone of the TPU}"
   --worker=all "--command=$remote")
 
 if [[ ${DRY_RUN:-} ]]; then

@@ -118,7 +118,7 @@ def test_tpu_pod_quotes_the_command_once_more_for_the_hosts():
 
 def test_tpu_pod_needs_a_name():
     result = subprocess.run([LAUNCH / "tpu_pod.sh"], env=environment(), capture_output=True, text=True)
-    assert result.returncode != 0 and "TPU: the name of the TPU" in result.stderr
+    assert result.returncode != 0 and "TPU: set it to the name of the TPU" in result.stderr
 
 
 # ---------------------------------------------------------------- SLURM
