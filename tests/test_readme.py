@@ -119,4 +119,7 @@ def test_the_table_of_networks_is_complete_and_true():
 
 def test_files_and_pictures_that_the_readme_points_to_are_there():
     for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
-        assert (ROOT / link).exists(), link
+        path, _, heading = link.partition("#")
+        assert (ROOT / path).exists(), link
+        headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(encoding="utf-8"), re.M) if heading else [""]
+        assert heading in [text.lower().replace(" ", "-") for text in headings], link
