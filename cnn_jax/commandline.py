@@ -164,6 +164,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(0)  # --help
     except UserError as error:
         sys.exit(fail(error))
+    except BrokenPipeError:
+        os._exit(141)  # of --help, as in `launch`
     except (flags.Error, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
         sys.exit(fail(explain(error)))
 

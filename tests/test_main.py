@@ -1,4 +1,5 @@
 import importlib.metadata
+import os
 import subprocess
 import sys
 import time
@@ -98,6 +99,15 @@ def test_help_is_there_at_once_and_imports_no_jax():
     assert seconds < 20
     script = "import sys, cnn_jax.main; assert not {'jax', 'flax', 'numpy'} & set(sys.modules), 'heavy import'"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_help_whose_reader_has_gone_ends_in_silence():
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-m", "experiments.scaling", "--help"]
+    result = subprocess.run(line, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
 
 
 def test_a_run_its_evaluation_and_its_replay_from_the_command_line(tmp_path):
