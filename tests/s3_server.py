@@ -57,6 +57,7 @@ def running():
     """Yields a Server, which the environment names while the block runs."""
     server, before = Server(), dict(os.environ)
     os.environ |= server.environment
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # which may know a server before
     try:
         yield server
     finally:
