@@ -53,6 +53,7 @@ def test_five_steps_give_the_same_numbers_on_any_number_of_devices_and_processes
     records = {layout: read_jsonl(folder / placement / layout / "metrics.jsonl") for layout in LAYOUTS}
     losses = [record["loss"] for record in records["one"] if record["kind"] == "train"]
     assert len(losses) == 5 and losses[0] > losses[4]
+    assert len(records["one"]) == {"device": 7, "stream": 10}[placement]  # with validations, and the final tests
     numbers = [
         [{name: v for name, v in record.items() if name not in ("kind", "protocol", *MEASURED)} for record in own]
         for own in records.values()

@@ -67,7 +67,8 @@ def test_the_report_has_every_layer_and_parameter_and_the_first_layer_that_fails
     params = jax.tree.map(lambda x: x, state.params)
     params["conv2"]["conv"]["kernel"] = params["conv2"]["conv"]["kernel"].at[0, 0, 0, 0].set(jnp.inf)
     broken = step.replace(state, params=params, failed=jnp.int32(1))
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(NotFiniteError, match="those of layer 'conv2/conv'"):
+    message = "not finite are those of layer 'conv2/conv'"
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(NotFiniteError, match=message):
         guard.check_finite(run, broken, checkpoints, tmp_path)
     report = json.loads((tmp_path / "not_finite" / "report.json").read_text())
     assert [layer["name"] for layer in report["layers"]] == [row.name for row in run.layers]
