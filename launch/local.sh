@@ -56,7 +56,7 @@ while ((${#running[@]})); do
     fi
   done
   running=(${left[@]+"${left[@]}"})
-  if ((code && ${#running[@]} && SECONDS - failed >= ${GRACE:-90})); then
+  if ((code && ${#running[@]} && SECONDS - failed > ${GRACE:-90})); then # SECONDS is whole: never a part of one short
     pass_on KILL
   fi
   sleep 0.2
