@@ -179,7 +179,9 @@ def test_without_pytorch_the_message_names_the_way(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- damaged, and lying
 
 
+@pytest.fixture
 def honest(torch):
+    """The bytes of a file of each kind; those of the older format of torch hold addresses, and no two are alike."""
     buffer, old = io.BytesIO(), io.BytesIO()
     state = {"a": torch.from_numpy(VALUES), "b": torch.ones(3)}
     torch.save(state, buffer)
@@ -194,8 +196,8 @@ def honest(torch):
 @pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt"])
 @EVERY_FILE
 @given(data=st.data())
-def test_a_file_cut_off_anywhere_is_one_message(tmp_path, torch, suffix, data):
-    content = honest(torch)[suffix]
+def test_a_file_cut_off_anywhere_is_one_message(tmp_path, honest, suffix, data):
+    content = honest[suffix]
     path = tmp_path / f"x.{suffix}"
     path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     refused(path)
@@ -204,8 +206,8 @@ def test_a_file_cut_off_anywhere_is_one_message(tmp_path, torch, suffix, data):
 @pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt"])
 @EVERY_FILE
 @given(data=st.data())
-def test_a_changed_byte_is_one_message_or_other_weights(tmp_path, torch, suffix, data):
-    content = bytearray(honest(torch)[suffix])
+def test_a_changed_byte_is_one_message_or_other_weights(tmp_path, honest, suffix, data):
+    content = bytearray(honest[suffix])
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / f"x.{suffix}"
