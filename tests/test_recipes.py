@@ -13,6 +13,12 @@ from cnn_jax.models import resnet
 # The widths of these cannot change: fields of theirs exclude it.
 FULL_WIDTH = {"lenet5_1998", "toy"}
 WIDTHS = {"mlp": 0.5, "local": 0.5, "lenet5": 0.5, "dilated": 0.25, "flattened": 0.25, "conv1d": 0.25}
+# What two steps do not repay: LLVM's optimisations, and fused loops that go through MLIR.
+QUICKLY = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 
 def filled(run: Run) -> step.TrainState:
@@ -45,9 +51,8 @@ def test_two_steps_of_every_recipe(name, monkeypatch):
     state = filled(run)
     before = jax.tree.map(np.asarray, state.params)
     batches = [run.put(batch) for batch in run.data.parts["train"].train_batches(0, 2, config.batch_size)]
-    # Compiled without LLVM's optimisations, which take longer than two steps.
     lowered = run.train_step().lower(state, batches[0], run.images("train"))
-    train_step = lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
+    train_step = lowered.compile(QUICKLY)
     for batch in batches:
         state = train_step(state, batch, run.images("train"))
     assert int(state.step) == 2 and int(state.failed) == 0
