@@ -8,27 +8,24 @@ earlier checkpoints as they were. Orbax reads a flipped bit in silence; the mani
 happens in a folder of this machine, which `storage` then uploads.
 """
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cnn_jax import together, trees
+from cnn_jax import trees
 from cnn_jax.errors import StorageError, UserError
+from cnn_jax.saving import Saver
 from cnn_jax.storage import MANIFEST, Folder
-from cnn_jax.workdir import retried, storage_errors, write_text
+from cnn_jax.workdir import write_text
 
 Tree = Any
 
@@ -57,19 +54,13 @@ class Checkpoints:
           retry: seconds for which a save that storage refuses is tried again. report: is called with a sentence then.
           storage: of the run, where `workdir` is in it; an ordinary folder, if it is not given.
         """
-        self.retry, self.report = retry, report
         self.folder = workdir.resolve() / "checkpoints"  # orbax fails late on a relative path
         self.keep = keep
         self.storage = storage or Folder(workdir)
-        self._together = jax.process_count() > 1 and self.storage.shared
-        who = ocp.options.MultiprocessingOptions()
-        if not self.storage.shared:  # each process is alone with its files
-            who = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
-        handler = ocp.StandardCheckpointHandler(multiprocessing_options=who)
-        self._orbax = ocp.AsyncCheckpointer(handler, multiprocessing_options=who)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._saving: Future | None = None
-        self._failed: Path | None = None
+        self._saver = Saver(
+            self.folder, shared=self.storage.shared, retry=retry, report=report, complete=self._complete
+        )
+        self._orbax = self._saver.orbax
 
     # ------------------------------------------------------------ what is there
 
@@ -190,88 +181,33 @@ class Checkpoints:
         Raises:
           StorageError: this save or the one before could not be written.
         """
-        self.wait()
-        copy = _copy(state)
-        if jax.process_count() > 1 and not self.storage.shared:
-            copy = together.fetch(copy)
-        with self._writing(step):
-            if self._together:  # they begin together, in the thread of their computations
-                self._begin(step, copy)
-                self._saving = self._thread.submit(self._commit, step, error)
-            elif together.is_first():
-                self._saving = self._thread.submit(self._attempt, step, copy, error)
-
-    def _attempt(self, step: int, copy: Tree, error: float | None) -> None:
-        """Saves, again and again where storage refuses."""
-
-        def attempt() -> None:
-            self._begin(step, copy)
-            self._commit(step, error)
-
-        retried(attempt, what=f"the checkpoint of step {step:,}", seconds=self.retry, report=self.report)
-
-    def _begin(self, step: int, copy: Tree) -> None:
-        """Starts orbax."""
-        partial = self.folder / f"{step}.partial"
-        with self._writing(step):
-            if together.is_first():
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-            if self._together:
-                together.barrier(f"the folder of step {step}")
-            self._orbax.save(partial / "state", args=ocp.args.StandardSave(copy))
+        self._saver.save(step, state, error)
 
     def wait(self) -> None:
         """Waits until the save under way is on the disk; raises StorageError if it failed."""
-        if self._finish() and self._together:
-            together.barrier("saved")  # the first process has given it its name
+        self._saver.wait()
 
-    def _finish(self) -> bool:
-        """Waits for what this process has to do; returns whether there was a save under way."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
-        return saving is not None
-
-    def _commit(self, step: int, error: float | None) -> None:
-        """Waits for orbax, writes the manifest, gives the checkpoint its name, and removes those that need not stay."""
+    def _complete(self, step: int, error: float | None) -> None:
+        """Writes the manifest, gives the checkpoint its name, and removes those that need not stay."""
         partial, final = self.folder / f"{step}.partial", self.folder / str(step)
-        with self._writing(step):
-            self._orbax.wait_until_finished()
-            if not together.is_first():
-                return
-            files = {
-                path.relative_to(partial).as_posix(): {
-                    "bytes": path.stat().st_size,
-                    "sha256": _digest(path, flush=True),
-                }
-                for path in sorted(_files(partial))
-            }
-            manifest = {"step": step, "error": error, "files": files}
-            write_text(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            if final.exists():
-                self._remove(final)
-            partial.rename(final)
-            steps, best = self.steps(), self.best()
-            for old in steps[: -self.keep]:
-                if old != best:
-                    self._remove(self.folder / str(old))
-            self.storage.push()
+        files = {
+            path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": _digest(path, flush=True)}
+            for path in sorted(_files(partial))
+        }
+        manifest = {"step": step, "error": error, "files": files}
+        write_text(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        if final.exists():
+            self._remove(final)
+        partial.rename(final)
+        steps, best = self.steps(), self.best()
+        for old in steps[: -self.keep]:
+            if old != best:
+                self._remove(self.folder / str(old))
+        self.storage.push()
 
     def _remove(self, checkpoint: Path) -> None:
         """Removes a checkpoint; a process that dies meanwhile leaves none that looks whole."""
         shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.removed.partial")))
-
-    @contextlib.contextmanager
-    def _writing(self, step: int) -> Iterator[None]:
-        """Ends in a StorageError if the files cannot be written, and leaves nothing of them."""
-        try:
-            with storage_errors(f"the checkpoint of step {step:,} cannot be written; the earlier ones are whole"):
-                yield
-        except StorageError:
-            self._failed = self.folder / f"{step}.partial"
-            shutil.rmtree(self._failed, ignore_errors=True)
-            raise
 
     def restore(self, step: int, like: Tree) -> Tree:
         """Returns the state of `step` with the structure, types and shardings of `like` (arrays or shapes).
@@ -323,31 +259,11 @@ class Checkpoints:
         return found.tree  # pyright: ignore[reportOptionalMemberAccess]
 
     def __enter__(self) -> "Checkpoints":
-        self._hook = sys.unraisablehook
-        sys.unraisablehook = self._report
+        self._saver.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        """Waits for the save under way; after an error not for other processes, which may be elsewhere."""
-        try:
-            self.wait() if kind is None else self._finish()
-        finally:
-            self._thread.shutdown()
-            self._orbax.close()
-            sys.unraisablehook = self._hook
-            if self._failed is not None:  # orbax may have gone on writing after its error
-                shutil.rmtree(self._failed, ignore_errors=True)
-
-    def _report(self, unraisable: Any) -> None:
-        """Leaves out what tensorstore says of each array of a write that failed: orbax has raised its error."""
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._hook(unraisable)
-
-
-@jax.jit
-def _copy(state: Tree) -> Tree:
-    """The next step donates its state, which the background thread still reads."""
-    return jax.tree.map(jnp.copy, state)
+    def __exit__(self, *error: Any) -> None:
+        self._saver.__exit__(*error)
 
 
 def _files(folder: Path) -> list[Path]:

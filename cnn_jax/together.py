@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,12 +20,13 @@ from jax._src import distributed as runtime  # the client has no public name
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from cnn_jax.errors import check
+from cnn_jax.errors import StorageError, check
 
 LAG = 2  # steps
 PATIENCE = 24 * 3600 * 1000  # milliseconds; who is lost is noticed by `distributed`
 
 _decisions = itertools.count()
+_attempts = itertools.count()
 
 
 def is_first() -> bool:
@@ -89,10 +91,56 @@ def check_same(what: Mapping[str, Callable[[], str]]) -> None:
             )
 
 
-def barrier(name: str) -> None:
-    """Returns when all processes are here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+class Attempt:
+    """What all processes try together though storage may refuse one of them: the others hear of it where they meet.
+
+    Its meetings need no devices, so that a thread may go to them.
+    """
+
+    def __init__(self):
+        self._name = f"attempt/{next(_attempts)}"
+        self._client: Any = runtime.global_state.client
+
+    def fail(self, message: str) -> None:
+        """Tells the others, once, that this process was refused."""
+        if self.failure() is None:
+            where = f"process {jax.process_index()} of {jax.process_count()}"
+            self._client.key_value_set(f"{self._name}/failed/{jax.process_index()}", f"{message} ({where})")
+
+    def failure(self) -> str | None:
+        """Returns what a process that was refused said."""
+        said = self._client.key_value_dir_get(f"{self._name}/failed/")
+        return said[0][1] if said else None
+
+    def meet(self, place: str, seconds: float = PATIENCE / 1000) -> None:
+        """Returns when all processes are at `place`, each once.
+
+        Raises:
+          StorageError: one was refused, or they have not come within `seconds`.
+        """
+        self._client.key_value_set(f"{self._name}/{place}/{jax.process_index()}", "")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if failure := self.failure():
+                raise StorageError(failure)
+            if not is_first():
+                try:
+                    self._client.blocking_key_value_get(f"{self._name}/{place} has all", 1000)
+                    return
+                except jax.errors.JaxRuntimeError as error:
+                    if "DEADLINE_EXCEEDED" not in str(error):
+                        raise
+            elif len(self._client.key_value_dir_get(f"{self._name}/{place}/")) == jax.process_count():
+                self._client.key_value_set(f"{self._name}/{place} has all", "")
+                return
+            else:
+                time.sleep(0.02)
+        raise StorageError(f"not all processes came to {place!r} within {seconds:.0f} s")
+
+    def forget(self) -> None:
+        """Lets the coordinator forget an attempt that is over in all processes."""
+        if is_first():
+            self._client.key_value_delete(f"{self._name}/")
 
 
 def fetch(tree: Any) -> Any:
