@@ -27,7 +27,7 @@ class Saver:
         with its files, and the first gathers and writes all.
       retry: seconds for which what storage refuses is tried again. report: is called with a sentence then.
       complete: is called with (step, error) by the first process, in the background, when all files of a state are
-        there; what it raises counts as refused, too.
+        there; an error of storage that it raises is a refusal, too.
     """
 
     def __init__(
