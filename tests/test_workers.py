@@ -82,9 +82,9 @@ def test_a_worker_that_hangs_is_reported_and_not_waited_for():
             release.wait()
         return item
 
-    results = read_ahead(function, range(50), workers=2, ahead=3, timeout=0.2, describe="photo {}.jpg".format)
+    results = read_ahead(function, range(50), workers=2, ahead=3, timeout=1, describe="photo {}.jpg".format)
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"photo 2.jpg could not be read in 0.2 s.*--config.data.timeout"):
+    with pytest.raises(UserError, match=r"photo 2.jpg could not be read in 1 s.*--config.data.timeout"):
         list(results)
     assert time.monotonic() - started < 20  # not for ever
     assert any(thread.daemon for thread in workers())  # it hangs still
