@@ -3,9 +3,9 @@
     WORKDIR/checkpoints/200/state/         orbax's files
     WORKDIR/checkpoints/200/manifest.json  step, validation error, size and SHA-256 of every file; written last
 
-A save is made in 200.partial and renamed when its manifest stands, so a process that dies at any moment leaves the
-earlier checkpoints as they were. Orbax reads a flipped bit in silence; the manifest does not. For a bucket all of this
-happens in a folder of this machine, which `storage` then uploads.
+A save (`saving`) is made in 200.N.partial and renamed when its manifest stands, so a process that dies at any moment
+leaves the earlier checkpoints as they were. Orbax reads a flipped bit in silence; the manifest does not. For a bucket
+all of this happens in a folder of this machine, which `storage` then uploads.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 
 from cnn_jax import trees
 from cnn_jax.errors import StorageError, UserError
-from cnn_jax.saving import Saver
+from cnn_jax.saving import Saver, processes
 from cnn_jax.storage import MANIFEST, Folder
 from cnn_jax.workdir import write_text
 
@@ -60,7 +60,10 @@ class Checkpoints:
         self._saver = Saver(
             self.folder, shared=self.storage.shared, retry=retry, report=report, complete=self._complete
         )
-        self._orbax = self._saver.orbax
+        who = processes(self.storage.shared)
+        self._orbax = ocp.Checkpointer(
+            ocp.StandardCheckpointHandler(multiprocessing_options=who), multiprocessing_options=who
+        )
 
     # ------------------------------------------------------------ what is there
 
@@ -187,9 +190,9 @@ class Checkpoints:
         """Waits until the save under way is on the disk; raises StorageError if it failed."""
         self._saver.wait()
 
-    def _complete(self, step: int, error: float | None) -> None:
+    def _complete(self, partial: Path, step: int, error: float | None) -> None:
         """Writes the manifest, gives the checkpoint its name, and removes those that need not stay."""
-        partial, final = self.folder / f"{step}.partial", self.folder / str(step)
+        final = self.folder / str(step)
         files = {
             path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": _digest(path, flush=True)}
             for path in sorted(_files(partial))
@@ -264,6 +267,7 @@ class Checkpoints:
 
     def __exit__(self, *error: Any) -> None:
         self._saver.__exit__(*error)
+        self._orbax.close()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ def check_finite(run: Run, state: step.TrainState, checkpoints: Checkpoints, rec
     failed = int(state.failed)
     if not failed:
         return
-    checkpoints.wait()  # of the run: two saves of several processes would take each other for one
+    checkpoints.wait()  # of the run: what storage refuses is written again by all processes
     evidence, written = checkpoints.storage.path / "not_finite", records / "not_finite"
     written.mkdir(exist_ok=True)
     batch = diagnostics.training_batch(run, failed)

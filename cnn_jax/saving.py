@@ -1,6 +1,7 @@
 """How a state becomes files: in the background, again where storage refuses, by one process or by all together."""
 
 import contextlib
+import itertools
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -19,15 +20,23 @@ from cnn_jax.workdir import retried, storage_errors
 Tree = Any
 
 
+def processes(shared: bool) -> ocp.options.MultiprocessingOptions:
+    """Returns what orbax has to know: that all processes see the files, or that each is alone with its own."""
+    if shared:
+        return ocp.options.MultiprocessingOptions()
+    this = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+
+
 class Saver:
-    """Writes states into FOLDER/STEP.partial/state, one after the other.
+    """Writes states below a folder, one after the other.
 
     Args:
       shared: whether all processes see `folder`; then they write together, each its own shards. If not, each is alone
         with its files, and the first gathers and writes all.
       retry: seconds for which what storage refuses is tried again. report: is called with a sentence then.
-      complete: is called with (step, error) by the first process, in the background, when all files of a state are
-        there; an error of storage that it raises is a refusal, too.
+      complete: is called with (folder, step, error) by the first process, in the background, when all files of a state
+        are in FOLDER/state; an error of storage that it raises is a refusal, too.
     """
 
     def __init__(
@@ -37,20 +46,14 @@ class Saver:
         shared: bool,
         retry: float,
         report: Callable[[str], Any],
-        complete: Callable[[int, float | None], None],
+        complete: Callable[[Path, int, float | None], None],
     ):
         self.folder, self.shared, self.retry, self.report, self.complete = folder, shared, retry, report, complete
         self._together = jax.process_count() > 1 and shared
-        who = ocp.options.MultiprocessingOptions()
-        if not shared:
-            who = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
-        # Orbax's own barrier would wait for a process that storage has refused.
-        options = ocp.options.AsyncOptions(barrier_sync_fn=self._meet if self._together else None)
-        handler = ocp.StandardCheckpointHandler(multiprocessing_options=who)
-        self.orbax = ocp.AsyncCheckpointer(handler, multiprocessing_options=who, async_options=options)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future | None = None
-        self._failed: Path | None = None
+        self._names = itertools.count()
+        self._failed: list[Path] = []
         self._unfinished: tuple[int, Tree, float | None] | None = None  # what all save, until all have done it
         self._attempt: together.Attempt | None = None  # at it
 
@@ -66,26 +69,21 @@ class Saver:
             copy = together.fetch(copy)
         if self._together:
             self._unfinished = step, copy, error
-            try:
-                self._begin_together()
-            except StorageError:
-                self.wait()  # tries again
+            self._retried(step, self._begin_together)
         elif together.is_first():
             self._running = self._thread.submit(self._save, step, copy, error)
 
     def wait(self) -> None:
         """Waits until the save under way is on the disk; raises StorageError if it failed.
 
-        One of several processes is begun again here, by all of them, where storage has refused one of them.
+        A save of several processes is begun again here, by all of them, where storage has refused one.
         """
-        if self._unfinished is None:
+        if unfinished := self._unfinished:
+            self._retried(unfinished[0], self._finish_together)
+        else:
             self._finish()
-            return
-        self._retried(self._unfinished[0], self._finish_together)
-        self._unfinished = None
 
     def _finish(self) -> None:
-        """Waits for what this process has to do; the others may not have finished."""
         running, self._running = self._running, None
         if running is not None:
             running.result()
@@ -101,48 +99,62 @@ class Saver:
             self.wait() if kind is None else self._finish()
         finally:
             self._thread.shutdown()
-            self.orbax.close()
             sys.unraisablehook = self._hook
-            if self._failed is not None:  # orbax may have gone on writing after its error
-                shutil.rmtree(self._failed, ignore_errors=True)
+            self._remove_failed()
 
     # ------------------------------------------------------------ one process
 
     def _save(self, step: int, copy: Tree, error: float | None) -> None:
         def attempt() -> None:
-            with self._writing(step):
-                self._begin(step, copy)
-                self._complete(step, error)
+            partial = self._partial(step)
+            with self._writing(step, partial):
+                self._complete(self._begin(partial, copy), partial, step, error)
 
         self._retried(step, attempt)
 
     def _retried(self, step: int, attempt: Callable[[], None]) -> None:
         retried(attempt, what=f"the checkpoint of step {step:,}", seconds=self.retry, report=self.report)
 
-    def _begin(self, step: int, copy: Tree) -> None:
-        partial = self.folder / f"{step}.partial"
-        if together.is_first():
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        if self._together:
-            self._meet(key="folder")
-        self.orbax.save(partial / "state", args=ocp.args.StandardSave(copy))
+    def _partial(self, step: int) -> Path:
+        """Returns a folder for an attempt: orbax may go on writing into that of one that was refused."""
+        self._remove_failed()
+        return self.folder / f"{step}.{next(self._names)}.partial"
 
-    def _complete(self, step: int, error: float | None) -> None:
-        self.orbax.wait_until_finished()
+    def _remove_failed(self) -> None:
+        for partial in self._failed if together.is_first() else ():
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _begin(self, partial: Path, copy: Tree, meet: Callable[..., None] | None = None) -> ocp.AsyncCheckpointer:
+        """Starts orbax: a new one, because one whose files were refused may raise late errors at its next save."""
+        who = processes(self.shared)
+        orbax = ocp.AsyncCheckpointer(
+            ocp.StandardCheckpointHandler(multiprocessing_options=who),
+            multiprocessing_options=who,
+            async_options=ocp.options.AsyncOptions(barrier_sync_fn=meet),
+        )
         if together.is_first():
-            self.complete(step, error)
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            partial.mkdir(parents=True)
+        if meet:
+            meet(key="folder")
+        orbax.save(partial / "state", args=ocp.args.StandardSave(copy))
+        return orbax
+
+    def _complete(self, orbax: ocp.AsyncCheckpointer, partial: Path, step: int, error: float | None) -> None:
+        orbax.close()  # waits for its threads
+        if together.is_first():
+            self.complete(partial, step, error)
 
     @contextlib.contextmanager
-    def _writing(self, step: int) -> Iterator[None]:
-        """Ends in a StorageError if the files cannot be written, and leaves nothing of them."""
+    def _writing(self, step: int, partial: Path) -> Iterator[None]:
+        """Ends in a StorageError if the files cannot be written, and remembers to remove what is left of them."""
         try:
             with storage_errors(f"the checkpoint of step {step:,} cannot be written; the earlier ones are whole"):
                 yield
         except StorageError:
-            self._failed = self.folder / f"{step}.partial"
+            self._failed.append(partial)
             if not self._together:  # others may write there still
-                shutil.rmtree(self._failed, ignore_errors=True)
+                self._remove_failed()
             raise
 
     def _report(self, unraisable: Any) -> None:
@@ -152,48 +164,49 @@ class Saver:
 
     # ------------------------------------------------------------ all processes
     # They begin in the threads of their computations, by which orbax meets, and write in the background. Who is refused
-    # tells the others, which would wait for it; so all know when they come to `wait`.
+    # tells the others, which would wait for it; so all know when they come to `wait`. (Only where the first is refused
+    # the folder of orbax itself, the others hear of it after the 300 s that orbax waits for it.)
 
     def _begin_together(self) -> None:
         assert self._unfinished is not None
         step, copy, error = self._unfinished
         before, self._attempt = self._attempt, together.Attempt()
-        self._attempt.meet("begin")  # nobody is at the files of the one before
-        if before is not None:
+        attempt = self._attempt
+        attempt.meet(key="begin")
+        if before is not None and before.failure() is None:
             before.forget()
-        with self._sharing(step):
-            self._begin(step, copy)
-        self._running = self._thread.submit(self._complete_together, step, error)
+        partial = self._partial(step)
+        with self._sharing(step, partial, attempt):
+            orbax = self._begin(partial, copy, attempt.meet)
+            attempt.meet(key="begun")
+        self._running = self._thread.submit(self._complete_together, orbax, partial, step, error, attempt)
 
-    def _complete_together(self, step: int, error: float | None) -> None:
-        with self._sharing(step):
-            self._complete(step, error)
+    def _complete_together(
+        self, orbax: ocp.AsyncCheckpointer, partial: Path, step: int, error: float | None, attempt: together.Attempt
+    ) -> None:
+        with self._sharing(step, partial, attempt):
+            self._complete(orbax, partial, step, error)
+            attempt.meet(key="saved")
+        self._unfinished = None
 
     def _finish_together(self) -> None:
         if self._running is None:
             self._begin_together()
         self._finish()
-        self._meet(key="saved")
 
     @contextlib.contextmanager
-    def _sharing(self, step: int) -> Iterator[None]:
-        """Ends in a StorageError in all processes if storage refuses one of them."""
-        assert self._attempt is not None
+    def _sharing(self, step: int, partial: Path, attempt: together.Attempt) -> Iterator[None]:
+        """Ends in a StorageError in all processes, at their next meeting, if storage refuses one of them."""
         try:
-            with self._writing(step):
+            with self._writing(step, partial):
                 yield
         except StorageError as error:
-            self._attempt.fail(str(error))
+            attempt.fail(str(error))
             raise
         except Exception as error:  # such as of files that another process has given up
-            if failure := self._attempt.failure():
+            if failure := attempt.failure():
                 raise StorageError(failure) from error
             raise
-
-    def _meet(self, *, key: str, timeout_ms: int = together.PATIENCE) -> None:
-        """Returns when all processes are at `key`: the barrier of orbax's background threads, too."""
-        assert self._attempt is not None
-        self._attempt.meet(key, timeout_ms / 1000)
 
 
 @jax.jit

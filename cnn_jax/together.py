@@ -1,6 +1,6 @@
 """What the processes of one run do together. Every function is called by all of them, at the same point of the program.
 
-A process that is alone gets its own answer back, and no device is asked.
+A process that is alone gets its own answer back, and no device is asked. (`Attempt` is another matter.)
 """
 
 import contextlib
@@ -92,9 +92,9 @@ def check_same(what: Mapping[str, Callable[[], str]]) -> None:
 
 
 class Attempt:
-    """What all processes try together though storage may refuse one of them: the others hear of it where they meet.
+    """What several processes try together though storage may refuse one: the others hear of it where they meet.
 
-    Its meetings need no devices, so that a thread may go to them.
+    Its meetings need no devices, so that a thread may go to them. Not for a process that is alone.
     """
 
     def __init__(self):
@@ -112,30 +112,30 @@ class Attempt:
         said = self._client.key_value_dir_get(f"{self._name}/failed/")
         return said[0][1] if said else None
 
-    def meet(self, place: str, seconds: float = PATIENCE / 1000) -> None:
-        """Returns when all processes are at `place`, each once.
+    def meet(self, *, key: str, timeout_ms: int = PATIENCE) -> None:
+        """Returns when all processes are at `key`, each once. Orbax takes it for its barrier.
 
         Raises:
-          StorageError: one was refused, or they have not come within `seconds`.
+          StorageError: one was refused, or they have not come within `timeout_ms`.
         """
-        self._client.key_value_set(f"{self._name}/{place}/{jax.process_index()}", "")
-        until = time.monotonic() + seconds
+        self._client.key_value_set(f"{self._name}/{key}/{jax.process_index()}", "")
+        until = time.monotonic() + timeout_ms / 1000
         while time.monotonic() < until:
             if failure := self.failure():
                 raise StorageError(failure)
             if not is_first():
                 try:
-                    self._client.blocking_key_value_get(f"{self._name}/{place} has all", 1000)
+                    self._client.blocking_key_value_get(f"{self._name}/{key} has all", 1000)
                     return
                 except jax.errors.JaxRuntimeError as error:
                     if "DEADLINE_EXCEEDED" not in str(error):
                         raise
-            elif len(self._client.key_value_dir_get(f"{self._name}/{place}/")) == jax.process_count():
-                self._client.key_value_set(f"{self._name}/{place} has all", "")
+            elif len(self._client.key_value_dir_get(f"{self._name}/{key}/")) == jax.process_count():
+                self._client.key_value_set(f"{self._name}/{key} has all", "")
                 return
             else:
                 time.sleep(0.02)
-        raise StorageError(f"not all processes came to {place!r} within {seconds:.0f} s")
+        raise StorageError(f"not all processes came to {key!r} within {timeout_ms / 1000:.0f} s")
 
     def forget(self) -> None:
         """Lets the coordinator forget an attempt that is over in all processes."""
