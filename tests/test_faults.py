@@ -166,14 +166,20 @@ def test_a_save_that_storage_refuses_is_tried_again_until_it_is_hopeless(tmp_pat
 
 @pytest.mark.parametrize(("refused", "healed"), [(0, True), (1, True), (1, False)])
 def test_a_save_that_storage_refuses_one_process_is_tried_again_by_all(tmp_path, refused, healed):
-    steps = ("--config.duration=400steps", "--config.checkpoint.every=200steps", "--config.model.width=1.0")
+    steps = ("--config.duration=300steps", "--config.checkpoint.every=150steps", "--config.model.width=1.0")
     patience = f"--config.checkpoint.retry={100.0 if healed else 2.0}"
-    options = ("--config.eval.every=400steps", "--config.mesh.preset=fsdp", patience, f"--workdir={tmp_path}")
+    options = (
+        "--config.batch_size=16",
+        "--config.eval.every=300steps",
+        "--config.mesh.preset=fsdp",
+        patience,
+        f"--workdir={tmp_path}",
+    )
     with started(2, *steps, *options) as running:
         wait_for(running[0], "first step")
         pid = running[refused].pid
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-        said = "the checkpoint of step 200 cannot be written; the earlier ones are whole: File too large"
+        said = "the checkpoint of step 150 cannot be written; the earlier ones are whole: File too large"
         said += f" (process {refused} of 2)" if refused else ""
         wait_for(running[0], f"{said}; tried again in 0.5 s, for ")
         if healed:
@@ -182,8 +188,8 @@ def test_a_save_that_storage_refuses_one_process_is_tried_again_by_all(tmp_path,
     with Checkpoints(tmp_path) as checkpoints:
         if healed:
             assert (code, other_code) == (0, 0), err + other_err
-            assert checkpoints.steps() == [200, 400] and checkpoints.latest(pytest.fail) == 400
-            assert checkpoints.damage(200) is None
+            assert checkpoints.steps() == [150, 300] and checkpoints.latest(pytest.fail) == 300
+            assert checkpoints.damage(150) is None
         else:
             assert (code, other_code) == (74, 74), err + other_err
             for text in (err, other_err):  # with the name of the process, or without where it speaks itself
