@@ -2,10 +2,8 @@
 
 import functools
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnn_jax import evaluate, models, optim, pretrained, protocols, sharding, step, transfer, trees
+from cnn_jax import eval_steps, evaluate, graph, models, optim, pretrained, protocols, sharding, step, transfer, trees
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.config import check_config, get, in_steps, is_due, model_fields, to_steps
+from cnn_jax.config import get, in_steps, is_due, model_fields, to_steps
+from cnn_jax.config_check import check_config
 from cnn_jax.data.pipeline import Data
 from cnn_jax.errors import check
 from cnn_jax.layer_table import layer_table, training_bytes
@@ -58,9 +57,9 @@ class Run:
         )
         self.layers = layer_table(self.create_model, self.data.image_shape)
         model = jax.eval_shape(lambda: self.create_model())
-        _, params, stats = step.split(model)
+        _, params, stats = graph.split(model)
         self.trainable = transfer.select(config.trainable, model.order, params)
-        self.network, params, stats = step.split(model, self.trainable.frozen_layers)
+        self.network, params, stats = graph.split(model, self.trainable.frozen_layers)
         if config.cache_features:
             self.network = replace(self.network, from_features=True)
         check(
@@ -75,7 +74,7 @@ class Run:
         if config.eval.protocol == "dense":  # a network that takes one size only shall say so now, not after training
             side = max(protocols.scales(config))
             views = jax.ShapeDtypeStruct((1, 1, side, side, config.data.channels), jnp.uint8)
-            jax.eval_shape(step.make_predict_step(self.network, mean=0, std=1, mirror=True), params, stats, views)
+            jax.eval_shape(eval_steps.make_predict_step(self.network, mean=0, std=1, mirror=True), params, stats, views)
         self.shapes = {name: leaf.shape for tree in (params, stats) for name, leaf in trees.named_leaves(tree)}
         self.specs = sharding.parameter_specs(params, self.mesh, config.mesh)
         everything = params
@@ -127,7 +126,7 @@ class Run:
 
     def pace(self, steps: int, state: Any) -> None:
         """Waits for `state` after some of the steps where XLA could block: the devices of one CPU share its threads."""
-        if jax.default_backend() == "cpu" and self.mesh.size > 1 and steps % step.UNDER_WAY == 0:
+        if jax.default_backend() == "cpu" and self.mesh.size > 1 and steps % eval_steps.UNDER_WAY == 0:
             jax.block_until_ready(state)
 
     def put(self, batch: Any) -> Any:
@@ -205,7 +204,7 @@ class Run:
             return taken.get(trees.path_name(path), leaf).astype(leaf.dtype)
 
         key = jax.random.fold_in(jax.random.key(seed), 0)
-        _, *values = step.split(self.create_model(seed=key))
+        _, *values = graph.split(self.create_model(seed=key))
         params, stats, frozen = self.parts(*(jax.tree_util.tree_map_with_path(first, tree) for tree in values))
         return step.create_state(params, stats, self.optimizer, frozen=frozen, ema=self.config.ema_decay > 0, seed=seed)
 
@@ -229,7 +228,7 @@ class Run:
     def _with_features(self, state: step.TrainState) -> step.TrainState:
         """Returns the state, after all parts have features in the place of images if config.cache_features says so."""
         if self.config.cache_features:
-            features_step = step.make_features_step(self.network, **self.data.normalization)
+            features_step = eval_steps.make_features_step(self.network, **self.data.normalization)
             for name, part in self.data.parts.items():
                 if not part.has_features:
                     features, labels = evaluate.features(
@@ -273,7 +272,7 @@ class Run:
     def eval_step(self) -> Callable[..., Any]:
         """The jitted evaluation step."""
         confusion = self.config.eval.confusion_matrix
-        return step.make_eval_step(self.network, **self.data.normalization, confusion=confusion)
+        return eval_steps.make_eval_step(self.network, **self.data.normalization, confusion=confusion)
 
     def evaluate(self, state: step.TrainState, part: str) -> dict[str, Any]:
         """Returns the metrics on a part: of the moving average, if there is one.
@@ -302,7 +301,9 @@ class Run:
         """Returns (class probabilities, labels) of a part, seen as config.eval.protocol says: `evaluate.predict`."""
         protocol = self.config.eval.protocol
         return evaluate.predict(
-            step.make_predict_step(self.network, **self.data.normalization, mirror=protocols.is_mirrored(protocol)),
+            eval_steps.make_predict_step(
+                self.network, **self.data.normalization, mirror=protocols.is_mirrored(protocol)
+            ),
             *self._evaluated(state, part),
             self.data.parts[part],
             self.images(part),
@@ -322,7 +323,7 @@ class Run:
         batches = self.config.eval.recompute_statistics
         if part == "test" and batches and jax.tree.leaves(stats):
             recomputed = evaluate.recompute_statistics(
-                step.make_statistics_step(self.network, **self.data.normalization),
+                eval_steps.make_statistics_step(self.network, **self.data.normalization),
                 params,
                 others,
                 self.data.parts["train"],
@@ -373,10 +374,3 @@ def check_divisible(config: Any, devices: int) -> None:
             f"config.{field} is {size}, but must be divisible by {devices} devices x {micro_batches} micro-batches: "
             f"the nearest are {lower} and {higher}",
         )
-
-
-def has_unused_gpu() -> bool:
-    """Returns whether this machine has an NVIDIA GPU while jax computes on the CPU, and nobody asked for the CPU."""
-    drivers = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/usr/lib/wsl/lib/nvidia-smi")
-    wanted = "cpu" in os.environ.get("JAX_PLATFORMS", "")
-    return jax.default_backend() == "cpu" and not wanted and any(Path(path).exists() for path in drivers)

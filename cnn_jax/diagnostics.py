@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_jax import step, together, trees
+from cnn_jax import eval_steps, step, together, trees
 from cnn_jax.build import Run
 from cnn_jax.models.base import listen
 
 
-def training_batch(run: Run, number: int) -> step.Batch:
+def training_batch(run: Run, number: int) -> eval_steps.Batch:
     """Returns the batch of training step `number`, from 1, with its images, before augmentation."""
     batch = next(run.data.parts["train"].train_batches(number - 1, number, run.config.batch_size))
-    return step.gather(run.put(batch), run.images("train"))
+    return eval_steps.gather(run.put(batch), run.images("train"))
 
 
-def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, Any]:
+def examine(run: Run, state: step.TrainState, batch: eval_steps.Batch) -> dict[str, Any]:
     """Returns numbers on one step from `state`: loss, gradient_norm, learning_rate, layers and parameters.
 
     layers: name, kind, deviation (standard deviation of the output over batch and positions), largest_output, finite.
@@ -26,7 +26,7 @@ def examine(run: Run, state: step.TrainState, batch: step.Batch) -> dict[str, An
     """
 
     @jax.jit
-    def measure(state: step.TrainState, batch: step.Batch) -> Any:
+    def measure(state: step.TrainState, batch: eval_steps.Batch) -> Any:
         def loss_fn(params: Any) -> Any:
             with listen() as calls:
                 loss, _ = run.loss(params, state.stats, state.frozen, batch, step.make_keys(state.seed, state.step))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import step, together
+from cnn_jax import eval_steps, together
 from cnn_jax.data import views
 from cnn_jax.data.pipeline import Part
 from cnn_jax.errors import UserError, check
@@ -32,7 +32,7 @@ def evaluate(
     class_accuracy: [K], NaN for a class without examples. confusion: int [K, K], if the step makes it.
 
     Args:
-      eval_step: of `step.make_eval_step`; see there for `params` and `others`.
+      eval_step: of `eval_steps.make_eval_step`; see there for `params` and `others`.
       resident: the part's images on the devices, or None for a stream.
     """
     total: Tree = None
@@ -41,7 +41,7 @@ def evaluate(
         # Gathered apart, so that parts of all sizes share one compiled evaluation step.
         sums.append(eval_step(params, others, gather(put(batch), resident), None))
         if (
-            len(sums) == step.UNDER_WAY
+            len(sums) == eval_steps.UNDER_WAY
         ):  # of a batch they are exact counts in float32; over batches float64 adds them up
             total, sums = _add(total, sums), []
     total = _add(total, sums) if sums else total
@@ -65,7 +65,7 @@ def predict(
     Probabilities are averaged over views. The row of an example that could not be read is zero, and its label -1.
 
     Args:
-      predict_step: of `step.make_predict_step`. resident: the part's images on the devices, or None for a stream.
+      predict_step: of `eval_steps.make_predict_step`. resident: the part's images on the devices, or None for a stream.
       protocol, scales: see `protocols`. batch_size: single views in a batch; of several views it has fewer examples.
     """
     total: np.ndarray | None = None
@@ -107,7 +107,7 @@ def features(
     """Returns (features float32 [N, ...], labels int32 [N]) of all examples of a part, seen as an evaluation sees them.
 
     Args:
-      features_step: of `step.make_features_step`. params: parameters and statistics.
+      features_step: of `eval_steps.make_features_step`. params: parameters and statistics.
     """
     found, labels = [], []
     for batch in part.test_batches(batch_size):
@@ -125,7 +125,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, part: Part, *, confus
     classes = np.arange(shares.shape[1])
     ranks = np.concatenate(
         [
-            step.label_ranks(jnp.asarray(shares[i : i + 4096]), jnp.asarray(labels[i : i + 4096]))
+            eval_steps.label_ranks(jnp.asarray(shares[i : i + 4096]), jnp.asarray(labels[i : i + 4096]))
             for i in range(0, len(labels), 4096)
         ]
     )
@@ -139,14 +139,14 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, part: Part, *, confus
         class_examples=truth.sum(0),
     )
     if confusion:
-        number = ranks < step.NO_RANK
+        number = ranks < eval_steps.NO_RANK
         total["confusion"] = np.zeros((len(classes), len(classes)))
         np.add.at(total["confusion"], (labels[number], shares[number].argmax(1)), 1)
     return _metrics(total, part)
 
 
 def _metrics(total: Tree, part: Part) -> dict:
-    """Returns the metrics of sums over a part; see `step.make_eval_step`."""
+    """Returns the metrics of sums over a part; see `eval_steps.make_eval_step`."""
     examples = total["examples"]
     check(examples > 0, NOTHING)
     with np.errstate(invalid="ignore"):
@@ -167,8 +167,8 @@ def _metrics(total: Tree, part: Part) -> dict:
 
 @jax.jit
 def gather(batch: Tree, resident: Tree) -> Tree:
-    """`step.gather`, compiled by itself."""
-    return step.gather(batch, resident)
+    """`eval_steps.gather`, compiled by itself."""
+    return eval_steps.gather(batch, resident)
 
 
 def _add(total: Tree, sums: list[Tree]) -> Tree:

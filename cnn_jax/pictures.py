@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.config import check_config
+from cnn_jax.config_check import check_config
 from cnn_jax.data.images import is_picture, natural
 from cnn_jax.data.pipeline import Data
 from cnn_jax.errors import check

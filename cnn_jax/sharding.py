@@ -17,9 +17,9 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import trees
-from cnn_jax.config import MESH_AXES
 from cnn_jax.errors import check
 
+MESH_AXES = ("data", "model")  # of the devices
 EVERYWHERE = PartitionSpec(MESH_AXES)  # of a batch
 
 Axes = str | Sequence[str | None]

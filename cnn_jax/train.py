@@ -13,7 +13,18 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cnn_jax import diagnostics, guard, plots, provenance, show, storage, summary, together, workdir
+from cnn_jax import (
+    diagnostics,
+    guard,
+    header,
+    layer_sheets,
+    plots,
+    provenance,
+    show,
+    storage,
+    together,
+    workdir,
+)
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import Clock, Trace, check_steps
@@ -74,16 +85,16 @@ def run(
         check_processes(this, {"--workdir": str(folder), "--extend": str(extend), "--dry-run": str(dry_run)})
         if extend:
             check_longer(this, here, console)
-        show.print_header(this, folder, console)
+        header.print_header(this, folder, console)
         if not workdir.has_checkpoint(here):  # a run that goes on has what it took
-            show.print_transfer(this, console)
+            header.print_transfer(this, console)
         if dry_run:
             return {}
         patiently = functools.partial(workdir.retried, what=what, seconds=config.checkpoint.retry, report=tell)
         records = resources.enter_context(together.records(here))
         resources.enter_context(kept.held(records, seconds=config.checkpoint.lease, patiently=patiently, report=tell))
         workdir.prepare(config, records, data=this.data.identity, extend=extend)
-        summary.write(config, this.layers, records / "summary.txt")
+        layer_sheets.write(config, this.layers, records / "summary.txt")
         has_validation = "validation" in this.data.parts
 
         # -------------------------------------------------------- restore

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import plots, step
-from cnn_jax.config import check_config
+from cnn_jax import eval_steps, plots, step
+from cnn_jax.config_check import check_config
 from cnn_jax.data import augment, mixing
 from cnn_jax.data.pipeline import Data
 from cnn_jax.errors import check
@@ -72,7 +72,7 @@ def as_trained(config: Any, part: Any, positions: Any) -> tuple[Any, Any, Any]:
     partners = positions - slots + (slots - config.accumulation) % config.batch_size
     pairs = np.stack([partners, positions], axis=1).ravel()
     read = [batch for position in pairs for batch in part.train_batches(position, position + 1, 1)]
-    read = [step.gather(batch, part.resident) for batch in read]
+    read = [eval_steps.gather(batch, part.resident) for batch in read]
     images, labels = (np.concatenate([batch[name] for batch in read]) for name in ("image", "label"))
 
     @jax.jit

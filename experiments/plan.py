@@ -35,8 +35,9 @@ def plan(experiment: Experiment) -> list[Planned]:
     """
     import jax
 
-    from cnn_jax import summary
-    from cnn_jax.layer_table import training_bytes
+    from cnn_jax.config_check import check_config
+    from cnn_jax.layer_sheets import trace
+    from cnn_jax.layer_table import totals, training_bytes
 
     jax.config.update("jax_platforms", "cpu")  # for tracing; the runs have the accelerators
     planned: list[Planned] = []
@@ -45,8 +46,9 @@ def plan(experiment: Experiment) -> list[Planned]:
         for other in planned:
             same = not workdir.differences(_plain(other.config), _plain(config))
             check(not same, f"the arms {other.arm.name!r} and {arm.name!r} have one configuration: leave one out")
-        rows = summary.trace(config)
-        sums = summary.totals(rows)
+        check_config(config)
+        rows = trace(config)
+        sums = totals(rows)
         memory = training_bytes(
             rows,
             images=config.batch_size // config.accumulation,

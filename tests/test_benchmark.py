@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import baselines, measure, models, step, torch_twins, trees
+from cnn_jax import baselines, graph, measure, models, torch_twins, trees
 from cnn_jax.build import Run
 from cnn_jax.errors import UserError
 from cnn_jax.layer_table import layer_table
@@ -313,7 +313,7 @@ def test_the_twin_in_pytorch_gives_our_logits(module, fields):
         return models.create(config.model.name, num_classes=10, input_shape=shape, **options)
 
     random = np.random.default_rng(0)
-    network, params, stats = step.split(nnx.eval_shape(create))
+    network, params, stats = graph.split(nnx.eval_shape(create))
     params, stats = random_tree(params, random), random_tree(stats, random)
     twin = torch_twins.network(config, shape)
     assert sum(parameter.numel() for parameter in twin.parameters()) == trees.count(params)

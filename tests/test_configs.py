@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 import configs
 from cnn_jax import models
-from cnn_jax.config import GIVEN, check_config, get, model_fields
+from cnn_jax.config import GIVEN, get, model_fields
+from cnn_jax.config_check import check_config
 from cnn_jax.errors import UserError
 from configs import base, datasets, replay
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cnn_jax
-from cnn_jax import step
+from cnn_jax import graph
 from cnn_jax.models import cpu
 
 ROUNDING = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}  # relative to the largest number
@@ -283,7 +283,7 @@ def test_a_convolution_keeps_vmap_checkpoint_and_second_gradients():
     ],
 )
 def test_a_network_has_the_loss_and_gradients_of_its_stock_operations(name, fields):
-    network, params, stats = step.split(cnn_jax.create(name, num_classes=4, **fields))
+    network, params, stats = graph.split(cnn_jax.create(name, num_classes=4, **fields))
     images, labels = noise(8, *fields["input_shape"]), jnp.arange(8) % 4
 
     def run():

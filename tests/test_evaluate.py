@@ -10,7 +10,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax import evaluate, step, trees
+from cnn_jax import eval_steps, evaluate, graph, trees
 from cnn_jax.data import pipeline, sources
 from cnn_jax.errors import UserError
 from cnn_jax.models import layers, network
@@ -39,7 +39,7 @@ class Toy(nnx.Module):
 @functools.cache
 def toy():
     """Returns (network, parameters, statistics) with arrays from NumPy."""
-    network, params, stats = step.split(jax.eval_shape(lambda: Toy(Keys(jax.random.key(0)))))
+    network, params, stats = graph.split(jax.eval_shape(lambda: Toy(Keys(jax.random.key(0)))))
     random = np.random.default_rng(0)
 
     def fill(path, leaf):
@@ -64,7 +64,7 @@ def make_part(*, train: bool = False, placement: str = "device") -> pipeline.Par
 
 @functools.cache
 def eval_step(confusion: bool = True):
-    return step.make_eval_step(toy()[0], mean=MEAN, std=STD, confusion=confusion)
+    return eval_steps.make_eval_step(toy()[0], mean=MEAN, std=STD, confusion=confusion)
 
 
 def evaluated(batch_size: int, placement: str = "device", confusion: bool = True) -> dict:
@@ -151,8 +151,8 @@ class Explosive(nnx.Module):
 @pytest.mark.parametrize("filler", [0, 1, 2])
 @pytest.mark.parametrize("brightness", [0, 255])  # a filler row may be a hit, or overflow
 def test_filler_rows_never_count_even_if_their_scores_overflow(brightness, filler):
-    network, params, stats = step.split(Explosive())
-    one = step.make_eval_step(network, mean=np.float32([0]), std=np.float32([1]), confusion=True)
+    network, params, stats = graph.split(Explosive())
+    one = eval_steps.make_eval_step(network, mean=np.float32([0]), std=np.float32([1]), confusion=True)
     images = np.zeros((5, 4, 4, 1), np.uint8)
     images[3:] = brightness
     batch = {"image": images, "label": np.int32([1, 0, 1, filler, filler]), "mask": np.float32([1, 1, 1, 0, 0])}
@@ -167,8 +167,8 @@ def test_filler_rows_never_count_even_if_their_scores_overflow(brightness, fille
 
 
 def test_a_counted_row_that_overflows_is_no_hit_and_shows_in_the_loss():
-    network, params, stats = step.split(Explosive())
-    one = step.make_eval_step(network, mean=np.float32([0]), std=np.float32([1]))
+    network, params, stats = graph.split(Explosive())
+    one = eval_steps.make_eval_step(network, mean=np.float32([0]), std=np.float32([1]))
     batch = {
         "image": np.full((3, 4, 4, 1), 255, np.uint8),
         "label": np.int32([0, 1, 2]),
@@ -199,7 +199,7 @@ def batch_statistics(indices: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_recomputed_statistics_are_the_plain_average_over_the_first_training_batches(placement):
     network, params, stats = toy()
-    statistics_step = step.make_statistics_step(network, mean=MEAN, std=STD)
+    statistics_step = eval_steps.make_statistics_step(network, mean=MEAN, std=STD)
     part = make_part(train=True, placement=placement)
 
     def recompute(stats, batches):
@@ -234,7 +234,7 @@ def test_evaluation_leaves_the_network_as_it_was():
 def predicted(placement: str, protocol: str = "single", batch_size: int = 7):
     network, params, stats = toy()
     part = make_part(placement=placement)
-    predict_step = step.make_predict_step(network, mean=MEAN, std=STD, mirror=protocol != "single")
+    predict_step = eval_steps.make_predict_step(network, mean=MEAN, std=STD, mirror=protocol != "single")
     return part, evaluate.predict(
         predict_step,
         params,
@@ -306,5 +306,5 @@ def test_a_part_of_which_nothing_can_be_read_is_an_error(protocol):
         if protocol == "single":
             evaluate.evaluate(eval_step(), params, stats, part, None, **options)
         else:
-            predict_step = step.make_predict_step(network, mean=MEAN, std=STD, mirror=True)
+            predict_step = eval_steps.make_predict_step(network, mean=MEAN, std=STD, mirror=True)
             evaluate.predict(predict_step, params, stats, part, None, protocol=protocol, scales=(8,), **options)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import train
+from cnn_jax import layer_sheets, train
 from cnn_jax.build import Run
 from cnn_jax.data import augment, folder, pipeline, sources
 from cnn_jax.errors import UserError
@@ -240,9 +240,7 @@ def test_a_run_on_a_folder_takes_its_classes_counts_what_it_skips_and_goes_on(tm
     config.data.on_error = "skip"
     config.lock()
     with pytest.raises(UserError, match="num_classes is 0"):
-        from cnn_jax import summary
-
-        summary.trace(config)
+        layer_sheets.trace(config)
     assert Run(config).config.data.num_classes == 3 and config.data.num_classes == 0
     train.run(config, tmp_path / "run", console=console)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["num_classes"] == 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, step, trees
+from cnn_jax import graph, models, step, trees
 from cnn_jax.build import Run
 from cnn_jax.errors import UserError
 from cnn_jax.layer_table import LayerRow, layer_table
@@ -211,7 +211,7 @@ def test_a_compiled_evaluation_does_not_compute_them():
 
 
 def loss_of(model, **options):
-    network, params, stats = step.split(model)
+    network, params, stats = graph.split(model)
     loss = step.make_loss(network, mean=np.float32(0.5), std=np.float32(0.25), **options)
     return loss, params, stats
 

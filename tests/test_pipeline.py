@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax import models, optim, step
+from cnn_jax import graph, models, optim, step
 from cnn_jax.data import augment, pipeline, sources
 from cnn_jax.errors import UserError
 from configs import base, datasets
@@ -148,7 +148,7 @@ def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
     trained = []
     for placement in ("device", "stream"):
         data = pipeline.Data(make_config(placement=placement, normalize="none", image_size=(16, 16)), seed=2)
-        network, params, stats = step.split(
+        network, params, stats = graph.split(
             jax.eval_shape(lambda shape=data.image_shape: models.create("lenet5", width=0.5, input_shape=shape))
         )
         random = np.random.default_rng(0)  # initialisers take long to compile

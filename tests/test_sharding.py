@@ -9,9 +9,9 @@ from several_processes import program
 from several_shardings import MESHES
 
 import cnn_jax
-from cnn_jax import sharding, step, trees
+from cnn_jax import graph, sharding, trees
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.config import SHARDINGS, check_config
+from cnn_jax.config_check import check_config
 from cnn_jax.errors import UserError
 from configs import alexnet, vgg16
 
@@ -20,7 +20,7 @@ from configs import alexnet, vgg16
 
 def specs(model, *, data=1, preset="replicated", rules=(), **fields):
     """Returns ({name: shape}, {name: spec}) of a network on a mesh that need not be here."""
-    _, params, _ = step.split(jax.eval_shape(lambda: cnn_jax.create(**fields)))
+    _, params, _ = graph.split(jax.eval_shape(lambda: cnn_jax.create(**fields)))
     config = alexnet.get_config().mesh
     config.update(dict(preset=preset, rules=rules))
     found = sharding.parameter_specs(params, AbstractMesh((data, model), ("data", "model")), config)
@@ -30,10 +30,6 @@ def specs(model, *, data=1, preset="replicated", rules=(), **fields):
 def bytes_on_a_device(shapes, found, sizes):
     parts = {name: np.prod([1, *(sizes[axis] for axis in spec if axis)]) for name, spec in found.items()}
     return 4 * sum(int(np.prod(shape)) // int(parts[name]) for name, shape in shapes.items())
-
-
-def test_the_presets_are_those_of_the_configuration():
-    assert tuple(sharding.PRESETS) == SHARDINGS
 
 
 def test_fc_splits_the_linear_layers_of_alexnet_as_krizhevsky_did():

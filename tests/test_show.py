@@ -1,9 +1,9 @@
-from cnn_jax import show
+from cnn_jax import header, show
 from cnn_jax.build import Run
 
 
 def test_the_header_names_what_differs_from_the_paper(small_config, console, tmp_path):
-    show.print_header(Run(small_config), tmp_path, console)
+    header.print_header(Run(small_config), tmp_path, console)
     printed = console.file.getvalue()
     assert "width=0.25" in printed and "activation" not in printed
     assert str(tmp_path) in printed
@@ -11,8 +11,8 @@ def test_the_header_names_what_differs_from_the_paper(small_config, console, tmp
 
 def test_a_gpu_that_is_not_used_gets_a_plain_warning(small_config, console, tmp_path, monkeypatch):
     run = Run(small_config)
-    monkeypatch.setattr(show, "has_unused_gpu", lambda: True)
-    show.print_header(run, tmp_path, console)
+    monkeypatch.setattr(header, "has_unused_gpu", lambda: True)
+    header.print_header(run, tmp_path, console)
     assert "warning: this machine has an NVIDIA GPU" in console.file.getvalue()
     assert "pip install -e '.[cuda]'" in console.file.getvalue()
 

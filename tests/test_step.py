@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnn_jax import models, optim, step, trees
+from cnn_jax import eval_steps, graph, models, optim, step, trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.models import layers, network
 from cnn_jax.models.base import Keys
@@ -49,7 +49,7 @@ resnet8 = functools.partial(models.create, "cifar_resnet", depth=8, width=0.25, 
 @functools.cache
 def network_of(create, **fields):
     """Returns (network, parameters, statistics) with arrays from NumPy: initialisers take long to compile."""
-    network, params, stats = step.split(jax.eval_shape(lambda: create(**fields)))
+    network, params, stats = graph.split(jax.eval_shape(lambda: create(**fields)))
     random = np.random.default_rng(0)
 
     def fill(path, leaf):
@@ -88,7 +88,7 @@ def make(create, *, fields=(), momentum=0.9, rate=RATE, ema=False, **options):
     return train_step, fresh
 
 
-def make_batch(number: int = 0, size: int = 16) -> step.Batch:
+def make_batch(number: int = 0, size: int = 16) -> eval_steps.Batch:
     random = np.random.default_rng(number)
     return {
         "image": random.integers(0, 256, (size, 8, 8, 1), np.uint8),
@@ -148,7 +148,7 @@ def test_training_and_evaluation_compile_once():
     schedule = optim.make_schedule(config, 10, lambda _: 0)
     loss = step.make_loss(network, mean=MEAN, std=STD, augmentations=("pad_crop:1", "flip"))
     train_step = step.make_train_step(loss, optimizer, schedule, ema_decay=0.9)
-    eval_step = step.make_eval_step(network, mean=MEAN, std=STD)
+    eval_step = eval_steps.make_eval_step(network, mean=MEAN, std=STD)
     images = {name: make_batch(0, 64)[name] for name in ("image", "label")}
     resident = jax.device_put(images, replicated)
     state = jax.jit(lambda: step.create_state(params, stats, optimizer, ema=True), out_shardings=replicated)()
@@ -222,7 +222,7 @@ def test_evaluation_has_no_dropout():
     sums = []
     for dropout in (0.5, 0.0):
         network, *_ = network_of(toy, dropout=dropout)
-        eval_step = step.make_eval_step(network, mean=MEAN, std=STD)
+        eval_step = eval_steps.make_eval_step(network, mean=MEAN, std=STD)
         sums += [copied(eval_step(params, stats, batch, None)) for _ in range(2)]
     for other in sums[1:]:
         assert_equal(sums[0], other)
@@ -236,7 +236,7 @@ def test_evaluation_has_no_dropout():
 def test_the_loss_of_an_example_is_the_smoothed_cross_entropy(smoothing):
     random = np.random.default_rng(0)
     logits, labels = (5 * random.normal(size=(20, 7))).astype(np.float32), random.integers(0, 7, 20)
-    ours = step.example_losses(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    ours = eval_steps.example_losses(jnp.asarray(logits), jnp.asarray(labels), smoothing)
     np.testing.assert_allclose(ours, cross_entropies(logits, labels, smoothing), rtol=1e-5, atol=1e-6)
 
 
@@ -250,22 +250,22 @@ def test_label_ranks_equal_the_place_in_a_stable_sort(classes, data):
     logits = data.draw(st.lists(st.lists(scores, min_size=classes, max_size=classes), min_size=4, max_size=4))
     labels = data.draw(st.lists(st.integers(0, classes - 1), min_size=4, max_size=4))
     logits = np.array(logits, np.float32)
-    ranks = np.asarray(step.label_ranks(jnp.asarray(logits), jnp.asarray(labels)))
+    ranks = np.asarray(eval_steps.label_ranks(jnp.asarray(logits), jnp.asarray(labels)))
     order = np.argsort(-logits, axis=1, kind="stable")
     np.testing.assert_array_equal(ranks, [list(row).index(label) for row, label in zip(order, labels, strict=True)])
     np.testing.assert_array_equal(ranks == 0, np.argmax(logits, axis=1) == labels)
 
 
 def test_equal_scores_are_a_hit_for_the_first_class_only_and_nan_is_a_hit_for_none():
-    ranks = step.label_ranks(jnp.zeros((6, 6)), jnp.arange(6))
+    ranks = eval_steps.label_ranks(jnp.zeros((6, 6)), jnp.arange(6))
     np.testing.assert_array_equal(ranks, range(6))
     for place in range(6):  # wherever the NaN is, also under the label
         logits = jnp.zeros((6, 6)).at[:, place].set(jnp.nan)
-        assert (step.label_ranks(logits, jnp.arange(6)) >= 6).all()
+        assert (eval_steps.label_ranks(logits, jnp.arange(6)) >= 6).all()
 
 
 def test_nan_is_no_top5_hit_with_fewer_than_five_classes_either():
-    ranks = step.label_ranks(jnp.full((3, 3), jnp.nan), jnp.arange(3))
+    ranks = eval_steps.label_ranks(jnp.full((3, 3), jnp.nan), jnp.arange(3))
     assert (ranks >= 5).all()
 
 
@@ -282,7 +282,7 @@ def reference(params, stats, batch, smoothing=0.0):
     return -jnp.mean((1 - smoothing) * own + smoothing * logs.mean(1)), logits
 
 
-def image_batch(number: int) -> step.Batch:
+def image_batch(number: int) -> eval_steps.Batch:
     return {name: array for name, array in make_batch(number).items() if name != "position"}
 
 
@@ -443,14 +443,14 @@ ON_DEVICES = """
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from cnn_jax import models, optim, step
+from cnn_jax import graph, models, optim, step
 from configs import base
 
 assert len(jax.devices()) == 8
 random = np.random.default_rng(0)
 images = {"image": random.integers(0, 256, (64, 8, 8, 1), np.uint8), "label": random.integers(0, 10, 64, np.int32)}
 create = lambda: models.create("cifar_resnet", depth=8, width=0.25, input_shape=(8, 8, 1))
-network, params, stats = step.split(jax.eval_shape(create))
+network, params, stats = graph.split(jax.eval_shape(create))
 # Statistics start at variance 1, scales at 1, all else at random.
 fill = lambda leaf: random.normal(0, 0.2, leaf.shape).astype(np.float32) if leaf.ndim > 1 else np.ones(leaf.shape, "f")
 params, stats = jax.tree.map(fill, (params, stats))

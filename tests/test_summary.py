@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cnn_jax import plots, summary
+from cnn_jax import layer_sheets, plots
 from cnn_jax.layer_table import LayerRow
+from cnn_jax.tables import render
 from configs import alexnet, googlenet, lenet5, resnet50, vgg16
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +25,7 @@ def command(*arguments, code=0):
 
 
 def network(config):
-    return summary.network(config, summary.trace(config))
+    return layer_sheets.network(config, layer_sheets.trace(config))
 
 
 # ---------------------------------------------------------------- tables
@@ -50,7 +51,7 @@ def test_the_text_has_layers_stages_and_totals_and_a_run_gets_the_same(tmp_path)
     ):
         assert line in lines
     config = lenet5.get_config()
-    summary.write(config, summary.trace(config), tmp_path / "summary.txt")
+    layer_sheets.write(config, layer_sheets.trace(config), tmp_path / "summary.txt")
     assert (tmp_path / "summary.txt").read_text(encoding="utf-8") == text
 
 
@@ -69,7 +70,7 @@ def test_markdown_and_csv_have_the_same_layers():
 def test_the_tables_fit_a_terminal_and_cut_nothing_off(module):
     config = module.get_config("imagenet2012")
     one = network(config)
-    text = summary.render(summary.sheets(one), "text")
+    text = render(layer_sheets.sheets(one), "text")
     assert max(map(len, text.splitlines())) <= 120
     for row in one.rows:
         assert row.name in text and row.detail.removesuffix(", pad 0").split(", pad 0,")[0] in text
@@ -110,7 +111,7 @@ def test_networks_stand_side_by_side_with_their_ratios():
 
 def test_stages_of_both_networks_stand_in_their_order():
     vgg, inception = (network(module.get_config("imagenet2012")) for module in (vgg16, googlenet))
-    totals, parameters, macs = summary.comparison([vgg, inception])
+    totals, parameters, macs = layer_sheets.comparison([vgg, inception])
     assert totals.headings == ("quantity", "vgg16 for imagenet2012", "googlenet for imagenet2012", "ratio")
     stages = [line[0] for line in parameters.lines]  # without pooling, which has neither
     assert stages[:7] == ["conv1", "conv2_reduce", "conv2", "inception_3a", "inception_3b", "conv3", "inception_4a"]
@@ -136,7 +137,7 @@ def test_json_of_a_comparison_has_the_ratios():
 
 def test_bars_are_layers_blocks_or_stages():
     layers, blocks, stages = (
-        summary.bars(network(module.get_config("imagenet2012")).rows) for module in (alexnet, resnet50, googlenet)
+        layer_sheets.bars(network(module.get_config("imagenet2012")).rows) for module in (alexnet, resnet50, googlenet)
     )
     assert [bar[0] for bar in layers] == [
         *(f"conv{i}" for i in range(1, 6)),
@@ -151,8 +152,8 @@ def test_bars_are_layers_blocks_or_stages():
     ):
         assert [sum(bar[i] for bar in bars) for i in (1, 2, 3)] == [parameters, linear, macs]
     many = [LayerRow(f"conv2_x/{i}/conv", "conv", "", (1,), 1, 1) for i in range(25)]
-    assert summary.bars(many) == [("conv2_x", 25, 0, 25, 0)] and len(summary.bars(many[:24])) == 24
-    assert summary.bars([LayerRow(f"conv1_{i}", "conv", "", (1,), 1, 1) for i in range(25)])[0][0] == "conv1"
+    assert layer_sheets.bars(many) == [("conv2_x", 25, 0, 25, 0)] and len(layer_sheets.bars(many[:24])) == 24
+    assert layer_sheets.bars([LayerRow(f"conv1_{i}", "conv", "", (1,), 1, 1) for i in range(25)])[0][0] == "conv1"
 
 
 def test_a_picture_has_networks_side_by_side_on_one_scale(tmp_path, monkeypatch):

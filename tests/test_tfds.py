@@ -17,7 +17,7 @@ from PIL import Image
 from tfds_files import example, flip_a_byte, prepare, read_shard, rewrite_shard
 
 from cnn_jax.build import Run
-from cnn_jax.config import check_config
+from cnn_jax.config_check import check_config
 from cnn_jax.data import dataset, pipeline, prepared, sources, tfds
 from cnn_jax.data.images import UnreadableError
 from cnn_jax.errors import UserError

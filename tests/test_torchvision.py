@@ -8,7 +8,7 @@ import pytest
 import torchvision_models
 from flax import nnx
 
-from cnn_jax import foreign_weights, models, optim, step
+from cnn_jax import foreign_weights, graph, models, optim, step
 from cnn_jax.data import augment
 from configs import base
 
@@ -91,7 +91,7 @@ MEAN, STD = np.float32([0.5]), np.float32([0.25])
 
 def our_steps(model, batch, dtype):
     """Yields the gradient of each step, and the parameters and statistics after it, both as torch's state dict."""
-    network, params, stats = step.split(model)
+    network, params, stats = graph.split(model)
     params, stats = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, stats))
     config = base.get_config().optim
     config.update(dict(momentum=MOMENTUM, weight_decay=DECAY, decay_rule=".*", nesterov=False))

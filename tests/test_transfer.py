@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import cnn_jax
-from cnn_jax import diagnostics, step, train, transfer, trees
+from cnn_jax import diagnostics, eval_steps, graph, step, train, transfer, trees
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import NotFiniteError, UserError
@@ -20,7 +20,7 @@ from configs import lenet5, resnet20
 def regime(name, network, **fields):
     """Returns (what is trained, names of the parameters that are)."""
     model = nnx.eval_shape(lambda: cnn_jax.create(network, **fields))
-    _, params, _ = step.split(model)
+    _, params, _ = graph.split(model)
     found = transfer.select(name, model.order, params)
     return found, {path for path, is_trained in trees.named_leaves(found.mask) if is_trained}
 
@@ -148,7 +148,7 @@ def test_a_step_of_the_head_computes_no_gradient_of_the_frozen_layers(runs):
     images = runs["head"].images("train")
     batch = {"index": jnp.arange(32, dtype=jnp.int32)}
     state = runs["head"].create_state()
-    features = step.make_features_step(runs["head"].network, **runs["head"].data.normalization)
+    features = eval_steps.make_features_step(runs["head"].network, **runs["head"].data.normalization)
     params = trees.merged(state.params, state.stats, state.frozen)
     forward = features.lower(params, batch, images).compile().cost_analysis()["flops"]
     head, part, full = (flops(runs[name]) for name in ("head", "partial:1", "full"))
@@ -162,7 +162,7 @@ def test_a_frozen_layer_computes_as_in_evaluation(runs):
     state = run.create_state()
     images = run.images("train")
     batch = {"index": jnp.arange(32, dtype=jnp.int32), "position": jnp.arange(32, dtype=jnp.uint32)}
-    batch = step.gather(batch, images)
+    batch = eval_steps.gather(batch, images)
     loss, _ = jax.jit(run.loss)(state.params, state.stats, state.frozen, batch, step.make_keys(state.seed, state.step))
     sums = run.eval_step(state.params, state.frozen, batch | {"mask": jnp.ones(32)}, None)
     np.testing.assert_allclose(loss, sums["loss"] / 32, rtol=1e-5)
@@ -170,10 +170,10 @@ def test_a_frozen_layer_computes_as_in_evaluation(runs):
 
 def test_dropout_before_what_is_trained_is_off():
     model = nnx.eval_shape(lambda: cnn_jax.create("nin", width=0.1))
-    _, params, _ = step.split(model)
+    _, params, _ = graph.split(model)
     for name, off in (("full", 0), ("partial:1", 1), (r"conv2\w*/.*|head/.*", 0)):
         found = transfer.select(name, model.order, params)
-        merged = nnx.merge(*(lambda network, *trees: (network.train, *trees))(*step.split(model, found.frozen_layers)))
+        merged = nnx.merge(*(lambda network, *trees: (network.train, *trees))(*graph.split(model, found.frozen_layers)))
         modes = [module.deterministic for _, module in nnx.iter_graph(merged) if isinstance(module, nnx.Dropout)]
         assert sum(modes) == off, name
 
@@ -308,7 +308,7 @@ def test_the_learning_rate_falls_from_stage_to_stage_towards_the_images():
 
 def test_stages_without_parameters_do_not_count():
     model = nnx.eval_shape(lambda: cnn_jax.create("vgg16"))
-    params = step.split(model)[1]
+    params = graph.split(model)[1]
     rules = transfer.layer_rules(0.5, model.order, params)
     assert [factor for _, factor in rules] == [0.5, 0.25, 0.125, 0.0625, 0.03125]
     factors = dict(trees.named_leaves(trees.multipliers(params, rules, field="decay")))

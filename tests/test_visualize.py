@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import plots, step, visualize_data
+from cnn_jax import eval_steps, plots, step, visualize_data
 from cnn_jax.data import augment, mixing
 from cnn_jax.data.pipeline import Data
 from configs import resnet20
@@ -53,7 +53,7 @@ def test_the_images_are_those_of_the_training_step(accumulation, augmentations):
     key = step.make_keys(jnp.uint32(3), jnp.int32(number)).augmentation
     for start in (0, 12):
         batch = next(part.train_batches(number - 1 + start // 12, number + start // 12, 12))
-        batch = step.gather(batch, part.resident)
+        batch = eval_steps.gather(batch, part.resident)
         for i in range(accumulation):  # the parts that the step takes
             micro = {name: array[i::accumulation] for name, array in batch.items()}
             seen = augmented(key, micro["image"], micro["position"], augmentations)

@@ -15,6 +15,17 @@ from cnn_jax.errors import check
 
 Example = dict[str, Any]
 PARTS = ("train", "validation", "test")
+# Number of axes of an example, beside its channels -> what it is, and what config.data.image_size says.
+KINDS = {1: "sequences", 2: "images", 3: "clips"}
+AXES = {1: "(length,)", 2: "(height, width)", 3: "(time, height, width)"}
+# config.data.source -> that number; None: any.
+SOURCES = {"tfds": 2, "folder": None, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3, "synthetic": None}
+# config.data.source -> the fields that say how far its examples vary.
+VARIATIONS = {
+    "xo": ("noise", "shift", "rotation", "scale", "thickness"),
+    "sequences": ("noise", "drift"),
+    "moving_digits": ("noise",),
+}
 
 
 class Source(Protocol):

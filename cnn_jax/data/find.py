@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnn_jax.config import KINDS
 from cnn_jax.data.arrays import SUFFIX
+from cnn_jax.data.dataset import KINDS
 from cnn_jax.data.folder import ENDINGS
 from cnn_jax.data.images import is_picture, natural
 from cnn_jax.errors import UserError, check, near

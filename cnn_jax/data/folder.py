@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.config import KINDS
 from cnn_jax.data import arrays
-from cnn_jax.data.dataset import check_disjoint
+from cnn_jax.data.dataset import KINDS, check_disjoint
 from cnn_jax.data.images import SUFFIXES, is_picture
 from cnn_jax.errors import UserError, check, check_folder, near
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.config import SOURCES
+from cnn_jax.data.dataset import SOURCES
 from cnn_jax.data.images import UnreadableError
 from cnn_jax.errors import UserError, check, check_folder, near
 

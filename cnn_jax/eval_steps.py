@@ -1,0 +1,129 @@
+"""The jitted steps of evaluation: metrics, class probabilities, features, BatchNorm statistics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from cnn_jax.data import augment
+from cnn_jax.graph import Graph
+
+NO_RANK = jnp.iinfo(jnp.int32).max  # of a label whose scores are not numbers: never a hit
+UNDER_WAY = 16  # steps that are asked for before one waits for them: devices of one CPU can block each other beyond 32
+
+Tree = Any
+Batch = dict[str, jax.Array]
+
+
+def scores(network: Graph, model: Any, images: jax.Array, mean: Any, std: Any, **options: Any) -> Any:
+    """Returns what the merged `model` makes of images, which are normalised by `mean` and `std`, or of features."""
+    if network.from_features:
+        return model.score(images, **options)
+    return model(augment.normalize(images, mean, std), **options)
+
+
+def gather(batch: Batch, resident: Batch | None) -> Batch:
+    """Returns the batch with its images: those of a stream, or those that "index" names among the resident ones."""
+    return batch if resident is None else batch | {name: array[batch["index"]] for name, array in resident.items()}
+
+
+def example_losses(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Returns the cross-entropy of each example, float32 [B], for logits [B, K] and labels int [B]."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def label_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns how many classes stand before the label, int32 [B]: 0 is a top-1 hit, below 5 a top-5 hit.
+
+    Ties count as `argmax` breaks them, so that equal scores for all classes are no hit; a row with NaN is none.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    earlier = jnp.arange(logits.shape[1]) < labels[:, None]
+    ranks = jnp.sum((logits > own) | ((logits == own) & earlier), axis=1)
+    return jnp.where(jnp.isnan(logits).any(axis=1), NO_RANK, ranks)
+
+
+def make_eval_step(
+    network: Graph, *, mean: Any, std: Any, confusion: bool = False
+) -> Callable[[Tree, Tree, Batch, Batch | None], Tree]:
+    """Returns the jitted step (params, others, batch, resident images or None) -> sums over the examples of mask 1.
+
+    Parameters and statistics may be split over `params` and `others` in any way.
+
+    Sums: loss, top1, top5, examples (float32), class_correct and class_examples (float32 [K]) and, with `confusion`,
+    confusion (float32 [K, K], rows are true classes).
+    """
+
+    def eval_step(params: Tree, others: Tree, batch: Batch, resident: Batch | None) -> Tree:
+        batch = gather(batch, resident)
+        mask, labels = batch["mask"], batch["label"]
+        model = nnx.merge(network.eval, params, others)
+        logits = scores(network, model, batch["image"], mean, std)
+        ranks = label_ranks(logits, labels)
+        truth = jax.nn.one_hot(labels, logits.shape[-1]) * mask[:, None]
+        sums = dict(
+            # where, not a product: an overflow in a filler row must not reach the sum
+            loss=jnp.sum(jnp.where(mask > 0, example_losses(logits, labels), 0)),
+            top1=jnp.sum((ranks < 1) * mask),
+            top5=jnp.sum((ranks < 5) * mask),
+            examples=jnp.sum(mask),
+            class_correct=jnp.sum(truth * (ranks < 1)[:, None], axis=0),
+            class_examples=jnp.sum(truth, axis=0),
+        )
+        if confusion:
+            predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+            sums["confusion"] = truth.T @ jnp.where(ranks[:, None] < NO_RANK, predicted, 0)
+        return sums
+
+    return jax.jit(eval_step)
+
+
+def make_features_step(network: Graph, *, mean: Any, std: Any) -> Callable[[Tree, Batch, Batch | None], jax.Array]:
+    """Returns the jitted step (params and statistics, batch, resident) -> what the head's `reduce` returns, float32."""
+
+    def features_step(params: Tree, batch: Batch, resident: Batch | None) -> jax.Array:
+        model = nnx.merge(network.eval, params)
+        images = augment.normalize(gather(batch, resident)["image"], mean, std)
+        return model.head.reduce(model.features(images)).astype(jnp.float32)
+
+    return jax.jit(features_step)
+
+
+def make_predict_step(
+    network: Graph, *, mean: Any, std: Any, mirror: bool
+) -> Callable[[Tree, Tree, jax.Array], jax.Array]:
+    """Returns the jitted step (params, others, views uint8 [B, V, *spatial, C]) -> class probabilities float32 [B, K].
+
+    Parameters and statistics may be split over `params` and `others` in any way. Probabilities are averaged over the
+    views of an example and, with `mirror`, over those of the mirror images.
+    """
+
+    def predict_step(params: Tree, others: Tree, views: jax.Array) -> jax.Array:
+        model = nnx.merge(network.eval, params, others)
+        images = views.reshape(-1, *views.shape[2:])
+        batches = [images, images[:, :, ::-1]] if mirror else [images]
+        shares = [jax.nn.softmax(scores(network, model, batch, mean, std)) for batch in batches]
+        return (sum(shares[1:], shares[0]) / len(shares)).reshape(*views.shape[:2], -1).mean(1)
+
+    return jax.jit(predict_step)
+
+
+def make_statistics_step(network: Graph, *, mean: Any, std: Any) -> Callable[[Tree, Tree, Batch, Batch | None], Tree]:
+    """Returns the jitted step (params, others, batch, resident) -> the BatchNorm statistics of that batch alone.
+
+    Those of frozen layers are as they were. For `others` see `make_eval_step`.
+    """
+
+    def statistics_step(params: Tree, others: Tree, batch: Batch, resident: Batch | None) -> Tree:
+        model = nnx.merge(network.train, params, others)
+        for _, module in nnx.iter_graph(model):
+            if isinstance(module, nnx.BatchNorm):
+                module.momentum = 0.0  # the new running average is the batch's own statistic
+        model(augment.normalize(gather(batch, resident)["image"], mean, std), rngs=jax.random.key(0))
+        return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    return jax.jit(statistics_step)

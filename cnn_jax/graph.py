@@ -1,0 +1,42 @@
+"""A network as a static graph and trees of arrays, which is what jitted functions take."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+
+from cnn_jax import trees
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network's static half: the graphs that merge with its arrays, for training and for evaluation.
+
+    from_features: in the place of images it gets what its head's `reduce` returns, and computes the rest of the head.
+    """
+
+    train: nnx.GraphDef
+    eval: nnx.GraphDef
+    from_features: bool = False
+
+
+def split(model: nnx.Module, frozen: Collection[str] = ()) -> tuple[Graph, Tree, Tree]:
+    """Returns (graph, parameters, BatchNorm statistics) of a model, the latter two as nested dicts of arrays.
+
+    frozen: names of layers that compute as in evaluation in training, too, with what is inside of them.
+    """
+    modes = dict(raise_if_not_found=False)  # a network without dropout and BatchNorm has no modes
+    training = nnx.view(model, deterministic=False, use_running_average=False, **modes)
+    if frozen:
+        names = set(frozen)
+
+        def is_frozen(path: tuple, _: Any) -> bool:
+            return trees.is_inside(trees.path_name(path), names)
+
+        training = nnx.view(training, only=is_frozen, deterministic=True, use_running_average=True, **modes)
+    graphdef, params, stats = nnx.split(training, nnx.Param, ...)
+    evaluation = nnx.split(nnx.view(model, deterministic=True, use_running_average=True, **modes), nnx.Param, ...)[0]
+    return Graph(graphdef, evaluation), nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
