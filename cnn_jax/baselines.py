@@ -14,12 +14,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from cnn_jax import torch_twins, trees
+from cnn_jax import torch_twins
 from cnn_jax.build import Run
 from cnn_jax.config import get
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment
 from cnn_jax.data.pipeline import Batch
-from cnn_jax.errors import UserError, check
 from cnn_jax.eval_steps import gather
 from cnn_jax.models import cpu
 from cnn_jax.step import with_auxiliary

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from cnn_jax import commandline
-from cnn_jax.errors import check, check_choice
+from cnn_jax.core.errors import check, check_choice
 
 # jax is imported by start(), so that --help answers at once.
 
@@ -50,7 +50,8 @@ def start(words: list[str]) -> None:
     check(math.isfinite(seconds) and seconds > 0, f"--seconds is {seconds}, but must be above 0")
     from rich.console import Console
 
-    from cnn_jax import compilation_cache, measure
+    from cnn_jax import measure
+    from cnn_jax.core import compilation_cache
 
     if words:
         start_scaling(config)

@@ -21,8 +21,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cnn_jax import trees
-from cnn_jax.errors import StorageError, UserError
+from cnn_jax.core import trees
+from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.saving import Saver, processes
 from cnn_jax.storage import MANIFEST, Folder
 from cnn_jax.workdir import write_text

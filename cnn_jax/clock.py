@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax.errors import UserError, check
+from cnn_jax.core.errors import UserError, check
 
 PERCENTILES = (50, 90, 99)
 # What a record of training has of this module, and no two runs have in common.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jax._src import clusters  # what jax.distributed.initialize asks
 
-from cnn_jax.errors import UserError, check
+from cnn_jax.core.errors import UserError, check
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cnn_jax.errors import Stopped, UserError, check, near
+from cnn_jax.core.errors import Stopped, UserError, check, near
 
 # Nothing here imports jax, so that --help answers at once.
 
@@ -202,6 +202,6 @@ def check_config_file(value: str, *, flag: str) -> None:
 
 
 def fail(error: UserError) -> int:
-    """Prints the message and returns the exit code; see `cnn_jax.errors`."""
+    """Prints the message and returns the exit code; see `cnn_jax.core.errors`."""
     print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
     return error.exit_code

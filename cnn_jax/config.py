@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from cnn_jax.errors import UserError, check, near
+from cnn_jax.core.errors import UserError, check, near
 
 UNITS = ("steps", "epochs", "examples")
 # Arguments of the constructors that are no fields of config.model: the data set, the precision and the name set them.

@@ -5,9 +5,9 @@ from typing import Any
 
 from cnn_jax import models
 from cnn_jax.config import GIVEN, get, model_fields, parse_duration
+from cnn_jax.core.errors import check, check_choice, near
 from cnn_jax.data.augmentations import check_augment
 from cnn_jax.data.dataset import AXES, KINDS, SOURCES, VARIATIONS
-from cnn_jax.errors import check, check_choice, near
 from cnn_jax.protocols import check_protocol
 from cnn_jax.sharding import MESH_AXES, PRESETS
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_jax import eval_steps, step, together, trees
+from cnn_jax import eval_steps, step, together
 from cnn_jax.build import Run
+from cnn_jax.core import trees
 from cnn_jax.models.base import listen
 
 

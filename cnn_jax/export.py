@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.errors import UserError, check
+from cnn_jax.core.errors import UserError, check
 
 # jax is imported by what needs it, so that --help answers at once.
 

@@ -11,7 +11,7 @@ from absl import flags
 
 from cnn_jax import commandline, training_flags
 from cnn_jax.commandline import SOURCES, given_changes, launch, needed_config
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 from cnn_jax.training_flags import session, train
 
 # jax is imported by start(), so that --help answers at once.
@@ -29,7 +29,8 @@ def start() -> None:
         bool(_CHECKPOINT.value) != bool(config.init_from),
         "name the trained network to start from, once: --checkpoint=SOURCE",
     )
-    from cnn_jax import compilation_cache, pretrained, show, together, transfer
+    from cnn_jax import pretrained, show, together, transfer
+    from cnn_jax.core import compilation_cache
 
     compilation_cache.enable()
     with session():

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnn_jax import trees
-from cnn_jax.errors import check
+from cnn_jax.core import trees
+from cnn_jax.core.errors import check
 
 # torchvision's network: ours, and its fields. Names do not show fields without parameters, such as norm="lrn".
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import nnx
 
-from cnn_jax import trees
+from cnn_jax.core import trees
 
 Tree = Any
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.errors import UserError, check
+from cnn_jax.core.errors import UserError, check
 from cnn_jax.recognition import PLAIN
 
 PREFIX = "hub:"

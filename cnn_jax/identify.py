@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax import inference, plots, tables, verification
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 from cnn_jax.inference import Embedded
 from cnn_jax.workdir import storage_errors
 

@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from cnn_jax import commandline
-from cnn_jax.errors import UserError, check
+from cnn_jax.core.errors import UserError, check
 
 # jax is imported by the functions, so that --help answers at once.
 
@@ -47,7 +47,8 @@ def network() -> Any:
     source: Any = flags.FLAGS["checkpoint"].value
     check(commandline.given_config() is None, "--config goes with training: a trained network knows its own")
     check(bool(source), "name the trained network: --checkpoint=SOURCE, such as --checkpoint=bundled:lenet5-digits")
-    from cnn_jax import compilation_cache, trained
+    from cnn_jax import trained
+    from cnn_jax.core import compilation_cache
 
     compilation_cache.enable()
     return trained.load(source)

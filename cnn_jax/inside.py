@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnn_jax import receptive_field, trees
-from cnn_jax.errors import UserError, check, near
+from cnn_jax import receptive_field
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.models import cpu
 from cnn_jax.models.base import ACTIVATIONS, changed
 from cnn_jax.models.layers import LocalResponseNorm

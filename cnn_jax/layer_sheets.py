@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 from cnn_jax.layer_table import LayerRow, Totals, layer_table, stages, totals
 from cnn_jax.tables import Share, Sheet, Short, render
 

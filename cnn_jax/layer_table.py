@@ -84,7 +84,8 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
     import jax.numpy as jnp
     from flax import nnx
 
-    from cnn_jax import receptive_field, trees
+    from cnn_jax import receptive_field
+    from cnn_jax.core import trees
     from cnn_jax.models import cpu
     from cnn_jax.models.base import listen
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 
 RENEWALS = 4  # within the seconds of a lease
 

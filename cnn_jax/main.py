@@ -13,7 +13,7 @@ from absl import flags
 
 from cnn_jax import commandline, storage, training_flags
 from cnn_jax.commandline import changed, explain, given_config, launch, needed_config
-from cnn_jax.errors import UserError, check_folder
+from cnn_jax.core.errors import UserError, check_folder
 from cnn_jax.training_flags import given_workdir, session, train
 from configs import replay
 
@@ -48,7 +48,7 @@ def start() -> None:
         if flags.FLAGS[flag].value:
             raise UserError(f"--{flag} goes with --mode=eval: training goes on from the latest one of --workdir")
     config = needed_config()
-    from cnn_jax import compilation_cache
+    from cnn_jax.core import compilation_cache
 
     compilation_cache.enable()
     with session():
@@ -63,7 +63,8 @@ def evaluate(workdir: Path | str | None) -> None:
     if config is None:
         with storage.opened(workdir) as kept:
             config = recorded_config(kept.path)
-    from cnn_jax import compilation_cache, train
+    from cnn_jax import train
+    from cnn_jax.core import compilation_cache
 
     compilation_cache.enable()
     with session():
@@ -85,7 +86,8 @@ def evaluate_ensemble(workdir: Path | str | None) -> None:
         if which not in ("latest", "best") and not which.isdecimal():  # a folder alone, whose name may have an @
             folder, which = word, "latest"
         members.append((recorded_config(Path(folder)), Path(folder), which))
-    from cnn_jax import compilation_cache, ensemble
+    from cnn_jax import ensemble
+    from cnn_jax.core import compilation_cache
 
     compilation_cache.enable()
     with session():

@@ -23,8 +23,8 @@ from rich.console import Console
 from cnn_jax import baselines, show, torch_data, train
 from cnn_jax.baselines import Contender
 from cnn_jax.build import PRECISION, Run
+from cnn_jax.core.errors import UserError, check
 from cnn_jax.data.pipeline import Batch
-from cnn_jax.errors import UserError, check
 
 ROUNDS = 5
 PARTS = ("step", "data", "both")

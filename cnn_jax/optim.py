@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_jax import trees
-from cnn_jax.errors import check
+from cnn_jax.core import trees
+from cnn_jax.core.errors import check
 
 Schedule = Callable[[jax.Array], jax.Array]
 

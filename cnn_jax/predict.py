@@ -50,7 +50,7 @@ if __name__ == "__main__":
     from absl import flags
 
     from cnn_jax import commandline, inference
-    from cnn_jax.errors import check
+    from cnn_jax.core.errors import check
 
     inference.define_flags()
     flags.adopt_module_key_flags(inference)  # --help shows them

@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from cnn_jax import commandline, workdir
-from cnn_jax.errors import UserError, check
+from cnn_jax.core.errors import UserError, check
 
 # numpy and tensorflow_datasets are imported by start(), so that --help answers at once.
 

@@ -24,7 +24,7 @@ from flax import nnx
 
 from cnn_jax import foreign_weights, hub, models, state_dicts, storage, workdir
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.errors import UserError, check, check_choice
+from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.recognition import Recognized, recognize
 from cnn_jax.state_dicts import StateDict
 from cnn_jax.workdir import INPUT

@@ -16,7 +16,7 @@ Validation during training is always "single". Nothing here imports jax: reports
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnn_jax.errors import check, check_choice
+from cnn_jax.core.errors import check, check_choice
 
 PROTOCOLS = ("single", "flip", "10-crop", "144-crop", "dense")
 GOOGLENET_SCALES = (256, 288, 320, 352)  # pixels of the shorter side, for crops of 224

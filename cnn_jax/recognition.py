@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnn_jax.errors import UserError, check
+from cnn_jax.core.errors import UserError, check
 from cnn_jax.foreign_weights import NETWORKS
 
 Shapes = Mapping[str, tuple[int, ...]]

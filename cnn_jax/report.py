@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import provenance
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from cnn_jax.runs import Finished, Group, LeftOut, commands, group, read
 from cnn_jax.scorecard import Row, scorecard
 from cnn_jax.tables import Sheet, render
@@ -147,7 +147,7 @@ if __name__ == "__main__":
     from absl import flags
 
     from cnn_jax import commandline
-    from cnn_jax.errors import check
+    from cnn_jax.core.errors import check
 
     _FORMAT = flags.DEFINE_enum("format", "text", ["text", "markdown", "csv", "json"], "What to print.")
     _GROUP = flags.DEFINE_bool(

@@ -13,7 +13,7 @@ from typing import Any
 
 from cnn_jax import protocols, provenance, workdir
 from cnn_jax.config import to_steps
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from cnn_jax.metrics import read_jsonl
 
 FILES = ("config.json", "data.json", "metrics.jsonl")

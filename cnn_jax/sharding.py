@@ -16,8 +16,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cnn_jax import trees
-from cnn_jax.errors import check
+from cnn_jax.core import trees
+from cnn_jax.core.errors import check
 
 MESH_AXES = ("data", "model")  # of the devices
 EVERYWHERE = PartitionSpec(MESH_AXES)  # of a batch

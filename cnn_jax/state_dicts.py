@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.errors import UserError, check
+from cnn_jax.core.errors import UserError, check
 
 SUFFIXES = (".pth", ".pt", ".bin", ".pth.tar")  # of files that torch.save writes
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # entries that training scripts put a state dict in

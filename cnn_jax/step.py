@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from cnn_jax import trees
+from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.eval_steps import Batch, example_losses, gather, label_ranks, scores
 from cnn_jax.graph import Graph

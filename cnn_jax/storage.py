@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import workdir
-from cnn_jax.errors import StorageError, UserError, check, check_folder
+from cnn_jax.core.errors import StorageError, UserError, check, check_folder
 from cnn_jax.lease import Lease
 
 MANIFEST = "manifest.json"

@@ -11,7 +11,7 @@ All numbers are for one image; `cnn_jax.layer_table` says what counts. No data s
 import json
 from pathlib import Path
 
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 from cnn_jax.layer_sheets import as_json, bars, comparison, network, sheets, trace
 from cnn_jax.tables import FORMS, render
 
@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
     from cnn_jax import commandline, plots
     from cnn_jax.config_check import check_config
-    from cnn_jax.errors import StorageError
+    from cnn_jax.core.errors import StorageError
 
     flags.adopt_module_key_flags(commandline)  # --help shows --config
     _FORMAT = flags.DEFINE_enum("format", "text", [*FORMS, "json"], "What to print.")

@@ -20,7 +20,7 @@ from jax._src import distributed as runtime  # the client has no public name
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from cnn_jax.errors import StorageError, check
+from cnn_jax.core.errors import StorageError, check
 
 LAG = 2  # steps
 PATIENCE = 24 * 3600 * 1000  # milliseconds; who is lost is noticed by `distributed`

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnn_jax.errors import UserError, check
+from cnn_jax.core.errors import UserError, check
 
 
 class Pictures:

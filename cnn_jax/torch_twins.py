@@ -5,7 +5,7 @@ from typing import Any
 
 from cnn_jax import models
 from cnn_jax.config import model_fields
-from cnn_jax.errors import check, check_choice
+from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models import resnet
 from cnn_jax.models.base import scaled, scaled_sizes
 

@@ -28,7 +28,7 @@ from cnn_jax import (
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import Clock, Trace, check_steps
-from cnn_jax.errors import Stopped, UserError
+from cnn_jax.core.errors import Stopped, UserError
 from cnn_jax.metrics import Recorder, jsonable, scalars
 from cnn_jax.signals import StopSignals
 from cnn_jax.stall import StallWatch

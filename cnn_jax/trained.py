@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnn_jax import models, pretrained, trees
+from cnn_jax import models, pretrained
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment
 from cnn_jax.data.arrays import StoredArray
 from cnn_jax.data.images import Frames, Picture
-from cnn_jax.errors import UserError, check
 from cnn_jax.models.base import listen
 
 

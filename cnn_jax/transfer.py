@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import trees
-from cnn_jax.errors import UserError, check
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError, check
 from cnn_jax.layer_table import stage_of
 
 HEAD = r"(head|auxiliary_\w+)/.*"  # auxiliary classifiers are heads on earlier maps

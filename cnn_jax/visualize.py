@@ -24,7 +24,7 @@ from absl import flags
 
 from cnn_jax import commandline
 from cnn_jax.commandline import SOURCES, given_config, launch, needed_config
-from cnn_jax.errors import StorageError, UserError, check, check_choice
+from cnn_jax.core.errors import StorageError, UserError, check, check_choice
 
 # jax is imported by the functions, so that --help answers at once.
 
@@ -57,7 +57,8 @@ def data(operands: list[str], path: Path) -> str:
     """Draws training examples and returns what the picture shows."""
     check(not operands, "name one picture to draw: data takes no more, its examples are those of --config")
     config = needed_config()
-    from cnn_jax import compilation_cache, visualize_data
+    from cnn_jax import visualize_data
+    from cnn_jax.core import compilation_cache
 
     compilation_cache.enable()
     return visualize_data.data(config, path)
@@ -83,7 +84,8 @@ def network(picture: str, operands: list[str], path: Path) -> str:
         numbers is None or all(number.isdecimal() for number in numbers),
         f"--examples is {','.join(numbers or ())!r}, but must be whole numbers with commas, such as 0,7,12",
     )
-    from cnn_jax import compilation_cache, pictures, trained, visualize_network
+    from cnn_jax import pictures, trained, visualize_network
+    from cnn_jax.core import compilation_cache
 
     compilation_cache.enable()
     loaded = trained.load(source)

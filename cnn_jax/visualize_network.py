@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import inside, inside_plots
+from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.data import augment
-from cnn_jax.errors import UserError, check, check_choice
 from cnn_jax.models.layers import Conv
 from cnn_jax.pictures import Pictures
 from cnn_jax.trained import Trained

@@ -13,7 +13,7 @@ from typing import Any
 
 import filelock
 
-from cnn_jax.errors import StorageError, UserError, check
+from cnn_jax.core.errors import StorageError, UserError, check
 
 # Fields that may change when a run goes on: what is printed and kept, not what is computed.
 CHANGEABLE = (

@@ -120,7 +120,7 @@ if __name__ == "__main__":
     from absl import flags
 
     from cnn_jax import commandline
-    from cnn_jax.errors import check
+    from cnn_jax.core.errors import check
     from cnn_jax.tables import render
     from experiments.experiment import load
 

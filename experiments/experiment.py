@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.errors import UserError, check, near
+from cnn_jax.core.errors import UserError, check, near
 
 EQUAL = ("parameters", "macs")  # what an experiment can demand to be equal
 FIGURES = ("curves", "cost", "layers", "trend")

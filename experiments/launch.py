@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.errors import Stopped, StorageError, UserError, check
+from cnn_jax.core.errors import Stopped, StorageError, UserError, check
 from cnn_jax.signals import StopSignals
 from cnn_jax.tables import duration
 from cnn_jax.workdir import write_text
 from experiments.plan import Task
 
 ATTEMPTS = 2  # of a run that crashed or was killed
-NOT_FINITE, MISTAKE = 3, 2  # exit codes of a run that would fail again: see cnn_jax.errors
+NOT_FINITE, MISTAKE = 3, 2  # exit codes of a run that would fail again: see cnn_jax.core.errors
 
 
 @dataclass(frozen=True)

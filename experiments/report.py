@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import provenance, runs, workdir
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 from cnn_jax.metrics import read_jsonl
 from cnn_jax.tables import Sheet, Short, render
 from experiments import cost, figures

@@ -201,7 +201,7 @@ if __name__ == "__main__":
     from absl import flags
 
     from cnn_jax import commandline
-    from cnn_jax.errors import check
+    from cnn_jax.core.errors import check
     from cnn_jax.tables import FORMS, render
 
     # Of the system of Goyal et al.: P100 with 10.6 TFLOP/s in float32, eight in a server, and 50 Gbit/s between

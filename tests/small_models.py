@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnn_jax import models, trees
+from cnn_jax import models
+from cnn_jax.core import trees
 from cnn_jax.models import resnet
 from cnn_jax.models.base import Keys
 from cnn_jax.models.layers import Conv, make_norm

@@ -5,8 +5,9 @@ import pytest
 import torchvision_models
 from flax import nnx
 
-from cnn_jax import models, trees
-from cnn_jax.errors import UserError
+from cnn_jax import models
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import layer_table
 from cnn_jax.models import base, network
 

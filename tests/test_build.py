@@ -2,7 +2,7 @@ import jax
 import pytest
 
 from cnn_jax.build import Run, check_divisible
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 
 
 @pytest.mark.parametrize(

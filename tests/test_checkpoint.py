@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.errors import StorageError, UserError
+from cnn_jax.core.errors import StorageError, UserError
 
 
 def tree(value):

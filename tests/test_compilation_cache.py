@@ -4,7 +4,7 @@ import sys
 
 SCRIPT = """
 import jax
-from cnn_jax import compilation_cache
+from cnn_jax.core import compilation_cache
 compilation_cache.enable()
 print(jax.config.jax_compilation_cache_dir)
 print(float(jax.jit(lambda x: x * 3)(2.0)))

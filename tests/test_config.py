@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from cnn_jax.config import get, in_steps, is_due, model_fields, parse_duration, to_steps
 from cnn_jax.config_check import check_config
+from cnn_jax.core.errors import UserError
 from cnn_jax.data.augmentations import FORMS, parse
-from cnn_jax.errors import UserError
 from configs import lenet5, resnet20
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)

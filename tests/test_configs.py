@@ -13,7 +13,7 @@ import configs
 from cnn_jax import models
 from cnn_jax.config import GIVEN, get, model_fields
 from cnn_jax.config_check import check_config
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from configs import base, datasets, replay
 
 FOLDER = Path(configs.__file__).parent

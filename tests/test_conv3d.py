@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import layer_table
 
 CLIP = (16, 112, 112, 3)

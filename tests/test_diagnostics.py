@@ -1,8 +1,9 @@
 import jax
 import numpy as np
 
-from cnn_jax import diagnostics, trees
+from cnn_jax import diagnostics
 from cnn_jax.build import Run
+from cnn_jax.core import trees
 from cnn_jax.models import resnet
 from configs import cifar_resnet
 

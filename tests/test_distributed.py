@@ -16,7 +16,7 @@ from cnn_jax import distributed
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import MEASURED
 from cnn_jax.cluster import Place, find
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from cnn_jax.metrics import read_jsonl
 
 # ---------------------------------------------------------------- training

@@ -8,7 +8,7 @@ import pytest
 from cnn_jax import commandline, ensemble, train
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from configs import lenet5, local
 
 

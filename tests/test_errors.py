@@ -1,6 +1,6 @@
 import pytest
 
-from cnn_jax.errors import UserError, check, check_choice, check_folder, near
+from cnn_jax.core.errors import UserError, check, check_choice, check_folder, near
 
 
 def test_the_near_match_is_named_and_a_far_one_is_not():

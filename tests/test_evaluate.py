@@ -10,9 +10,10 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax import eval_steps, evaluate, graph, trees
+from cnn_jax import eval_steps, evaluate, graph
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError
 from cnn_jax.data import pipeline, sources
-from cnn_jax.errors import UserError
 from cnn_jax.models import layers, network
 from cnn_jax.models.base import Keys
 from configs import datasets

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from experiments.experiment import Arm, Experiment, experiments, grid, load, without
 
 SMALL = str(Path(__file__).parent / "small_experiment.py")

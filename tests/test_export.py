@@ -13,8 +13,9 @@ from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cnn_jax import export, models, pretrained, trained, trees
-from cnn_jax.errors import StorageError, UserError
+from cnn_jax import export, models, pretrained, trained
+from cnn_jax.core import trees
+from cnn_jax.core.errors import StorageError, UserError
 
 
 def network(name, image_size=(32, 32), channels=3, num_classes=3, **fields):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnn_jax.core.errors import UserError
 from cnn_jax.data.find import find
-from cnn_jax.errors import UserError
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from PIL import Image
 
 from cnn_jax import layer_sheets, train
 from cnn_jax.build import Run
+from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, folder, pipeline, sources
-from cnn_jax.errors import UserError
 from cnn_jax.metrics import read_jsonl
 from configs import c3d, conv1d, datasets, lenet5
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 import cnn_jax
 from cnn_jax import foreign_weights, models, pretrained
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 
 PHOTOS = [str(Path(sklearn.datasets.__file__).parent / "images" / name) for name in ("china.jpg", "flower.jpg")]
 NAMES = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

@@ -9,9 +9,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from cnn_jax.config_check import check_config
+from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, pipeline, sources
 from cnn_jax.data.dataset import VARIATIONS
-from cnn_jax.errors import UserError
 from configs import c3d, conv1d, datasets, toy
 
 NAMES = ("xo", "sequences", "moving_digits")

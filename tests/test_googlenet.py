@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import graph, models, step, trees
+from cnn_jax import graph, models, step
 from cnn_jax.build import Run
-from cnn_jax.errors import UserError
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import LayerRow, layer_table
 from cnn_jax.models import base, layers
 from configs import googlenet as config_file

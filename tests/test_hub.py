@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from cnn_jax import foreign_weights, hub, models, pretrained
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {

@@ -7,9 +7,10 @@ from flax import nnx
 from PIL import Image
 
 import cnn_jax
-from cnn_jax import inference, models, pretrained, trees
+from cnn_jax import inference, models, pretrained
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError
 from cnn_jax.data.images import UnreadableError
-from cnn_jax.errors import UserError
 from cnn_jax.inference import Reading
 from cnn_jax.trained import Trained
 

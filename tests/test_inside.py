@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax import inside, models
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import layer_table
 from cnn_jax.models import base, resnet
 from cnn_jax.models.pooling import Pool

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from run_folders import make
 
-from cnn_jax.errors import StorageError, UserError
+from cnn_jax.core.errors import StorageError, UserError
 from experiments import launch
 from experiments.experiment import Arm
 from experiments.launch import Slot, check_not_submitted, run_here, slots, submit
@@ -112,7 +112,7 @@ def test_a_signal_reaches_the_runs_which_save_and_the_sweep_ends_with_75(tmp_pat
     )
     script = (
         "import sys; sys.path[:0] = ['tests', '.']\n"
-        "from test_launch import *; from cnn_jax.errors import Stopped\n"
+        "from test_launch import *; from cnn_jax.core.errors import Stopped\n"
         f"try: run(Path({str(tmp_path)!r}), {wait!r}, FINISH)\n"
         "except Stopped as error: print(error); sys.exit(error.exit_code)\n"
     )

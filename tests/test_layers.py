@@ -9,7 +9,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from cnn_jax.models import base, layers, network, pooling
 from cnn_jax.models.base import Keys
 from cnn_jax.models.layers import BatchNorm, Conv, ConvBlock, Linear, LocalResponseNorm

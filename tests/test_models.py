@@ -12,8 +12,9 @@ from flax import nnx
 from small_models import EVAL, SMALL, TRAIN, abstract, filled, forward, make_block, named, noise
 
 import cnn_jax
-from cnn_jax import models, trees
-from cnn_jax.errors import UserError
+from cnn_jax import models
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import LayerRow, layer_table
 from cnn_jax.models import resnet
 from cnn_jax.models.base import listen

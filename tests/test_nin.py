@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, trees
-from cnn_jax.errors import UserError
+from cnn_jax import models
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import LayerRow, layer_table
 
 SMALL = dict(width=0.125, input_shape=(18, 18, 3))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cnn_jax import config as config_lib
 from cnn_jax import optim
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from configs import base, resnet20
 
 to_steps = partial(config_lib.to_steps, batch_size=10, num_examples=55)  # an epoch has 5.5 steps

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from experiments.experiment import Experiment, experiments, grid, load
 from experiments.plan import check_fit, differing, first_tasks, plan, plan_sheet, seeds_in, tasks
 

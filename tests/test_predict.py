@@ -15,8 +15,8 @@ from PIL import Image
 
 import cnn_jax
 from cnn_jax import predict, pretrained
+from cnn_jax.core.errors import UserError
 from cnn_jax.data.pipeline import Data
-from cnn_jax.errors import UserError
 from configs import lenet5, resnet20
 
 ROOT = Path(__file__).parent.parent

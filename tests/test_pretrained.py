@@ -8,8 +8,8 @@ import pytest
 from cnn_jax import pretrained, train, trained
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import augment
-from cnn_jax.errors import StorageError, UserError
 from configs import resnet20
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cnn_jax import provenance, train
 from cnn_jax.build import Run
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 

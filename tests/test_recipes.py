@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from test_configs import NETWORKS, get_config
 
-from cnn_jax import step, trees
+from cnn_jax import step
 from cnn_jax.build import Run
+from cnn_jax.core import trees
 from cnn_jax.models import resnet
 
 # The widths of these cannot change: fields of theirs exclude it.

@@ -7,7 +7,7 @@ import torchvision_models
 from flax import nnx
 
 from cnn_jax import foreign_weights, models, recognition
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 
 
 def theirs(name, num_classes=1000, **changes):

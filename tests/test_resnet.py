@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 from small_models import EVAL, SMALL, TRAIN, abstract, filled, make_block, named, noise
 
-from cnn_jax import models, trees
+from cnn_jax import models
+from cnn_jax.core import trees
 from cnn_jax.layer_table import layer_table
 from cnn_jax.models import base, resnet
 

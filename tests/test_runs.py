@@ -5,7 +5,7 @@ import pytest
 from run_folders import START, grouped, make, put, seeds
 
 from cnn_jax import report, runs
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 
 
 def test_seeds_of_one_configuration_make_a_line_with_their_median_mean_and_deviation(tmp_path):

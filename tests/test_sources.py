@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, sources
-from cnn_jax.errors import UserError
 from configs import datasets
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, trees
-from cnn_jax.errors import UserError
+from cnn_jax import models
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import LayerRow, layer_table
 from cnn_jax.models.base import Keys
 from cnn_jax.models.layers import ConvBlock

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnn_jax import eval_steps, graph, models, optim, step, trees
+from cnn_jax import eval_steps, graph, models, optim, step
+from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.models import layers, network
 from cnn_jax.models.base import Keys

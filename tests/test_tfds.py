@@ -18,9 +18,9 @@ from tfds_files import example, flip_a_byte, prepare, read_shard, rewrite_shard
 
 from cnn_jax.build import Run
 from cnn_jax.config_check import check_config
+from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, pipeline, prepared, sources, tfds
 from cnn_jax.data.images import UnreadableError
-from cnn_jax.errors import UserError
 from configs import datasets, lenet5
 
 
@@ -407,7 +407,7 @@ def test_more_shards_than_a_process_may_open_files_are_read_or_refused(many_shar
 import resource
 from types import SimpleNamespace
 from cnn_jax.data import tfds
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))
 piece = SimpleNamespace(filename={str(many_shards[1])!r}, skip=0, take=7, examples_in_shard=7)
 try:

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfds_files import as_tfrecord, crc32c, flip_a_byte, prepare, read_shard, tfrecord
 
+from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import prepared, sources
 from cnn_jax.data.tfrecord import convert, masked_crc, read_records
-from cnn_jax.errors import StorageError, UserError
 from configs import datasets
 
 

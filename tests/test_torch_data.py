@@ -6,7 +6,7 @@ from PIL import Image
 
 from cnn_jax import measure, torch_data
 from cnn_jax.build import Run
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from configs import resnet18
 
 torch = pytest.importorskip("torch")

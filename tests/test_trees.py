@@ -5,8 +5,9 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn_jax import models, trees
-from cnn_jax.errors import UserError
+from cnn_jax import models
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError
 
 TREE = {
     "conv1": {"kernel": np.zeros((3, 3, 1, 2))},

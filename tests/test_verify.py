@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from cnn_jax import identify, inference, verify
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 from cnn_jax.inference import Embedded
 
 ROOT = Path(__file__).parent.parent

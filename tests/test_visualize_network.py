@@ -6,8 +6,9 @@ from flax import nnx
 from PIL import Image
 
 import cnn_jax
-from cnn_jax import inside, inside_plots, pictures, pretrained, trees, visualize_network
-from cnn_jax.errors import UserError
+from cnn_jax import inside, inside_plots, pictures, pretrained, visualize_network
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError
 from cnn_jax.visualize_network import Options
 from configs import lenet5
 from tests.small_models import filled

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from cnn_jax.core.errors import UserError
 from cnn_jax.data.workers import read_ahead
-from cnn_jax.errors import UserError
 
 
 def workers():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import trees
+from cnn_jax.core import trees
 
 _declared = []  # the declaration of an operator ends with its library
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from cnn_jax.errors import check, check_choice
+from cnn_jax.core.errors import check, check_choice
 
 
 class Form(NamedTuple):

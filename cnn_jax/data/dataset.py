@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 
 Example = dict[str, Any]
 PARTS = ("train", "validation", "test")

@@ -5,11 +5,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.data.arrays import SUFFIX
 from cnn_jax.data.dataset import KINDS
 from cnn_jax.data.folder import ENDINGS
 from cnn_jax.data.images import is_picture, natural
-from cnn_jax.errors import UserError, check, near
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from cnn_jax.core.errors import UserError, check, check_folder, near
 from cnn_jax.data import arrays
 from cnn_jax.data.dataset import KINDS, check_disjoint
 from cnn_jax.data.images import SUFFIXES, is_picture
-from cnn_jax.errors import UserError, check, check_folder, near
 
 IGNORED = {"Thumbs.db", "desktop.ini"}  # beside names that begin with a dot
 # Number of axes of an example, beside its channels -> how its files end.

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 
 PARTS = {"train": 0, "validation": 1, "test": 2}  # the key of each part's random numbers
 Scans = tuple[np.ndarray, np.ndarray]  # (images uint8 [N, 8, 8, 1], labels int [N])

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment, dataset, sources
 from cnn_jax.data.images import UnreadableError
 from cnn_jax.data.workers import read_ahead
-from cnn_jax.errors import UserError, check
 
 Batch = dict[str, Any]  # of arrays, or of one example's values
 CHUNK = 16  # most rows of a batch that one worker reads at once

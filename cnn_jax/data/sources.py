@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from cnn_jax.core.errors import check, check_choice
 from cnn_jax.data import generated, tfds
 from cnn_jax.data.arrays import SUFFIX, StoredArray
 from cnn_jax.data.dataset import KINDS, PARTS, Dataset, Example, Source, name
 from cnn_jax.data.folder import list_parts
 from cnn_jax.data.images import Frames, Picture
-from cnn_jax.errors import check, check_choice
 
 
 @dataclass

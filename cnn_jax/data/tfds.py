@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.data import prepared
 from cnn_jax.data.dataset import PARTS, Dataset, Example, check_disjoint
 from cnn_jax.data.images import Picture, UnreadableError
-from cnn_jax.errors import UserError, check, near
 
 
 class TFDSSource:

@@ -13,8 +13,8 @@ from typing import Any
 
 import google_crc32c
 
+from cnn_jax.core.errors import StorageError, UserError, check
 from cnn_jax.data.prepared import FORMAT, again, file_format, open_shard
-from cnn_jax.errors import StorageError, UserError, check
 
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's names of shards
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from cnn_jax.errors import UserError
+from cnn_jax.core.errors import UserError
 
 
 def read_ahead(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
-from cnn_jax.errors import UserError, check, check_choice, near
+from cnn_jax.core.errors import UserError, check, check_choice, near
 
 # name -> "module:constructor". The constructor's keyword arguments are the fields of config.model.
 MODELS = {

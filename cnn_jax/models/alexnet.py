@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from cnn_jax.errors import check, check_choice
+from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models.base import Keys, scaled
 from cnn_jax.models.layers import NORMS, ConvBlock, LocalResponseNorm, windows
 from cnn_jax.models.network import Network

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
-from cnn_jax.errors import UserError, check, check_choice
+from cnn_jax.core.errors import UserError, check, check_choice
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,

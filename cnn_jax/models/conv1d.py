@@ -12,7 +12,7 @@ The layers and their sizes are ours. With the default fields, on 128 steps of 1 
 from collections.abc import Sequence
 from typing import Any
 
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 from cnn_jax.models.base import Keys, scaled
 from cnn_jax.models.layers import ConvBlock
 from cnn_jax.models.network import Network

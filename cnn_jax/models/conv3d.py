@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 from cnn_jax.models.base import Keys, scaled
 from cnn_jax.models.layers import ConvBlock
 from cnn_jax.models.network import Network

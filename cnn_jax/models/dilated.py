@@ -15,7 +15,7 @@ rates 1, 1, 2, 4, 8, 16, 1.
 from collections.abc import Sequence
 from typing import Any
 
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 from cnn_jax.models.base import Keys, scaled
 from cnn_jax.models.layers import ConvBlock
 from cnn_jax.models.network import Network

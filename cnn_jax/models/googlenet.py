@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnn_jax.errors import check, check_choice
+from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models.base import Keys, scaled
 from cnn_jax.models.layers import ConvBlock, LocalResponseNorm, windows
 from cnn_jax.models.network import Network, feature_shape, fold_in

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from cnn_jax.errors import check, check_choice
+from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models.base import Keys, get_activation, scaled
 from cnn_jax.models.layers import ConvBlock, windows
 from cnn_jax.models.lenet_1998 import CODES, CONNECTIONS, RadialBasis, Subsampling, TableConv

@@ -12,7 +12,7 @@ image       units    first layer, weights    with 26 classes and biases
 from collections.abc import Sequence
 from typing import Any
 
-from cnn_jax.errors import check
+from cnn_jax.core.errors import check
 from cnn_jax.models.base import Keys
 from cnn_jax.models.network import Network
 

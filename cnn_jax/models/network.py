@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnn_jax.errors import UserError, check, check_choice
+from cnn_jax.core.errors import UserError, check, check_choice
+from cnn_jax.core.trees import path_name
 from cnn_jax.models.base import DoesNotFitError, Keys, get_activation, scaled_sizes
 from cnn_jax.models.layers import Conv, Linear
 from cnn_jax.models.pooling import GlobalAveragePool
-from cnn_jax.trees import path_name
 
 HEADS = ("gap", "flatten", "fc", "conv")
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from flax import nnx
 
-from cnn_jax.errors import check, check_choice
+from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models.base import Keys, scaled
 from cnn_jax.models.layers import ConvBlock
 from cnn_jax.models.network import Network

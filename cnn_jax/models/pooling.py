@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from cnn_jax.errors import check_choice
+from cnn_jax.core.errors import check_choice
 from cnn_jax.models import cpu
 from cnn_jax.models.base import Keys, check_fits, check_window, per_axis, report
 from cnn_jax.models.layers import Conv

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cnn_jax.errors import check, check_choice
+from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models.base import Keys, get_activation, scaled
 from cnn_jax.models.layers import Conv, make_norm, windows
 from cnn_jax.models.network import Network

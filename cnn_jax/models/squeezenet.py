@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnn_jax.errors import check_choice
+from cnn_jax.core.errors import check_choice
 from cnn_jax.models.base import Keys, scaled
 from cnn_jax.models.layers import ConvBlock
 from cnn_jax.models.network import Network

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.errors import check, check_choice
+from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models.base import Keys, scaled
 from cnn_jax.models.layers import Conv, ConvBlock
 from cnn_jax.models.network import Network

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cnn_jax.errors import UserError, near
+from cnn_jax.core.errors import UserError, near
 
 
 def path_name(path: tuple) -> str:
