@@ -9,7 +9,7 @@ import optax
 from cnn_jax import eval_steps, step, together
 from cnn_jax.build import Run
 from cnn_jax.core import trees
-from cnn_jax.models.base import listen
+from cnn_jax.nn.base import listen
 
 
 def training_batch(run: Run, number: int) -> eval_steps.Batch:

@@ -109,7 +109,7 @@ def write_function(source: Any, path: Path) -> str:
 
     from cnn_jax import trained, workdir
     from cnn_jax.data import augment
-    from cnn_jax.models import cpu
+    from cnn_jax.nn import cpu
 
     graphdef, state = nnx.split(trained.build(source))
     mean, std = (np.asarray(source.input[name], np.float32) for name in ("mean", "std"))

@@ -18,10 +18,10 @@ from flax import nnx
 from cnn_jax import receptive_field
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check, near
-from cnn_jax.models import cpu
-from cnn_jax.models.base import ACTIVATIONS, changed
-from cnn_jax.models.layers import LocalResponseNorm
-from cnn_jax.models.pooling import AdaptiveAveragePool, Pool
+from cnn_jax.nn import cpu
+from cnn_jax.nn.base import ACTIVATIONS, changed
+from cnn_jax.nn.layers import LocalResponseNorm
+from cnn_jax.nn.pooling import AdaptiveAveragePool, Pool
 
 
 def members(model: Any) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:

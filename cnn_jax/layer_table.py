@@ -86,8 +86,8 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
 
     from cnn_jax import receptive_field
     from cnn_jax.core import trees
-    from cnn_jax.models import cpu
-    from cnn_jax.models.base import listen
+    from cnn_jax.nn import cpu
+    from cnn_jax.nn.base import listen
 
     model = nnx.view(nnx.eval_shape(create), deterministic=True, use_running_average=True, raise_if_not_found=False)
     graphdef, state = nnx.split(model)
@@ -131,7 +131,7 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
 
 def _describe(layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
     """Returns (kind, detail, MACs)."""
-    from cnn_jax.models import layers, pooling
+    from cnn_jax.nn import layers, pooling
 
     if hasattr(layer, "describe"):  # a layer that stands in a family's own file
         return layer.describe(in_shape, out_shape)

@@ -12,7 +12,7 @@ import numpy as np
 from cnn_jax import inside, inside_plots
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.data import augment
-from cnn_jax.models.layers import Conv
+from cnn_jax.nn.layers import Conv
 from cnn_jax.pictures import Pictures
 from cnn_jax.trained import Trained
 

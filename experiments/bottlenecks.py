@@ -46,8 +46,8 @@ def residual(reduction: bool):
     import jax
 
     from cnn_jax.models import resnet
-    from cnn_jax.models.base import Keys
-    from cnn_jax.models.layers import Conv, make_norm
+    from cnn_jax.nn.base import Keys
+    from cnn_jax.nn.layers import Conv, make_norm
 
     rngs = Keys(jax.random.key(0))
     plan = resnet.bottleneck(256, 1, variant="v1.5", groups=1, width_per_group=64, reduction=reduction)
@@ -60,8 +60,8 @@ def residual(reduction: bool):
 def _block():
     import jax
 
-    from cnn_jax.models.base import Keys
-    from cnn_jax.models.layers import ConvBlock
+    from cnn_jax.nn.base import Keys
+    from cnn_jax.nn.layers import ConvBlock
 
     return partial(ConvBlock, init="he_fan_in", rngs=Keys(jax.random.key(0)))
 

@@ -9,7 +9,7 @@ from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import layer_table
-from cnn_jax.models import base, network
+from cnn_jax.nn import base, network
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 SMALL = dict(input_shape=(67, 67, 3), width=0.0625, num_classes=5)  # 6, 16, 24, 24, 16 maps, 256 units

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cnn_jax
-from cnn_jax import graph
-from cnn_jax.models import cpu
+from cnn_jax.nn import cpu, graph
 
 ROUNDING = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}  # relative to the largest number
 

@@ -8,8 +8,8 @@ from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import layer_table
-from cnn_jax.models.base import Keys
 from cnn_jax.models.flattened import FlattenedConv
+from cnn_jax.nn.base import Keys
 
 
 def abstract(**fields):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from cnn_jax import inside, models
 from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import layer_table
-from cnn_jax.models import base, resnet
-from cnn_jax.models.pooling import Pool
+from cnn_jax.models import resnet
+from cnn_jax.nn import base
+from cnn_jax.nn.pooling import Pool
 from cnn_jax.receptive_field import Field, Seen
 from tests.small_models import EVAL, filled, noise
 

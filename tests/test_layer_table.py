@@ -5,10 +5,10 @@ from flax import nnx
 
 from cnn_jax import models
 from cnn_jax.layer_table import LayerRow, layer_table, stages, totals, training_bytes
-from cnn_jax.models import cpu
-from cnn_jax.models.base import Keys
-from cnn_jax.models.layers import BatchNorm, Conv, Linear
-from cnn_jax.models.pooling import GlobalAveragePool, Pool
+from cnn_jax.nn import cpu
+from cnn_jax.nn.base import Keys
+from cnn_jax.nn.layers import BatchNorm, Conv, Linear
+from cnn_jax.nn.pooling import GlobalAveragePool, Pool
 
 
 class Small(nnx.Module):

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn_jax.core.errors import UserError
-from cnn_jax.models import base, layers, network, pooling
-from cnn_jax.models.base import Keys
-from cnn_jax.models.layers import BatchNorm, Conv, ConvBlock, Linear, LocalResponseNorm
-from cnn_jax.models.network import Head
-from cnn_jax.models.pooling import GlobalAveragePool, Pool
+from cnn_jax.nn import base, layers, network, pooling
+from cnn_jax.nn.base import Keys
+from cnn_jax.nn.layers import BatchNorm, Conv, ConvBlock, Linear, LocalResponseNorm
+from cnn_jax.nn.network import Head
+from cnn_jax.nn.pooling import GlobalAveragePool, Pool
 
 
 def keys(seed: int = 0) -> Keys:

@@ -12,12 +12,12 @@ from flax import nnx
 
 from cnn_jax import models
 from cnn_jax.layer_table import LayerRow, layer_table, stages, totals
-from cnn_jax.models.base import Keys
 from cnn_jax.models.flattened import FlattenedConv
 from cnn_jax.models.googlenet import MODULES, Inception
-from cnn_jax.models.layers import Conv, ConvBlock, make_norm
 from cnn_jax.models.resnet import Block, basic, bottleneck
 from cnn_jax.models.squeezenet import Fire
+from cnn_jax.nn.base import Keys
+from cnn_jax.nn.layers import Conv, ConvBlock, make_norm
 
 
 @functools.cache

@@ -17,8 +17,8 @@ from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import LayerRow, layer_table
 from cnn_jax.models import resnet
-from cnn_jax.models.base import listen
-from cnn_jax.models.layers import Conv, Linear
+from cnn_jax.nn.base import listen
+from cnn_jax.nn.layers import Conv, Linear
 
 ROOT = Path(cnn_jax.__file__).parents[1]
 

@@ -9,9 +9,9 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import layer_table
-from cnn_jax.models.base import Keys
-from cnn_jax.models.layers import ConvBlock, windows
-from cnn_jax.models.network import Head, Network
+from cnn_jax.nn.base import Keys
+from cnn_jax.nn.layers import ConvBlock, windows
+from cnn_jax.nn.network import Head, Network
 
 
 def table(name, **fields):

@@ -12,7 +12,8 @@ from small_models import EVAL, SMALL, TRAIN, abstract, filled, make_block, named
 from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.layer_table import layer_table
-from cnn_jax.models import base, resnet
+from cnn_jax.models import resnet
+from cnn_jax.nn import base
 
 
 def small(**fields):

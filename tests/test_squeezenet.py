@@ -10,9 +10,9 @@ from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import LayerRow, layer_table
-from cnn_jax.models.base import Keys
-from cnn_jax.models.layers import ConvBlock
 from cnn_jax.models.squeezenet import FIRES, Fire
+from cnn_jax.nn.base import Keys
+from cnn_jax.nn.layers import ConvBlock
 
 
 def table(name: str, **fields) -> dict[str, LayerRow]:

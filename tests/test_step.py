@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnn_jax import eval_steps, graph, models, optim, step
+from cnn_jax import eval_steps, models, optim, step
 from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
-from cnn_jax.models import layers, network
-from cnn_jax.models.base import Keys
+from cnn_jax.nn import graph, layers, network
+from cnn_jax.nn.base import Keys
 from configs import base
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
@@ -444,7 +444,8 @@ ON_DEVICES = """
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from cnn_jax import graph, models, optim, step
+from cnn_jax.nn import graph
+from cnn_jax import models, optim, step
 from configs import base
 
 assert len(jax.devices()) == 8

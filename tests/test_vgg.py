@@ -8,8 +8,8 @@ from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.layer_table import layer_table
-from cnn_jax.models import base, layers
 from cnn_jax.models.vgg import CONFIGURATIONS, one_kernel
+from cnn_jax.nn import base, layers
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 SMALL = dict(input_shape=(32, 32, 3), width=0.0625, num_classes=5)  # 4, 8, 16, 32, 32 maps, 256 units

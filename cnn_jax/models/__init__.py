@@ -86,7 +86,7 @@ def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
     """
     import jax
 
-    from cnn_jax.models.base import Keys
+    from cnn_jax.nn.base import Keys
 
     known = fields(name)
     for field, value in kwargs.items():

@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.models.base import Keys, scaled
-from cnn_jax.models.layers import NORMS, ConvBlock, LocalResponseNorm, windows
-from cnn_jax.models.network import Network
-from cnn_jax.models.pooling import make_pool
+from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.layers import NORMS, ConvBlock, LocalResponseNorm, windows
+from cnn_jax.nn.network import Network
+from cnn_jax.nn.pooling import make_pool
 
 
 class Variant(NamedTuple):

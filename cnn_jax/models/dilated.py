@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.models.base import Keys, scaled
-from cnn_jax.models.layers import ConvBlock
-from cnn_jax.models.network import Network
+from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.layers import ConvBlock
+from cnn_jax.nn.network import Network
 
 
 class DilatedNet(Network):

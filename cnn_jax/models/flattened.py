@@ -25,10 +25,10 @@ import jax
 from flax import nnx
 
 from cnn_jax.core.errors import check
-from cnn_jax.models.base import Keys, get_activation, scaled
-from cnn_jax.models.layers import Conv
-from cnn_jax.models.network import Network
-from cnn_jax.models.pooling import make_pool
+from cnn_jax.nn.base import Keys, get_activation, scaled
+from cnn_jax.nn.layers import Conv
+from cnn_jax.nn.network import Network
+from cnn_jax.nn.pooling import make_pool
 
 
 class FlattenedConv(nnx.Module):

@@ -33,10 +33,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.models.base import Keys, scaled
-from cnn_jax.models.layers import ConvBlock, LocalResponseNorm, windows
-from cnn_jax.models.network import Network, feature_shape, fold_in
-from cnn_jax.models.pooling import AdaptiveAveragePool, Pool, make_pool
+from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.layers import ConvBlock, LocalResponseNorm, windows
+from cnn_jax.nn.network import Network, feature_shape, fold_in
+from cnn_jax.nn.pooling import AdaptiveAveragePool, Pool, make_pool
 
 # The Inception modules in the order of Table 1: (1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj); and max pooling.
 MODULES: dict[str, tuple[int, ...] | None] = {

@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from cnn_jax.models import cpu
-from cnn_jax.models.base import Keys, check_fits, get_init, report
+from cnn_jax.nn import cpu
+from cnn_jax.nn.base import Keys, check_fits, get_init, report
 
 # Table I: the maps of S2 that each of the 16 maps of C3 sees. 60 of 96 pairs are connected.
 CONNECTIONS = (

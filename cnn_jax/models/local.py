@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.models.base import Keys, get_activation, get_init, report, scaled
-from cnn_jax.models.layers import Conv
-from cnn_jax.models.network import Network, feature_shape
+from cnn_jax.nn.base import Keys, get_activation, get_init, report, scaled
+from cnn_jax.nn.layers import Conv
+from cnn_jax.nn.network import Network, feature_shape
 
 
 class LocallyConnected(nnx.Module):

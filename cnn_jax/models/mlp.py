@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.models.base import Keys
-from cnn_jax.models.network import Network
+from cnn_jax.nn.base import Keys
+from cnn_jax.nn.network import Network
 
 
 class MLP(Network):

@@ -25,10 +25,10 @@ from typing import Any
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.models.base import Keys, scaled
-from cnn_jax.models.layers import ConvBlock
-from cnn_jax.models.network import Network
-from cnn_jax.models.pooling import make_pool
+from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.layers import ConvBlock
+from cnn_jax.nn.network import Network
+from cnn_jax.nn.pooling import make_pool
 
 # One row for each stage: kernel, stride, padding, channels of its convolutions, and ("max" or "average", dropout
 # follows?) for the pooling behind it. The head adds the last 1x1 convolution.

@@ -22,11 +22,11 @@ import jax
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.models.base import Keys, get_activation, scaled
-from cnn_jax.models.layers import Conv, make_norm, windows
-from cnn_jax.models.network import Network
-from cnn_jax.models.pooling import make_pool
-from cnn_jax.models.repeated import Repeated
+from cnn_jax.nn.base import Keys, get_activation, scaled
+from cnn_jax.nn.layers import Conv, make_norm, windows
+from cnn_jax.nn.network import Network
+from cnn_jax.nn.pooling import make_pool
+from cnn_jax.nn.scan import Repeated
 
 Plan = list[tuple[int, int, int, int]]  # one (kernel, channels, stride, groups) for each convolution of a block
 

@@ -34,10 +34,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check_choice
-from cnn_jax.models.base import Keys, scaled
-from cnn_jax.models.layers import ConvBlock
-from cnn_jax.models.network import Network
-from cnn_jax.models.pooling import make_pool
+from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.layers import ConvBlock
+from cnn_jax.nn.network import Network
+from cnn_jax.nn.pooling import make_pool
 
 # (squeeze 1x1, expand 1x1, expand 3x3) of both versions.
 FIRES = {

@@ -22,10 +22,10 @@ from functools import partial
 from typing import Any
 
 from cnn_jax.core.errors import check_choice
-from cnn_jax.models.base import Keys, scaled
-from cnn_jax.models.layers import NORMS, ConvBlock
-from cnn_jax.models.network import Network
-from cnn_jax.models.pooling import make_pool
+from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.layers import NORMS, ConvBlock
+from cnn_jax.nn.network import Network
+from cnn_jax.nn.pooling import make_pool
 
 MAPS = (64, 128, 256, 512, 512)  # of the five blocks
 # configuration: the kernels of each block

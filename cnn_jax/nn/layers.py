@@ -14,8 +14,8 @@ from jax import lax
 from jax.nn import initializers
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.models import cpu
-from cnn_jax.models.base import Keys, Statistic, check_fits, check_window, get_activation, get_init, per_axis, report
+from cnn_jax.nn import cpu
+from cnn_jax.nn.base import Keys, Statistic, check_fits, check_window, get_activation, get_init, per_axis, report
 
 
 class Conv(nnx.Conv):

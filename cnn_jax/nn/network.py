@@ -10,9 +10,9 @@ from flax import nnx
 
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.core.trees import path_name
-from cnn_jax.models.base import DoesNotFitError, Keys, get_activation, scaled_sizes
-from cnn_jax.models.layers import Conv, Linear
-from cnn_jax.models.pooling import GlobalAveragePool
+from cnn_jax.nn.base import DoesNotFitError, Keys, get_activation, scaled_sizes
+from cnn_jax.nn.layers import Conv, Linear
+from cnn_jax.nn.pooling import GlobalAveragePool
 
 HEADS = ("gap", "flatten", "fc", "conv")
 

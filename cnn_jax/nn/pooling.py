@@ -11,9 +11,9 @@ from flax import nnx
 from jax import lax
 
 from cnn_jax.core.errors import check_choice
-from cnn_jax.models import cpu
-from cnn_jax.models.base import Keys, check_fits, check_window, per_axis, report
-from cnn_jax.models.layers import Conv
+from cnn_jax.nn import cpu
+from cnn_jax.nn.base import Keys, check_fits, check_window, per_axis, report
+from cnn_jax.nn.layers import Conv
 
 
 class Pool(nnx.Module):

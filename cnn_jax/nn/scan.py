@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from cnn_jax.models.base import Keys, listened
+from cnn_jax.nn.base import Keys, listened
 
 
 class Repeated(nnx.Module):
