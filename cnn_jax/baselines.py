@@ -16,7 +16,7 @@ from flax import nnx
 
 from cnn_jax import torch_twins
 from cnn_jax.build import Run
-from cnn_jax.config import get
+from cnn_jax.config.durations.durations import get
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from cnn_jax import models
 from cnn_jax.build import Run
-from cnn_jax.config import model_fields
+from cnn_jax.config.durations.durations import model_fields
 from cnn_jax.core import trees
 from cnn_jax.data.dataset import KINDS
 from cnn_jax.tables import human

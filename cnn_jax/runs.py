@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import protocols, provenance, workdir
-from cnn_jax.config import to_steps
+from cnn_jax.config.durations.durations import to_steps
 from cnn_jax.core.errors import UserError
 from cnn_jax.metrics import read_jsonl
 

@@ -2,10 +2,10 @@ import math
 import re
 
 import pytest
+from cnn_jax.config.durations.durations import get, in_steps, is_due, model_fields, parse_duration, to_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax.config import get, in_steps, is_due, model_fields, parse_duration, to_steps
 from cnn_jax.config_check import check_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.augmentations import FORMS, parse

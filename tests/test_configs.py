@@ -6,12 +6,12 @@ from pathlib import Path
 
 import jax
 import pytest
+from cnn_jax.config.durations.durations import GIVEN, get, model_fields
 from flax import nnx
 from ml_collections import ConfigDict
 
 import configs
 from cnn_jax import models
-from cnn_jax.config import GIVEN, get, model_fields
 from cnn_jax.config_check import check_config
 from cnn_jax.core.errors import UserError
 from configs import base, datasets, replay

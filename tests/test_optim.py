@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax import config as config_lib
 from cnn_jax import optim
+from cnn_jax.config.durations import durations as config_lib
 from cnn_jax.core.errors import UserError
 from configs import base, resnet20
 
