@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import commandline
+from cnn_jax.config import commandline
 from cnn_jax.core.errors import check, check_choice
 
 # jax is imported by start(), so that --help answers at once.

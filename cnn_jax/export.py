@@ -131,7 +131,7 @@ def write_function(source: Any, path: Path) -> str:
 if __name__ == "__main__":
     from absl import flags
 
-    from cnn_jax import commandline
+    from cnn_jax.config import commandline
 
     _CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"The trained network: {commandline.SOURCES}.")
     _OUTPUT = flags.DEFINE_string("output", None, "The file to write; its name ends in .safetensors or .stablehlo.")

@@ -9,8 +9,9 @@ config.json that it writes, `cnn_jax.main` makes the same run.
 
 from absl import flags
 
-from cnn_jax import commandline, training_flags
-from cnn_jax.commandline import SOURCES, given_changes, launch, needed_config
+from cnn_jax import training_flags
+from cnn_jax.config import commandline
+from cnn_jax.config.commandline import SOURCES, given_changes, launch, needed_config
 from cnn_jax.core.errors import check
 from cnn_jax.training_flags import session, train
 

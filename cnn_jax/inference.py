@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import commandline
+from cnn_jax.config import commandline
 from cnn_jax.core.errors import UserError, check
 
 # jax is imported by the functions, so that --help answers at once.

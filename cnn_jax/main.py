@@ -11,8 +11,9 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import commandline, storage, training_flags
-from cnn_jax.commandline import changed, explain, given_config, launch, needed_config
+from cnn_jax import storage, training_flags
+from cnn_jax.config import commandline
+from cnn_jax.config.commandline import changed, explain, given_config, launch, needed_config
 from cnn_jax.core.errors import UserError, check_folder
 from cnn_jax.training_flags import given_workdir, session, train
 from configs import replay

@@ -49,7 +49,8 @@ def render(files: list[str], found: list[list[tuple[str, float]]], form: str, **
 if __name__ == "__main__":
     from absl import flags
 
-    from cnn_jax import commandline, inference
+    from cnn_jax import inference
+    from cnn_jax.config import commandline
     from cnn_jax.core.errors import check
 
     inference.define_flags()

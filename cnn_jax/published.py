@@ -14,7 +14,7 @@ class Result:
 
     by: str  # "paper" or "torchvision"
     network: str  # a key of cnn_jax.models.MODELS
-    dataset: str  # a key of configs.datasets.DATASETS, or the name of a set that has no row there
+    dataset: str  # a key of cnn_jax.config.datasets.DATASETS, or the name of a set that has no row there
     view: str  # what the network sees of an image; numbers of different views do not compare
     top1: float | None  # error, %
     top5: float | None  # error, %

@@ -146,7 +146,7 @@ def _heading(beginning: str, headings: Iterable[str]) -> str:
 if __name__ == "__main__":
     from absl import flags
 
-    from cnn_jax import commandline
+    from cnn_jax.config import commandline
     from cnn_jax.core.errors import check
 
     _FORMAT = flags.DEFINE_enum("format", "text", ["text", "markdown", "csv", "json"], "What to print.")

@@ -20,7 +20,8 @@ from cnn_jax.tables import FORMS, render
 if __name__ == "__main__":
     from absl import flags
 
-    from cnn_jax import commandline, plots
+    from cnn_jax import plots
+    from cnn_jax.config import commandline
     from cnn_jax.config_check import check_config
     from cnn_jax.core.errors import StorageError
 

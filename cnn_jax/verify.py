@@ -106,7 +106,7 @@ def measure(embedded: Embedded, word: str, kind: str, plot: Path | None) -> tupl
 if __name__ == "__main__":
     from absl import flags
 
-    from cnn_jax import commandline
+    from cnn_jax.config import commandline
 
     inference.define_flags()
     flags.adopt_module_key_flags(inference)  # --help shows them

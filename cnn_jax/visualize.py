@@ -22,8 +22,8 @@ from pathlib import Path
 
 from absl import flags
 
-from cnn_jax import commandline
-from cnn_jax.commandline import SOURCES, given_config, launch, needed_config
+from cnn_jax.config import commandline
+from cnn_jax.config.commandline import SOURCES, given_config, launch, needed_config
 from cnn_jax.core.errors import StorageError, UserError, check, check_choice
 
 # jax is imported by the functions, so that --help answers at once.

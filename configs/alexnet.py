@@ -11,7 +11,7 @@ the paper subtracts the mean image.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cnn_jax.config import fields as base
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:

@@ -12,7 +12,7 @@ networks on UCF101 (section 3): batch 30, learning rate 0.003, divided by 10 aft
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cnn_jax.config import fields as base
 
 
 def get_config(dataset: str = "moving_digits") -> ConfigDict:

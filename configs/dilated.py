@@ -10,7 +10,7 @@ The recipe is ours: the paper labels pixels. Digits, seeds 0, 1, 2 on two CPU co
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cnn_jax.config import fields as base
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:

@@ -10,7 +10,7 @@ The optimiser is ours: the paper's (stochastic diagonal Levenberg-Marquardt) is 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cnn_jax.config import fields as base
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:

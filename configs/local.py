@@ -9,7 +9,7 @@ each.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cnn_jax.config import fields as base
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cnn_jax.config import fields as base
 
 
 def get_model(name: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base, datasets
+from cnn_jax.config import datasets
+from cnn_jax.config import fields as base
 
 
 def get_config(path: str = "") -> ConfigDict:

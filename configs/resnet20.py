@@ -14,7 +14,7 @@ plain twin 76.86%; 93 images of that copy of CIFAR-10 come from JPEG files. The 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cnn_jax.config import fields as base
 
 
 def get_config(dataset: str = "digits", name: str = "resnet20") -> ConfigDict:

@@ -13,7 +13,7 @@ GoogLeNet; for those of the ResNet paper (section 3.4) add --config.data.train_c
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cnn_jax.config import fields as base
 
 
 def get_config(dataset: str = "digits", name: str = "resnet50") -> ConfigDict:

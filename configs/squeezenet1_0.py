@@ -12,7 +12,7 @@ in 24 s.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cnn_jax.config import fields as base
 
 
 def get_config(dataset: str = "digits", name: str = "squeezenet1_0") -> ConfigDict:

@@ -12,7 +12,7 @@ colours: the paper's best of Table 3. For its fixed scale add --config.data.trai
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cnn_jax.config import fields as base
 
 
 def get_config(dataset: str = "digits", name: str = "vgg16") -> ConfigDict:

@@ -10,7 +10,8 @@ middle, and lacks the paper's rescaling of filters whose root mean square exceed
 
 from ml_collections import ConfigDict
 
-from configs import alexnet, base
+from cnn_jax.config import fields as base
+from configs import alexnet
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:

@@ -119,7 +119,7 @@ def sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
 if __name__ == "__main__":
     from absl import flags
 
-    from cnn_jax import commandline
+    from cnn_jax.config import commandline
     from cnn_jax.core.errors import check
     from cnn_jax.tables import render
     from experiments.experiment import load

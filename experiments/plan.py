@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import runs, workdir
-from cnn_jax.commandline import other_config
+from cnn_jax.config.commandline import other_config
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.tables import Sheet, Short
 from experiments.experiment import Arm, Experiment

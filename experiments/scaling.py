@@ -200,7 +200,7 @@ if __name__ == "__main__":
 
     from absl import flags
 
-    from cnn_jax import commandline
+    from cnn_jax.config import commandline
     from cnn_jax.core.errors import check
     from cnn_jax.tables import FORMS, render
 

@@ -27,7 +27,7 @@ from experiments.plan import Planned, check_fit, differing, first_tasks, plan, p
 if __name__ == "__main__":
     from absl import flags
 
-    from cnn_jax import commandline
+    from cnn_jax.config import commandline
 
     _LIST = flags.DEFINE_bool("list", False, "Print the experiments and their questions.")
     flags.DEFINE_bool("dry-run", False, "Print the arms, what differs between them, and their commands; run nothing.")

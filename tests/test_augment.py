@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
+from cnn_jax.config import datasets
 from cnn_jax.data import augment
-from configs import datasets
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 
 import configs
 from cnn_jax import models
+from cnn_jax.config import datasets
+from cnn_jax.config import fields as base
 from cnn_jax.config_check import check_config
 from cnn_jax.core.errors import UserError
-from configs import base, datasets, replay
+from configs import replay
 
 FOLDER = Path(configs.__file__).parent
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}

@@ -7,10 +7,11 @@ from PIL import Image
 
 from cnn_jax import layer_sheets, train
 from cnn_jax.build import Run
+from cnn_jax.config import datasets
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, folder, pipeline, sources
 from cnn_jax.metrics import read_jsonl
-from configs import c3d, conv1d, datasets, lenet5
+from configs import c3d, conv1d, lenet5
 
 PARTS = ("train", "validation", "test")
 SHARES = dict(train="50%", validation="25%", test="25%")

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn_jax import models, optim, step
+from cnn_jax.config import datasets
+from cnn_jax.config import fields as base
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, pipeline, sources
 from cnn_jax.nn import graph
-from configs import base, datasets
 
 
 def make_config(**fields):

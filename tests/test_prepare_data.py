@@ -13,10 +13,10 @@ from rich.console import Console
 from tfds_files import as_tfrecord, example, flip_a_byte, prepare, read_shard, rewrite_shard
 
 from cnn_jax import prepare_data
+from cnn_jax.config import datasets
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import sources
 from cnn_jax.data.prepared import parse, read_info
-from configs import datasets
 
 ROOT = Path(__file__).parent.parent
 

@@ -87,7 +87,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, arguments, message):
 
 
 def test_reports_import_no_jax():
-    script = "import sys, cnn_jax.report, cnn_jax.commandline; assert not {'jax', 'flax'} & set(sys.modules)"
+    script = "import sys, cnn_jax.report, cnn_jax.config.commandline; assert not {'jax', 'flax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cnn_jax.config import datasets
 from cnn_jax.data import pipeline
-from configs import datasets
 
 BATCH_SIZE = 8
 # Writes a line for each row of its batches: the step, the position in the run, the label, a digest of the image.

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from cnn_jax.config import datasets
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, sources
-from configs import datasets
 
 
 def everything(source: dataset.Source) -> tuple[np.ndarray, np.ndarray]:

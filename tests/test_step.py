@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cnn_jax import eval_steps, models, optim, step
+from cnn_jax.config import fields as base
 from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.base import Keys
-from configs import base
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
 RATE = 0.1
@@ -446,7 +446,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from cnn_jax.nn import graph
 from cnn_jax import models, optim, step
-from configs import base
+from cnn_jax.config import fields as base
 
 assert len(jax.devices()) == 8
 random = np.random.default_rng(0)

@@ -17,11 +17,12 @@ from PIL import Image
 from tfds_files import example, flip_a_byte, prepare, read_shard, rewrite_shard
 
 from cnn_jax.build import Run
+from cnn_jax.config import datasets
 from cnn_jax.config_check import check_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, pipeline, prepared, sources, tfds
 from cnn_jax.data.images import UnreadableError
-from configs import datasets, lenet5
+from configs import lenet5
 
 
 def everything(source: dataset.Source) -> tuple[np.ndarray, np.ndarray]:

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfds_files import as_tfrecord, crc32c, flip_a_byte, prepare, read_shard, tfrecord
 
+from cnn_jax.config import datasets
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import prepared, sources
 from cnn_jax.data.tfrecord import convert, masked_crc, read_records
-from configs import datasets
 
 
 def test_the_checksum_of_the_tests_is_that_of_the_standard():

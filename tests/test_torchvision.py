@@ -9,9 +9,9 @@ import torchvision_models
 from flax import nnx
 
 from cnn_jax import foreign_weights, models, optim, step
+from cnn_jax.config import fields as base
 from cnn_jax.data import augment
 from cnn_jax.nn import graph
-from configs import base
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 

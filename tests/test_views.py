@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cnn_jax.config import datasets
 from cnn_jax.data import augment, pipeline, views
 from cnn_jax.data.images import UnreadableError
-from configs import datasets
 
 PHOTOGRAPHS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
 

@@ -7,11 +7,11 @@ the command line locks the result, so that a mistyped field fails.
 
 from ml_collections import ConfigDict
 
-from configs import datasets
+from cnn_jax.config import datasets
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    """Returns the defaults for `dataset`; see `configs.datasets.get_dataset`."""
+    """Returns the defaults for `dataset`; see `cnn_jax.config.datasets.get_dataset`."""
     config = ConfigDict()
     config.recipe = "ours"  # where the recipe comes from; printed at the start
     config.seed = 0  # of the initial parameters, the order of the examples, augmentation and dropout
