@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_jax import eval_steps, step, together
+from cnn_jax import eval_steps, step
 from cnn_jax.build import Run
 from cnn_jax.core import trees
 from cnn_jax.nn.base import listen
+from cnn_jax.parallel import together
 
 
 def training_batch(run: Run, number: int) -> eval_steps.Batch:

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import eval_steps, together
+from cnn_jax import eval_steps
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import views
 from cnn_jax.data.pipeline import Part
+from cnn_jax.parallel import together
 
 NOTHING = "none of the examples of a part can be read: check the data set"
 

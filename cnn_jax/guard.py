@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax import diagnostics, step, together
+from cnn_jax import diagnostics, step
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.core.errors import NotFiniteError
 from cnn_jax.metrics import jsonable
+from cnn_jax.parallel import together
 from cnn_jax.workdir import write_text
 
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from cnn_jax import together
 from cnn_jax.core.errors import StorageError
+from cnn_jax.parallel import together
 from cnn_jax.workdir import retried, storage_errors
 
 Tree = Any

@@ -40,7 +40,7 @@ def given_workdir() -> Path | str | None:
 
 def session() -> contextlib.AbstractContextManager[None]:
     """Returns the session with the other processes; see `distributed.session`."""
-    from cnn_jax import distributed
+    from cnn_jax.parallel import distributed
 
     return distributed.session(
         _COORDINATOR.value,
@@ -53,7 +53,8 @@ def session() -> contextlib.AbstractContextManager[None]:
 
 def train(config: Any, *, name: str, console: "Console | None" = None) -> None:
     """Trains inside of `session`, as the flags say; `name` begins that of the folder where --workdir names none."""
-    from cnn_jax import clock, provenance, together, train
+    from cnn_jax import clock, provenance, train
+    from cnn_jax.parallel import together
 
     profile = clock.steps_to_trace(_PROFILE.value) if _PROFILE.value is not None else None
     default = Path("runs") / f"{name}-{config.data.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"

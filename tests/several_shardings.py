@@ -9,9 +9,9 @@ from pathlib import Path
 
 import jax
 
-from cnn_jax import together
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.parallel import together
 from configs import lenet5
 
 RULES = (("conv1/.*kernel", (None, None, None, "data")), ("head/.*", "model"))

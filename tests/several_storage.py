@@ -7,7 +7,8 @@ import pickle
 import sys
 from pathlib import Path
 
-from cnn_jax import distributed, storage, together
+from cnn_jax import storage
+from cnn_jax.parallel import distributed, together
 from configs import lenet5
 
 

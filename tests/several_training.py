@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cnn_jax import distributed, together
+from cnn_jax.parallel import distributed, together
 from configs import lenet5
 
 LAYOUTS = ("one", "four", "two_by_two")  # devices: 1, 4, 2 processes with 2 each

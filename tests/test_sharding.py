@@ -9,12 +9,12 @@ from several_processes import program
 from several_shardings import MESHES
 
 import cnn_jax
-from cnn_jax import sharding
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.config_check import check_config
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import graph
+from cnn_jax.parallel import sharding
 from configs import alexnet, vgg16
 
 # ---------------------------------------------------------------- rules

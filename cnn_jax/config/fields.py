@@ -74,7 +74,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.eval.train_part = False  # with the final test the training part is evaluated, too, without augmentation
     config.eval.layers = False  # writes layers.json: sizes of outputs and gradients, before and after training
 
-    # Devices form a mesh of the axes "data" and "model"; the batch is split over all of them (cnn_jax/sharding.py).
+    # Devices form a mesh of the axes "data" and "model"; the batch is split over all of them (cnn_jax/parallel/sharding.py).
     config.mesh = ConfigDict()
     config.mesh.model = 1  # devices on the axis "model"; must divide their number
     # Where parameters are, with momentum and moving average: "replicated", on every device; "fc": the linear layers of

@@ -21,8 +21,8 @@ from typing import Any
 import jax
 from jax._src import distributed as runtime  # the client has no public name
 
-from cnn_jax.cluster import Place, find
 from cnn_jax.core.errors import ProcessLost, Stopped, StorageError, UserError, check
+from cnn_jax.parallel.cluster import Place, find
 
 GO_ON = "The same command goes on from the latest checkpoint"
 POLL = 1.0  # seconds between two looks at the others
