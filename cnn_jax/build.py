@@ -21,7 +21,7 @@ from cnn_jax.data.pipeline import Data
 from cnn_jax.layer_table import layer_table, training_bytes
 from cnn_jax.nn import graph
 from cnn_jax.parallel import sharding
-from cnn_jax.workdir import flat
+from cnn_jax.tracking.workdir import flat
 
 PRECISION = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

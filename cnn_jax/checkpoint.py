@@ -25,7 +25,7 @@ from cnn_jax.core import trees
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.saving import Saver, processes
 from cnn_jax.storage import MANIFEST, Folder
-from cnn_jax.workdir import write_text
+from cnn_jax.tracking.workdir import write_text
 
 Tree = Any
 

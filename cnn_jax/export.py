@@ -107,9 +107,10 @@ def write_function(source: Any, path: Path) -> str:
     from flax import nnx
     from jax import export
 
-    from cnn_jax import trained, workdir
+    from cnn_jax import trained
     from cnn_jax.data import augment
     from cnn_jax.nn import cpu
+    from cnn_jax.tracking import workdir
 
     graphdef, state = nnx.split(trained.build(source))
     mean, std = (np.asarray(source.input[name], np.float32) for name in ("mean", "std"))

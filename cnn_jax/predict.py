@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import tables, workdir
+from cnn_jax import tables
+from cnn_jax.tracking import workdir
 
 
 def top_classes(probabilities: Any, classes: list[str], top: int) -> list[list[tuple[str, float]]]:

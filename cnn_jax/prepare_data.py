@@ -18,9 +18,9 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import workdir
 from cnn_jax.config import commandline
 from cnn_jax.core.errors import UserError, check
+from cnn_jax.tracking import workdir
 
 # numpy and tensorflow_datasets are imported by start(), so that --help answers at once.
 

@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from cnn_jax import foreign_weights, hub, models, state_dicts, storage, workdir
+from cnn_jax import foreign_weights, hub, models, state_dicts, storage
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.recognition import Recognized, recognize
 from cnn_jax.state_dicts import StateDict
-from cnn_jax.workdir import INPUT
+from cnn_jax.tracking import workdir
+from cnn_jax.tracking.workdir import INPUT
 
 BUNDLED = "bundled:"
 METADATA = "cnn_jax"  # the entry of a file's header that describes the network, as JSON

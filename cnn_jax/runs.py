@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import protocols, provenance, workdir
+from cnn_jax import protocols
 from cnn_jax.config.durations.durations import to_steps
 from cnn_jax.core.errors import UserError
-from cnn_jax.metrics import read_jsonl
+from cnn_jax.tracking import provenance, workdir
+from cnn_jax.tracking.metrics import read_jsonl
 
 FILES = ("config.json", "data.json", "metrics.jsonl")
 

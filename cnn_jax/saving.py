@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from cnn_jax.core.errors import StorageError
 from cnn_jax.parallel import together
-from cnn_jax.workdir import retried, storage_errors
+from cnn_jax.tracking.workdir import retried, storage_errors
 
 Tree = Any
 

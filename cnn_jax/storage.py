@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import workdir
 from cnn_jax.core.errors import StorageError, UserError, check, check_folder
 from cnn_jax.lease import Lease
+from cnn_jax.tracking import workdir
 
 MANIFEST = "manifest.json"
 CHECKPOINTS = ("checkpoints", "not_finite/checkpoints")

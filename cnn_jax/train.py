@@ -13,16 +13,17 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cnn_jax import diagnostics, guard, header, layer_sheets, plots, provenance, show, storage, workdir
+from cnn_jax import diagnostics, guard, header, layer_sheets, plots, show, storage
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import Clock, Trace, check_steps
 from cnn_jax.core.errors import Stopped, UserError
-from cnn_jax.metrics import Recorder, jsonable, scalars
 from cnn_jax.parallel import together
 from cnn_jax.signals import StopSignals
 from cnn_jax.stall import StallWatch
 from cnn_jax.step import zero_sums
+from cnn_jax.tracking import provenance, workdir
+from cnn_jax.tracking.metrics import Recorder, jsonable, scalars
 
 
 def run(

@@ -20,7 +20,7 @@ import numpy as np
 from cnn_jax import inference, plots, verification
 from cnn_jax.core.errors import check
 from cnn_jax.inference import Embedded
-from cnn_jax.workdir import storage_errors
+from cnn_jax.tracking.workdir import storage_errors
 
 MOST = 10_000  # pictures, whose pairs fit into memory
 

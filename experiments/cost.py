@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cnn_jax import provenance
 from cnn_jax.tables import Sheet, Short
+from cnn_jax.tracking import provenance
 from experiments.experiment import Part
 
 ROUNDS = 9

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import provenance, runs, workdir
+from cnn_jax import runs
 from cnn_jax.core.errors import check
-from cnn_jax.metrics import read_jsonl
 from cnn_jax.tables import Sheet, Short, render
+from cnn_jax.tracking import provenance, workdir
+from cnn_jax.tracking.metrics import read_jsonl
 from experiments import cost, figures
 from experiments.experiment import Arm, Experiment, without
 from experiments.intervals import Mean, mean, paired_difference

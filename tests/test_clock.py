@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cnn_jax import clock, train
 from cnn_jax.clock import MEASURED, Clock, Trace, steps_to_trace
 from cnn_jax.core.errors import UserError
-from cnn_jax.metrics import read_jsonl
+from cnn_jax.tracking.metrics import read_jsonl
 
 ROOT = Path(__file__).parent.parent
 

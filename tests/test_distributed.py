@@ -15,9 +15,9 @@ from several_training import LAYOUTS, PLACEMENTS
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import MEASURED
 from cnn_jax.core.errors import UserError
-from cnn_jax.metrics import read_jsonl
 from cnn_jax.parallel import distributed
 from cnn_jax.parallel.cluster import Place, find
+from cnn_jax.tracking.metrics import read_jsonl
 
 # ---------------------------------------------------------------- training
 

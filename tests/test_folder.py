@@ -10,7 +10,7 @@ from cnn_jax.build import Run
 from cnn_jax.config import datasets
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, folder, pipeline, sources
-from cnn_jax.metrics import read_jsonl
+from cnn_jax.tracking.metrics import read_jsonl
 from configs import c3d, conv1d, lenet5
 
 PARTS = ("train", "validation", "test")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from several_processes import SMALL, free_port
 
-from cnn_jax.metrics import read_jsonl
+from cnn_jax.tracking.metrics import read_jsonl
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"

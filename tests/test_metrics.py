@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn_jax.metrics import Recorder, read_jsonl, scalars
+from cnn_jax.tracking.metrics import Recorder, read_jsonl, scalars
 
 
 def test_records_are_lines_of_json_in_the_order_of_writing(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from cnn_jax import plots
-from cnn_jax.metrics import Recorder
+from cnn_jax.tracking.metrics import Recorder
 
 
 def pixels(path):

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cnn_jax import provenance, train
+from cnn_jax import train
 from cnn_jax.build import Run
 from cnn_jax.core.errors import UserError
+from cnn_jax.tracking import provenance
 
 ROOT = Path(__file__).parent.parent
 
@@ -141,5 +142,5 @@ def test_the_commit_is_that_of_the_clone(tmp_path, monkeypatch):
 
 
 def test_reading_a_record_imports_no_jax():
-    script = "import sys, cnn_jax.provenance; assert not {'jax', 'flax'} & set(sys.modules), 'heavy import'"
+    script = "import sys, cnn_jax.tracking.provenance; assert not {'jax', 'flax'} & set(sys.modules), 'heavy import'"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

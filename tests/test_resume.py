@@ -18,7 +18,7 @@ import pytest
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import MEASURED
-from cnn_jax.metrics import read_jsonl
+from cnn_jax.tracking.metrics import read_jsonl
 from configs import replay
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,7 @@ from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import MEASURED
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.lease import Lease
-from cnn_jax.metrics import read_jsonl
+from cnn_jax.tracking.metrics import read_jsonl
 from configs import replay
 
 LONG = (

@@ -83,7 +83,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(arguments, message, tmp_path):
 
 
 def test_two_sweeps_do_not_share_a_folder(tmp_path):
-    from cnn_jax import workdir
+    from cnn_jax.tracking import workdir
 
     with workdir.locked(tmp_path):
         result = sweep(SMALL, f"--folder={tmp_path}")

@@ -10,7 +10,7 @@ from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import MEASURED
 from cnn_jax.core.errors import NotFiniteError, UserError
-from cnn_jax.metrics import read_jsonl
+from cnn_jax.tracking.metrics import read_jsonl
 from configs import cifar_resnet, resnet18
 
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from cnn_jax import workdir
 from cnn_jax.core.errors import StorageError, UserError
+from cnn_jax.tracking import workdir
 
 
 def test_the_configuration_is_stored_as_data(tmp_path, small_config):

@@ -15,7 +15,7 @@ from typing import Any
 from cnn_jax import models
 from cnn_jax.config.durations.durations import model_fields
 from cnn_jax.core.errors import UserError
-from cnn_jax.workdir import write_text
+from cnn_jax.tracking.workdir import write_text
 
 # jax is imported by the functions: reports read run.json, too.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.workdir import write_text
+from cnn_jax.tracking.workdir import write_text
 
 FINAL = ("test", "train_part")  # kinds of records of the final evaluation
 
