@@ -85,7 +85,7 @@ def start_scaling(config: Any) -> None:
     if _JSON.value:
         print(json.dumps(result, indent=2))
         return
-    from cnn_jax.tables import Sheet, render
+    from cnn_jax.display.tables import Sheet, render
 
     print(
         f"{result['model']} on {result['data']}, {result['precision']}; {result['device_kind']} "
@@ -107,7 +107,7 @@ def print_result(result: dict[str, Any], console: Any) -> None:
     """Prints the short table."""
     from rich.table import Table
 
-    from cnn_jax.tables import human
+    from cnn_jax.display.tables import human
 
     devices = f"{result['device_count']} x {result['device_kind']} ({result['platform']}), jax {result['jax_version']}"
     console.print(

@@ -149,7 +149,8 @@ if __name__ == "__main__":
         check_output(path, names=_NAMES.value, overwrite=_OVERWRITE.value)
         from rich.console import Console
 
-        from cnn_jax import pretrained, show
+        from cnn_jax import pretrained
+        from cnn_jax.display import show
 
         console = Console()
         with show.waiting(console, "reading the trained network"):

@@ -30,8 +30,9 @@ def start() -> None:
         bool(_CHECKPOINT.value) != bool(config.init_from),
         "name the trained network to start from, once: --checkpoint=SOURCE",
     )
-    from cnn_jax import pretrained, show, transfer
+    from cnn_jax import pretrained, transfer
     from cnn_jax.core import compilation_cache
+    from cnn_jax.display import show
     from cnn_jax.parallel import together
 
     compilation_cache.enable()

@@ -13,7 +13,7 @@ from cnn_jax.build import Run
 from cnn_jax.config.durations.durations import model_fields
 from cnn_jax.core import trees
 from cnn_jax.data.dataset import KINDS
-from cnn_jax.tables import human
+from cnn_jax.display.tables import human
 
 
 def print_header(run: Run, workdir: Path | str, console: Console) -> None:

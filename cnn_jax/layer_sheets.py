@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import check
+from cnn_jax.display.tables import Share, Sheet, Short, render
 from cnn_jax.layer_table import LayerRow, Totals, layer_table, stages, totals
-from cnn_jax.tables import Share, Sheet, Short, render
 
 # jax is imported by the functions, so that --help answers at once.
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import tables
+from cnn_jax.display import tables
 from cnn_jax.tracking import workdir
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from cnn_jax import measure, show
+from cnn_jax import measure
 from cnn_jax.build import Run
 from cnn_jax.core import compilation_cache
 from cnn_jax.core.errors import UserError, check
+from cnn_jax.display import show
 
 KINDS = ("strong", "weak")
 

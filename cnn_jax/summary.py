@@ -12,18 +12,18 @@ import json
 from pathlib import Path
 
 from cnn_jax.core.errors import check
+from cnn_jax.display.tables import FORMS, render
 from cnn_jax.layer_sheets import as_json, bars, comparison, network, sheets, trace
-from cnn_jax.tables import FORMS, render
 
 # jax is imported by the functions, so that --help answers at once.
 
 if __name__ == "__main__":
     from absl import flags
 
-    from cnn_jax import plots
     from cnn_jax.config import commandline
     from cnn_jax.config_check import check_config
     from cnn_jax.core.errors import StorageError
+    from cnn_jax.display import plots
 
     flags.adopt_module_key_flags(commandline)  # --help shows --config
     _FORMAT = flags.DEFINE_enum("format", "text", [*FORMS, "json"], "What to print.")

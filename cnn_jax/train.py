@@ -13,11 +13,12 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cnn_jax import diagnostics, guard, header, layer_sheets, plots, show, storage
+from cnn_jax import diagnostics, guard, header, layer_sheets, storage
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import Clock, Trace, check_steps
 from cnn_jax.core.errors import Stopped, UserError
+from cnn_jax.display import plots, show
 from cnn_jax.parallel import together
 from cnn_jax.signals import StopSignals
 from cnn_jax.stall import StallWatch

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax import inference, plots, verification
+from cnn_jax import inference, verification
 from cnn_jax.core.errors import check
+from cnn_jax.display import plots
 from cnn_jax.inference import Embedded
 from cnn_jax.tracking.workdir import storage_errors
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cnn_jax.tables import Sheet, Short
+from cnn_jax.display.tables import Sheet, Short
 from cnn_jax.tracking import provenance
 from experiments.experiment import Part
 
@@ -121,7 +121,7 @@ if __name__ == "__main__":
 
     from cnn_jax.config import commandline
     from cnn_jax.core.errors import check
-    from cnn_jax.tables import render
+    from cnn_jax.display.tables import render
     from experiments.experiment import load
 
     _FORMAT = flags.DEFINE_enum("format", "text", ["text", "markdown", "json"], "What to print.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnn_jax.plots import save, subplots
+from cnn_jax.display.plots import save, subplots
 from experiments.experiment import Experiment, without, word
 from experiments.intervals import mean
 

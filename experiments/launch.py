@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import Stopped, StorageError, UserError, check
+from cnn_jax.display.tables import duration
 from cnn_jax.signals import StopSignals
-from cnn_jax.tables import duration
 from cnn_jax.tracking.workdir import write_text
 from experiments.plan import Task
 

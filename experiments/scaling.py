@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.tables import Share, Sheet, Short
+from cnn_jax.display.tables import Share, Sheet, Short
 
 PASSES = 3  # forward, gradient by the input, gradient by the parameters
 BACKWARD = 2 / 3
@@ -174,7 +174,7 @@ def sheets(network: Network, system: System, counts: Sequence[int]) -> list[Shee
 
 def draw(networks: Sequence[Network], system: System, path: Path) -> None:
     """Draws efficiency and images/s over the number of devices, with nothing to all of the backward pass hidden."""
-    from cnn_jax.plots import save, subplots
+    from cnn_jax.display.plots import save, subplots
 
     counts = [2**i for i in range(13)]
     figure, (left, right) = subplots(1, 2, figsize=(9, 3.6), layout="constrained")
@@ -202,7 +202,7 @@ if __name__ == "__main__":
 
     from cnn_jax.config import commandline
     from cnn_jax.core.errors import check
-    from cnn_jax.tables import FORMS, render
+    from cnn_jax.display.tables import FORMS, render
 
     # Of the system of Goyal et al.: P100 with 10.6 TFLOP/s in float32, eight in a server, and 50 Gbit/s between
     # servers, which the ring crosses once. Their 32,000 images/s at 90% are 139 images/s of a GPU, 0.32 of its peak.

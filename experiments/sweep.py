@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check, check_folder
-from cnn_jax.tables import render
+from cnn_jax.display.tables import render
 from cnn_jax.tracking import workdir
 from experiments.experiment import Experiment, experiments, load
 from experiments.launch import Slot, check_not_submitted, run_here, slots, submit

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from run_folders import START, make
 
-from cnn_jax import plots
+from cnn_jax.display import plots
 from experiments import figures, report
 from experiments.experiment import load
 from experiments.plan import plan, tasks

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from cnn_jax import plots
+from cnn_jax.display import plots
 from cnn_jax.tracking.metrics import Recorder
 
 

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from cnn_jax.tables import Share, Sheet, Short, human, render
+from cnn_jax.display.tables import Share, Sheet, Short, human, render
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import eval_steps, plots, step, visualize_data
+from cnn_jax import eval_steps, step, visualize_data
 from cnn_jax.data import augment, mixing
 from cnn_jax.data.pipeline import Data
+from cnn_jax.display import plots
 from configs import resnet20
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cnn_jax.tables import duration
+from cnn_jax.display.tables import duration
 
 
 class ProgressLine:
