@@ -5,15 +5,15 @@
     python -m cnn_jax.summary --config=configs/resnet50.py --compare=configs/resnet18.py --plot=layers.png
     python -m cnn_jax.summary --config=configs/resnet50.py:imagenet2012 --compare="model.head=fc"
 
-All numbers are for one image; `cnn_jax.layer_table` says what counts. No data set is opened.
+All numbers are for one image; `cnn_jax.analysis.layer_table` says what counts. No data set is opened.
 """
 
 import json
 from pathlib import Path
 
+from cnn_jax.analysis.layer_sheets import as_json, bars, comparison, network, sheets, trace
 from cnn_jax.core.errors import check
 from cnn_jax.display.tables import FORMS, render
-from cnn_jax.layer_sheets import as_json, bars, comparison, network, sheets, trace
 
 # jax is imported by the functions, so that --help answers at once.
 

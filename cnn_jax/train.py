@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cnn_jax import diagnostics, guard, header, layer_sheets, storage
+from cnn_jax import diagnostics, guard, header, storage
+from cnn_jax.analysis import layer_sheets
 from cnn_jax.build import Run
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.clock import Clock, Trace, check_steps

@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnn_jax.analysis.layer_table import stage_of
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.layer_table import stage_of
 
 HEAD = r"(head|auxiliary_\w+)/.*"  # auxiliary classifiers are heads on earlier maps
 REGIMES = "full, head, partial:K (the last K stages and the head), or a regular expression over parameter names"

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import inside, inside_plots
+from cnn_jax import inside_plots
+from cnn_jax.analysis import inside
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.data import augment
 from cnn_jax.nn.layers import Conv

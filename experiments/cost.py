@@ -27,7 +27,7 @@ def measure(parts: Sequence[Part], *, batch: int = 8) -> list[dict[str, Any]]:
     """
     import jax
 
-    from cnn_jax.layer_table import layer_table, totals
+    from cnn_jax.analysis.layer_table import layer_table, totals
 
     rows, functions = [], {}
     for number, part in enumerate(parts):

@@ -36,9 +36,9 @@ def plan(experiment: Experiment) -> list[Planned]:
     """
     import jax
 
+    from cnn_jax.analysis.layer_sheets import trace
+    from cnn_jax.analysis.layer_table import totals, training_bytes
     from cnn_jax.config_check import check_config
-    from cnn_jax.layer_sheets import trace
-    from cnn_jax.layer_table import totals, training_bytes
 
     jax.config.update("jax_platforms", "cpu")  # for tracing; the runs have the accelerators
     planned: list[Planned] = []

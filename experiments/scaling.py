@@ -90,7 +90,7 @@ def checkpoint_bytes(network: Network) -> int:
 def known(name: str) -> Network:
     """Returns a network of `cnn_jax.models`, for 1000 classes and images of 224 x 224."""
     import cnn_jax
-    from cnn_jax.layer_table import layer_table
+    from cnn_jax.analysis.layer_table import layer_table
 
     shape = (224, 224, 3)
     rows = layer_table(lambda: cnn_jax.create(name, input_shape=shape), shape)

@@ -6,9 +6,9 @@ import torchvision_models
 from flax import nnx
 
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.layer_table import layer_table
 from cnn_jax.nn import base, network
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)

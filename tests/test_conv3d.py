@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
-from cnn_jax.layer_table import layer_table
 
 CLIP = (16, 112, 112, 3)
 

@@ -24,7 +24,7 @@ def test_the_lectures_example_has_its_counts_and_is_cheaper_reduced(monkeypatch)
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: f"{part.group} {part.label}")
 def test_every_part_is_a_module_that_can_be_counted(part):
-    from cnn_jax.layer_table import layer_table, totals
+    from cnn_jax.analysis.layer_table import layer_table, totals
 
     sums = totals(layer_table(part.make, part.input_shape))
     pairs = {one.label: totals(layer_table(one.make, one.input_shape)).macs for one in PARTS if one.group == part.group}

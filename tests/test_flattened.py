@@ -5,9 +5,9 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.layer_table import layer_table
 from cnn_jax.models.flattened import FlattenedConv
 from cnn_jax.nn.base import Keys
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import layer_sheets, train
+from cnn_jax import train
+from cnn_jax.analysis import layer_sheets
 from cnn_jax.build import Run
 from cnn_jax.config import datasets
 from cnn_jax.core.errors import UserError

@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models, step
+from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.build import Run
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.layer_table import LayerRow, layer_table
 from cnn_jax.nn import base, graph, layers
 from configs import googlenet as config_file
 

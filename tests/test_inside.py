@@ -8,13 +8,14 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn_jax import inside, models
+from cnn_jax import models
+from cnn_jax.analysis import inside
+from cnn_jax.analysis.layer_table import layer_table
+from cnn_jax.analysis.receptive_field import Field, Seen
 from cnn_jax.core.errors import UserError
-from cnn_jax.layer_table import layer_table
 from cnn_jax.models import resnet
 from cnn_jax.nn import base
 from cnn_jax.nn.pooling import Pool
-from cnn_jax.receptive_field import Field, Seen
 from tests.small_models import EVAL, filled, noise
 
 RESNET = dict(depth=8, width=0.25, input_shape=(16, 16, 3), num_classes=5)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
-from cnn_jax.layer_table import LayerRow, layer_table, stages, totals
+from cnn_jax.analysis.layer_table import LayerRow, layer_table, stages, totals
 from cnn_jax.models.flattened import FlattenedConv
 from cnn_jax.models.googlenet import MODULES, Inception
 from cnn_jax.models.resnet import Block, basic, bottleneck

@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
-from cnn_jax.layer_table import layer_table
 from cnn_jax.models import lenet_1998
 from cnn_jax.nn.base import Keys
 

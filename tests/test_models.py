@@ -13,9 +13,9 @@ from small_models import EVAL, SMALL, TRAIN, abstract, filled, forward, make_blo
 
 import cnn_jax
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.layer_table import LayerRow, layer_table
 from cnn_jax.models import resnet
 from cnn_jax.nn.base import listen
 from cnn_jax.nn.layers import Conv, Linear

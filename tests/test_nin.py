@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.layer_table import LayerRow, layer_table
 
 SMALL = dict(width=0.125, input_shape=(18, 18, 3))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cnn_jax
 from cnn_jax import models
-from cnn_jax.layer_table import layer_table
+from cnn_jax.analysis.layer_table import layer_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cnn_jax import receptive_field
+from cnn_jax.analysis import receptive_field
 
 
 def window(x, padding="VALID", **options):

@@ -10,8 +10,8 @@ from flax import nnx
 from small_models import EVAL, SMALL, TRAIN, abstract, filled, make_block, named, noise
 
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core import trees
-from cnn_jax.layer_table import layer_table
 from cnn_jax.models import resnet
 from cnn_jax.nn import base
 

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.layer_table import LayerRow, layer_table
 from cnn_jax.models.squeezenet import FIRES, Fire
 from cnn_jax.nn.base import Keys
 from cnn_jax.nn.layers import ConvBlock

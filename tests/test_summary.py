@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cnn_jax import layer_sheets
+from cnn_jax.analysis import layer_sheets
+from cnn_jax.analysis.layer_table import LayerRow
 from cnn_jax.display import plots
 from cnn_jax.display.tables import render
-from cnn_jax.layer_table import LayerRow
 from configs import alexnet, googlenet, lenet5, resnet50, vgg16
 
 ROOT = Path(__file__).parent.parent

@@ -4,8 +4,8 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
-from cnn_jax.layer_table import layer_table
 
 # The lecture's X, and the X that is drawn otherwise.
 X = """

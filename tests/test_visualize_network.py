@@ -6,7 +6,8 @@ from flax import nnx
 from PIL import Image
 
 import cnn_jax
-from cnn_jax import inside, inside_plots, pictures, pretrained, visualize_network
+from cnn_jax import inside_plots, pictures, pretrained, visualize_network
+from cnn_jax.analysis import inside
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.visualize_network import Options

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnn_jax import receptive_field
+from cnn_jax.analysis import receptive_field
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.nn import cpu

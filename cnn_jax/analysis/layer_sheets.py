@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.analysis.layer_table import LayerRow, Totals, layer_table, stages, totals
 from cnn_jax.core.errors import check
 from cnn_jax.display.tables import Share, Sheet, Short, render
-from cnn_jax.layer_table import LayerRow, Totals, layer_table, stages, totals
 
 # jax is imported by the functions, so that --help answers at once.
 

@@ -84,7 +84,7 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
     import jax.numpy as jnp
     from flax import nnx
 
-    from cnn_jax import receptive_field
+    from cnn_jax.analysis import receptive_field
     from cnn_jax.core import trees
     from cnn_jax.nn import cpu
     from cnn_jax.nn.base import listen
