@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cnn_jax import eval_steps, evaluate, models, optim, pretrained, protocols, step, transfer
 from cnn_jax.analysis.layer_table import layer_table, training_bytes
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.config.durations.durations import get, in_steps, is_due, model_fields, to_steps
 from cnn_jax.config_check import check_config
 from cnn_jax.core import trees

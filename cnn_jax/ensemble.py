@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cnn_jax import evaluate as evaluation
 from cnn_jax.build import Run
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.display import show
 from cnn_jax.tracking import workdir

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn_jax import diagnostics, step
 from cnn_jax.build import Run
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import NotFiniteError
 from cnn_jax.parallel import together
 from cnn_jax.tracking.metrics import jsonable

@@ -11,7 +11,8 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import storage, training_flags
+from cnn_jax import training_flags
+from cnn_jax.checkpoint import storage
 from cnn_jax.config import commandline
 from cnn_jax.config.commandline import changed, explain, given_config, launch, needed_config
 from cnn_jax.core.errors import UserError, check_folder

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from cnn_jax import foreign_weights, hub, models, state_dicts, storage
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax import foreign_weights, hub, models, state_dicts
+from cnn_jax.checkpoint import storage
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.recognition import Recognized, recognize
 from cnn_jax.state_dicts import StateDict

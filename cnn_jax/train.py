@@ -13,10 +13,11 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cnn_jax import diagnostics, guard, header, storage
+from cnn_jax import diagnostics, guard, header
 from cnn_jax.analysis import layer_sheets
 from cnn_jax.build import Run
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint import storage
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.clock import Clock, Trace, check_steps
 from cnn_jax.core.errors import Stopped, UserError
 from cnn_jax.display import plots, show

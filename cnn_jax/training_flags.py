@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from cnn_jax import storage
+from cnn_jax.checkpoint import storage
 from cnn_jax.config import commandline
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from cnn_jax.build import Run
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.parallel import together
 from configs import lenet5
 

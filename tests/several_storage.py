@@ -7,7 +7,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from cnn_jax import storage
+from cnn_jax.checkpoint import storage
 from cnn_jax.parallel import distributed, together
 from configs import lenet5
 
@@ -27,7 +27,7 @@ def get_config(preset):
 def restored(url, preset):
     """Returns the state of the latest checkpoint of a run."""
     from cnn_jax.build import Run
-    from cnn_jax.checkpoint import Checkpoints
+    from cnn_jax.checkpoint.manager import Checkpoints
 
     with storage.opened(url) as kept, Checkpoints(kept.path, storage=kept) as checkpoints:
         at = together.decided(lambda: checkpoints.latest(print))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import StorageError, UserError
 
 
@@ -178,7 +178,7 @@ def test_a_save_that_fails_is_an_error_of_the_next_call_and_leaves_nothing(tmp_p
         def full(path, text):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("cnn_jax.checkpoint.write_text", full)
+        monkeypatch.setattr("cnn_jax.checkpoint.manager.write_text", full)
         saved.save(2, tree(2), error=None)
         with pytest.raises(StorageError, match="step 2 cannot be written; the earlier ones are whole: No space left"):
             saved.wait()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from several_processes import finish, free_port, program, slurm, started
 from several_training import LAYOUTS, PLACEMENTS
 
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.clock import MEASURED
 from cnn_jax.core.errors import UserError
 from cnn_jax.parallel import distributed

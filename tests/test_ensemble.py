@@ -7,7 +7,7 @@ import pytest
 
 from cnn_jax import ensemble, train
 from cnn_jax.build import Run
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.config import commandline
 from cnn_jax.core.errors import UserError
 from configs import lenet5, local

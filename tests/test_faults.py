@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from several_processes import finish, free_port, started, wait_for
 
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 
 ENDLESS = ("--config.duration=1000000steps", "--config.eval.every=1000000steps", "--config.log.every=10steps")
 

@@ -7,7 +7,7 @@ import pytest
 
 from cnn_jax import guard, step, train
 from cnn_jax.build import Run
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import NotFiniteError
 from cnn_jax.tracking.metrics import read_jsonl
 

@@ -7,7 +7,7 @@ import pytest
 
 from cnn_jax import pretrained, train, trained
 from cnn_jax.build import Run
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import augment
 from configs import resnet20

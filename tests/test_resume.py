@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cnn_jax.build import Run
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.clock import MEASURED
 from cnn_jax.tracking.metrics import read_jsonl
 from configs import replay

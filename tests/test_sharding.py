@@ -9,7 +9,7 @@ from several_processes import program
 from several_shardings import MESHES
 
 import cnn_jax
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.config_check import check_config
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError

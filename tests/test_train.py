@@ -7,7 +7,7 @@ from tfds_files import prepare
 
 from cnn_jax import train
 from cnn_jax.build import Run
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.clock import MEASURED
 from cnn_jax.core.errors import NotFiniteError, UserError
 from cnn_jax.tracking.metrics import read_jsonl

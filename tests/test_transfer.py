@@ -9,7 +9,7 @@ from flax import nnx
 import cnn_jax
 from cnn_jax import diagnostics, eval_steps, step, train, transfer
 from cnn_jax.build import Run
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core import trees
 from cnn_jax.core.errors import NotFiniteError, UserError
 from cnn_jax.nn import graph

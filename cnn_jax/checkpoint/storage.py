@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.checkpoint.lease import Lease
 from cnn_jax.core.errors import StorageError, UserError, check, check_folder
-from cnn_jax.lease import Lease
 from cnn_jax.tracking import workdir
 
 MANIFEST = "manifest.json"

@@ -21,10 +21,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cnn_jax.checkpoint.saving import Saver, processes
+from cnn_jax.checkpoint.storage import MANIFEST, Folder
 from cnn_jax.core import trees
 from cnn_jax.core.errors import StorageError, UserError
-from cnn_jax.saving import Saver, processes
-from cnn_jax.storage import MANIFEST, Folder
 from cnn_jax.tracking.workdir import write_text
 
 Tree = Any
