@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 
 def load(source: Any) -> Any:
-    """Returns the trained network that `source` names; see `cnn_jax.trained.load`."""
-    from cnn_jax import trained  # `import cnn_jax` imports no jax
+    """Returns the trained network that `source` names; see `cnn_jax.pretrained.trained.load`."""
+    from cnn_jax.pretrained import trained
 
     return trained.load(source)

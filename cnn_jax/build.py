@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnn_jax import eval_steps, evaluate, models, optim, pretrained, protocols, step, transfer
+from cnn_jax import eval_steps, evaluate, models, optim, protocols, step, transfer
 from cnn_jax.analysis.layer_table import layer_table, training_bytes
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.config.durations.durations import get, in_steps, is_due, model_fields, to_steps
@@ -21,6 +21,7 @@ from cnn_jax.core.errors import check
 from cnn_jax.data.pipeline import Data
 from cnn_jax.nn import graph
 from cnn_jax.parallel import sharding
+from cnn_jax.pretrained import source as pretrained
 from cnn_jax.tracking.workdir import flat
 
 PRECISION = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

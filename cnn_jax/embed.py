@@ -11,9 +11,9 @@ if __name__ == "__main__":
 
     from absl import flags
 
-    from cnn_jax import inference
     from cnn_jax.config import commandline
     from cnn_jax.core.errors import check
+    from cnn_jax.pretrained import inference
 
     inference.define_flags()
     flags.adopt_module_key_flags(inference)  # --help shows them

@@ -45,7 +45,9 @@ def write_weights(source: Any, path: Path, *, names: str = "ours") -> str:
       UserError: for names="torchvision": it has no such network; the message lists what differs.
       StorageError: the file cannot be written.
     """
-    from cnn_jax import foreign_weights, pretrained, trained
+    from cnn_jax.pretrained import source as pretrained
+    from cnn_jax.pretrained import torchvision as foreign_weights
+    from cnn_jax.pretrained import trained
 
     arrays, use = source.leaves, f"cnn_jax.load({str(path)!r}) takes it"
     if names == "torchvision":
@@ -64,7 +66,8 @@ def torchvision_call(model: Mapping[str, Any], given: Mapping[str, Any], num_cla
     Raises:
       UserError: torchvision has none.
     """
-    from cnn_jax import foreign_weights, pretrained
+    from cnn_jax.pretrained import source as pretrained
+    from cnn_jax.pretrained import torchvision as foreign_weights
 
     name, problems = model["name"], []
     own = pretrained.structure(name, model)
@@ -107,9 +110,9 @@ def write_function(source: Any, path: Path) -> str:
     from flax import nnx
     from jax import export
 
-    from cnn_jax import trained
     from cnn_jax.data import augment
     from cnn_jax.nn import cpu
+    from cnn_jax.pretrained import trained
     from cnn_jax.tracking import workdir
 
     graphdef, state = nnx.split(trained.build(source))
@@ -149,8 +152,8 @@ if __name__ == "__main__":
         check_output(path, names=_NAMES.value, overwrite=_OVERWRITE.value)
         from rich.console import Console
 
-        from cnn_jax import pretrained
         from cnn_jax.display import show
+        from cnn_jax.pretrained import source as pretrained
 
         console = Console()
         with show.waiting(console, "reading the trained network"):

@@ -30,10 +30,11 @@ def start() -> None:
         bool(_CHECKPOINT.value) != bool(config.init_from),
         "name the trained network to start from, once: --checkpoint=SOURCE",
     )
-    from cnn_jax import pretrained, transfer
+    from cnn_jax import transfer
     from cnn_jax.core import compilation_cache
     from cnn_jax.display import show
     from cnn_jax.parallel import together
+    from cnn_jax.pretrained import source as pretrained
 
     compilation_cache.enable()
     with session():

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax import inference, verification
+from cnn_jax import verification
 from cnn_jax.core.errors import check
 from cnn_jax.display import plots, tables
-from cnn_jax.inference import Embedded
+from cnn_jax.pretrained import inference
+from cnn_jax.pretrained.inference import Embedded
 from cnn_jax.tracking.workdir import storage_errors
 
 

@@ -84,8 +84,9 @@ def network(picture: str, operands: list[str], path: Path) -> str:
         numbers is None or all(number.isdecimal() for number in numbers),
         f"--examples is {','.join(numbers or ())!r}, but must be whole numbers with commas, such as 0,7,12",
     )
-    from cnn_jax import pictures, trained, visualize_network
+    from cnn_jax import pictures, visualize_network
     from cnn_jax.core import compilation_cache
+    from cnn_jax.pretrained import trained
 
     compilation_cache.enable()
     loaded = trained.load(source)

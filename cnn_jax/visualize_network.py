@@ -15,7 +15,7 @@ from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.data import augment
 from cnn_jax.nn.layers import Conv
 from cnn_jax.pictures import Pictures
-from cnn_jax.trained import Trained
+from cnn_jax.pretrained.trained import Trained
 
 MOST_ROWS = 12  # of class activation maps: more do not fit on a page
 BATCH = 16

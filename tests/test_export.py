@@ -13,9 +13,11 @@ from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cnn_jax import export, models, pretrained, trained
+from cnn_jax import export, models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import StorageError, UserError
+from cnn_jax.pretrained import source as pretrained
+from cnn_jax.pretrained import trained
 
 
 def network(name, image_size=(32, 32), channels=3, num_classes=3, **fields):

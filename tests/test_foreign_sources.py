@@ -10,8 +10,10 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 import cnn_jax
-from cnn_jax import foreign_weights, models, pretrained
+from cnn_jax import models
 from cnn_jax.core.errors import UserError
+from cnn_jax.pretrained import source as pretrained
+from cnn_jax.pretrained import torchvision as foreign_weights
 
 PHOTOS = [str(Path(sklearn.datasets.__file__).parent / "images" / name) for name in ("china.jpg", "flower.jpg")]
 NAMES = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -195,7 +197,7 @@ def test_images_of_one_channel_have_no_known_normalisation(tmp_path):
 
 def test_misfits_are_found_before_anything_is_read(tmp_path, state, monkeypatch):
     save_file(state | {"left.weight": np.zeros(1, np.float32)}, tmp_path / "x.safetensors")
-    monkeypatch.setattr("cnn_jax.state_dicts.StateDict.read", lambda self: pytest.fail("read"))
+    monkeypatch.setattr("cnn_jax.pretrained.files.StateDict.read", lambda self: pytest.fail("read"))
     with pytest.raises(UserError, match=r"1 left over: left\.weight"):
         pretrained.open_source(str(tmp_path / "x.safetensors"))
 

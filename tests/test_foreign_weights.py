@@ -8,9 +8,10 @@ import pytest
 import torchvision_models
 from flax import nnx
 
-from cnn_jax import foreign_weights, models
+from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
+from cnn_jax.pretrained import torchvision as foreign_weights
 
 # (parameters and statistics in the state dict, without num_batches_tracked; some of them with their shapes)
 EXPECTED = {

@@ -17,8 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from cnn_jax import foreign_weights, hub, models, pretrained
+from cnn_jax import models
 from cnn_jax.core.errors import UserError
+from cnn_jax.pretrained import hub
+from cnn_jax.pretrained import source as pretrained
+from cnn_jax.pretrained import torchvision as foreign_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {

@@ -7,12 +7,14 @@ from flax import nnx
 from PIL import Image
 
 import cnn_jax
-from cnn_jax import inference, models, pretrained
+from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.images import UnreadableError
-from cnn_jax.inference import Reading
-from cnn_jax.trained import Trained
+from cnn_jax.pretrained import inference
+from cnn_jax.pretrained import source as pretrained
+from cnn_jax.pretrained.inference import Reading
+from cnn_jax.pretrained.trained import Trained
 
 
 @pytest.fixture(scope="module")

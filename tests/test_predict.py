@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 import cnn_jax
-from cnn_jax import predict, pretrained
+from cnn_jax import predict
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.pipeline import Data
+from cnn_jax.pretrained import source as pretrained
 from configs import lenet5, resnet20
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +144,7 @@ def test_help_imports_no_jax(module):
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert "--checkpoint" in done.stdout and "--on-error" in done.stdout
     imported = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
-    assert "cnn_jax.inference" in imported and not {"jax", "flax", "matplotlib"} & imported
+    assert "cnn_jax.pretrained.inference" in imported and not {"jax", "flax", "matplotlib"} & imported
 
 
 # ---------------------------------------------------------------- bundled networks

@@ -6,8 +6,10 @@ import pytest
 import torchvision_models
 from flax import nnx
 
-from cnn_jax import foreign_weights, models, recognition
+from cnn_jax import models
 from cnn_jax.core.errors import UserError
+from cnn_jax.pretrained import recognition
+from cnn_jax.pretrained import torchvision as foreign_weights
 
 
 def theirs(name, num_classes=1000, **changes):

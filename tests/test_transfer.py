@@ -13,7 +13,7 @@ from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core import trees
 from cnn_jax.core.errors import NotFiniteError, UserError
 from cnn_jax.nn import graph
-from cnn_jax.pretrained import Pretrained
+from cnn_jax.pretrained.source import Pretrained
 from configs import lenet5, resnet20
 
 # ---------------------------------------------------------------- regimes

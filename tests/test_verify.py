@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from cnn_jax import identify, inference, verify
+from cnn_jax import identify, verify
 from cnn_jax.core.errors import UserError
-from cnn_jax.inference import Embedded
+from cnn_jax.pretrained import inference
+from cnn_jax.pretrained.inference import Embedded
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,7 +19,7 @@ from cnn_jax.core.errors import Stopped, UserError, check, near
 
 BEGAN = time.perf_counter()  # about when the command began
 
-# What names a trained network; see `cnn_jax.pretrained`.
+# What names a trained network; see `cnn_jax.pretrained.source`.
 SOURCES = (
     "FOLDER of a run (also gs://, s3://), FOLDER@best, FOLDER@STEP, bundled:NAME, FILE.safetensors or FILE.pth of ours "
     "or others, hub:OWNER/NAME"

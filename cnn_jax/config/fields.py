@@ -24,7 +24,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.accumulation = 1  # micro-batches that one step's gradient is averaged over; each has its own BatchNorm
     config.ema_decay = 0.0  # running average of parameters and BatchNorm statistics, used by evaluation; 0: none
 
-    # The trained network that the first parameters come from: a SOURCE of cnn_jax/pretrained.py. Empty: initial values.
+    # The trained network that the first parameters come from: a SOURCE of cnn_jax/pretrained/source.py. Empty: initial values.
     config.init_from = ""
     config.take = "all"  # what is taken from it: "all", "frozen" (only what is not trained), or a regex over names
     # What is trained: "full", "head", "partial:K" (the last K stages and the head), or a regex over parameter names.
@@ -74,7 +74,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.eval.train_part = False  # with the final test the training part is evaluated, too, without augmentation
     config.eval.layers = False  # writes layers.json: sizes of outputs and gradients, before and after training
 
-    # Devices form a mesh of the axes "data" and "model"; the batch is split over all of them (cnn_jax/parallel/sharding.py).
+    # Devices form a mesh of the axes "data" and "model"; the batch is split over all of them (parallel/sharding.py).
     config.mesh = ConfigDict()
     config.mesh.model = 1  # devices on the axis "model"; must divide their number
     # Where parameters are, with momentum and moving average: "replicated", on every device; "fc": the linear layers of

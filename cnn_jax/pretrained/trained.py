@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnn_jax import models, pretrained
+from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment
 from cnn_jax.data.arrays import StoredArray
 from cnn_jax.data.images import Frames, Picture
 from cnn_jax.nn.base import listen
+from cnn_jax.pretrained import source as pretrained
 
 
 def load(source: str | Path) -> "Trained":
-    """Returns the trained network that a SOURCE names (see `cnn_jax.pretrained`): a run, an exported file.
+    """Returns the trained network that a SOURCE names (see `cnn_jax.pretrained.source`): a run, an exported file.
 
     Raises:
       UserError: there is no such source, or it is damaged.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.recognition import PLAIN
+from cnn_jax.pretrained.recognition import PLAIN
 
 PREFIX = "hub:"
 FILES = ("model.safetensors", "pytorch_model.bin")

@@ -47,8 +47,8 @@ def network() -> Any:
     source: Any = flags.FLAGS["checkpoint"].value
     check(commandline.given_config() is None, "--config goes with training: a trained network knows its own")
     check(bool(source), "name the trained network: --checkpoint=SOURCE, such as --checkpoint=bundled:lenet5-digits")
-    from cnn_jax import trained
     from cnn_jax.core import compilation_cache
+    from cnn_jax.pretrained import trained
 
     compilation_cache.enable()
     return trained.load(source)
