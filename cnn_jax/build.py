@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnn_jax import eval_steps, evaluate, models, optim, protocols, step, transfer
+from cnn_jax import models, optim, step, transfer
 from cnn_jax.analysis.layer_table import layer_table, training_bytes
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.config.durations.durations import get, in_steps, is_due, model_fields, to_steps
@@ -19,6 +19,8 @@ from cnn_jax.config_check import check_config
 from cnn_jax.core import trees
 from cnn_jax.core.errors import check
 from cnn_jax.data.pipeline import Data
+from cnn_jax.eval import evaluate, protocols
+from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph
 from cnn_jax.parallel import sharding
 from cnn_jax.pretrained import source as pretrained

@@ -8,8 +8,8 @@ from cnn_jax.config.durations.durations import GIVEN, get, model_fields, parse_d
 from cnn_jax.core.errors import check, check_choice, near
 from cnn_jax.data.augmentations import check_augment
 from cnn_jax.data.dataset import AXES, KINDS, SOURCES, VARIATIONS
+from cnn_jax.eval.protocols import check_protocol
 from cnn_jax.parallel.sharding import MESH_AXES, PRESETS
-from cnn_jax.protocols import check_protocol
 
 TRAIN_CROPS = ("resize", "random_resized", "random", "random_central")
 SCHEDULES = ("constant", "steps", "plateau", "cosine", "polynomial", "exponential")

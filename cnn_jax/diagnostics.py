@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_jax import eval_steps, step
+from cnn_jax import step
 from cnn_jax.build import Run
 from cnn_jax.core import trees
+from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn.base import listen
 from cnn_jax.parallel import together
 

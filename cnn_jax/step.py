@@ -23,7 +23,7 @@ from flax import nnx
 
 from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
-from cnn_jax.eval_steps import Batch, example_losses, gather, label_ranks, scores
+from cnn_jax.eval.steps import Batch, example_losses, gather, label_ranks, scores
 from cnn_jax.nn.graph import Graph
 from cnn_jax.optim import Plateau, Schedule
 

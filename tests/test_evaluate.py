@@ -10,11 +10,12 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax import eval_steps, evaluate
 from cnn_jax.config import datasets
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import pipeline, sources
+from cnn_jax.eval import evaluate
+from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.base import Keys
 

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnn_jax import eval_steps, models, optim, step
+from cnn_jax import models, optim, step
 from cnn_jax.config import fields as base
 from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
+from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.base import Keys
 

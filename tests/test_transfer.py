@@ -7,11 +7,12 @@ import pytest
 from flax import nnx
 
 import cnn_jax
-from cnn_jax import diagnostics, eval_steps, step, train, transfer
+from cnn_jax import diagnostics, step, train, transfer
 from cnn_jax.build import Run
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core import trees
 from cnn_jax.core.errors import NotFiniteError, UserError
+from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph
 from cnn_jax.pretrained.source import Pretrained
 from configs import lenet5, resnet20

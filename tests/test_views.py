@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn_jax.config import datasets
-from cnn_jax.data import augment, pipeline, views
+from cnn_jax.data import augment, pipeline
 from cnn_jax.data.images import UnreadableError
+from cnn_jax.eval import views
 
 PHOTOGRAPHS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
 

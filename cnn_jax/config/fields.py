@@ -65,7 +65,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every = "1 epochs"  # between validations; one follows the last step in any case
     config.eval.batch_size = 256
-    # How the test part is seen (cnn_jax/protocols.py): "single", "flip", "10-crop", "144-crop", "dense". Validation is
+    # How the test part is seen (cnn_jax/eval/protocols.py): "single", "flip", "10-crop", "144-crop", "dense". Validation is
     # always "single".
     config.eval.protocol = "single"
     config.eval.scales = ()  # dense: pixels of the shorter side, averaged; (): config.data.test_resize

@@ -1,6 +1,6 @@
 """Exact evaluation: every example of a part exactly once, whatever the batch size.
 
-`evaluate` sums on the device over single views. Protocols with several views (`cnn_jax.protocols`), and ensembles of
+`evaluate` sums on the device over single views. Protocols with several views (`cnn_jax.eval.protocols`), and ensembles of
 networks, average class probabilities: `predict` collects them by example, and `measure` makes the same metrics of them.
 """
 
@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import eval_steps
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.data import views
 from cnn_jax.data.pipeline import Part
+from cnn_jax.eval import steps as eval_steps
+from cnn_jax.eval import views
 from cnn_jax.parallel import together
 
 NOTHING = "none of the examples of a part can be read: check the data set"
