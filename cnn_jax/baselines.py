@@ -15,7 +15,6 @@ import optax
 from flax import nnx
 
 from cnn_jax import torch_twins
-from cnn_jax.build import Run
 from cnn_jax.config.durations.durations import get
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
@@ -23,7 +22,8 @@ from cnn_jax.data import augment
 from cnn_jax.data.pipeline import Batch
 from cnn_jax.eval.steps import gather
 from cnn_jax.nn import cpu
-from cnn_jax.step import with_auxiliary
+from cnn_jax.training.build import Run
+from cnn_jax.training.step import with_auxiliary
 
 Contender = tuple[Callable[[], Any], Callable[[Any, int], Any]]
 

@@ -9,11 +9,11 @@ config.json that it writes, `cnn_jax.main` makes the same run.
 
 from absl import flags
 
-from cnn_jax import training_flags
 from cnn_jax.config import commandline
 from cnn_jax.config.commandline import SOURCES, given_changes, launch, needed_config
 from cnn_jax.core.errors import check
-from cnn_jax.training_flags import session, train
+from cnn_jax.training import training_flags
+from cnn_jax.training.training_flags import session, train
 
 # jax is imported by start(), so that --help answers at once.
 
@@ -30,11 +30,11 @@ def start() -> None:
         bool(_CHECKPOINT.value) != bool(config.init_from),
         "name the trained network to start from, once: --checkpoint=SOURCE",
     )
-    from cnn_jax import transfer
     from cnn_jax.core import compilation_cache
     from cnn_jax.display import show
     from cnn_jax.parallel import together
     from cnn_jax.pretrained import source as pretrained
+    from cnn_jax.training import transfer
 
     compilation_cache.enable()
     with session():

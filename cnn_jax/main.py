@@ -11,12 +11,12 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import training_flags
 from cnn_jax.checkpoint import storage
 from cnn_jax.config import commandline
 from cnn_jax.config.commandline import changed, explain, given_config, launch, needed_config
 from cnn_jax.core.errors import UserError, check_folder
-from cnn_jax.training_flags import given_workdir, session, train
+from cnn_jax.training import training_flags
+from cnn_jax.training.training_flags import given_workdir, session, train
 from configs import replay
 
 # jax is imported by start(), so that --help answers at once.
@@ -65,8 +65,8 @@ def evaluate(workdir: Path | str | None) -> None:
     if config is None:
         with storage.opened(workdir) as kept:
             config = recorded_config(kept.path)
-    from cnn_jax import train
     from cnn_jax.core import compilation_cache
+    from cnn_jax.training import loop as train
 
     compilation_cache.enable()
     with session():
@@ -88,8 +88,8 @@ def evaluate_ensemble(workdir: Path | str | None) -> None:
         if which not in ("latest", "best") and not which.isdecimal():  # a folder alone, whose name may have an @
             folder, which = word, "latest"
         members.append((recorded_config(Path(folder)), Path(folder), which))
-    from cnn_jax import ensemble
     from cnn_jax.core import compilation_cache
+    from cnn_jax.training import ensemble
 
     compilation_cache.enable()
     with session():

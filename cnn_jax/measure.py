@@ -20,12 +20,13 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from cnn_jax import baselines, torch_data, train
+from cnn_jax import baselines, torch_data
 from cnn_jax.baselines import Contender
-from cnn_jax.build import PRECISION, Run
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data.pipeline import Batch
 from cnn_jax.display import show
+from cnn_jax.training import loop as train
+from cnn_jax.training.build import PRECISION, Run
 
 ROUNDS = 5
 PARTS = ("step", "data", "both")

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.config_check import check_config
 from cnn_jax.core.errors import check
 from cnn_jax.data.images import is_picture, natural
 from cnn_jax.data.pipeline import Data
 from cnn_jax.pretrained.trained import Trained
+from cnn_jax.training.config_check import check_config
 
 
 @dataclass(frozen=True)

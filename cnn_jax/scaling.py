@@ -16,10 +16,10 @@ import jax
 from rich.console import Console
 
 from cnn_jax import measure
-from cnn_jax.build import Run
 from cnn_jax.core import compilation_cache
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.display import show
+from cnn_jax.training.build import Run
 
 KINDS = ("strong", "weak")
 

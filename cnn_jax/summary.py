@@ -21,9 +21,9 @@ if __name__ == "__main__":
     from absl import flags
 
     from cnn_jax.config import commandline
-    from cnn_jax.config_check import check_config
     from cnn_jax.core.errors import StorageError
     from cnn_jax.display import plots
+    from cnn_jax.training.config_check import check_config
 
     flags.adopt_module_key_flags(commandline)  # --help shows --config
     _FORMAT = flags.DEFINE_enum("format", "text", [*FORMS, "json"], "What to print.")

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import step
-from cnn_jax.config_check import check_config
 from cnn_jax.core.errors import check
 from cnn_jax.data import augment, mixing
 from cnn_jax.data.pipeline import Data
 from cnn_jax.display import plots
 from cnn_jax.eval import steps as eval_steps
+from cnn_jax.training import step
+from cnn_jax.training.config_check import check_config
 
 EXAMPLES, EPOCHS = 6, 5  # rows, and columns beside the first
 

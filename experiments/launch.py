@@ -14,8 +14,8 @@ from typing import Any
 
 from cnn_jax.core.errors import Stopped, StorageError, UserError, check
 from cnn_jax.display.tables import duration
-from cnn_jax.signals import StopSignals
 from cnn_jax.tracking.workdir import write_text
+from cnn_jax.training.signals import StopSignals
 from experiments.plan import Task
 
 ATTEMPTS = 2  # of a run that crashed or was killed

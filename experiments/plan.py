@@ -38,7 +38,7 @@ def plan(experiment: Experiment) -> list[Planned]:
 
     from cnn_jax.analysis.layer_sheets import trace
     from cnn_jax.analysis.layer_table import totals, training_bytes
-    from cnn_jax.config_check import check_config
+    from cnn_jax.training.config_check import check_config
 
     jax.config.update("jax_platforms", "cpu")  # for tracing; the runs have the accelerators
     planned: list[Planned] = []

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import jax
 
-from cnn_jax.build import Run
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.parallel import together
+from cnn_jax.training.build import Run
 from configs import lenet5
 
 RULES = (("conv1/.*kernel", (None, None, None, "data")), ("head/.*", "model"))

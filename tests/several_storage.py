@@ -26,8 +26,8 @@ def get_config(preset):
 
 def restored(url, preset):
     """Returns the state of the latest checkpoint of a run."""
-    from cnn_jax.build import Run
     from cnn_jax.checkpoint.manager import Checkpoints
+    from cnn_jax.training.build import Run
 
     with storage.opened(url) as kept, Checkpoints(kept.path, storage=kept) as checkpoints:
         at = together.decided(lambda: checkpoints.latest(print))
@@ -37,7 +37,7 @@ def restored(url, preset):
 if __name__ == "__main__":
     out, bucket, folder, coordinator, processes, process = sys.argv[1:]
     with distributed.session(coordinator, int(processes), int(process), start_timeout=120):
-        from cnn_jax import train
+        from cnn_jax.training import loop as train
 
         train.run(get_config("fsdp"), f"{bucket}/two")
         train.run(get_config("fsdp"), Path(folder))

@@ -37,9 +37,9 @@ def get_config(placement):
 
 def run(folder, layout):
     """Returns ({placement: final metrics}, {layout: (state, metrics of the test part)} of what was restored)."""
-    from cnn_jax import train
-    from cnn_jax.build import Run
     from cnn_jax.checkpoint.manager import Checkpoints
+    from cnn_jax.training import loop as train
+    from cnn_jax.training.build import Run
 
     final = {placement: train.run(get_config(placement), folder / placement / layout) for placement in PLACEMENTS}
     train.evaluate_run(get_config("device"), folder / "device" / layout, "latest")

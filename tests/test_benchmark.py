@@ -13,10 +13,10 @@ from flax import nnx
 
 from cnn_jax import baselines, measure, models, torch_twins
 from cnn_jax.analysis.layer_table import layer_table
-from cnn_jax.build import Run
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import cpu, graph
+from cnn_jax.training.build import Run
 from configs import cifar_resnet, lenet5, resnet18, resnet50
 
 ROOT = Path(__file__).parent.parent

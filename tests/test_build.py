@@ -1,8 +1,8 @@
 import jax
 import pytest
 
-from cnn_jax.build import Run, check_divisible
 from cnn_jax.core.errors import UserError
+from cnn_jax.training.build import Run, check_divisible
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn_jax import clock, train
-from cnn_jax.clock import MEASURED, Clock, Trace, steps_to_trace
 from cnn_jax.core.errors import UserError
 from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.training import clock
+from cnn_jax.training import loop as train
+from cnn_jax.training.clock import MEASURED, Clock, Trace, steps_to_trace
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,9 +6,9 @@ from cnn_jax.config.durations.durations import get, in_steps, is_due, model_fiel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax.config_check import check_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.augmentations import FORMS, parse
+from cnn_jax.training.config_check import check_config
 from configs import lenet5, resnet20
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)

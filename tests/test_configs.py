@@ -14,8 +14,8 @@ import configs
 from cnn_jax import models
 from cnn_jax.config import datasets
 from cnn_jax.config import fields as base
-from cnn_jax.config_check import check_config
 from cnn_jax.core.errors import UserError
+from cnn_jax.training.config_check import check_config
 from configs import replay
 
 FOLDER = Path(configs.__file__).parent

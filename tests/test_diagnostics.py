@@ -1,10 +1,10 @@
 import jax
 import numpy as np
 
-from cnn_jax import diagnostics
-from cnn_jax.build import Run
 from cnn_jax.core import trees
 from cnn_jax.models import resnet
+from cnn_jax.training import diagnostics
+from cnn_jax.training.build import Run
 from configs import cifar_resnet
 
 

@@ -13,11 +13,11 @@ from several_processes import finish, free_port, program, slurm, started
 from several_training import LAYOUTS, PLACEMENTS
 
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.clock import MEASURED
 from cnn_jax.core.errors import UserError
 from cnn_jax.parallel import distributed
 from cnn_jax.parallel.cluster import Place, find
 from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.training.clock import MEASURED
 
 # ---------------------------------------------------------------- training
 

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from cnn_jax import ensemble, train
-from cnn_jax.build import Run
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.config import commandline
 from cnn_jax.core.errors import UserError
+from cnn_jax.training import ensemble
+from cnn_jax.training import loop as train
+from cnn_jax.training.build import Run
 from configs import lenet5, local
 
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import train
 from cnn_jax.analysis import layer_sheets
-from cnn_jax.build import Run
 from cnn_jax.config import datasets
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, folder, pipeline, sources
 from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.training import loop as train
+from cnn_jax.training.build import Run
 from configs import c3d, conv1d, lenet5
 
 PARTS = ("train", "validation", "test")

@@ -9,10 +9,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from cnn_jax.config import datasets
-from cnn_jax.config_check import check_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, pipeline, sources
 from cnn_jax.data.dataset import VARIATIONS
+from cnn_jax.training.config_check import check_config
 from configs import c3d, conv1d, toy
 
 NAMES = ("xo", "sequences", "moving_digits")

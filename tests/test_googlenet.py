@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models, step
+from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, layer_table
-from cnn_jax.build import Run
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import base, graph, layers
+from cnn_jax.training import step
+from cnn_jax.training.build import Run
 from configs import googlenet as config_file
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import guard, step, train
-from cnn_jax.build import Run
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import NotFiniteError
 from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.training import guard, step
+from cnn_jax.training import loop as train
+from cnn_jax.training.build import Run
 
 
 @pytest.fixture

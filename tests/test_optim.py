@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax import optim
 from cnn_jax.config import fields as base
 from cnn_jax.config.durations import durations as config_lib
 from cnn_jax.core.errors import UserError
+from cnn_jax.training import optim
 from configs import resnet20
 
 to_steps = partial(config_lib.to_steps, batch_size=10, num_examples=55)  # an epoch has 5.5 steps

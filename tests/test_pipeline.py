@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax import models, optim, step
+from cnn_jax import models
 from cnn_jax.config import datasets
 from cnn_jax.config import fields as base
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, pipeline, sources
 from cnn_jax.nn import graph
+from cnn_jax.training import optim, step
 
 
 def make_config(**fields):

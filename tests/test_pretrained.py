@@ -5,13 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import train
-from cnn_jax.build import Run
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import augment
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained import trained
+from cnn_jax.training import loop as train
+from cnn_jax.training.build import Run
 from configs import resnet20
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cnn_jax import train
-from cnn_jax.build import Run
 from cnn_jax.core.errors import UserError
 from cnn_jax.tracking import provenance
+from cnn_jax.training import loop as train
+from cnn_jax.training.build import Run
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_configs import NETWORKS, get_config
 
-from cnn_jax import step
-from cnn_jax.build import Run
 from cnn_jax.core import trees
 from cnn_jax.models import resnet
+from cnn_jax.training import step
+from cnn_jax.training.build import Run
 
 # The widths of these cannot change: fields of theirs exclude it.
 FULL_WIDTH = {"lenet5_1998", "toy"}

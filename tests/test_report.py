@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from run_folders import grouped, make, seeds
 
-from cnn_jax import report, train
+from cnn_jax import report
+from cnn_jax.training import loop as train
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax.build import Run
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.clock import MEASURED
 from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.training.build import Run
+from cnn_jax.training.clock import MEASURED
 from configs import replay
 
 ROOT = Path(__file__).parent.parent

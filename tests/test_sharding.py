@@ -10,11 +10,11 @@ from several_shardings import MESHES
 
 import cnn_jax
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.config_check import check_config
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import graph
 from cnn_jax.parallel import sharding
+from cnn_jax.training.config_check import check_config
 from configs import alexnet, vgg16
 
 # ---------------------------------------------------------------- rules

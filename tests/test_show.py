@@ -1,6 +1,6 @@
-from cnn_jax import header
-from cnn_jax.build import Run
 from cnn_jax.display import show
+from cnn_jax.training import header
+from cnn_jax.training.build import Run
 
 
 def test_the_header_names_what_differs_from_the_paper(small_config, console, tmp_path):

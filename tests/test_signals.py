@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from cnn_jax.signals import StopSignals
+from cnn_jax.training.signals import StopSignals
 
 SCRIPT = """
 import hashlib, signal, sys, time
-from cnn_jax.signals import StopSignals
+from cnn_jax.training.signals import StopSignals
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 with StopSignals(lambda text: print(text, flush=True)) as stop:
     {held}

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cnn_jax import models, optim, step
+from cnn_jax import models
 from cnn_jax.config import fields as base
 from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.base import Keys
+from cnn_jax.training import optim, step
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
 RATE = 0.1
@@ -446,7 +447,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from cnn_jax.nn import graph
-from cnn_jax import models, optim, step
+from cnn_jax import models
+from cnn_jax.training import optim, step
 from cnn_jax.config import fields as base
 
 assert len(jax.devices()) == 8

@@ -16,15 +16,15 @@ import s3_server
 import several_storage
 from several_processes import ROOT, finish, free_port, started, wait_for
 
-from cnn_jax import train
-from cnn_jax.build import Run
 from cnn_jax.checkpoint import storage
 from cnn_jax.checkpoint.lease import Lease
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.clock import MEASURED
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.training import loop as train
+from cnn_jax.training.build import Run
+from cnn_jax.training.clock import MEASURED
 from configs import replay
 
 LONG = (

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from tfds_files import example, flip_a_byte, prepare, read_shard, rewrite_shard
 
-from cnn_jax.build import Run
 from cnn_jax.config import datasets
-from cnn_jax.config_check import check_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, pipeline, prepared, sources, tfds
 from cnn_jax.data.images import UnreadableError
+from cnn_jax.training.build import Run
+from cnn_jax.training.config_check import check_config
 from configs import lenet5
 
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from cnn_jax import measure, torch_data
-from cnn_jax.build import Run
 from cnn_jax.core.errors import UserError
+from cnn_jax.training.build import Run
 from configs import resnet18
 
 torch = pytest.importorskip("torch")

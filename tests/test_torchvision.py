@@ -8,11 +8,12 @@ import pytest
 import torchvision_models
 from flax import nnx
 
-from cnn_jax import models, optim, step
+from cnn_jax import models
 from cnn_jax.config import fields as base
 from cnn_jax.data import augment
 from cnn_jax.nn import graph
 from cnn_jax.pretrained import torchvision as foreign_weights
+from cnn_jax.training import optim, step
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from tfds_files import prepare
 
-from cnn_jax import train
-from cnn_jax.build import Run
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.clock import MEASURED
 from cnn_jax.core.errors import NotFiniteError, UserError
 from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.training import loop as train
+from cnn_jax.training.build import Run
+from cnn_jax.training.clock import MEASURED
 from configs import cifar_resnet, resnet18
 
 

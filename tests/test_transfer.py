@@ -7,14 +7,15 @@ import pytest
 from flax import nnx
 
 import cnn_jax
-from cnn_jax import diagnostics, step, train, transfer
-from cnn_jax.build import Run
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core import trees
 from cnn_jax.core.errors import NotFiniteError, UserError
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph
 from cnn_jax.pretrained.source import Pretrained
+from cnn_jax.training import diagnostics, step, transfer
+from cnn_jax.training import loop as train
+from cnn_jax.training.build import Run
 from configs import lenet5, resnet20
 
 # ---------------------------------------------------------------- regimes

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax import diagnostics, step
-from cnn_jax.build import Run
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import NotFiniteError
 from cnn_jax.parallel import together
 from cnn_jax.tracking.metrics import jsonable
 from cnn_jax.tracking.workdir import write_text
+from cnn_jax.training import diagnostics, step
+from cnn_jax.training.build import Run
 
 
 def check_finite(run: Run, state: step.TrainState, checkpoints: Checkpoints, records: Path) -> None:

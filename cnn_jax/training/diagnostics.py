@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_jax import step
-from cnn_jax.build import Run
 from cnn_jax.core import trees
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn.base import listen
 from cnn_jax.parallel import together
+from cnn_jax.training import step
+from cnn_jax.training.build import Run
 
 
 def training_batch(run: Run, number: int) -> eval_steps.Batch:

@@ -53,9 +53,10 @@ def session() -> contextlib.AbstractContextManager[None]:
 
 def train(config: Any, *, name: str, console: "Console | None" = None) -> None:
     """Trains inside of `session`, as the flags say; `name` begins that of the folder where --workdir names none."""
-    from cnn_jax import clock, train
     from cnn_jax.parallel import together
     from cnn_jax.tracking import provenance
+    from cnn_jax.training import clock
+    from cnn_jax.training import loop as train
 
     profile = clock.steps_to_trace(_PROFILE.value) if _PROFILE.value is not None else None
     default = Path("runs") / f"{name}-{config.data.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -25,7 +25,7 @@ from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.eval.steps import Batch, example_losses, gather, label_ranks, scores
 from cnn_jax.nn.graph import Graph
-from cnn_jax.optim import Plateau, Schedule
+from cnn_jax.training.optim import Plateau, Schedule
 
 Tree = Any
 

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnn_jax import models, optim, step, transfer
+from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table, training_bytes
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.config.durations.durations import get, in_steps, is_due, model_fields, to_steps
-from cnn_jax.config_check import check_config
 from cnn_jax.core import trees
 from cnn_jax.core.errors import check
 from cnn_jax.data.pipeline import Data
@@ -25,6 +24,8 @@ from cnn_jax.nn import graph
 from cnn_jax.parallel import sharding
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.tracking.workdir import flat
+from cnn_jax.training import optim, step, transfer
+from cnn_jax.training.config_check import check_config
 
 PRECISION = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -13,20 +13,20 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cnn_jax import diagnostics, guard, header
 from cnn_jax.analysis import layer_sheets
-from cnn_jax.build import Run
 from cnn_jax.checkpoint import storage
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.clock import Clock, Trace, check_steps
 from cnn_jax.core.errors import Stopped, UserError
 from cnn_jax.display import plots, show
 from cnn_jax.parallel import together
-from cnn_jax.signals import StopSignals
-from cnn_jax.stall import StallWatch
-from cnn_jax.step import zero_sums
 from cnn_jax.tracking import provenance, workdir
 from cnn_jax.tracking.metrics import Recorder, jsonable, scalars
+from cnn_jax.training import diagnostics, guard, header
+from cnn_jax.training.build import Run
+from cnn_jax.training.clock import Clock, Trace, check_steps
+from cnn_jax.training.signals import StopSignals
+from cnn_jax.training.stall import StallWatch
+from cnn_jax.training.step import zero_sums
 
 
 def run(
