@@ -50,7 +50,7 @@ def start(words: list[str]) -> None:
     check(math.isfinite(seconds) and seconds > 0, f"--seconds is {seconds}, but must be above 0")
     from rich.console import Console
 
-    from cnn_jax import measure
+    from cnn_jax.benchmarking import measure
     from cnn_jax.core import compilation_cache
 
     if words:
@@ -78,7 +78,7 @@ def start_scaling(config: Any) -> None:
     )
     from rich.console import Console
 
-    from cnn_jax import scaling
+    from cnn_jax.benchmarking import scaling
 
     counts = [int(word) for word in words]
     result = scaling.scaling(config, counts, seconds=_SECONDS.value, progress=Console(stderr=True))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import baselines, measure, models, torch_twins
+from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
+from cnn_jax.benchmarking import baselines, measure, torch_twins
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import cpu, graph

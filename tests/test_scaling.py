@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_jax import scaling
+from cnn_jax.benchmarking import scaling
 from cnn_jax.core.errors import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import measure, torch_data
+from cnn_jax.benchmarking import measure, torch_data
 from cnn_jax.core.errors import UserError
 from cnn_jax.training.build import Run
 from configs import resnet18

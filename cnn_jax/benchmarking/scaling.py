@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from cnn_jax import measure
+from cnn_jax.benchmarking import measure
 from cnn_jax.core import compilation_cache
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.display import show

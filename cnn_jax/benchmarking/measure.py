@@ -20,8 +20,8 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from cnn_jax import baselines, torch_data
-from cnn_jax.baselines import Contender
+from cnn_jax.benchmarking import baselines, torch_data
+from cnn_jax.benchmarking.baselines import Contender
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data.pipeline import Batch
 from cnn_jax.display import show
