@@ -19,8 +19,8 @@ from typing import Any
 
 from cnn_jax.core.errors import UserError
 from cnn_jax.display.tables import Sheet, render
-from cnn_jax.runs import Finished, Group, LeftOut, commands, group, read
-from cnn_jax.scorecard import Row, scorecard
+from cnn_jax.reporting.runs import Finished, Group, LeftOut, commands, group, read
+from cnn_jax.reporting.scorecard import Row, scorecard
 from cnn_jax.tracking import provenance
 
 # What text and Markdown leave out, beside columns that are empty: other columns say nearly the same.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import runs
 from cnn_jax.config.commandline import other_config
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.display.tables import Sheet, Short
+from cnn_jax.reporting import runs
 from cnn_jax.tracking import workdir
 from experiments.experiment import Arm, Experiment
 

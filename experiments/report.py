@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax import runs
 from cnn_jax.core.errors import check
 from cnn_jax.display.tables import Sheet, Short, render
+from cnn_jax.reporting import runs
 from cnn_jax.tracking import provenance, workdir
 from cnn_jax.tracking.metrics import read_jsonl
 from experiments import cost, figures

@@ -3,7 +3,7 @@
 import copy
 import json
 
-from cnn_jax import runs
+from cnn_jax.reporting import runs
 
 CONFIG = {
     "seed": 0,

@@ -1,7 +1,8 @@
 import pytest
 from torchvision_models import import_models
 
-from cnn_jax import models, published
+from cnn_jax import models
+from cnn_jax.reporting import published
 
 WEIGHTS = {
     "alexnet": "AlexNet",

@@ -4,8 +4,9 @@ import shlex
 import pytest
 from run_folders import START, grouped, make, put, seeds
 
-from cnn_jax import report, runs
+from cnn_jax import report
 from cnn_jax.core.errors import UserError
+from cnn_jax.reporting import runs
 
 
 def test_seeds_of_one_configuration_make_a_line_with_their_median_mean_and_deviation(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 from run_folders import grouped, make, seeds
 
-from cnn_jax.scorecard import scorecard
+from cnn_jax.reporting.scorecard import scorecard
 
 
 def lines(rows, **chosen):

@@ -84,7 +84,7 @@ def describe(config: Mapping[str, Any]) -> str:
 
 
 def view(config: Mapping[str, Any]) -> str:
-    """Returns the class of protocols in which published results compare; see `cnn_jax.published`."""
+    """Returns the class of protocols in which published results compare; see `cnn_jax.reporting.published`."""
     protocol = config["eval.protocol"]
     if protocol == "dense":
         return "multi-scale" if len(config["eval.scales"]) > 1 else "dense"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from cnn_jax import published
-from cnn_jax.runs import Group
+from cnn_jax.reporting import published
+from cnn_jax.reporting.runs import Group
 
 # Fields of config.model that make no other network of it: published numbers of the same name stand beside it.
 SAME_NETWORK = ("variant", "auxiliary", "dropout", "init", "initial_bias", "norm_decay", "zero_gamma")
