@@ -57,8 +57,8 @@ def data(operands: list[str], path: Path) -> str:
     """Draws training examples and returns what the picture shows."""
     check(not operands, "name one picture to draw: data takes no more, its examples are those of --config")
     config = needed_config()
-    from cnn_jax import visualize_data
     from cnn_jax.core import compilation_cache
+    from cnn_jax.visualization import visualize_data
 
     compilation_cache.enable()
     return visualize_data.data(config, path)
@@ -84,9 +84,9 @@ def network(picture: str, operands: list[str], path: Path) -> str:
         numbers is None or all(number.isdecimal() for number in numbers),
         f"--examples is {','.join(numbers or ())!r}, but must be whole numbers with commas, such as 0,7,12",
     )
-    from cnn_jax import pictures, visualize_network
     from cnn_jax.core import compilation_cache
     from cnn_jax.pretrained import trained
+    from cnn_jax.visualization import pictures, visualize_network
 
     compilation_cache.enable()
     loaded = trained.load(source)

@@ -8,7 +8,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from PIL import Image
 
-from cnn_jax import inside_plots
+from cnn_jax.visualization import inside_plots
 
 
 def pixels(path):

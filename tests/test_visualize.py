@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import visualize_data
 from cnn_jax.data import augment, mixing
 from cnn_jax.data.pipeline import Data
 from cnn_jax.display import plots
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.training import step
+from cnn_jax.visualization import visualize_data
 from configs import resnet20
 
 ROOT = Path(__file__).parent.parent

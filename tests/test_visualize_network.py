@@ -6,12 +6,12 @@ from flax import nnx
 from PIL import Image
 
 import cnn_jax
-from cnn_jax import inside_plots, pictures, visualize_network
 from cnn_jax.analysis import inside
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained import source as pretrained
-from cnn_jax.visualize_network import Options
+from cnn_jax.visualization import inside_plots, pictures, visualize_network
+from cnn_jax.visualization.visualize_network import Options
 from configs import lenet5
 from tests.small_models import filled
 from tests.test_visualize import ROOT, command

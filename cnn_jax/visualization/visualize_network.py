@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import inside_plots
 from cnn_jax.analysis import inside
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.data import augment
 from cnn_jax.nn.layers import Conv
-from cnn_jax.pictures import Pictures
 from cnn_jax.pretrained.trained import Trained
+from cnn_jax.visualization import inside_plots
+from cnn_jax.visualization.pictures import Pictures
 
 MOST_ROWS = 12  # of class activation maps: more do not fit on a page
 BATCH = 16
