@@ -2,7 +2,7 @@ import math
 import re
 
 import pytest
-from cnn_jax.config.durations.durations import get, in_steps, is_due, model_fields, parse_duration, to_steps
+from cnn_jax.config.durations import get, in_steps, is_due, model_fields, parse_duration, to_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from cnn_jax.config.durations.durations import GIVEN, get, model_fields
+from cnn_jax.config.durations import GIVEN, get, model_fields
 from flax import nnx
 from ml_collections import ConfigDict
 

@@ -154,7 +154,7 @@ CONFIGS = {
     "lenet5-mnist": (lenet5, "mnist"),
     "resnet20-cifar10": (resnet20, "cifar10"),
 }
-TABLE = (ROOT / "cnn_jax/weights/README.md").read_text(encoding="utf-8")
+TABLE = (ROOT / "cnn_jax/pretrained/weights/README.md").read_text(encoding="utf-8")
 
 
 def test_every_bundled_network_is_small_and_stands_in_the_table():

@@ -125,7 +125,7 @@ def test_a_run_that_goes_on_has_the_time_of_all_its_starts(tmp_path, small_confi
 
 def test_the_commit_is_that_of_the_clone(tmp_path, monkeypatch):
     (tmp_path / "cnn_jax").mkdir()
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "cnn_jax" / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "cnn_jax" / "tracking" / "provenance.py"))
     assert provenance.commit() is None
 
     def git(*arguments):

@@ -24,7 +24,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.accumulation = 1  # micro-batches that one step's gradient is averaged over; each has its own BatchNorm
     config.ema_decay = 0.0  # running average of parameters and BatchNorm statistics, used by evaluation; 0: none
 
-    # The trained network that the first parameters come from: a SOURCE of cnn_jax/pretrained/source.py. Empty: initial values.
+    # The trained network that the first parameters come from: a SOURCE of pretrained/source.py. Empty: initial values.
     config.init_from = ""
     config.take = "all"  # what is taken from it: "all", "frozen" (only what is not trained), or a regex over names
     # What is trained: "full", "head", "partial:K" (the last K stages and the head), or a regex over parameter names.
@@ -65,7 +65,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every = "1 epochs"  # between validations; one follows the last step in any case
     config.eval.batch_size = 256
-    # How the test part is seen (cnn_jax/eval/protocols.py): "single", "flip", "10-crop", "144-crop", "dense". Validation is
+    # How the test part is seen (eval/protocols.py): "single", "flip", "10-crop", "144-crop", "dense". Validation is
     # always "single".
     config.eval.protocol = "single"
     config.eval.scales = ()  # dense: pixels of the shorter side, averaged; (): config.data.test_resize

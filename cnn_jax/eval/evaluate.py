@@ -1,6 +1,6 @@
 """Exact evaluation: every example of a part exactly once, whatever the batch size.
 
-`evaluate` sums on the device over single views. Protocols with several views (`cnn_jax.eval.protocols`), and ensembles of
+`evaluate` sums on the device over single views. Protocols with several views (`eval.protocols`), and ensembles of
 networks, average class probabilities: `predict` collects them by example, and `measure` makes the same metrics of them.
 """
 

@@ -1,4 +1,4 @@
-"""The views of test images that an evaluation protocol asks for, in batches of one shape. See `cnn_jax.eval.protocols`."""
+"""The views of test images that an evaluation protocol asks for, in batches of one shape. See `protocols`."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -6,7 +6,7 @@ A SOURCE is
     FILE.safetensors                   what `cnn_jax.export` wrote, or weights of others
     FILE.pth, .pt, .bin, .pth.tar      weights of others: torchvision's and timm's state dicts
     hub:OWNER/NAME[@REVISION]          the same, from the Hugging Face Hub
-    bundled:NAME                       a small network that comes with the package: cnn_jax/weights/README.md
+    bundled:NAME                       a small network that comes with the package: cnn_jax/pretrained/weights/README.md
 
 Nothing in a file is executed.
 """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.config.durations.durations import to_steps
+from cnn_jax.config.durations import to_steps
 from cnn_jax.core.errors import UserError
 from cnn_jax.eval import protocols
 from cnn_jax.tracking import provenance, workdir

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import models
-from cnn_jax.config.durations.durations import model_fields
+from cnn_jax.config.durations import model_fields
 from cnn_jax.core.errors import UserError
 from cnn_jax.tracking.workdir import write_text
 
@@ -198,7 +198,7 @@ def processor() -> str:
 
 def commit() -> str | None:
     """Returns the commit of the clone that this file is in, with -dirty if files differ from it; None elsewhere."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None  # an installed copy; a repository around it is another project's
     line = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table, training_bytes
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.config.durations.durations import get, in_steps, is_due, model_fields, to_steps
+from cnn_jax.config.durations import get, in_steps, is_due, model_fields, to_steps
 from cnn_jax.core import trees
 from cnn_jax.core.errors import check
 from cnn_jax.data.pipeline import Data

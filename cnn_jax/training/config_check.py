@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from cnn_jax import models
-from cnn_jax.config.durations.durations import GIVEN, get, model_fields, parse_duration
+from cnn_jax.config.durations import GIVEN, get, model_fields, parse_duration
 from cnn_jax.core.errors import check, check_choice, near
 from cnn_jax.data.augmentations import check_augment
 from cnn_jax.data.dataset import AXES, KINDS, SOURCES, VARIATIONS
