@@ -1,0 +1,63 @@
+"""Every configuration with its bundled data takes two real steps, at a small width."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax.core import trees
+from cnn_jax.models import resnet
+from cnn_jax.training import step
+from cnn_jax.training.build import Run
+from recipes import NETWORKS, get_config
+
+# The widths of these cannot change: fields of theirs exclude it.
+FULL_WIDTH = {"lenet5_1998", "toy"}
+WIDTHS = {"mlp": 0.5, "local": 0.5, "lenet5": 0.5, "dilated": 0.25, "flattened": 0.25, "conv1d": 0.25}
+# What two steps do not repay: LLVM's optimisations, and fused loops that go through MLIR.
+QUICKLY = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+
+
+def filled(run: Run) -> step.TrainState:
+    """Returns the first state with NumPy's random numbers: jax compiles an initialiser for each shape."""
+    random = np.random.default_rng(0)
+
+    def fill(name, leaf):
+        if name.endswith(("scale", "var", "coefficient")):
+            return jnp.ones(leaf.shape, leaf.dtype)
+        if leaf.ndim < 2:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return jnp.asarray(random.normal(0, (2 / np.prod(leaf.shape[:-1])) ** 0.5, leaf.shape), leaf.dtype)
+
+    state = jax.eval_shape(run.create_state)
+    params, stats = (
+        jax.tree.unflatten(jax.tree.structure(tree), [fill(name, leaf) for name, leaf in trees.named_leaves(tree)])
+        for tree in (state.params, state.stats)
+    )
+    return step.create_state(params, stats, run.optimizer, ema=run.config.ema_decay > 0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_steps_of_every_recipe(name, monkeypatch):
+    monkeypatch.setattr(resnet, "UNROLLED", 2)  # deep stages compile one block
+    config = get_config(name)
+    if name not in FULL_WIDTH:
+        config.model.width = WIDTHS.get(name, 1 / 16)
+    config.batch_size = 8
+    run = Run(config)
+    state = filled(run)
+    before = jax.tree.map(np.asarray, state.params)
+    batches = [run.put(batch) for batch in run.data.parts["train"].train_batches(0, 2, config.batch_size)]
+    lowered = run.train_step().lower(state, batches[0], run.images("train"))
+    train_step = lowered.compile(QUICKLY)
+    for batch in batches:
+        state = train_step(state, batch, run.images("train"))
+    assert int(state.step) == 2 and int(state.failed) == 0
+    assert np.isfinite(float(state.sums["loss"])) and float(state.sums["examples"]) == 16
+    # A unit of ReLUs can be dead at so small a width, most layers cannot.
+    changed = [bool((old != new).any()) for old, new in zip(*map(jax.tree.leaves, (before, state.params)), strict=True)]
+    assert np.mean(changed) > 0.5

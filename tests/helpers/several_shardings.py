@@ -1,0 +1,80 @@
+"""A program of tests/parallel/test_sharding.py, on as many devices as XLA_FLAGS force.
+
+python tests/helpers/several_shardings.py FOLDER PART
+"""
+
+import pickle
+import sys
+from pathlib import Path
+
+import jax
+
+from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.parallel import together
+from cnn_jax.training.build import Run
+from configs import lenet5
+
+RULES = (("conv1/.*kernel", (None, None, None, "data")), ("head/.*", "model"))
+MESHES = {"replicated": (1, ()), "fc": (2, ()), "fsdp": (1, ()), "replicated and rules": (2, RULES)}
+
+
+def get_run(name):
+    config = lenet5.get_config()
+    config.model.width, config.model.norm, config.ema_decay = 4.0, "batch", 0.9
+    config.batch_size, config.eval.batch_size = 16, 80
+    config.duration, config.optim.schedule.warmup = "6 steps", "0 steps"
+    config.data.augment = ("pad_crop:2",)
+    config.mesh.preset = name.split()[0]
+    config.mesh.model, config.mesh.rules = MESHES[name]
+    return Run(config.lock())
+
+
+def train(this, state, start, stop):
+    """Returns the state after the steps start+1 .. stop; its sums are those of these steps."""
+    train_step, images = this.train_step(), this.images("train")
+    for batch in this.data.parts["train"].train_batches(start, stop, this.config.batch_size):
+        state = train_step(state, this.put(batch), images)
+    return state
+
+
+def save(folder, step, state):
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(step, state, error=None)
+
+
+def on_eight(folder):
+    """Four steps on each mesh, and two more on the first."""
+    found = {}
+    for name in MESHES:
+        this = get_run(name)
+        state = train(this, this.create_state(), 0, 4)
+        shards = [[shard.data.nbytes for shard in leaf.addressable_shards] for leaf in jax.tree.leaves(state)]
+        found[name] = {
+            "state": together.fetch(state),
+            "promised": this.state_bytes(),
+            "bytes": [sum(sizes) for sizes in zip(*shards, strict=True)],
+            "specs": [str(leaf.sharding.spec) for leaf in jax.tree.leaves(state)],
+            "expected": [str(where.spec) for where in jax.tree.leaves(this.shardings)],
+        }
+        if name != "replicated":
+            found[name]["test"] = this.evaluate(state, "test")
+        save(folder / name, 4, state)
+        if name == "replicated":
+            found["longer"] = together.fetch(train(this, state, 4, 6))
+    return found
+
+
+def on_two(folder):
+    """Goes on from what eight have saved under one rule, under another."""
+    this = get_run("fc")
+    with Checkpoints(folder / "fsdp") as checkpoints:
+        state = this.restore(checkpoints, 4)
+    restored = together.fetch(state)
+    state = train(this, state, 4, 6)
+    save(folder / "two", 6, state)
+    return {"restored": restored, "longer": together.fetch(state)}
+
+
+if __name__ == "__main__":
+    folder, part = Path(sys.argv[1]), sys.argv[2]
+    (folder / f"{part}.pickle").write_bytes(pickle.dumps({"on_eight": on_eight, "on_two": on_two}[part](folder)))

@@ -1,0 +1,254 @@
+"""The Hugging Face Hub, as a server on this computer that answers as it does."""
+
+import functools
+import hashlib
+import http.server
+import json
+import re
+import sys
+import threading
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+import torchvision_models
+from cnn_jax import models
+from cnn_jax.core.errors import UserError
+from cnn_jax.pretrained import hub
+from cnn_jax.pretrained import source as pretrained
+from cnn_jax.pretrained import torchvision as foreign_weights
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CONFIG = {
+    "architecture": "resnet18",
+    "num_classes": 3,
+    "label_names": ["a", "b", "c"],
+    "label_descriptions": {"a": "ant", "b": "bee"},
+    "pretrained_cfg": {
+        "tag": "a1_in1k",
+        "input_size": [3, 96, 96],
+        "interpolation": "bicubic",
+        "crop_pct": 0.95,
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.3, 0.2, 0.1],
+    },
+}
+
+
+@functools.cache
+def weights():
+    """Returns a file of random weights of ResNet-18 with 3 classes."""
+    model = nnx.eval_shape(lambda: models.create("resnet18", num_classes=3, input_shape=(96, 96, 3)))
+    return save(foreign_weights.export(torchvision_models.random_weights(model)))
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers /OWNER/NAME/resolve/REVISION/FILE from `repositories`: {"OWNER/NAME": {file: bytes}}."""
+
+    repositories: ClassVar[dict] = {}
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, *, body):
+        owner, name, _, revision, file = self.path.split("?")[0].strip("/").split("/", 4)
+        files = self.repositories.get(f"{owner}/{name}")
+        problem = None
+        if files is None:
+            problem = (401, "RepoNotFound")
+        elif files == "gated":
+            problem = (403, "GatedRepo")
+        elif revision not in ("main", "v1", COMMIT):
+            problem = (404, "RevisionNotFound")
+        elif file not in files:
+            problem = (404, "EntryNotFound")
+        content = b"" if problem else files[file]
+        self.send_response(problem[0] if problem else 200)
+        if problem:
+            self.send_header("X-Error-Code", problem[1])
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Repositories that the library finds; the real client talks to them over HTTP."""
+    library = pytest.importorskip("huggingface_hub")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(Handler, "repositories", {})
+    options = dict(endpoint=endpoint, cache_dir=tmp_path / "cache", token=False)
+    monkeypatch.setattr(library, "hf_hub_download", functools.partial(library.hf_hub_download, **options))
+    yield Handler.repositories
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def put(served, config=CONFIG, name="timm/resnet18.a1", **files):
+    served[name] = {"model.safetensors": weights(), "config.json": json.dumps(config).encode(), **files}
+
+
+def refused(source, *parts):
+    with pytest.raises(UserError) as error:
+        pretrained.open_source(source)
+    for part in parts:
+        assert part in str(error.value), error.value
+
+
+def test_weights_with_what_timm_says_of_them(served):
+    put(served)
+    found = pretrained.open_source("hub:timm/resnet18.a1")
+    assert found.name == f"hub:timm/resnet18.a1@{COMMIT}"  # for good
+    assert found.model["name"] == "resnet18"
+    assert found.input == {
+        **{"image_size": [96, 96], "channels": 3, "test_crop": "center", "test_resize": 101},  # timm: floor(96 / 0.95)
+        **{"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1], "classes": ["ant", "bee", "c"]},
+    }
+    for part in (
+        "3 classes;",
+        "as its config.json says",
+        "101 pixels",
+        "96x96",
+        "made for bicubic",
+        "here it is bilinear",
+    ):
+        assert part in found.description
+    assert pretrained.open_source(found.name).name == found.name
+    assert pretrained.open_source("hub:timm/resnet18.a1@v1").name == found.name
+
+
+def test_safetensors_come_first_and_bin_if_there_are_none(served):
+    torch = pytest.importorskip("torch")
+    import io
+
+    from safetensors.torch import load
+
+    buffer = io.BytesIO()
+    torch.save(load(weights()), buffer)
+    put(served, **{"pytorch_model.bin": b"not read"})
+    first = pretrained.open_source("hub:timm/resnet18.a1")
+    served["other/net"] = {"pytorch_model.bin": buffer.getvalue()}
+    second = pretrained.open_source("hub:other/net")
+    for name, leaf in first.leaves.items():
+        np.testing.assert_array_equal(leaf, second.leaves[name])
+    # Without a config.json it is torchvision's convention.
+    assert (second.input["mean"][0], second.input["test_resize"], second.classes) == (0.485, 256, None)
+    assert "as in torchvision" in second.description
+
+
+def test_what_is_not_there(served):
+    put(served)
+    refused("hub:timm/none", "the Hub has no timm/none")
+    refused("hub:timm/resnet18.a1@v2", "has no revision 'v2'")
+    served["some/data"] = {"README.md": b""}
+    refused("hub:some/data", "has none of model.safetensors, pytorch_model.bin")
+    served["meta/gated"] = "gated"
+    refused("hub:meta/gated", "accept terms")
+    for name in ("resnet18", "", "a/b/c", "../x/y", "a/b c"):
+        refused(f"hub:{name}", "names nothing: write hub:OWNER/NAME")
+
+
+def test_without_a_network_what_was_fetched_is_read_and_all_else_is_one_message(served, tmp_path, monkeypatch):
+    put(served)
+    found = pretrained.open_source("hub:timm/resnet18.a1")
+    library = sys.modules["huggingface_hub"]
+    # As without a network, but without the library's 24 seconds of trying.
+    monkeypatch.setattr(library, "hf_hub_download", functools.partial(library.hf_hub_download, local_files_only=True))
+    assert pretrained.open_source("hub:timm/resnet18.a1").name == found.name
+    refused("hub:timm/resnet34.a1", "the Hub cannot be reached", "hf download timm/resnet34.a1")
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    refused("hub:timm/resnet18.a1", "pip install -e '.[hub]'")
+
+
+# ---------------------------------------------------------------- config.json
+
+
+def described(num_classes=3, **changes):
+    config = {**CONFIG, "pretrained_cfg": CONFIG["pretrained_cfg"] | changes}
+    return hub.describe(config, "hub:x/y", num_classes)
+
+
+def test_the_file_before_2023_has_its_fields_in_one_level():
+    fields, _ = hub.describe({"architecture": "resnet18", **CONFIG["pretrained_cfg"]}, "hub:x/y", 3)
+    assert (fields["test_resize"], fields["mean"]) == (101, [0.5, 0.4, 0.3])
+
+
+def test_every_departure_is_said():
+    assert described(interpolation="bilinear", crop_pct=0.875)[1] == []
+    assert "crop_mode 'squash'" in " ".join(described(crop_mode="squash")[1])
+    fields, notes = described(num_classes=4)
+    assert "classes" not in fields and "label_names are not one for each of the 4 classes" in notes[-1]
+
+
+def test_classes_with_one_description_keep_their_names():
+    config = CONFIG | {"label_descriptions": {"a": "crane", "b": "crane"}}
+    assert hub.describe(config, "hub:x/y", 3)[0]["classes"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "name", ["resnetblur50", "resnetaa50", "seresnet50", "resnet50_gn", "vit_base", "resnet18x", 7]
+)
+def test_architectures_with_the_names_of_others_are_refused(name):
+    with pytest.raises(UserError, match=re.escape(f"is of the architecture {name!r}, which is not built here")):
+        hub.describe(CONFIG | {"architecture": name}, "hub:x/y", 3)
+    for name in ("tv_resnet50", "gluon_resnet50_v1b", "resnext50_32x4d", "wide_resnet50_2", "vgg16_bn"):
+        hub.describe(CONFIG | {"architecture": name}, "hub:x/y", 3)
+    with pytest.raises(UserError, match="a resnet18 with other act_layer"):
+        hub.describe(CONFIG | {"model_args": {"act_layer": "silu", "num_classes": 3}}, "hub:x/y", 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"mean": "0.5"}, {"std": [1, None]}, {"input_size": [3, 224, 192]}, {"input_size": [3, 10**9, 10**9]}),
+        *({"crop_pct": 0}, {"crop_pct": True}, {"crop_pct": 1e-9}, {"input_size": 224}, {"mean": [float("nan")] * 3}),
+    ],
+)
+def test_impossible_values_are_refused_by_name(changes):
+    (name,) = changes
+    with pytest.raises(UserError, match=f"config.json says {name} "):
+        described(**changes)
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+JSON = VALUES | st.lists(VALUES, max_size=3) | st.dictionaries(st.text(max_size=3), VALUES, max_size=2)
+FIELDS = st.dictionaries(st.sampled_from([*CONFIG, *CONFIG["pretrained_cfg"], "model_args", "crop_mode"]), JSON)
+
+
+@given(config=FIELDS, inner=FIELDS)
+def test_any_json_is_described_or_refused(config, inner):
+    for content in (config, config | {"pretrained_cfg": inner}):
+        try:
+            fields, _ = hub.describe(content, "hub:x/y", 3)
+        except UserError as error:
+            assert "hub:x/y" in str(error)
+        else:
+            assert fields["image_size"][0] <= fields["test_resize"]
+
+
+def test_a_damaged_config_and_a_damaged_normalisation(served):
+    put(served, **{"config.json": b"{"})
+    refused("hub:timm/resnet18.a1", "its config.json is damaged")
+    put(served, CONFIG | {"pretrained_cfg": CONFIG["pretrained_cfg"] | {"std": [0, 1, 1]}}, name="other/net")
+    refused("hub:other/net", "the normalisation known for it is")
