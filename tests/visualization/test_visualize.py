@@ -1,9 +1,8 @@
 """The picture of augmented examples shows what training computes."""
 
-import os
+import functools
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import commands
 from cnn_jax.data import augment, mixing
 from cnn_jax.data.pipeline import Data
 from cnn_jax.display import plots
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.training import step
 from cnn_jax.visualization import visualize_data
+from commands import ROOT
 from configs import resnet20
 
-ROOT = Path(__file__).parents[2]
+command = functools.partial(commands.run, "visualize")
 augmented, mixed = (jax.jit(function, static_argnums=3) for function in (augment.augment, mixing.mix))
-
-
-def command(*arguments, code=0, cwd=ROOT):
-    line = [sys.executable, "-m", "cnn_jax.visualize", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == code, done.stderr
-    return done.stderr if code else done.stdout
 
 
 def make_config(**fields):

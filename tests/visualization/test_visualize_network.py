@@ -1,21 +1,25 @@
 """The pictures of a trained network: what is drawn is what is computed, and mistakes are told."""
 
+import functools
+
 import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
-from test_visualize import ROOT, command
 
 import cnn_jax
+import commands
 from cnn_jax.analysis import inside
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.visualization import inside_plots, pictures, visualize_network
 from cnn_jax.visualization.visualize_network import Options
+from commands import ROOT
 from configs import lenet5
 from small_models import filled
 
+command = functools.partial(commands.run, "visualize")
 CLASSES = ["ant", "bee", "cat", "dog"]
 
 
