@@ -49,7 +49,7 @@ def recipe(
         config.data.image_size = image_size
         config.data.train_crop = "random_central"
         config.data.train_resize = (256, 256)
-        config.data.augment = ("flip", "pca_colour:0.1")
+        config.data.augment = ("flip", "pca_color:0.1")
         config.duration = "90 epochs"
         config.optim.schedule.name = "plateau"
         config.log.every = "100 steps"

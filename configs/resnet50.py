@@ -8,7 +8,7 @@ Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): ResN
 s, 50 98.33% in 87 s, 101 97.49% in 184 s, 152 98.61% in 243 s.
 The recipes of ImageNet and CIFAR-10 were not run to the end here. For ImageNet crops are Goyal et al.'s, those of
 GoogLeNet; for those of the ResNet paper (section 3.4) add --config.data.train_crop=random
---config.data.train_resize="(256,480)" --config.data.augment="('flip','pca_colour:0.1')".
+--config.data.train_resize="(256,480)" --config.data.augment="('flip','pca_color:0.1')".
 """
 
 from ml_collections import ConfigDict

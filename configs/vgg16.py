@@ -36,7 +36,7 @@ def get_config(dataset: str = "digits", name: str = "vgg16") -> ConfigDict:
         config.recipe = "Simonyan & Zisserman 2015, section 3.1"
         config.data.train_crop = "random"
         config.data.train_resize = (256, 512)
-        config.data.augment = ("flip", "pca_colour:0.1")
+        config.data.augment = ("flip", "pca_color:0.1")
         config.duration = "74 epochs"
         config.batch_size = 256
         config.optim.schedule.name = "plateau"

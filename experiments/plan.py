@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.config.commandline import other_config
+from cnn_jax.config.compare import differences, flat
+from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.display.tables import Sheet, Short
 from cnn_jax.reporting import runs
@@ -45,7 +47,7 @@ def plan(experiment: Experiment) -> list[Planned]:
     for arm in experiment.arms:
         config, _ = other_config(None, shlex.join([arm.config, *arm.words]), flag=f"arm {arm.name!r}")
         for other in planned:
-            same = not workdir.differences(_plain(other.config), _plain(config))
+            same = not differences(_plain(other.config), _plain(config))
             check(not same, f"the arms {other.arm.name!r} and {arm.name!r} have one configuration: leave one out")
         check_config(config)
         rows = trace(config)
@@ -75,7 +77,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 def differing(experiment: Experiment, planned: Sequence[Planned]) -> list[str]:
     """Returns a line for each arm that is compared: in which fields its configuration differs from its reference."""
-    configs = {one.arm.name: workdir.flat(_plain(one.config)) for one in planned}
+    configs = {one.arm.name: flat(_plain(one.config)) for one in planned}
     lines = []
     for _, reference, arm in experiment.pairs():
         own, other = configs[arm.name], configs[reference.name]
@@ -96,7 +98,7 @@ def plan_sheet(planned: Sequence[Planned]) -> Sheet:
 
 # Of what may change when a run goes on, these decide what it leaves for the report.
 NEEDED = ("eval.train_part", "eval.layers")
-MAY_DIFFER = tuple(field for field in workdir.CHANGEABLE if field not in NEEDED)
+MAY_DIFFER = tuple(field for field in RESUMABLE if field not in NEEDED)
 
 
 @dataclass
@@ -130,7 +132,7 @@ class Task:
         data = self.config.data  # what it leaves to the data set, the run has written down
         left_open = ["num_classes", *(part for part in ("train", "validation", "test") if not data[part])]
         may_differ = (*MAY_DIFFER, *(f"data.{field}" for field in left_open))
-        return workdir.differences(workdir.stored_config(self.folder), _plain(self.config), may_differ=may_differ)
+        return differences(workdir.stored_config(self.folder), _plain(self.config), may_differ=may_differ)
 
     def finished(self) -> runs.Finished | None:
         """Returns the finished run, or None."""

@@ -40,7 +40,7 @@ def trace(config: Any) -> list[LayerRow]:
     import functools
 
     from cnn_jax import models
-    from cnn_jax.config.durations import model_fields
+    from cnn_jax.config.fields import model_fields
     from cnn_jax.data import prepared
 
     if config.data.source == "tfds" and not config.data.num_classes:

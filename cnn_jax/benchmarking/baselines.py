@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 from cnn_jax.benchmarking import torch_twins
-from cnn_jax.config.durations import get
+from cnn_jax.config.fields import get
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax import models
-from cnn_jax.config.durations import model_fields
+from cnn_jax.config.fields import model_fields
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models import resnet
 from cnn_jax.nn.base import scaled, scaled_sizes

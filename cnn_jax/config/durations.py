@@ -1,14 +1,13 @@
-"""Durations, and fields by their dotted names."""
+"""Durations: "14 epochs", "64000 steps" or "1000000 examples"."""
 
 import math
 import re
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check, near
+from cnn_jax.core.fields import Rule
 
 UNITS = ("steps", "epochs", "examples")
-# Arguments of the constructors that are no fields of config.model: the data set, the precision and the name set them.
-GIVEN = ("num_classes", "input_shape", "dtype", "layout", "version")
 
 
 def parse_duration(duration: str, *, field: str = "duration") -> tuple[float, str]:
@@ -46,13 +45,14 @@ def is_due(step: int, period: float) -> bool:
     return int((step + 0.5) / period) > int((step - 0.5) / period)
 
 
-def model_fields(config: Any) -> dict[str, Any]:
-    """Returns config.model without its name: the arguments of the network's constructor."""
-    return {field: value for field, value in config.model.items() if field != "name"}
+class Duration(Rule):
+    """A number and a unit, or a tuple of them."""
 
+    def __init__(self, *, above_zero: bool = False, each: bool = False):
+        super().__init__("a duration such as '14 epochs'", lambda value: True)
+        self.above_zero, self.each = above_zero, each
 
-def get(config: Any, field: str) -> Any:
-    """Returns the value of a dotted field name."""
-    for name in field.split("."):
-        config = config[name]
-    return config
+    def check(self, name: str, value: Any) -> None:
+        for duration in value if self.each else [value]:
+            number, _ = parse_duration(duration, field=name)
+            check(number > 0 or not self.above_zero, f"{name} is {duration!r}, but must be above 0")

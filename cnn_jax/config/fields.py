@@ -1,98 +1,355 @@
-"""Every field of a configuration, once, with its meaning and unit.
+"""Every field of a configuration once: default, meaning with its unit, rule, and whether it may change on resume.
 
-Durations are strings of a number and a unit: "14 epochs", "64000 steps" or "1000000 examples".
-A network's config file takes this, sets `config.model` and the recipe of its paper, and locks nothing itself:
-the command line locks the result, so that a mistyped field fails.
+Durations are strings of a number and a unit: "14 epochs", "64000 steps" or "1000000 examples". A recipe calls
+`get_config`, sets `config.model` and what its paper says, and locks nothing: the command line locks the result, so that
+a mistyped field fails.
 """
+
+import re
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from cnn_jax.config import datasets
+from cnn_jax.config.durations import Duration
+from cnn_jax.core.fields import (
+    FACTOR,
+    FRACTION,
+    NOT_NEGATIVE,
+    NUMBERS,
+    POSITIVE,
+    SHARE,
+    Choice,
+    Each,
+    Field,
+    Rule,
+    is_number,
+)
+
+MESH_AXES = ("data", "model")
+
+
+def _is_multiplier(rule: Any) -> bool:
+    return _is_pair(rule) and is_number(rule[1]) and rule[1] >= 0
+
+
+def _is_sharding(rule: Any) -> bool:
+    return _is_pair(rule) and _are_axes(rule[1])
+
+
+def _is_pair(rule: Any) -> bool:
+    return isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)
+
+
+def _are_axes(axes: Any) -> bool:
+    if isinstance(axes, str):
+        return axes in MESH_AXES
+    named = [axis for axis in axes if axis is not None] if isinstance(axes, (tuple, list)) else [axes]
+    return len(set(named)) == len(named) and set(named) <= set(MESH_AXES)
+
+
+FIELDS: dict[str, Field] = {
+    "recipe": Field("ours", "Source of the recipe, printed at the start."),
+    "seed": Field(
+        0,
+        "Seed of the initial parameters, the order of the examples, augmentation and dropout.",
+        Rule("at least 0, not negative, and below 2**32", lambda seed: 0 <= seed < 2**32),
+    ),
+    "duration": Field("10 epochs", "Length of training.", Duration(above_zero=True)),
+    "batch_size": Field(128, "Examples in one step, over all devices.", POSITIVE),
+    "precision": Field(
+        "float32",
+        "Of the computation: float32 or bfloat16. Parameters are always float32. Products of float32 are those of the "
+        "platform (TF32 on newer NVIDIA GPUs, bfloat16 passes on TPUs) unless JAX_DEFAULT_MATMUL_PRECISION=highest.",
+        Choice("float32", "bfloat16"),
+    ),
+    "label_smoothing": Field(0.0, "Share of the target that is spread evenly over all classes.", SHARE),
+    "accumulation": Field(
+        1, "Micro-batches that one step averages its gradient over; each has its own BatchNorm statistics.", POSITIVE
+    ),
+    "ema_decay": Field(
+        0.0, "Decay of the moving average of parameters and statistics that evaluation uses; 0: no average.", SHARE
+    ),
+    # ------------------------------------------------------------ fine-tuning
+    "init_from": Field("", "Pretrained network that training starts from, a SOURCE; empty: initial values."),
+    "take": Field(
+        "all", "What comes from it: all, frozen (only what is not trained), or a regex over parameter names."
+    ),
+    "trainable": Field(
+        "full",
+        "What is trained: full, head, partial:K (the last K stages and the head), or a regex over parameter names. "
+        "Everything else stays bit-identical, BatchNorm statistics included.",
+    ),
+    "cache_features": Field(False, "With trainable=head: compute the features once, not in every step."),
+    # ------------------------------------------------------------ optimizer
+    "optim.learning_rate": Field(0.1, "Peak of the schedule.", NOT_NEGATIVE),
+    "optim.momentum": Field(0.9, "Momentum of SGD.", SHARE),
+    "optim.nesterov": Field(False, "Nesterov's form of the momentum."),
+    "optim.weight_decay": Field(0.0, "Weight decay.", NOT_NEGATIVE),
+    "optim.decay_style": Field(
+        "l2", "l2: added to the gradient, as in the papers; decoupled: as in AdamW.", Choice("l2", "decoupled")
+    ),
+    "optim.decay_rule": Field(".*", "Regex over parameter names, such as conv2_x/0/conv1/kernel: which ones decay."),
+    "optim.clip_norm": Field(0.0, "Largest norm of the whole gradient; 0: no clipping.", NOT_NEGATIVE),
+    "optim.lr_multipliers": Field(
+        (),
+        "((regex, factor), ...) over parameter names: the first rule that matches sets the learning rate's factor.",
+        Each("a rule (regex, factor)", _is_multiplier),
+    ),
+    "optim.layer_decay": Field(
+        1.0, "Factor of the learning rate from each stage to the one before it; the head has 1.", FACTOR
+    ),
+    "optim.schedule.name": Field(
+        "constant",
+        "Shape of the learning rate over time.",
+        Choice("constant", "steps", "plateau", "cosine", "polynomial", "exponential"),
+    ),
+    "optim.schedule.warmup": Field("0 steps", "Warm-up before the schedule.", Duration()),
+    "optim.schedule.warmup_start": Field(0.0, "Factor of the learning rate at the first step.", FRACTION),
+    "optim.schedule.warmup_shape": Field(
+        "linear",
+        "linear: from warmup_start to 1; constant: warmup_start all along.",
+        Choice("linear", "constant"),
+    ),
+    "optim.schedule.boundaries": Field(
+        ("30 epochs", "60 epochs", "90 epochs"), "steps: when the learning rate drops.", Duration(each=True)
+    ),
+    "optim.schedule.factor": Field(0.1, "steps, plateau: of each drop; exponential: of each interval.", FACTOR),
+    "optim.schedule.patience": Field(
+        5,
+        "plateau: validations without improvement before a drop.",
+        Rule("at least 1 validation, not negative", lambda count: count >= 1),
+    ),
+    "optim.schedule.min_improvement": Field(
+        0.0, "plateau: of the validation error that counts as one, in [0, 1].", NOT_NEGATIVE
+    ),
+    "optim.schedule.interval": Field(
+        "8 epochs", "exponential: between two factors, in stairs.", Duration(above_zero=True)
+    ),
+    "optim.schedule.power": Field(1.0, "polynomial: the power.", Rule("in [0, 100]", lambda power: 0 <= power <= 100)),
+    "optim.schedule.end": Field(0.0, "cosine, polynomial: factor of the learning rate at the end.", FRACTION),
+    # ------------------------------------------------------------ evaluation
+    "eval.every": Field(
+        "1 epochs", "Between validations; one always follows the last step.", Duration(above_zero=True)
+    ),
+    "eval.batch_size": Field(256, "Examples in one evaluation step, over all devices.", POSITIVE, resume=True),
+    "eval.protocol": Field(
+        "single",
+        "Views of a test image: single, flip, 10-crop, 144-crop or dense (cnn_jax/eval/protocols.py). Validation is "
+        "always single.",
+        Choice("single", "flip", "10-crop", "144-crop", "dense"),
+    ),
+    "eval.scales": Field((), "dense: pixels of the shorter side, averaged; (): data.test_resize."),
+    "eval.recompute_statistics": Field(
+        0, "Batches of training data to take BatchNorm statistics from before a test.", NOT_NEGATIVE
+    ),
+    "eval.confusion_matrix": Field(False, "Write confusion_matrix.png with the final test.", resume=True),
+    "eval.train_part": Field(
+        False, "Evaluate the training part with the final test, too, without augmentation.", resume=True
+    ),
+    "eval.layers": Field(
+        False, "Write layers.json: sizes of outputs and gradients, before and after training.", resume=True
+    ),
+    # ------------------------------------------------------------ devices
+    "mesh.model": Field(
+        1,
+        'Devices on the mesh axis "model"; must divide their number. The batch is split over all devices '
+        "(cnn_jax/parallel/sharding.py).",
+        POSITIVE,
+        resume=True,
+    ),
+    "mesh.preset": Field(
+        "replicated",
+        "Where parameters, momentum and EMA live: replicated, on every device; fc: the linear layers split over "
+        '"model"; fsdp: every parameter split over "data".',
+        Choice("replicated", "fc", "fsdp"),
+        resume=True,
+    ),
+    "mesh.rules": Field(
+        (),
+        "((regex, axes), ...) over parameter names, before the preset's. axes: a mesh axis or None for each axis of "
+        'the array, such as (None, "model"), or "data" or "model" alone, which splits the longest axis that divides '
+        "evenly.",
+        Each(
+            "a rule (regex, axes): 'data', 'model', or one of 'data', 'model' and None for each axis of the array, no "
+            "name twice",
+            _is_sharding,
+        ),
+        resume=True,
+    ),
+    # ------------------------------------------------------------ checkpoints and records
+    "checkpoint.every": Field(
+        "1 epochs",
+        "Between saves; the best validation and the last step are always saved.",
+        Duration(above_zero=True),
+        resume=True,
+    ),
+    "checkpoint.retry": Field(60.0, "Seconds to retry a write that storage refuses.", NOT_NEGATIVE, resume=True),
+    "checkpoint.lease": Field(
+        60.0, "Seconds of silence after which a run in a bucket counts as dead.", POSITIVE, resume=True
+    ),
+    "checkpoint.keep": Field(
+        2, "Latest checkpoints to keep, beside the best by validation error.", POSITIVE, resume=True
+    ),
+    "log.every": Field("50 steps", "Between training records.", Duration(above_zero=True), resume=True),
+    "log.tensorboard": Field(True, "Write TensorBoard files.", resume=True),
+    "log.stall": Field(
+        600.0, "Seconds without a batch after which all stack traces are printed; 0: never.", NOT_NEGATIVE, resume=True
+    ),
+    # ------------------------------------------------------------ data: where it comes from
+    "data.name": Field("digits", "Name of the data set: the word behind the recipe, as in resnet50:cifar10."),
+    "data.source": Field(
+        "tfds",
+        "tfds (any classification set that TFDS prepares), folder (class folders of pictures), digits "
+        "(scikit-learn's), xo, sequences or moving_digits (drawn), or synthetic (noise).",
+        Choice("tfds", "folder", "digits", "xo", "sequences", "moving_digits", "synthetic"),
+    ),
+    "data.dir": Field(
+        "",
+        "Folder of prepared TFDS data sets (empty: TFDS_DATA_DIR, else ~/tensorflow_datasets), or of class folders.",
+        resume=True,
+    ),
+    "data.num_classes": Field(10, "Number of classes; 0: as many as the data set has."),
+    "data.image_size": Field(
+        (32, 32),
+        "Pixels that the network sees: (height, width) of images, (length,) of sequences, (time, height, width) of "
+        "clips. Stored images are resized to it, other examples are drawn in it.",
+    ),
+    "data.channels": Field(3, "Channels of an example.", POSITIVE),
+    "data.train": Field(
+        "train",
+        "Training part. Parts are TFDS splits, folders or shares such as 70%. Empty (tfds only): chosen by what the "
+        "data set has. Decisions (best checkpoint, plateau) look at validation; the test part is touched at the end.",
+    ),
+    "data.validation": Field("validation", "Validation part. Empty (tfds only): the set's own, else 10% of train."),
+    "data.test": Field("test", "Test part. Empty (tfds only): the set's own test part, else its validation part."),
+    "data.classes": Field((), "Names of the classes to use, the others are left out; (): all."),
+    "data.images_per_class": Field(0, "Training examples of each class, drawn by the seed; 0: all.", NOT_NEGATIVE),
+    "data.train_on": Field(
+        "train",
+        "train, or train+validation for the final run of a recipe; no decisions are possible then.",
+        Choice("train", "train+validation"),
+    ),
+    "data.placement": Field(
+        "device",
+        "device: all images in the accelerator's memory; stream: read while training.",
+        Choice("device", "stream"),
+    ),
+    "data.workers": Field(8, "Threads that read and decode a stream.", POSITIVE, resume=True),
+    "data.prefetch": Field(2, "Batches of a stream that they read ahead.", POSITIVE, resume=True),
+    "data.timeout": Field(600.0, "Seconds to wait for a batch before the run ends.", POSITIVE, resume=True),
+    "data.on_error": Field(
+        "raise",
+        "raise: an example that cannot be read ends the run; skip (streams): training replaces it by the next one of "
+        "its batch, evaluation leaves it out, and both count it.",
+        Choice("raise", "skip"),
+        resume=True,
+    ),
+    # ------------------------------------------------------------ data: on the host, from the stored image
+    "data.train_crop": Field(
+        "resize",
+        "resize stretches (bilinear). random_resized: 8-100% of the area, aspect 3/4-4/3, resized (GoogLeNet). random: "
+        "shorter side to a random length in train_resize, then a random crop: (256, 512) is VGG's, (256, 480) "
+        "ResNet's. random_central: a crop from the central square: (256, 256) is AlexNet's.",
+        Choice("resize", "random_resized", "random", "random_central"),
+    ),
+    "data.train_resize": Field((256, 256), "Pixels of the shorter side, lowest and highest."),
+    "data.scaled_decoding": Field(
+        False, "Decode JPEGs at 1/2, 1/4 or 1/8 where the crop needs no more; in training only."
+    ),
+    "data.test_crop": Field(
+        "resize",
+        "resize, or center: shorter side to test_resize, then the centre of image_size.",
+        Choice("resize", "center"),
+    ),
+    "data.test_resize": Field(256, "Pixels of the shorter side.", POSITIVE),
+    # ------------------------------------------------------------ data: on the device, in the step
+    "data.augment": Field(
+        (),
+        "Augmentations in this order: pad_crop:4 (pads 4 pixels of zeros and crops, ResNet on CIFAR), flip, "
+        "pca_color:0.1 (AlexNet), random_erasing:0.5 (Zhong et al. 2020), rand_augment:2:9 (Cubuk et al. 2020), and "
+        "last one of mixup:0.2 (Zhang et al. 2018) and cutmix:1.0 (Yun et al. 2019).",
+    ),
+    "data.normalize": Field(
+        "channel",
+        "channel: (x - mean) / std of each channel; pixel: minus the mean image; none: x in [0, 1].",
+        Choice("channel", "pixel", "none"),
+    ),
+    "data.mean": Field((), "Per channel, of images in [0, 1]; (): measured on the training part.", NUMBERS),
+    "data.std": Field((), "Per channel, of images in [0, 1]; (): measured on the training part.", NUMBERS),
+    # ------------------------------------------------------------ data: drawn
+    "data.num_images": Field((), "Synthetic and drawn data: examples in (train, validation, test)."),
+    "data.noise": Field(
+        0.0,
+        "xo, sequences, moving_digits: largest change of every value, either way; 1 is all of the ink, or the highest "
+        "motif.",
+        NOT_NEGATIVE,
+    ),
+    "data.shift": Field(0.0, "xo: largest shift along both axes, pixels of a 9x9 image.", NOT_NEGATIVE),
+    "data.rotation": Field(0.0, "xo: largest rotation, degrees, either way.", NOT_NEGATIVE),
+    "data.scale": Field(
+        0.0,
+        "xo: largest share that the size shrinks by.",
+        Rule("in [0, 1), not negative", lambda share: 0 <= share < 1),
+    ),
+    "data.thickness": Field(
+        0.0, "xo: largest growth of half the stroke's weight, pixels of a 9x9 image.", NOT_NEGATIVE
+    ),
+    "data.drift": Field(0.0, "sequences: largest slope and bend of the base line, either way.", NOT_NEGATIVE),
+}
+
+
+def _section(name: str) -> str:
+    """Returns `optim.schedule.` of optim.schedule.name."""
+    return name[: name.rfind(".") + 1]
+
+
+# Fields that may change when a run resumes, and whole sections of them: names that end with a dot.
+RESUMABLE = tuple(name for name, field in FIELDS.items() if field.resume)
+RESUMABLE += tuple(
+    {_section(name) for name in RESUMABLE} - {_section(name) for name in FIELDS if name not in RESUMABLE}
+)
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    """Returns the defaults for `dataset`; see `cnn_jax.config.datasets.get_dataset`."""
+    """Returns the defaults of all fields for a data set: its row of `datasets.DATASETS`, else `datasets.ANY`.
+
+    Raises:
+      ValueError: `dataset` is not of the form NAME or NAME/VARIANT. Whether TFDS has it is seen when it is opened.
+    """
+    if not re.fullmatch(r"\w+(/\w[\w.+-]*)?", dataset):
+        raise ValueError(
+            f"a data set is called NAME or NAME/VARIANT, not {dataset!r}. Known: {', '.join(datasets.DATASETS)}, and "
+            "every classification set of TFDS"
+        )
+    row = datasets.DATASETS.get(dataset, datasets.DATASETS.get(dataset.split("/")[0], datasets.ANY))
+    config = defaults()
+    config.data.update(dict(name=dataset) | row)
+    return config
+
+
+def defaults() -> ConfigDict:
+    """Returns a configuration of all fields of `FIELDS`, without a network."""
     config = ConfigDict()
-    config.recipe = "ours"  # where the recipe comes from; printed at the start
-    config.seed = 0  # of the initial parameters, the order of the examples, augmentation and dropout
-    config.duration = "10 epochs"  # of training
-    config.batch_size = 128  # examples in one step, over all devices
-    # Of the computation: "float32" or "bfloat16"; parameters are always float32. Products of float32 are those of the
-    # platform (TF32 on newer NVIDIA GPUs, bfloat16 passes on TPUs) unless JAX_DEFAULT_MATMUL_PRECISION=highest.
-    config.precision = "float32"
-    config.label_smoothing = 0.0  # share of the target that is spread evenly over all classes
-    config.accumulation = 1  # micro-batches that one step's gradient is averaged over; each has its own BatchNorm
-    config.ema_decay = 0.0  # running average of parameters and BatchNorm statistics, used by evaluation; 0: none
+    config.model = ConfigDict()  # a recipe sets it: the name of a network and its fields
+    for name, field in FIELDS.items():
+        section, _, leaf = name.rpartition(".")
+        place = config
+        for part in filter(None, section.split(".")):
+            if part not in place:
+                place[part] = ConfigDict()
+            place = place[part]
+        place[leaf] = field.default
+    return config
 
-    # The trained network that the first parameters come from: a SOURCE of pretrained/source.py. Empty: initial values.
-    config.init_from = ""
-    config.take = "all"  # what is taken from it: "all", "frozen" (only what is not trained), or a regex over names
-    # What is trained: "full", "head", "partial:K" (the last K stages and the head), or a regex over parameter names.
-    # Everything else stays as it is to the bit, BatchNorm statistics included.
-    config.trainable = "full"
-    config.cache_features = False  # with trainable="head": features are computed once, not in every step
 
-    # name: a key of cnn_jax.models.MODELS; the other fields: the network's own.
-    config.model = ConfigDict()
+def model_fields(config: Any) -> dict[str, Any]:
+    """Returns config.model without its name: the arguments of the network's constructor."""
+    return {field: value for field, value in config.model.items() if field != "name"}
 
-    config.data = datasets.get_dataset(dataset)
 
-    config.optim = ConfigDict()
-    config.optim.learning_rate = 0.1  # the highest of the schedule
-    config.optim.momentum = 0.9
-    config.optim.nesterov = False
-    config.optim.weight_decay = 0.0
-    config.optim.decay_style = "l2"  # "l2": added to the gradient, as in the papers; "decoupled": as in AdamW
-    config.optim.decay_rule = ".*"  # regex over parameter names, such as conv2_x/0/conv1/kernel: which ones decay
-    config.optim.clip_norm = 0.0  # largest norm of the whole gradient; 0: no clipping
-    config.optim.lr_multipliers = ()  # ((regex, factor), ...): the first rule that matches a name sets its factor
-    config.optim.layer_decay = 1.0  # factor of the learning rate from each stage to the one before it; the head has 1
-
-    config.optim.schedule = ConfigDict()
-    schedule = config.optim.schedule
-    schedule.name = "constant"  # constant, steps, plateau, cosine, polynomial, exponential
-    schedule.warmup = "0 steps"  # before the schedule
-    schedule.warmup_start = 0.0  # factor of the learning rate at the first step
-    schedule.warmup_shape = "linear"  # from warmup_start to 1; or "constant": warmup_start all along
-    schedule.boundaries = ("30 epochs", "60 epochs", "90 epochs")  # steps: when the learning rate drops
-    schedule.factor = 0.1  # steps, plateau: of each drop; exponential: of each interval
-    schedule.patience = 5  # plateau: validations without improvement before a drop
-    schedule.min_improvement = 0.0  # plateau: of the validation error that counts as one, in [0, 1]
-    schedule.interval = "8 epochs"  # exponential: between two factors, in stairs
-    schedule.power = 1.0  # polynomial
-    schedule.end = 0.0  # cosine, polynomial: factor of the learning rate at the end
-
-    config.eval = ConfigDict()
-    config.eval.every = "1 epochs"  # between validations; one follows the last step in any case
-    config.eval.batch_size = 256
-    # How the test part is seen (eval/protocols.py): "single", "flip", "10-crop", "144-crop", "dense". Validation is
-    # always "single".
-    config.eval.protocol = "single"
-    config.eval.scales = ()  # dense: pixels of the shorter side, averaged; (): config.data.test_resize
-    config.eval.recompute_statistics = 0  # batches of training data to take BatchNorm statistics from, before a test
-    config.eval.confusion_matrix = False  # writes confusion_matrix.png with the final test
-    config.eval.train_part = False  # with the final test the training part is evaluated, too, without augmentation
-    config.eval.layers = False  # writes layers.json: sizes of outputs and gradients, before and after training
-
-    # Devices form a mesh of the axes "data" and "model"; the batch is split over all of them (parallel/sharding.py).
-    config.mesh = ConfigDict()
-    config.mesh.model = 1  # devices on the axis "model"; must divide their number
-    # Where parameters are, with momentum and moving average: "replicated", on every device; "fc": the linear layers of
-    # AlexNet and VGG split over "model"; "fsdp": every parameter split over "data".
-    config.mesh.preset = "replicated"
-    # ((regex, axes), ...) over parameter names, before the preset's: axes is a mesh axis or None for each axis of the
-    # array, such as (None, "model"), or "data" or "model" alone, which splits the longest axis that divides evenly.
-    config.mesh.rules = ()
-
-    config.checkpoint = ConfigDict()
-    config.checkpoint.every = "1 epochs"  # between saves; the best validations and the last step are saved in any case
-    config.checkpoint.retry = 60.0  # seconds for which what storage refuses to write is tried again
-    config.checkpoint.lease = 60.0  # seconds of silence after which a run in a bucket counts as dead
-    config.checkpoint.keep = 2  # the latest that stay, beside the best by validation error
-
-    config.log = ConfigDict()
-    config.log.every = "50 steps"  # between training records
-    config.log.tensorboard = True
-    config.log.stall = 600.0  # seconds without a batch after which the stacks of all threads are printed; 0: never
-
+def get(config: Any, field: str) -> Any:
+    """Returns the value of a dotted field name."""
+    for name in field.split("."):
+        config = config[name]
     return config

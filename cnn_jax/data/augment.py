@@ -174,7 +174,7 @@ EIGENVECTORS = np.array(
 )
 
 
-def pca_colour(key: jax.Array, image: jax.Array, deviation: float) -> jax.Array:
+def pca_color(key: jax.Array, image: jax.Array, deviation: float) -> jax.Array:
     """Shifts the colours of one image [H, W, 3] along their principal components (Krizhevsky et al. 2012, section 4.1).
 
     Every pixel gets the same shift: the sum of the eigenvectors, each times its eigenvalue and a weight with the
@@ -216,7 +216,7 @@ def rectangle(shape: Sequence[int], start: Sequence[Any] | jax.Array, size: Sequ
 AUGMENTATIONS = {
     "pad_crop": pad_crop,
     "flip": flip,
-    "pca_colour": pca_colour,
+    "pca_color": pca_color,
     "random_erasing": random_erasing,
     "rand_augment": rand_augment,
 }

@@ -18,7 +18,7 @@ ANY = float("inf")
 FORMS = {
     "pad_crop": Form("pad_crop:4", "the padding in pixels, an integer above 0", ((int, ANY),)),
     "flip": Form("flip", "flip takes no number"),
-    "pca_colour": Form("pca_colour:0.1", "the standard deviation of the weights, above 0", ((float, ANY),)),
+    "pca_color": Form("pca_color:0.1", "the standard deviation of the weights, above 0", ((float, ANY),)),
     "random_erasing": Form("random_erasing:0.5", "the probability, above 0 and at most 1", ((float, 1),)),
     "rand_augment": Form(
         "rand_augment:2:9", "the number of operations and their magnitude, integers, 1 to 10", ((int, 10), (int, 10))
@@ -63,7 +63,7 @@ def check_augment(config: Any) -> None:
             kind != "pad_crop" or numbers[0] < min(data.image_size),
             f"config.data.augment has {name!r}, which can leave nothing of an image of {data.image_size} pixels",
         )
-        channels = {"pca_colour": (3,), "rand_augment": (1, 3)}.get(kind, (data.channels,))
+        channels = {"pca_color": (3,), "rand_augment": (1, 3)}.get(kind, (data.channels,))
         check(
             data.channels in channels,
             f"config.data.augment has {name!r}, which is for images of {' or '.join(map(str, channels))} channels, but "

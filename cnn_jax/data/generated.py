@@ -9,8 +9,8 @@ moving_digits   clip 16x16x16x1     10 digits x 4 directions            2.5     
 with the fields of the table of data sets; of moving digits it is near the 25% of knowing the digit and guessing the
 direction (that takes minutes). To repeat it:
 
-    python -c "from cnn_jax.data import sources; from configs import datasets; \
-print(sources.linear_accuracy(sources.load(datasets.get_dataset('xo'))))"
+    python -c "from cnn_jax.config import fields; from cnn_jax.data import sources; \
+print(sources.linear_accuracy(sources.load(fields.get_config('xo').data)))"
 
 Example i of a part depends on (part, i) and the fields alone, its class is i modulo the number of classes. As with
 other data sets, the seed of a run does not change them. Random numbers are uniform only: NumPy draws those from

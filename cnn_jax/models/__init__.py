@@ -68,6 +68,21 @@ def fields(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not p.empty} | given
 
 
+# Arguments of the constructors that are no fields of config.model: the data set, the precision and the name set them.
+GIVEN = ("num_classes", "input_shape", "dtype", "layout", "version")
+
+
+def check_model(model: Any) -> None:
+    """Raises UserError unless `model`, config.model, names a network and has only fields of it."""
+    check("name" in model, "config.model has no name: the config file must set config.model")
+    known = [field for field in fields(model.name) if field not in GIVEN]
+    for field in set(model) - {"name"}:
+        check(
+            field in known,
+            f"config.model.{field}: {model.name} has no such field{near(field, known)}. Its fields: {', '.join(known)}",
+        )
+
+
 # Fields that a name has settled: another value is another network.
 SETTLED = {"layout", "depth", "configuration", "version"}
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.config.compare import flat, is_one_of
 from cnn_jax.config.durations import to_steps
+from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import UserError
 from cnn_jax.eval import protocols
-from cnn_jax.tracking import provenance, workdir
+from cnn_jax.tracking import provenance
 from cnn_jax.tracking.metrics import read_jsonl
 
 FILES = ("config.json", "data.json", "metrics.jsonl")
@@ -79,9 +81,7 @@ class Finished:
     def identity(self) -> dict[str, Any]:
         """All that makes its numbers, but the seed."""
         config = {
-            name: value
-            for name, value in self.config.items()
-            if name != "seed" and not name.startswith(workdir.CHANGEABLE)
+            name: value for name, value in self.config.items() if name != "seed" and not is_one_of(name, RESUMABLE)
         }
         return config | {f"data.json: {name}": value for name, value in self.data.items()}
 
@@ -159,7 +159,7 @@ def read(folder: Path) -> Finished:
 
 def _fields(folder: Path, name: str) -> dict[str, Any]:
     try:
-        return workdir.flat(json.loads((folder / name).read_text(encoding="utf-8")))
+        return flat(json.loads((folder / name).read_text(encoding="utf-8")))
     except (ValueError, AttributeError):
         raise LeftOut(f"damaged: {name}") from None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import models
-from cnn_jax.config.durations import model_fields
+from cnn_jax.config.fields import model_fields
 from cnn_jax.core.errors import UserError
 from cnn_jax.tracking.workdir import write_text
 

@@ -13,24 +13,9 @@ from typing import Any
 
 import filelock
 
+from cnn_jax.config.compare import differences
+from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import StorageError, UserError, check
-
-# Fields that may change when a run goes on: what is printed and kept, not what is computed.
-CHANGEABLE = (
-    "log.",
-    "checkpoint.",
-    "mesh.",
-    "eval.batch_size",
-    "data.dir",
-    "data.workers",
-    "data.prefetch",
-    "data.timeout",
-    "data.on_error",
-    "eval.confusion_matrix",
-    "eval.train_part",
-    "eval.layers",
-)
-
 
 # What the system says when a disk or its owner refuses; other errors of files are defects of the program.
 NAMES = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT")
@@ -194,7 +179,7 @@ def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), 
         path.exists(),
         f"{workdir} has checkpoints, but no config.json says of what: put it back, or give another --workdir",
     )
-    may_differ = (*CHANGEABLE, *may_differ, *(("duration",) if extend else ()))
+    may_differ = (*RESUMABLE, *may_differ, *(("duration",) if extend else ()))
     differing = differences(stored_config(workdir), json.loads(config.to_json()), may_differ=may_differ)
     if differing:
         only_duration = len(differing) == 1 and differing[0].startswith("  config.duration:")
@@ -203,26 +188,6 @@ def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), 
             f"{workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
             f"{way_out}{' To train it for longer, add --extend.' if only_duration else ''}"
         )
-
-
-def differences(
-    old: dict[str, Any], new: dict[str, Any], *, may_differ: tuple[str, ...] = CHANGEABLE, prefix: str = "config."
-) -> list[str]:
-    """Returns a line for each field that differs between two stored configurations, without those that may."""
-    before, after = flat(old), flat(new)
-    return [
-        f"  {prefix}{field}: {before.get(field, 'absent')!r} in the folder, {after.get(field, 'absent')!r} now"
-        for field in sorted(before | after)
-        if before.get(field) != after.get(field) and not field.startswith(may_differ)
-    ]
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested dicts as one, with dotted names."""
-    fields = {}
-    for name, value in tree.items():
-        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return fields
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table, training_bytes
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.config.durations import get, in_steps, is_due, model_fields, to_steps
+from cnn_jax.config.compare import flat
+from cnn_jax.config.durations import in_steps, is_due, to_steps
+from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core import trees
 from cnn_jax.core.errors import check
 from cnn_jax.data.pipeline import Data
@@ -23,7 +25,6 @@ from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph
 from cnn_jax.parallel import sharding
 from cnn_jax.pretrained import source as pretrained
-from cnn_jax.tracking.workdir import flat
 from cnn_jax.training import optim, step, transfer
 from cnn_jax.training.config_check import check_config
 

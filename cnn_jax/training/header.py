@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cnn_jax import models
-from cnn_jax.config.durations import model_fields
+from cnn_jax.config.fields import model_fields
 from cnn_jax.core import trees
 from cnn_jax.data.dataset import KINDS
 from cnn_jax.display.tables import human

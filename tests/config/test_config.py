@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax.config.durations import get, in_steps, is_due, model_fields, parse_duration, to_steps
+from cnn_jax.config.durations import in_steps, is_due, parse_duration, to_steps
+from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.augmentations import FORMS, parse
 from cnn_jax.training.config_check import check_config
@@ -147,7 +148,7 @@ MEAN = {"data.mean": (0.5,), "data.std": (0.25,)}
         {"data.augment": ("pad_crop:4", "flip")},
         {"data.augment": ("flip", "rand_augment:2:9", "random_erasing:0.25", "mixup:0.2")},
         {"data.augment": ("cutmix:1.0",), "data.channels": 2},
-        {"data.augment": ("pca_colour:0.1", "rand_augment:2:9"), "data.channels": 3},
+        {"data.augment": ("pca_color:0.1", "rand_augment:2:9"), "data.channels": 3},
         {"model.residual": False, "model.shortcut": "C"},
         {"model.name": "cifar_resnet", "model.depth": 8},
     ],
@@ -262,7 +263,7 @@ def test_a_possible_configuration_passes(values):
         ({"data.augment": ("flip", "rotate:3")}, ["config.data.augment is 'rotate'", "pad_crop, flip"]),
         ({"data.augment": (4,)}, ["config.data.augment has 4", "'flip'"]),
         ({"data.augment": ("pad_crop:16",)}, ["config.data.augment has 'pad_crop:16'", "(16, 16)"]),
-        ({"data.augment": ("pca_colour:0.1",)}, ["'pca_colour:0.1'", "3 channels", "config.data.channels is 1"]),
+        ({"data.augment": ("pca_color:0.1",)}, ["'pca_color:0.1'", "3 channels", "config.data.channels is 1"]),
         ({"data.augment": ("rand_augment:2:9",), "data.channels": 2}, ["1 or 3 channels", "config.data.channels is 2"]),
         ({"data.augment": ("mixup:0.2", "flip")}, ["config.data.augment has 'mixup:0.2' before 'flip'", "last"]),
         ({"data.augment": ("mixup:0.2", "cutmix:1.0")}, ["'mixup:0.2' before 'cutmix:1.0'", "only one"]),

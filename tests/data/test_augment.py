@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from cnn_jax.config import datasets
+from cnn_jax.config.fields import get_config
 from cnn_jax.data import augment
 
 
@@ -179,7 +179,7 @@ def test_the_scale_and_the_place_of_a_random_crop_are_drawn_uniformly(central):
 
 
 def crop_config(**fields):
-    config = datasets.get_dataset("imagenet2012")
+    config = get_config("imagenet2012").data
     config.update(dict(image_size=(16, 16), test_resize=20) | fields)
     return config
 
@@ -256,7 +256,7 @@ def test_half_of_the_images_are_mirrored_left_to_right():
 def test_the_colours_shift_along_their_principal_components():
     image = np.full((3, 4, 3), 128, np.uint8)
     keys = jax.random.split(jax.random.key(0), 4000)
-    shifted = np.asarray(jax.jit(jax.vmap(lambda key: augment.pca_colour(key, image, 0.3)))(keys))
+    shifted = np.asarray(jax.jit(jax.vmap(lambda key: augment.pca_color(key, image, 0.3)))(keys))
     assert shifted.dtype == np.uint8 and (shifted == shifted[:, :1, :1]).all()  # all pixels alike
     shifts = shifted[:, 0, 0].astype(float) - 128
     # The covariance is 255^2 x 0.3^2 x the sum over components of eigenvalue^2 x v v^T, plus that of rounding.
@@ -272,7 +272,7 @@ def test_the_colours_shift_along_their_principal_components():
 def test_shifted_colours_stay_between_black_and_white():
     image = np.stack([np.full((2, 2), value, np.uint8) for value in (0, 128, 255)], axis=-1)
     keys = jax.random.split(jax.random.key(0), 200)
-    shifted = np.asarray(jax.vmap(lambda key: augment.pca_colour(key, image, 3.0))(keys)).astype(int)
+    shifted = np.asarray(jax.vmap(lambda key: augment.pca_color(key, image, 3.0))(keys)).astype(int)
     assert shifted[..., 0].max() > 50 and shifted[..., 2].min() < 205  # and none jumps from one end to the other:
     direction = np.sign(shifted[:, 0, 0, 1] - 128)
     assert (shifted[direction > 0, 0, 0, 2] > 200).all() and (shifted[direction < 0, 0, 0, 0] < 55).all()
@@ -330,7 +330,7 @@ NAMES = ("pad_crop:2", "flip")
 augmented = jax.jit(augment.augment, static_argnums=3)
 
 
-ALL = ("pad_crop:2", "flip", "pca_colour:0.3", "rand_augment:2:9", "random_erasing:0.5")
+ALL = ("pad_crop:2", "flip", "pca_color:0.3", "rand_augment:2:9", "random_erasing:0.5")
 
 
 @settings(deadline=None, max_examples=25)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from cnn_jax.analysis import layer_sheets
-from cnn_jax.config import datasets
+from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, folder, pipeline, sources
 from cnn_jax.tracking.metrics import read_jsonl
@@ -28,7 +28,7 @@ def pictures(root, counts, suffix=".png"):
 
 
 def make_config(root, **fields):
-    config = datasets.get_dataset("folder")
+    config = get_config("folder").data
     config.dir, config.channels = str(root), 1
     config.update(fields)
     return config

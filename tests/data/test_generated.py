@@ -8,7 +8,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-from cnn_jax.config import datasets
+from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, pipeline, sources
 from cnn_jax.data.dataset import VARIATIONS
@@ -22,7 +22,7 @@ every_data_set = pytest.mark.parametrize("name", NAMES)
 
 def load(name: str, *, seed: int = 0, exact: bool = False, **fields) -> dataset.Dataset:
     """Opens small parts; with `exact` nothing varies but what cannot be turned off."""
-    config = datasets.get_dataset(name)
+    config = get_config(name).data
     if exact:
         config.update({field: 0.0 for field in VARIATIONS[name]})
     config.update(dict(num_images=(160, 80, 80)) | fields)
@@ -70,7 +70,7 @@ def test_parts_share_no_example_and_have_every_class_equally_often(name):
 
 @every_data_set
 def test_resident_and_streamed_examples_are_the_same(name):
-    config = datasets.get_dataset(name)
+    config = get_config(name).data
     config.update(dict(num_images=(32, 8, 8), normalize="none", mean=(), std=(), workers=2))
     resident = pipeline.Data(config, seed=0).parts["train"]
     config.placement = "stream"
@@ -90,7 +90,7 @@ def test_a_linear_model_is_not_enough(name, most):
     ("name", "fields", "message"),
     [
         ("xo", {"noise": -0.1}, r"data\.noise is -0\.1, but must be finite and not negative"),
-        ("xo", {"scale": 1.0}, r"data\.scale is 1\.0, but must be below 1"),
+        ("xo", {"scale": 1.0}, r"data\.scale is 1\.0, but must be in \[0, 1\)"),
         ("xo", {"drift": 0.5}, r"data\.drift is 0\.5, but the source 'xo' does not vary in it"),
         ("moving_digits", {"rotation": 5.0}, r"data\.rotation is 5\.0, but the source 'moving_digits' does not vary"),
         ("sequences", {"image_size": (16, 16)}, r"image_size is \(16, 16\), but must be \(length,\)"),
@@ -281,7 +281,7 @@ def test_a_frame_alone_does_not_tell_the_direction():
 def test_the_scans_of_a_part_are_its_own_and_show_the_digit_of_the_class(size):
     side = size[0] * 3 // 4
     owner = {}
-    for part, source in sources.load(datasets.get_dataset("digits")).parts.items():
+    for part, source in sources.load(get_config("digits").data).parts.items():
         for example in source.read(range(len(source))):
             enlarged = Image.fromarray(example["image"][..., 0]).resize((side, side), Image.Resampling.BILINEAR)
             owner[np.asarray(enlarged).tobytes()] = part, str(example["label"])

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn_jax import models
-from cnn_jax.config import datasets
 from cnn_jax.config import fields as base
+from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, pipeline, sources
 from cnn_jax.nn import graph
@@ -21,7 +21,7 @@ from cnn_jax.training import optim, step
 
 
 def make_config(**fields):
-    config = datasets.get_dataset("digits")
+    config = get_config("digits").data
     config.update(dict(workers=2) | fields)
     return config
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from cnn_jax import prepare_data
-from cnn_jax.config import datasets
+from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import sources
 from cnn_jax.data.prepared import parse, read_info
@@ -80,7 +80,7 @@ def test_tfrecord_is_named_converted_and_read(data_dir, tmp_path):
     for options, result_dir in (((f"--to={tmp_path / 'to'}",), tmp_path / "to"), ((), data_dir), ((), data_dir)):
         result = command("mnist", f"--dir={data_dir}", "--from-tfrecord", *options)
         assert result.returncode == 0 and result.stderr == "", result.stderr
-        config = datasets.get_dataset("mnist")
+        config = get_config("mnist").data
         config.update(dict(dir=str(result_dir), train="train[:80%]", validation="train[80%:]"))
         test = sources.load(config).parts["test"].read(range(9))
         assert [(np.asarray(e["image"]).mean(), e["label"]) for e in test] == [(i, i) for i in range(9)]
@@ -231,7 +231,7 @@ def registered(monkeypatch, tmp_path):
 
 def test_what_is_prepared_can_be_read(registered, tmp_path):
     prepare_data.prepare("handmade", tmp_path / "data", Console())
-    config = datasets.get_dataset("handmade")
+    config = get_config("handmade").data
     config.update(dict(dir=str(tmp_path / "data"), channels=1, mean=(), std=()))
     dataset = sources.load(config)
     assert [e["label"] for e in dataset.parts["test"].read(range(12))] == [i % 10 for i in range(12)]
@@ -241,7 +241,7 @@ def test_an_error_of_tfds_is_one_message_and_leaves_nothing_that_counts(register
     registered.fails = True
     with pytest.raises(UserError, match="handmade could not be prepared: ConnectionError: no route to host"):
         prepare_data.prepare("handmade", tmp_path / "data", Console())
-    config = datasets.get_dataset("handmade")
+    config = get_config("handmade").data
     config.dir = str(tmp_path / "data")
     with pytest.raises(UserError, match="'handmade' is not prepared"):
         sources.load(config)

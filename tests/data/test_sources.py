@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from cnn_jax.config import datasets
+from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, sources
 
@@ -22,7 +22,7 @@ def everything(source: dataset.Source) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def digits():
-    return sources.load(datasets.get_dataset("digits"))
+    return sources.load(get_config("digits").data)
 
 
 def test_the_digits_have_the_documented_sizes(digits):
@@ -49,25 +49,25 @@ def test_every_part_of_the_digits_has_every_class(digits):
 
 
 def test_the_split_of_the_digits_does_not_depend_on_the_seed(digits):
-    other = sources.load(datasets.get_dataset("digits"), seed=7)
+    other = sources.load(get_config("digits").data, seed=7)
     for part, source in digits.parts.items():
         for ours, theirs in zip(everything(source), everything(other.parts[part]), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_wrong_number_of_classes_or_channels_is_an_error_with_both_numbers():
-    config = datasets.get_dataset("digits")
+    config = get_config("digits").data
     config.num_classes = 12
     with pytest.raises(UserError, match=r"num_classes is 12, but 'digits' has 10 classes"):
         sources.load(config)
-    config = datasets.get_dataset("digits")
+    config = get_config("digits").data
     config.channels = 2
     with pytest.raises(UserError, match=r"channels is 2, but the images of 'digits' have 1"):
         sources.load(config)
 
 
 def test_digits_are_grey_in_three_channels_for_a_network_of_colour_pictures(digits):
-    config = datasets.get_dataset("digits")
+    config = get_config("digits").data
     config.channels = 3
     for part, source in sources.load(config).parts.items():
         np.testing.assert_array_equal(everything(source)[0], everything(digits.parts[part])[0].repeat(3, -1))
@@ -75,7 +75,7 @@ def test_digits_are_grey_in_three_channels_for_a_network_of_colour_pictures(digi
 
 def test_shares_of_the_digits_must_add_up_and_leave_no_part_empty():
     for shares in (("70%", "10%", "30%"), ("80%", "0%", "20%"), ("99.98%", "0.01%", "0.01%")):
-        config = datasets.get_dataset("digits")
+        config = get_config("digits").data
         config.train, config.validation, config.test = shares
         with pytest.raises(UserError, match=r"add up to 100%|part of 'digits' is empty"):
             sources.load(config)
@@ -86,7 +86,7 @@ def test_shares_of_the_digits_must_add_up_and_leave_no_part_empty():
 
 def synthetic(**fields) -> dataset.Dataset:
     seed = fields.pop("seed", 0)
-    config = datasets.get_dataset("synthetic")
+    config = get_config("synthetic").data
     config.update(dict(num_images=(20, 10, 10), image_size=(5, 7), channels=3) | fields)
     return sources.load(config, seed)
 
@@ -141,7 +141,7 @@ def test_concatenated_parts_are_read_in_the_order_that_was_asked_for(first, seco
 
 
 def subset(seed=0, **fields):
-    config = datasets.get_dataset("digits")
+    config = get_config("digits").data
     config.update(fields)
     return sources.load(config, seed)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cnn_jax.config import datasets
+from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, pipeline, prepared, sources, tfds
 from cnn_jax.data.images import UnreadableError
@@ -50,7 +50,7 @@ def edit(data_dir: Path, file: str, old: str, new: str) -> None:
 
 
 def mnist_config(data_dir: Path | str, **fields):
-    config = datasets.get_dataset("mnist")
+    config = get_config("mnist").data
     config.update(dict(dir=str(data_dir), train="train[:80%]", validation="train[80%:]") | fields)
     return config
 
@@ -166,7 +166,7 @@ def colours(folder: Path, name: str, splits: dict[str, int], num_classes: int = 
 
 
 def any_config(name: str, data_dir: Path, **fields):
-    config = datasets.get_dataset(name)
+    config = get_config(name).data
     config.update(dict(dir=str(data_dir)) | fields)
     return config
 
@@ -262,7 +262,7 @@ def test_a_data_set_in_variants_is_tfds_default_unless_one_is_named(tmp_path):
 def test_a_name_that_is_none_is_refused_by_the_configuration():
     for name in ("", "../mnist", "a/b/c", "mnist/..", "mnist:3.0.1", "a b"):
         with pytest.raises(ValueError, match="NAME or NAME/VARIANT, not"):
-            datasets.get_dataset(name)
+            get_config(name)
 
 
 # ---------------------------------------------------------------- damaged and hostile files
@@ -427,7 +427,7 @@ def test_the_real_mnist_has_55000_5000_and_10000_images():
     folder = os.environ.get("TFDS_DATA_DIR", "")
     if not folder or not (Path(folder) / "mnist").is_dir():
         pytest.skip("TFDS_DATA_DIR has no mnist")
-    dataset = sources.load(datasets.get_dataset("mnist"))
+    dataset = sources.load(get_config("mnist").data)
     sizes = {part: len(source) for part, source in dataset.parts.items()}
     assert sizes == dict(train=55_000, validation=5_000, test=10_000)
     for source in dataset.parts.values():

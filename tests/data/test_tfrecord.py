@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax.config import datasets
+from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import prepared, sources
 from cnn_jax.data.tfrecord import convert, masked_crc, read_records
@@ -76,9 +76,9 @@ def folder(original, tmp_path):
 
 
 def config(data_dir: Path):
-    fields = datasets.get_dataset("mnist")
-    fields.update(dict(dir=str(data_dir), train="train[:80%]", validation="train[80%:]"))
-    return fields
+    found = get_config("mnist").data
+    found.update(dict(dir=str(data_dir), train="train[:80%]", validation="train[80%:]"))
+    return found
 
 
 def everything(data_dir: Path) -> dict[str, list]:

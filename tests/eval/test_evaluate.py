@@ -10,7 +10,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax.config import datasets
+from cnn_jax.config.fields import get_config
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import pipeline, sources
@@ -59,7 +59,7 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_part(*, train: bool = False, placement: str = "device") -> pipeline.Part:
-    config = datasets.get_dataset("digits")
+    config = get_config("digits").data
     config.update(dict(placement=placement, workers=2))
     return pipeline.Part(sources.ArraySource(*arrays()), config, train=train, seed=3)
 
@@ -300,7 +300,7 @@ class Unreadable(sources.ArraySource):
 @pytest.mark.parametrize("protocol", ["single", "flip"])
 def test_a_part_of_which_nothing_can_be_read_is_an_error(protocol):
     network, params, stats = toy()
-    config = datasets.get_dataset("digits")
+    config = get_config("digits").data
     config.update(dict(placement="stream", workers=2, on_error="skip"))
     part = pipeline.Part(Unreadable(*arrays()), config, train=False, seed=3)
     options: dict = dict(batch_size=8, put=lambda batch: batch)

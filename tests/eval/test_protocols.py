@@ -2,9 +2,9 @@
 
 import pytest
 
+from cnn_jax.config.compare import flat
 from cnn_jax.core.errors import UserError
 from cnn_jax.eval import protocols
-from cnn_jax.tracking.workdir import flat
 from cnn_jax.training.config_check import check_config
 from configs import lenet5, resnet50
 

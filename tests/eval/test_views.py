@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import torchvision_models
-from cnn_jax.config import datasets
+from cnn_jax.config.fields import get_config
 from cnn_jax.data import augment, pipeline
 from cnn_jax.data.images import UnreadableError
 from cnn_jax.eval import views
@@ -19,7 +19,7 @@ PHOTOGRAPHS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*
 
 
 def config_of(**fields):
-    config = datasets.get_dataset("imagenet2012")
+    config = get_config("imagenet2012").data
     config.update(dict(workers=2, **fields))
     return config
 

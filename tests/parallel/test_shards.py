@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_jax.config import datasets
+from cnn_jax.config.fields import get_config
 from cnn_jax.data import pipeline
 
 BATCH_SIZE = 8
@@ -26,7 +26,7 @@ with open(sys.argv[1], "w", buffering=1) as file:
 
 
 def described(process: int, processes: int, start: int, stop: int):
-    config = datasets.get_dataset("synthetic")
+    config = get_config("synthetic").data
     config.update(dict(placement="stream", workers=2, image_size=(8, 8), train_crop="random_resized"))
     config.num_images = (100, 10, 10)  # an epoch has 12.5 batches
     part = pipeline.Data(config, seed=3, shard=(process, processes)).parts["train"]

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from cnn_jax.config.compare import differences
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.tracking import workdir
 
@@ -19,7 +20,7 @@ def test_the_configuration_is_stored_as_data(tmp_path, small_config):
 def test_differences_show_both_values_and_leave_out_what_may_change():
     old = {"seed": 0, "log": {"every": "1 steps"}, "data": {"dir": "a", "name": "x"}, "gone": 1}
     new = {"seed": 1, "log": {"every": "2 steps"}, "data": {"dir": "b", "name": "x"}, "came": 2}
-    assert workdir.differences(old, new) == [
+    assert differences(old, new) == [
         "  config.came: 'absent' in the folder, 2 now",
         "  config.gone: 1 in the folder, 'absent' now",
         "  config.seed: 0 in the folder, 1 now",
@@ -121,4 +122,4 @@ def test_what_storage_refuses_for_a_while_is_tried_again_with_longer_pauses(monk
 
 def test_the_mesh_may_change_when_a_run_goes_on():
     old, new = ({"mesh": {"model": n, "preset": name}} for n, name in ((1, "fsdp"), (2, "fc")))
-    assert workdir.differences(old, new) == []
+    assert differences(old, new) == []
