@@ -331,5 +331,5 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_configurations_import_ml_collections_and_each_other_only(name):
-    assert imported(FILES[name]) - set(sys.stdlib_module_names) <= {"ml_collections", "configs"}
+def test_recipes_import_cnn_jax_and_each_other_only(name):
+    assert imported(FILES[name]) - set(sys.stdlib_module_names) <= {"ml_collections", "configs", "cnn_jax"}
