@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check
 
 # jax is imported by what needs it, so that --help answers at once.
@@ -61,7 +62,7 @@ def torchvision_call(model: Mapping[str, Any], given: Mapping[str, Any], num_cla
     """Returns the call that builds torchvision's network of the same function, for people.
 
     Args:
-      model: config.model. given: the fields of `workdir.INPUT`.
+      model: config.model. given: the fields of `run_folder.INPUT`.
 
     Raises:
       UserError: torchvision has none.
@@ -113,7 +114,6 @@ def write_function(source: Any, path: Path) -> str:
     from cnn_jax.data import augment
     from cnn_jax.nn import cpu
     from cnn_jax.pretrained import trained
-    from cnn_jax.tracking import workdir
 
     graphdef, state = nnx.split(trained.build(source))
     mean, std = (np.asarray(source.input[name], np.float32) for name in ("mean", "std"))
@@ -127,7 +127,7 @@ def write_function(source: Any, path: Path) -> str:
     )
     with cpu.stock():
         exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
-    with workdir.written(path) as partial:
+    with files.written(path) as partial:
         partial.write_bytes(exported.serialize())
     return f"jax.export.deserialize(...).call(images) takes {images.dtype} {list(images.shape)}, any b"
 
@@ -152,18 +152,18 @@ if __name__ == "__main__":
         check_output(path, names=_NAMES.value, overwrite=_OVERWRITE.value)
         from rich.console import Console
 
-        from cnn_jax.display import show
+        from cnn_jax.display import terminal
         from cnn_jax.pretrained import source as pretrained
 
         console = Console()
-        with show.waiting(console, "reading the trained network"):
+        with terminal.waiting(console, "reading the trained network"):
             source = pretrained.open_source(checkpoint)
-        show.say(console, source.description)
-        with show.waiting(console, f"writing {path}"):
+        terminal.say(console, source.description)
+        with terminal.waiting(console, f"writing {path}"):
             if path.suffix == ".stablehlo":
                 use = write_function(source, path)
             else:
                 use = write_weights(source, path, names=_NAMES.value)
-        show.say(console, f"{path}: {path.stat().st_size:,} bytes; {use}")
+        terminal.say(console, f"{path}: {path.stat().st_size:,} bytes; {use}")
 
     commandline.launch(start)

@@ -31,24 +31,24 @@ def start() -> None:
         "name the trained network to start from, once: --checkpoint=SOURCE",
     )
     from cnn_jax.core import compilation_cache
-    from cnn_jax.display import show
-    from cnn_jax.parallel import together
+    from cnn_jax.display import terminal
+    from cnn_jax.parallel import collectives
     from cnn_jax.pretrained import source as pretrained
-    from cnn_jax.training import transfer
+    from cnn_jax.training import finetuning
 
     compilation_cache.enable()
-    with session():
-        console = together.console()
-        with show.waiting(console, "reading the trained network"):
+    with session() as stop:
+        console = collectives.console()
+        with terminal.waiting(console, "reading the trained network"):
             source = pretrained.open_source(given)
-            first = together.decided(lambda: source.name)
+            first = collectives.decided(lambda: source.name)
             if first != source.name:  # its run goes on
                 source = pretrained.open_source(first)
-        for field, value in transfer.adapt(
+        for field, value in finetuning.adapt(
             config, source, {word.partition("=")[0] for word in given_changes()}
         ).items():
-            show.say(console, f"config.{field} = {value!r}")
-        train(config, name=f"finetune-{config.model.name}", console=console)
+            terminal.say(console, f"config.{field} = {value!r}")
+        train(config, source=source, stop=stop, name=f"finetune-{config.model.name}", console=console)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax.checkpoint import storage
+from cnn_jax.checkpoint import bucket
 from cnn_jax.config import commandline
 from cnn_jax.config.commandline import changed, explain, given_config, launch, needed_config
 from cnn_jax.core.errors import UserError, check_folder
@@ -53,8 +53,8 @@ def start() -> None:
     from cnn_jax.core import compilation_cache
 
     compilation_cache.enable()
-    with session():
-        train(config, name=str(config.model.get("name")))
+    with session() as stop:
+        train(config, name=str(config.model.get("name")), stop=stop)
 
 
 def evaluate(workdir: Path | str | None) -> None:
@@ -63,14 +63,14 @@ def evaluate(workdir: Path | str | None) -> None:
         raise UserError("--mode=eval needs --workdir=FOLDER, the folder of a run, or --checkpoints=FOLDER,FOLDER")
     config = given_config()
     if config is None:
-        with storage.opened(workdir) as kept:
-            config = recorded_config(kept.path)
+        with bucket.opened(workdir) as here:
+            config = recorded_config(here)
     from cnn_jax.core import compilation_cache
-    from cnn_jax.training import loop as train
+    from cnn_jax.training import evaluate_run
 
     compilation_cache.enable()
     with session():
-        train.evaluate_run(config, workdir, _CHECKPOINT.value or "latest")
+        evaluate_run.evaluate_run(config, workdir, _CHECKPOINT.value or "latest")
 
 
 def evaluate_ensemble(workdir: Path | str | None) -> None:
@@ -89,11 +89,11 @@ def evaluate_ensemble(workdir: Path | str | None) -> None:
             folder, which = word, "latest"
         members.append((recorded_config(Path(folder)), Path(folder), which))
     from cnn_jax.core import compilation_cache
-    from cnn_jax.training import ensemble
+    from cnn_jax.training import evaluate_run
 
     compilation_cache.enable()
     with session():
-        ensemble.evaluate(members, Path(workdir) if workdir else None)
+        evaluate_run.evaluate_ensemble(members, Path(workdir) if workdir else None)
 
 
 def recorded_config(workdir: Path) -> Any:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.display import tables
-from cnn_jax.tracking import workdir
 
 
 def top_classes(probabilities: Any, classes: list[str], top: int) -> list[list[tuple[str, float]]]:
@@ -51,6 +50,7 @@ if __name__ == "__main__":
     from absl import flags
 
     from cnn_jax.config import commandline
+    from cnn_jax.core import files
     from cnn_jax.core.errors import check
     from cnn_jax.pretrained import inference
 
@@ -69,16 +69,16 @@ if __name__ == "__main__":
         trained = inference.network()
         from cnn_jax.data.find import find
 
-        files = [example.file for example in find(words, len(trained.image_size))]
-        done = inference.compute(trained, files, "probabilities", inference.reading())
+        pictures = [example.file for example in find(words, len(trained.image_size))]
+        done = inference.compute(trained, pictures, "probabilities", inference.reading())
         if trained.source.classes is None:
             print(f"{trained.source.name} does not name its classes: they are numbered from 0", file=sys.stderr)
         found = top_classes(done.values, trained.classes, _TOP.value)
-        names = [str(files[i]) for i in done.kept]
+        names = [str(pictures[i]) for i in done.kept]
         text = render(names, found, _FORMAT.value, source=trained.source.description, unreadable=done.unreadable)
         if output:
-            with workdir.storage_errors(f"--output: {output} cannot be written"):
-                workdir.write_text(output, text)
+            with files.storage_errors(f"--output: {output} cannot be written"):
+                files.write_text(output, text)
         else:
             print(text, end="")
         return done.exit_code

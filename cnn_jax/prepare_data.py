@@ -19,8 +19,8 @@ from typing import Any
 from absl import flags
 
 from cnn_jax.config import commandline
+from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.tracking import workdir
 
 # numpy and tensorflow_datasets are imported by start(), so that --help answers at once.
 
@@ -88,7 +88,7 @@ def prepare(name: str, directory: Path, console: Any) -> None:
         builder: Any = tfds.builder(name, data_dir=str(directory), file_format=prepared.FORMAT)
         prepared.check_readable(builder.info, Path(builder.data_dir), "")
         console.print(f"downloading and preparing {builder.info.full_name} in {builder.data_dir}")
-        with workdir.storage_errors(f"{directory} cannot be written"), workdir.locked(directory / name, flag="--dir"):
+        with files.storage_errors(f"{directory} cannot be written"), files.locked(directory / name, flag="--dir"):
             builder.download_and_prepare()
     except UserError:
         raise
@@ -142,8 +142,8 @@ def convert(info: Any, folder: Path, to: Path, console: Any) -> None:
     total = sum(split.num_examples for split in info.splits.values())
     console.print(f"converting {info.full_name} into {to}")
     with (
-        workdir.storage_errors(f"{to} cannot be written"),
-        workdir.locked(to.parent, flag="--to" if _TO.value else "--dir"),
+        files.storage_errors(f"{to} cannot be written"),
+        files.locked(to.parent, flag="--to" if _TO.value else "--dir"),
         commandline.progress_bar("converting", total) as advance,
     ):
         tfrecord.convert(info, folder, to, advance)

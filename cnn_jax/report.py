@@ -21,7 +21,7 @@ from cnn_jax.core.errors import UserError
 from cnn_jax.display.tables import Sheet, render
 from cnn_jax.reporting.runs import Finished, Group, LeftOut, commands, group, read
 from cnn_jax.reporting.scorecard import Row, scorecard
-from cnn_jax.tracking import provenance
+from cnn_jax.tracking import run_record
 
 # What text and Markdown leave out, beside columns that are empty: other columns say nearly the same.
 ALSO = ("steps", "top-5, %", "mean")
@@ -52,7 +52,7 @@ def _facts(group: Group) -> Row:
 def _machines(runs: Sequence[Finished]) -> Row:
     starts = [start for run in runs for start in run.starts]
     return {
-        "hardware": _distinct(provenance.told(start) for start in starts),
+        "hardware": _distinct(run_record.describe(start) for start in starts),
         "versions": _distinct(f"jax {s['versions']['jax']}, flax {s['versions']['flax']}" for s in starts),
         "commit": _distinct(re.sub(r"^(\w{10})\w+", r"\1", start["commit"] or "") for start in starts),
     }

@@ -19,10 +19,10 @@ import numpy as np
 
 from cnn_jax import verification
 from cnn_jax.core.errors import check
+from cnn_jax.core.files import storage_errors
 from cnn_jax.display import plots
 from cnn_jax.pretrained import inference
 from cnn_jax.pretrained.inference import Embedded
-from cnn_jax.tracking.workdir import storage_errors
 
 MOST = 10_000  # pictures, whose pairs fit into memory
 

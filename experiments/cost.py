@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cnn_jax.display.tables import Sheet, Short
-from cnn_jax.tracking import provenance
+from cnn_jax.tracking import run_record
 from experiments.experiment import Part
 
 ROUNDS = 9
@@ -84,7 +84,7 @@ def compiled(part: Part, batch: int) -> dict[str, tuple[Any, tuple[Any, ...]]]:
 
 def record(parts: Sequence[Part]) -> dict[str, Any]:
     """Returns {"machine", "commit", "rows"} of a measurement."""
-    return {"machine": provenance.machine(), "commit": provenance.commit(), "rows": measure(parts)}
+    return {"machine": run_record.machine(), "commit": run_record.commit(), "rows": measure(parts)}
 
 
 def place(costs: dict[str, Any]) -> str:
@@ -92,13 +92,13 @@ def place(costs: dict[str, Any]) -> str:
     machine = costs["machine"]
     versions = f"jax {machine['versions']['jax']}, flax {machine['versions']['flax']}"
     commit = (costs["commit"] or "")[:10]
-    return f"{provenance.told(machine)}; {versions}; commit {commit}"
+    return f"{run_record.describe(machine)}; {versions}; commit {commit}"
 
 
 def fits(costs: dict[str, Any], parts: Sequence[Part]) -> bool:
     """Returns whether a record is of these parts, on this machine with these versions."""
     labels = [(row["group"], row["label"]) for row in costs["rows"]]
-    return labels == [(part.group, part.label) for part in parts] and costs["machine"] == provenance.machine()
+    return labels == [(part.group, part.label) for part in parts] and costs["machine"] == run_record.machine()
 
 
 def sheet(rows: Sequence[dict[str, Any]]) -> Sheet:

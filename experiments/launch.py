@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import Stopped, StorageError, UserError, check
+from cnn_jax.core.files import write_text
 from cnn_jax.display.tables import duration
-from cnn_jax.tracking.workdir import write_text
-from cnn_jax.training.signals import StopSignals
+from cnn_jax.training import preemption
 from experiments.plan import Task
 
 ATTEMPTS = 2  # of a run that crashed or was killed
@@ -88,14 +88,13 @@ def run_here(pending: Sequence[Task], places: Sequence[Slot], say: Callable[[str
     queue, free = deque(pending), list(places)
     running: dict[subprocess.Popen, tuple[Task, Slot, float]] = {}
     done, spent, signalled = 0, 0.0, False
-    with StopSignals(say) as stop:
-        stop.hold()
+    with preemption.requests(say) as received:
         try:
-            while running or (queue and not stop.received):
-                while queue and free and not stop.received:
+            while running or (queue and not received):
+                while queue and free and not received:
                     task, slot = queue.popleft(), free.pop()
                     running[start(task, slot)] = (task, slot, time.perf_counter())
-                if stop.received and not signalled:  # once: a second signal would not wait for them to save
+                if received and not signalled:  # once: a second signal would not wait for them to save
                     for process in running:
                         process.terminate()
                     signalled = True
@@ -112,7 +111,7 @@ def run_here(pending: Sequence[Task], places: Sequence[Slot], say: Callable[[str
                         say(
                             f"{done}/{done + rest}  {task.name}: {result.accuracy:.2f}% in {seconds:.0f} s; {left} left"
                         )
-                    elif not stop.received and is_tried_again(task, process.returncode, say):
+                    elif not received and is_tried_again(task, process.returncode, say):
                         queue.append(task)
                 time.sleep(0.1)
         finally:  # after an error no run goes on by itself
@@ -120,8 +119,8 @@ def run_here(pending: Sequence[Task], places: Sequence[Slot], say: Callable[[str
                 process.terminate()
             for process in running:
                 process.wait()
-        if stop.received:
-            raise Stopped(f"stopped by {stop.received}; the runs under way are saved, and the same command goes on")
+        if received:
+            raise Stopped(f"stopped by {received[0]}; the runs under way are saved, and the same command goes on")
 
 
 def is_tried_again(task: Task, code: int, say: Callable[[str], None]) -> bool:

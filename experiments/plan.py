@@ -11,10 +11,11 @@ from typing import Any
 from cnn_jax.config.commandline import other_config
 from cnn_jax.config.compare import differences, flat
 from cnn_jax.config.fields import RESUMABLE
+from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.display.tables import Sheet, Short
 from cnn_jax.reporting import runs
-from cnn_jax.tracking import workdir
+from cnn_jax.tracking import run_folder
 from experiments.experiment import Arm, Experiment
 
 
@@ -132,7 +133,7 @@ class Task:
         data = self.config.data  # what it leaves to the data set, the run has written down
         left_open = ["num_classes", *(part for part in ("train", "validation", "test") if not data[part])]
         may_differ = (*MAY_DIFFER, *(f"data.{field}" for field in left_open))
-        return differences(workdir.stored_config(self.folder), _plain(self.config), may_differ=may_differ)
+        return differences(run_folder.stored_config(self.folder), _plain(self.config), may_differ=may_differ)
 
     def finished(self) -> runs.Finished | None:
         """Returns the finished run, or None."""
@@ -154,7 +155,7 @@ class Task:
             path.unlink(missing_ok=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            workdir.write_text(path, why)
+            files.write_text(path, why)
 
     def last_words(self) -> str:
         """Returns the line of the last attempt's log that says why it ended."""

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.core import files
 from cnn_jax.core.errors import check
 from cnn_jax.display.tables import Sheet, Short, render
 from cnn_jax.reporting import runs
-from cnn_jax.tracking import provenance, workdir
-from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.tracking import run_record
+from cnn_jax.tracking.recorder import read_jsonl
 from experiments import cost, figures
 from experiments.experiment import Arm, Experiment, without
 from experiments.intervals import Mean, mean, paired_difference
@@ -200,7 +201,7 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
     facts = {
         "evaluation": [run.evaluation for run in finished],
         "data": [run.data["name"] for run in finished],
-        "hardware": [provenance.told(start) for start in starts],
+        "hardware": [run_record.describe(start) for start in starts],
         "versions": [f"jax {s['versions']['jax']}, flax {s['versions']['flax']}" for s in starts],
         "commit": [re.sub(r"^(\w{10})\w+", r"\1", s["commit"] or "") for s in starts],
         "dates": [s["date"][:10] for s in starts],
@@ -236,8 +237,8 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
     if mixed:
         parts.append(f"**Runs differ in {', '.join(mixed)}: what is compared may not be the arms alone.**")
     text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
-    workdir.write_text(folder / "report.md", text)
-    workdir.write_text(folder / "report.html", page(text, folder))
+    files.write_text(folder / "report.md", text)
+    files.write_text(folder / "report.html", page(text, folder))
     return folder / "report.html"
 
 
@@ -296,4 +297,4 @@ def measure_cost(experiment: Experiment, spec: str, folder: Path, say: Callable[
     result = subprocess.run(line, capture_output=True, text=True, check=False)
     words = result.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
     check(result.returncode == 0, f"the cost of the parts could not be measured: {words[0]}")
-    workdir.write_text(path, result.stdout)
+    files.write_text(path, result.stdout)

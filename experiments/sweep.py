@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check, check_folder
 from cnn_jax.display.tables import render
-from cnn_jax.tracking import workdir
 from experiments.experiment import Experiment, experiments, load
 from experiments.launch import Slot, check_not_submitted, run_here, slots, submit
 from experiments.plan import Planned, check_fit, differing, first_tasks, plan, plan_sheet, tasks
@@ -126,7 +126,7 @@ if __name__ == "__main__":
             say("\n".join(one.arm.command() for one in chosen))
             say(f"\nSEED: 0 to {seeds - 1}; folder: {folder}")
             return None
-        with workdir.locked(folder, flag="--folder"):
+        with files.locked(folder, flag="--folder"):
             train_first(experiment, places, say)
             every = tasks(chosen, range(seeds), folder)
             check_fit(every)

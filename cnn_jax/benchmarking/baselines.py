@@ -22,7 +22,7 @@ from cnn_jax.data import augment
 from cnn_jax.data.pipeline import Batch
 from cnn_jax.eval.steps import gather
 from cnn_jax.nn import cpu
-from cnn_jax.training.build import Run
+from cnn_jax.training.setup import Setup
 from cnn_jax.training.step import with_auxiliary
 
 Contender = tuple[Callable[[], Any], Callable[[Any, int], Any]]
@@ -54,7 +54,7 @@ def check_comparable(config: Any) -> None:
 # ---------------------------------------------------------------- Flax
 
 
-def flax_loop(run: Run, batches: Callable[[int], Iterable[Batch]], examples: Batch | None) -> Contender:
+def flax_loop(setup: Setup, batches: Callable[[int], Iterable[Batch]], examples: Batch | None) -> Contender:
     """Returns the loop of Flax's MNIST tutorial: nnx.jit over modules, one batch of the host at a time.
 
     The network is ours with XLA's own operations (`cpu.stock`); learning rate, momentum and decay are the
@@ -63,10 +63,10 @@ def flax_loop(run: Run, batches: Callable[[int], Iterable[Batch]], examples: Bat
     Args:
       batches: steps -> host batches with "image" and "label", or with "index" into `examples`.
     """
-    config = run.config
+    config = setup.config
     key = jax.random.key(config.seed)
-    mean, std = run.data.normalization["mean"], run.data.normalization["std"]
-    learning_rate: Any = run.schedule
+    mean, std = setup.data.normalization["mean"], setup.data.normalization["std"]
+    learning_rate: Any = setup.schedule
 
     def decayed(params: Any) -> Any:
         matches = trees.match(nnx.to_pure_dict(params), config.optim.decay_rule, field="config.optim.decay_rule")
@@ -92,7 +92,7 @@ def flax_loop(run: Run, batches: Callable[[int], Iterable[Batch]], examples: Bat
 
     @nnx.jit  # one program in place of one for each layer
     def create() -> Any:
-        model = run.create_model(seed=jax.random.fold_in(key, 0))
+        model = setup.create_model(seed=jax.random.fold_in(key, 0))
         model = nnx.view(model, deterministic=False, use_running_average=False, raise_if_not_found=False)
         metrics = nnx.MultiMetric(accuracy=nnx.metrics.Accuracy(), loss=nnx.metrics.Average("loss"))
         return model, nnx.Optimizer(model, sgd, wrt=nnx.Param), metrics
@@ -116,7 +116,7 @@ def flax_loop(run: Run, batches: Callable[[int], Iterable[Batch]], examples: Bat
 # ---------------------------------------------------------------- PyTorch
 
 
-def torch_loop(run: Run, examples: Batch) -> Contender:
+def torch_loop(setup: Setup, examples: Batch) -> Contender:
     """Returns the same training in PyTorch: channels last, eager on a CPU and `torch.compile` on a GPU.
 
     Batches are taken in turn from `examples` ("image" and "label", NumPy arrays), which are on the device before the
@@ -138,10 +138,10 @@ def torch_loop(run: Run, examples: Batch) -> Contender:
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as in jax
 
-    config = run.config
-    network = torch_twins.network(config, run.data.image_shape)
+    config = setup.config
+    network = torch_twins.network(config, setup.data.image_shape)
     count = sum(parameter.numel() for parameter in network.parameters())
-    ours = sum(row.parameters for row in run.layers)
+    ours = sum(row.parameters for row in setup.layers)
     if count != ours:
         raise RuntimeError(f"the PyTorch twin of {config.model.name} has {count:,} parameters, but ours {ours:,}")
     network = network.to(device, memory_format=torch.channels_last).train()
@@ -158,7 +158,7 @@ def torch_loop(run: Run, examples: Batch) -> Contender:
     images = torch.as_tensor(examples["image"], device=device).split(config.batch_size)
     labels = torch.as_tensor(examples["label"], device=device).long().split(config.batch_size)
     whole = len(examples["image"]) // config.batch_size  # batches
-    mean, std = (torch.as_tensor(np.array(run.data.normalization[name]), device=device) for name in ("mean", "std"))
+    mean, std = (torch.as_tensor(np.array(setup.data.normalization[name]), device=device) for name in ("mean", "std"))
 
     def train_step(sums: dict[str, Any], image: Any, label: Any) -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -24,9 +24,11 @@ from cnn_jax.benchmarking import baselines, torch_data
 from cnn_jax.benchmarking.baselines import Contender
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data.pipeline import Batch
-from cnn_jax.display import show
-from cnn_jax.training import loop as train
-from cnn_jax.training.build import PRECISION, Run
+from cnn_jax.display import terminal
+from cnn_jax.parallel import mesh
+from cnn_jax.training.session import ahead
+from cnn_jax.training.setup import PRECISION, Setup, build
+from cnn_jax.training.state import States
 
 ROUNDS = 5
 PARTS = ("step", "data", "both")
@@ -51,18 +53,18 @@ def benchmark(
       progress: the console that shows what is going on, if it is a terminal.
 
     Raises:
-      UserError: see `build.Run` and `baselines`; a loss is not finite.
+      UserError: see `setup.build` and `baselines`; a loss is not finite.
     """
     check(
         not config.cache_features, "config.cache_features is True: a benchmark computes everything, leave it at False"
     )
-    run = Run(config)
-    config = run.config  # with the number of classes of a folder
+    setup = build(config)
+    config = setup.config  # with the number of classes of a folder
     trains = set(only) != {"data"}
     if against in ("flax", "torch") and trains:
         baselines.check_comparable(config)
     check(
-        against != "full" or not run.trainable.is_all,
+        against != "full" or not setup.trainable.is_all,
         "--against=full compares with a step that trains everything, but so does this one: set config.trainable",
     )
     loads = against == "torch" and "data" in only and config.data.source == "folder"
@@ -71,11 +73,11 @@ def benchmark(
         f"--against={against} has nothing to compare with --only=data of the source {config.data.source!r}: "
         "--against=torch does with the data set 'folder'",
     )
-    with show.waiting(progress, "reading the data and compiling"):
-        part = run.data.parts["train"]
+    with terminal.waiting(progress, "reading the data and compiling"):
+        part = setup.data.parts["train"]
         size = len(part) if part.is_resident else STREAMED_BATCHES * config.batch_size
-        examples = random_examples(size, run.data.image_shape, config.data.num_classes)
-        compiled, contenders = ours(run, examples, compiles=trains)
+        examples = random_examples(size, setup.data.image_shape, config.data.num_classes)
+        compiled, contenders = ours(setup, examples, compiles=trains)
         contenders = {name: contenders[name] for name in PARTS if name in only}
         counts = {name: calibrate(name, contender, seconds) for name, contender in contenders.items()}
         memory = {"step_bytes": compiled["step_bytes"]} | peak_memory()  # before the reference takes its own
@@ -86,26 +88,26 @@ def benchmark(
         if against and trains:
             references.append(against)
         if against == "flax" and trains:
-            contenders["flax"] = baselines.flax_loop(run, host_batches(run), examples if part.is_resident else None)
+            contenders["flax"] = baselines.flax_loop(setup, host_batches(setup), examples if part.is_resident else None)
         elif against == "torch" and trains:
-            contenders["torch"] = baselines.torch_loop(run, examples)
+            contenders["torch"] = baselines.torch_loop(setup, examples)
         elif against == "full" and trains:
             everything = config.copy_and_resolve_references()
             everything.update(trainable="full", take="all")
-            contenders["full"] = ours(Run(everything), examples, compiles=False)[1]["step"]
+            contenders["full"] = ours(build(everything), examples, compiles=False)[1]["step"]
         for name in references:
             counts[name] = calibrate(name, contenders[name], seconds)
-    with show.waiting(progress, f"measuring {', '.join(contenders)}: about {seconds * ROUNDS * len(counts):.0f} s"):
+    with terminal.waiting(progress, f"measuring {', '.join(contenders)}: about {seconds * ROUNDS * len(counts):.0f} s"):
         speeds: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(ROUNDS):
             for name, contender in contenders.items():
                 taken = timed(name, contender, counts[name])
                 speeds[name].append(counts[name] * config.batch_size / taken)
-    with show.waiting(progress, "measuring matrix products"):
+    with terminal.waiting(progress, "measuring matrix products"):
         peak = matmul_peak(config.precision, seconds) if trains else None
 
     device = jax.devices()[0]
-    flops = FLOPS_PER_MAC * sum(row.macs for row in run.layers)
+    flops = FLOPS_PER_MAC * sum(row.macs for row in setup.layers)
     speed = {name: summarize(values) for name, values in speeds.items()}
     trained = speed.get("step") or speed.get("both")
     return {
@@ -123,13 +125,15 @@ def benchmark(
         "steps": counts,
         "images_per_second": {name: speed.get(name) for name in dict.fromkeys((*PARTS, *speed))},
         "ratios": ratios(speeds, against if trains else None),
-        "stream": stream(run),
+        "stream": stream(setup),
         "compile_seconds": compiled["seconds"],
         "memory": memory,
         "flops_per_image": flops,
         "matmul_peak_flops_per_second": peak,
         # Of a network that is trained in part, fewer are computed.
-        "share_of_matmul_peak": trained["median"] * flops / peak if trained and peak and run.trainable.is_all else None,
+        "share_of_matmul_peak": trained["median"] * flops / peak
+        if trained and peak and setup.trainable.is_all
+        else None,
         "config": json.loads(config.to_json()),
     }
 
@@ -151,26 +155,26 @@ def random_examples(size: int, image_shape: Sequence[int], num_classes: int) -> 
     return {"image": image, "label": random.integers(num_classes, size=size, dtype=np.int32)}
 
 
-def stream(run: Run) -> dict[str, Any] | None:
+def stream(setup: Setup) -> dict[str, Any] | None:
     """Returns what reads a streamed training part and the most that it holds, None for a resident one.
 
     {"workers", "scaled_decoding", "held_batches", "held_bytes"}; beside these, each worker has one decoded example.
     """
-    part, data = run.data.parts["train"], run.config.data
+    part, data = setup.data.parts["train"], setup.config.data
     if part.is_resident:
         return None
-    image_bytes = math.prod(run.data.image_shape) * run.data.bytes_per_value
-    held_bytes = part.held_batches * len(part.rows(run.config.batch_size)) * image_bytes
+    image_bytes = math.prod(setup.data.image_shape) * setup.data.bytes_per_value
+    held_bytes = part.held_batches * len(part.rows(setup.config.batch_size)) * image_bytes
     found = {"workers": data.workers, "scaled_decoding": data.scaled_decoding}
     return found | {"held_batches": part.held_batches, "held_bytes": held_bytes}
 
 
-def host_batches(run: Run) -> Callable[[int], Iterator[Batch]]:
+def host_batches(setup: Setup) -> Callable[[int], Iterator[Batch]]:
     """Returns steps -> that many batches of the input pipeline; every call goes on where the last one ended.
 
     A resident part gives indices, a stream the data set's images with random labels.
     """
-    part, size = run.data.parts["train"], run.config.batch_size
+    part, size = setup.data.parts["train"], setup.config.batch_size
     random = np.random.default_rng(1)
     done = 0
 
@@ -178,30 +182,31 @@ def host_batches(run: Run) -> Callable[[int], Iterator[Batch]]:
         nonlocal done
         done += count
         for batch in part.train_batches(done - count, done, size):
-            labels = random.integers(run.config.data.num_classes, size=size, dtype=np.int32)
+            labels = random.integers(setup.config.data.num_classes, size=size, dtype=np.int32)
             yield batch if part.is_resident else batch | {"label": labels}
 
     return batches
 
 
-def ours(run: Run, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], dict[str, Contender]]:
+def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], dict[str, Contender]]:
     """Returns what `compilation` does of the step, and the contenders "step", "data" and "both" (see `baselines`).
 
     Args:
       examples: the random ones; all of them stay on the devices if the part is resident.
       compiles: False leaves compilation out.
     """
-    resident = run.data.parts["train"].is_resident
-    images = jax.device_put(examples, run.replicated) if resident else None
-    batches = host_batches(run)
+    resident = setup.data.parts["train"].is_resident
+    images = mesh.replicate(examples, setup.mesh) if resident else None
+    batches = host_batches(setup)
     batch = next(batches(1))
     if not resident:
-        batch |= {name: array[: run.config.batch_size] for name, array in examples.items()}
-    batch = run.put(batch)
-    train_step = run.train_step()
+        batch |= {name: array[: setup.config.batch_size] for name, array in examples.items()}
+    batch = setup.put(batch)
+    states = States(setup)
+    train_step = setup.train_step(states.shardings)
     compiled: dict[str, Any] = {"seconds": None, "step_bytes": None}
     if compiles:
-        compiled = compilation(train_step, jax.block_until_ready(run.create_state()), batch, images)
+        compiled = compilation(train_step, jax.block_until_ready(states.create()), batch, images)
 
     def mean_loss(state: Any) -> Any:
         sums = jax.block_until_ready(state).sums
@@ -210,7 +215,7 @@ def ours(run: Run, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], 
     def step(state: Any, count: int) -> Any:
         for i in range(count):
             state = train_step(state, batch, images)
-            run.pace(i, state)
+            mesh.pace(i, state, setup.mesh)
         return mean_loss(state)
 
     def data(_: Any, count: int) -> float:
@@ -219,15 +224,15 @@ def ours(run: Run, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], 
         return 0.0
 
     def both(state: Any, count: int) -> Any:  # as train.run does it
-        for i, arrays in enumerate(train.ahead(map(run.put, batches(count)))):
+        for i, arrays in enumerate(ahead(map(setup.put, batches(count)))):
             state = train_step(state, arrays, images)
-            run.pace(i, state)
+            mesh.pace(i, state, setup.mesh)
         return mean_loss(state)
 
     return compiled, {
-        "step": (run.create_state, step),
+        "step": (states.create, step),
         "data": (lambda: None, data),
-        "both": (run.create_state, both),
+        "both": (states.create, both),
     }
 
 

@@ -18,8 +18,8 @@ from rich.console import Console
 from cnn_jax.benchmarking import measure
 from cnn_jax.core import compilation_cache
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.display import show
-from cnn_jax.training.build import Run
+from cnn_jax.display import terminal
+from cnn_jax.training.setup import build
 
 KINDS = ("strong", "weak")
 
@@ -58,13 +58,13 @@ def scaling(config: Any, counts: Sequence[int], *, seconds: float, progress: Con
     batches = batch_sizes(config.batch_size, counts)
     workers: list[_Worker] = []
     try:
-        with show.waiting(progress, "starting a process for each number of devices, and compiling"):
+        with terminal.waiting(progress, "starting a process for each number of devices, and compiling"):
             for i, count in enumerate(counts):
                 workers.append(_Worker(config, count, {kind: batches[kind][i] for kind in KINDS}, seconds))
                 workers[-1].receive()  # one compiles at a time
             facts = workers[0].facts
         about = seconds * measure.ROUNDS * len(counts) * len(KINDS)
-        with show.waiting(progress, f"measuring: about {about:.0f} s"):
+        with terminal.waiting(progress, f"measuring: about {about:.0f} s"):
             speeds: dict[str, list[list[float]]] = {kind: [[] for _ in counts] for kind in KINDS}
             for _ in range(measure.ROUNDS):
                 for kind in KINDS:
@@ -179,11 +179,11 @@ def _contender(config: Any, batch_size: int) -> measure.Contender:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.batch_size = config.eval.batch_size = batch_size
-    run = Run(config)
-    part = run.data.parts["train"]
+    setup = build(config)
+    part = setup.data.parts["train"]
     size = len(part) if part.is_resident else measure.STREAMED_BATCHES * batch_size
-    examples = measure.random_examples(size, run.data.image_shape, run.config.data.num_classes)
-    return measure.ours(run, examples, compiles=False)[1]["step"]
+    examples = measure.random_examples(size, setup.data.image_shape, setup.config.data.num_classes)
+    return measure.ours(setup, examples, compiles=False)[1]["step"]
 
 
 def note(result: dict[str, Any]) -> str:

@@ -184,10 +184,6 @@ FIELDS: dict[str, Field] = {
         Duration(above_zero=True),
         resume=True,
     ),
-    "checkpoint.retry": Field(60.0, "Seconds to retry a write that storage refuses.", NOT_NEGATIVE, resume=True),
-    "checkpoint.lease": Field(
-        60.0, "Seconds of silence after which a run in a bucket counts as dead.", POSITIVE, resume=True
-    ),
     "checkpoint.keep": Field(
         2, "Latest checkpoints to keep, beside the best by validation error.", POSITIVE, resume=True
     ),
@@ -323,7 +319,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
             "every classification set of TFDS"
         )
     row = datasets.DATASETS.get(dataset, datasets.DATASETS.get(dataset.split("/")[0], datasets.ANY))
-    config = defaults()
+    config: Any = defaults()
     config.data.update(dict(name=dataset) | row)
     return config
 
@@ -334,7 +330,7 @@ def defaults() -> ConfigDict:
     config.model = ConfigDict()  # a recipe sets it: the name of a network and its fields
     for name, field in FIELDS.items():
         section, _, leaf = name.rpartition(".")
-        place = config
+        place: Any = config
         for part in filter(None, section.split(".")):
             if part not in place:
                 place[part] = ConfigDict()

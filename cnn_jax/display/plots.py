@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.tracking.recorder import read_jsonl
 
 
 def plot_curves(workdir: Path) -> Path:

@@ -12,7 +12,6 @@ from cnn_jax.data import augment
 from cnn_jax.nn.graph import Graph
 
 NO_RANK = jnp.iinfo(jnp.int32).max  # of a label whose scores are not numbers: never a hit
-UNDER_WAY = 16  # steps that are asked for before one waits for them: devices of one CPU can block each other beyond 32
 
 Tree = Any
 Batch = dict[str, jax.Array]

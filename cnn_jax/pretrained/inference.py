@@ -183,7 +183,7 @@ def write_features(path: Path, embedded: Embedded) -> None:
     """Writes features as a NumPy archive in one piece: `FIELDS`, labels only if there are any."""
     import numpy as np
 
-    from cnn_jax.tracking.workdir import storage_errors
+    from cnn_jax.core.files import storage_errors
 
     arrays = {name: np.array(getattr(embedded, name)) for name in FIELDS if name != "labels" or any(embedded.labels)}
     partial = path.with_name(path.name + ".partial")

@@ -23,16 +23,17 @@ import numpy as np
 from flax import nnx
 
 from cnn_jax import models
-from cnn_jax.checkpoint import storage
+from cnn_jax.checkpoint import bucket
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.pretrained import files as state_dicts
 from cnn_jax.pretrained import hub
 from cnn_jax.pretrained import torchvision as foreign_weights
 from cnn_jax.pretrained.files import StateDict
 from cnn_jax.pretrained.recognition import Recognized, recognize
-from cnn_jax.tracking import workdir
-from cnn_jax.tracking.workdir import INPUT
+from cnn_jax.tracking import run_folder
+from cnn_jax.tracking.run_folder import INPUT
 
 BUNDLED = "bundled:"
 METADATA = "cnn_jax"  # the entry of a file's header that describes the network, as JSON
@@ -44,7 +45,7 @@ class Pretrained:
 
     name: the SOURCE that names it for good: a step in the place of "latest" and "best".
     description: for people: what it is and where it comes from.
-    model: config.model. input: the fields of `workdir.INPUT`.
+    model: config.model. input: the fields of `run_folder.INPUT`.
     leaves: name -> array of every parameter and BatchNorm statistic; names as in `trees.named_leaves`.
     """
 
@@ -95,8 +96,8 @@ def split_source(source: str) -> tuple[Path | str, str]:
     """Returns (folder of a run or its URL, "latest", "best" or a step)."""
     folder, _, which = source.rpartition("@")
     if which in ("latest", "best") or (which.isdecimal() and folder):
-        return storage.located("the trained network", folder), which
-    return storage.located("the trained network", source), "latest"  # a folder alone, whose name may have an @
+        return files.located("the trained network", folder), which
+    return files.located("the trained network", source), "latest"  # a folder alone, whose name may have an @
 
 
 def _from_run(source: str) -> Pretrained:
@@ -106,12 +107,12 @@ def _from_run(source: str) -> Pretrained:
         f"there is no trained network {source!r}: name the folder of a run (FOLDER, FOLDER@best, FOLDER@STEP), "
         f"bundled:NAME ({', '.join(bundled())}), FILE.safetensors, FILE.pth or hub:OWNER/NAME",
     )
-    with storage.opened(folder) as kept:
-        path = kept.path / "config.json"
+    with bucket.opened(folder) as here:
+        path = here / "config.json"
         check(path.exists(), f"{folder} holds no run: there is no {path}")
-        config = workdir.stored_config(kept.path)
-        given = workdir.read_input(kept.path)
-        with Checkpoints(kept.path, storage=kept) as checkpoints:
+        config = run_folder.stored_config(here)
+        given = run_folder.read_input(here)
+        with Checkpoints(here, shared=isinstance(folder, Path)) as checkpoints:
             step = checkpoints.select(which, lambda text: None, flag=f"the checkpoint in {source!r}")
             leaves = checkpoints.read_weights(step)
     recomputes = config.get("eval", {}).get("recompute_statistics", 0)
@@ -157,7 +158,7 @@ def _ours(found: StateDict, source: str) -> Pretrained:
 
 
 def _check_input(given: Mapping[str, Any]) -> None:
-    """Raises ValueError or TypeError unless the fields of `workdir.INPUT` fit each other."""
+    """Raises ValueError or TypeError unless the fields of `run_folder.INPUT` fit each other."""
     shape = (*map(operator.index, given["image_size"]), operator.index(given["channels"]))
     for field in ("mean", "std"):
         if np.broadcast_shapes(np.asarray(given[field], np.float32).shape, shape) != shape:
@@ -178,7 +179,7 @@ def save(
     """Writes a safetensors file of weights that says which network they are of.
 
     Args:
-      model: config.model. given: the fields of `workdir.INPUT`. names: whose names the arrays have, one of `NAMES`.
+      model: config.model. given: the fields of `run_folder.INPUT`. names: whose names the arrays have, one of `NAMES`.
 
     Raises:
       StorageError: the file cannot be written; one that was there before is still there.
@@ -187,7 +188,7 @@ def save(
 
     about = json.dumps({"model": dict(model), "input": {field: given[field] for field in INPUT}, "names": names})
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with workdir.written(path) as partial:
+    with files.written(path) as partial:
         partial.write_bytes(serialize(contiguous, metadata={METADATA: about}))
 
 

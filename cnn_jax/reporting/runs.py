@@ -16,8 +16,8 @@ from cnn_jax.config.durations import to_steps
 from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import UserError
 from cnn_jax.eval import protocols
-from cnn_jax.tracking import provenance
-from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.tracking import run_record
+from cnn_jax.tracking.recorder import read_jsonl
 
 FILES = ("config.json", "data.json", "metrics.jsonl")
 
@@ -56,7 +56,7 @@ class Finished:
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        return provenance.counted(self.record["starts"]) if self.record else []
+        return run_record.counted(self.record["starts"]) if self.record else []
 
     @property
     def seconds(self) -> float | None:
@@ -151,7 +151,7 @@ def read(folder: Path) -> Finished:
     _need(tests[-1], "the test in metrics.jsonl", "examples", int)
     path = folder / "run.json"
     try:
-        record = provenance.read(path) if path.exists() else None
+        record = run_record.read(path) if path.exists() else None
     except UserError:
         raise LeftOut("damaged: run.json") from None
     return Finished(folder, config, data, tests[-1], record)
@@ -226,6 +226,6 @@ def commands(runs: Sequence[Finished]) -> list[str]:
         if run.arguments is not None:
             arguments = run.arguments
             if len(runs) > 1:
-                arguments = [*provenance.without(arguments, "config.seed"), "--config.seed=SEED"]
+                arguments = [*run_record.without(arguments, "config.seed"), "--config.seed=SEED"]
             found.append(shlex.join(["python", "-m", "cnn_jax.main", *arguments]))
     return found

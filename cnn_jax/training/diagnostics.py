@@ -9,18 +9,18 @@ import optax
 from cnn_jax.core import trees
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn.base import listen
-from cnn_jax.parallel import together
+from cnn_jax.parallel import collectives
 from cnn_jax.training import step
-from cnn_jax.training.build import Run
+from cnn_jax.training.setup import Setup
 
 
-def training_batch(run: Run, number: int) -> eval_steps.Batch:
+def training_batch(setup: Setup, number: int) -> eval_steps.Batch:
     """Returns the batch of training step `number`, from 1, with its images, before augmentation."""
-    batch = next(run.data.parts["train"].train_batches(number - 1, number, run.config.batch_size))
-    return eval_steps.gather(run.put(batch), run.images("train"))
+    batch = next(setup.data.parts["train"].train_batches(number - 1, number, setup.config.batch_size))
+    return eval_steps.gather(setup.put(batch), setup.resident("train"))
 
 
-def examine(run: Run, state: step.TrainState, batch: eval_steps.Batch) -> dict[str, Any]:
+def examine(setup: Setup, state: step.TrainState, batch: eval_steps.Batch) -> dict[str, Any]:
     """Returns numbers on one step from `state`: loss, gradient_norm, learning_rate, layers and parameters.
 
     layers: name, kind, deviation (standard deviation of the output over batch and positions), largest_output, finite.
@@ -32,17 +32,17 @@ def examine(run: Run, state: step.TrainState, batch: eval_steps.Batch) -> dict[s
     def measure(state: step.TrainState, batch: eval_steps.Batch) -> Any:
         def loss_fn(params: Any) -> Any:
             with listen() as calls:
-                loss, _ = run.loss(params, state.stats, state.frozen, batch, step.make_keys(state.seed, state.step))
+                loss, _ = setup.loss(params, state.stats, state.frozen, batch, step.make_keys(state.seed, state.step))
             return loss, [(output.std(), jnp.abs(output).max(), jnp.isfinite(output).all()) for _, _, output in calls]
 
         (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return loss, optax.tree.norm(grads), outputs, (norms_of(state.params), norms_of(grads))
 
-    loss, gradient_norm, outputs, (norms, grad_norms) = together.fetch(measure(state, batch))
+    loss, gradient_norm, outputs, (norms, grad_norms) = collectives.fetch(measure(state, batch))
     return {
         "loss": float(loss),
         "gradient_norm": float(gradient_norm),
-        "learning_rate": float(run.schedule(state.step) * state.plateau.scale),
+        "learning_rate": float(setup.schedule(state.step) * state.plateau.scale),
         "layers": [
             {
                 "name": row.name,
@@ -52,7 +52,7 @@ def examine(run: Run, state: step.TrainState, batch: eval_steps.Batch) -> dict[s
                 "finite": bool(finite),
             }
             # With config.cache_features only the last ones are computed.
-            for row, (deviation, largest, finite) in zip(run.layers[-len(outputs) :], outputs, strict=True)
+            for row, (deviation, largest, finite) in zip(setup.layers[-len(outputs) :], outputs, strict=True)
         ],
         "parameters": [
             {"name": name, "norm": float(norm), "gradient_norm": float(grad_norms[name])}

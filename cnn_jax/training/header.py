@@ -13,20 +13,26 @@ from cnn_jax.config.fields import model_fields
 from cnn_jax.core import trees
 from cnn_jax.data.dataset import KINDS
 from cnn_jax.display.tables import human
-from cnn_jax.training.build import Run
+from cnn_jax.tracking.run_folder import has_checkpoint
+from cnn_jax.training.setup import Setup
+from cnn_jax.training.state import States
 
 
-def print_header(run: Run, workdir: Path | str, console: Console) -> None:
-    """Prints what will run, before it does."""
-    config, data = run.config, run.data
-    parameters, macs = sum(row.parameters for row in run.layers), sum(row.macs for row in run.layers)
+def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path, console: Console) -> None:
+    """Prints what will run, before it does.
+
+    Args:
+      workdir: the run's folder, as the user calls it. folder: the same on this machine.
+    """
+    config, data = setup.config, setup.data
+    parameters, macs = sum(row.parameters for row in setup.layers), sum(row.macs for row in setup.layers)
     defaults = models.fields(config.model.name)
     changed = [f"{name}={value}" for name, value in model_fields(config).items() if defaults[name] != value]
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
     kind, shape = KINDS[len(config.data.image_size)], "x".join(map(str, data.image_shape))
     devices = jax.devices()
     processes = jax.process_count()
-    mesh = " x ".join(f"{size} {name}" for name, size in run.mesh.shape.items())
+    mesh = " x ".join(f"{size} {name}" for name, size in setup.mesh.shape.items())
     placed = config.mesh.preset + (" with rules of its own" if config.mesh.rules else "") + f" on {mesh}"
     of_several = f"; this is process {jax.process_index()} of {processes}" if processes > 1 else ""
     lines = (
@@ -42,11 +48,11 @@ def print_header(run: Run, workdir: Path | str, console: Console) -> None:
         ),
         (
             "training",
-            f"{run.total_steps:,} steps of {config.batch_size} = {run.total_steps / run.steps_per_epoch:.4g} epochs; "
-            f"recipe: {config.recipe}",
+            f"{setup.total_steps:,} steps of {config.batch_size} = {setup.total_steps / setup.steps_per_epoch:.4g} "
+            f"epochs; recipe: {config.recipe}",
         ),
-        ("memory", f"about {human(run.memory_bytes())}B on each device (estimate)"),
-        ("", f"of it parameters, optimiser and statistics: {run.state_bytes():,} bytes, exactly; {placed}"),
+        ("memory", f"about {human(states.memory_bytes())}B on each device (estimate)"),
+        ("", f"of it parameters, optimiser and statistics: {states.bytes():,} bytes, exactly; {placed}"),
         ("results", str(workdir)),
     )
     for name, value in lines:
@@ -58,15 +64,17 @@ def print_header(run: Run, workdir: Path | str, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    if not has_checkpoint(folder):  # a run that resumes has taken it
+        print_transfer(setup, states, console)
 
 
-def print_transfer(run: Run, console: Console) -> None:
-    """Prints what a run takes from a trained network, what is new, and what is frozen, by name."""
+def print_transfer(setup: Setup, states: States, console: Console) -> None:
+    """Prints what a run takes from a pretrained network, what is new, and what is frozen, by name."""
     lines = []
-    if run.source is not None and run.surgery is not None:
-        surgery, names = run.surgery, list(run.shapes)
-        lines.append(("from", run.source.description))
-        if run.source.classes is None and any("classifier/" in name for name in surgery.taken):
+    if setup.source is not None and states.surgery is not None:
+        surgery, names = states.surgery, list(setup.shapes)
+        lines.append(("from", setup.source.description))
+        if setup.source.classes is None and any("classifier/" in name for name in surgery.taken):
             lines.append(("", "its classes have no names: that they are those of these data, in order, is assumed"))
         lines.append(("  taken", ", ".join(trees.summarized(surgery.taken, names))))
         for reason in dict.fromkeys(surgery.new.values()):
@@ -74,9 +82,9 @@ def print_transfer(run: Run, console: Console) -> None:
             lines.append(("  new", f"{', '.join(trees.summarized(new, names))}: {reason}"))
         if surgery.left:
             lines.append(("  left", ", ".join(trees.summarized(surgery.left, [*names, *surgery.left]))))
-    if not run.trainable.is_all:
-        mask = dict(trees.named_leaves(run.trainable.mask))
-        sizes = {name: math.prod(run.shapes[name]) for name in mask}
+    if not setup.trainable.is_all:
+        mask = dict(trees.named_leaves(setup.trainable.mask))
+        sizes = {name: math.prod(setup.shapes[name]) for name in mask}
         count = sum(sizes[name] for name in mask if mask[name])
         trained, frozen = ([name for name in mask if mask[name] == value] for value in (True, False))
         lines.append(

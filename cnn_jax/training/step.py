@@ -25,7 +25,7 @@ from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.eval.steps import Batch, example_losses, gather, label_ranks, scores
 from cnn_jax.nn.graph import Graph
-from cnn_jax.training.optim import Plateau, Schedule
+from cnn_jax.training.optimizers import Plateau, Schedule
 
 Tree = Any
 
@@ -43,7 +43,7 @@ class TrainState:
     opt_state: Tree
     ema: Tree  # {"params", "stats"}: exponential moving average; or None
     plateau: Plateau
-    sums: Tree  # of the training metrics since they were last read
+    sums: Tree  # of the training metrics since they were last read, and the learning rate of the last step
     failed: jax.Array  # int32: the first step whose loss or gradient was not finite, or 0; nothing changes after it
 
 
@@ -55,8 +55,9 @@ class Keys(NamedTuple):
 
 
 def zero_sums() -> Tree:
-    """Returns the training sums at zero."""
-    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "correct", "examples", "gradient_norm", "steps")}
+    """Returns the sums of the training metrics at zero, and the last learning rate."""
+    names = ("loss", "correct", "examples", "gradient_norm", "steps", "learning_rate")
+    return {name: jnp.zeros((), jnp.float32) for name in names}
 
 
 def create_state(
@@ -201,7 +202,8 @@ def make_train_step(
         size, norm = batch["label"].shape[0], optax.tree.norm(grads)
         running = state.failed == 0
         new = dict(loss=loss * size, correct=correct, examples=size, gradient_norm=norm, steps=1)
-        sums = {name: state.sums[name] + jnp.where(running, new[name], 0) for name in state.sums}
+        sums = {name: state.sums[name] + jnp.where(running, value, 0) for name, value in new.items()}
+        sums["learning_rate"] = learning_rate
         good = running & jnp.isfinite(loss) & jnp.isfinite(norm)
         failed = jnp.where(running & ~good, state.step + 1, state.failed)
         after = replace(state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema, frozen={})

@@ -3,16 +3,21 @@
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from cnn_jax.checkpoint import storage
 from cnn_jax.config import commandline
+from cnn_jax.core import files
+from cnn_jax.parallel import processes
+from cnn_jax.training.preemption import StopSignals
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from cnn_jax.pretrained.source import Pretrained
 
 # Nothing here imports jax before it is needed, so that --help answers at once.
 
@@ -34,40 +39,54 @@ OF_THIS_START = (
 
 
 def given_workdir() -> Path | str | None:
-    """Returns --workdir, a path or a URL; see `storage.located`."""
-    return storage.located("--workdir", _WORKDIR.value) if _WORKDIR.value else None
+    """Returns --workdir, a path or a URL; see `files.located`."""
+    return files.located("--workdir", _WORKDIR.value) if _WORKDIR.value else None
 
 
-def session() -> contextlib.AbstractContextManager[None]:
-    """Returns the session with the other processes; see `distributed.session`."""
-    from cnn_jax.parallel import distributed
+@contextlib.contextmanager
+def session() -> Iterator[StopSignals]:
+    """Joins the other processes of the run, if there are any; yields the signals that stop the run.
 
-    return distributed.session(
-        _COORDINATOR.value,
-        _PROCESSES.value,
-        _PROCESS.value,
-        start_timeout=_START.value,
-        heartbeat_timeout=_SILENCE.value,
-    )
+    Enter it before jax is imported.
+    """
+    several = processes.is_one_of_several(_COORDINATOR.value, _PROCESSES.value)
+    with (
+        StopSignals(several=several) as stop,
+        processes.session(
+            _COORDINATOR.value,
+            _PROCESSES.value,
+            _PROCESS.value,
+            start_timeout=_START.value,
+            heartbeat_timeout=_SILENCE.value,
+        ),
+    ):
+        yield stop
 
 
-def train(config: Any, *, name: str, console: "Console | None" = None) -> None:
+def train(
+    config: Any,
+    *,
+    name: str,
+    stop: StopSignals,
+    source: "Pretrained | None" = None,
+    console: "Console | None" = None,
+) -> None:
     """Trains inside of `session`, as the flags say; `name` begins that of the folder where --workdir names none."""
-    from cnn_jax.parallel import together
-    from cnn_jax.tracking import provenance
-    from cnn_jax.training import clock
-    from cnn_jax.training import loop as train
+    from cnn_jax.parallel import collectives
+    from cnn_jax.tracking import run_record
+    from cnn_jax.training import loop, profiling
+    from cnn_jax.training.session import Options
 
-    profile = clock.steps_to_trace(_PROFILE.value) if _PROFILE.value is not None else None
     default = Path("runs") / f"{name}-{config.data.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
-    train.run(
-        config,
-        given_workdir() or Path(together.decided(lambda: str(default))),
+    options = Options(
         dry_run=bool(flags.FLAGS["dry-run"].value),
         extend=_EXTEND.value,
-        profile=profile,
-        console=console,
+        profile=profiling.steps_to_trace(_PROFILE.value) if _PROFILE.value is not None else None,
+        console=console or collectives.console(),
+        stop=stop,
         began=commandline.BEGAN,
-        # What is left is the command that repeats the run in a new folder.
-        arguments=provenance.without(sys.argv[1:], *OF_THIS_START),
+        # The command that repeats the run in a new folder.
+        arguments=run_record.without(sys.argv[1:], *OF_THIS_START),
     )
+    folder = given_workdir() or Path(collectives.decided(lambda: str(default)))
+    loop.run(config, folder, options, source=source)

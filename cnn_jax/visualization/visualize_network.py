@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.analysis import inside
+from cnn_jax.analysis import introspection
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.data import augment
 from cnn_jax.nn.layers import Conv
@@ -40,7 +40,7 @@ def normalized(trained: Trained, images: np.ndarray) -> jax.Array:
 
 def layer_shapes(trained: Trained) -> dict[str, tuple[int, ...]]:
     """Returns the output shape of every layer."""
-    return inside.output_shapes(trained.model, (*trained.image_size, trained.channels))
+    return introspection.output_shapes(trained.model, (*trained.image_size, trained.channels))
 
 
 def batches(count: int) -> list[slice]:
@@ -84,8 +84,8 @@ def features(trained: Trained, pictures: Pictures, options: Options, path: Path)
     only(pictures, "features")
     shapes = layer_shapes(trained)
     layer = options.layer or next((name for name, shape in shapes.items() if len(shape) == 3), "")
-    inside.check_maps(layer, shapes)
-    found = inside.applied(trained.model, lambda model, x: inside.outputs(model, x)[layer])
+    introspection.check_maps(layer, shapes)
+    found = introspection.applied(trained.model, lambda model, x: introspection.outputs(model, x)[layer])
     maps = np.asarray(found(normalized(trained, pictures.images))[0], np.float32)
     height, width, count = maps.shape
     shown = min(options.maps or 24, count)
@@ -121,13 +121,15 @@ def cam(trained: Trained, pictures: Pictures, options: Options, path: Path) -> s
     if model.head.kind in ("gap", "conv") and options.layer is None:
         how, scale = "class activation maps", "part of the class's score"
         maps = np.take_along_axis(
-            np.asarray(inside.applied(model, inside.class_activation_maps)(x)), classes[:, None, None], axis=-1
+            np.asarray(introspection.applied(model, introspection.class_activation_maps)(x)),
+            classes[:, None, None],
+            axis=-1,
         )
     else:
-        layer = options.layer or inside.last_maps(model, shapes)
-        inside.check_maps(layer, shapes)
+        layer = options.layer or introspection.last_maps(model, shapes)
+        introspection.check_maps(layer, shapes)
         how, scale = f"Grad-CAM at {layer}", "share of the map's largest"
-        draw = inside.applied(model, lambda model, x, classes: inside.grad_cam(model, x, layer, classes))
+        draw = introspection.applied(model, lambda model, x, classes: introspection.grad_cam(model, x, layer, classes))
         maps = np.asarray(draw(x, jnp.asarray(classes)))
         maps = maps / np.maximum(maps.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)  # classes do not compare
     rows = [
@@ -151,9 +153,9 @@ def deconv(trained: Trained, pictures: Pictures, options: Options, path: Path) -
       UserError: no such layer, one without maps or whose maps are all zero, or the network does not rectify.
     """
     model, shapes = trained.model, layer_shapes(trained)
-    layer = options.layer or inside.last_maps(model, shapes)
-    inside.check_maps(layer, shapes)
-    find = inside.applied(model, lambda model, x: inside.strongest(model, x, layer))
+    layer = options.layer or introspection.last_maps(model, shapes)
+    introspection.check_maps(layer, shapes)
+    find = introspection.applied(model, lambda model, x: introspection.strongest(model, x, layer))
     parts = [find(normalized(trained, pictures.images[part])) for part in batches(len(pictures.images))]
     values, places = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
     columns = min(3, int(np.sqrt(len(pictures.images))))
@@ -162,9 +164,9 @@ def deconv(trained: Trained, pictures: Pictures, options: Options, path: Path) -
     alive = np.flatnonzero(np.take_along_axis(values, order, axis=0)[-1] > 0)
     check(len(alive) > 0, f"no map of {layer} is above zero in {each} of these pictures: take others, or another layer")
     chosen = alive[np.argsort(-values.max(0)[alive], kind="stable")][: options.maps or 8]
-    field = inside.seen_by(model, pictures.images.shape[1:], layer)
-    project = inside.applied(
-        model, lambda model, x, channels, positions: inside.deconvolve(model, x, layer, channels, positions)
+    field = introspection.seen_by(model, pictures.images.shape[1:], layer)
+    project = introspection.applied(
+        model, lambda model, x, channels, positions: introspection.deconvolve(model, x, layer, channels, positions)
     )
     drawn = []
     for channel in chosen:
@@ -174,7 +176,7 @@ def deconv(trained: Trained, pictures: Pictures, options: Options, path: Path) -
             project(normalized(trained, pictures.images[rows]), jnp.full(each, channel), jnp.asarray(positions)),
             np.float32,
         )
-        windows = [inside.patch(field, position, trained.image_size) for position in positions]
+        windows = [introspection.patch(field, position, trained.image_size) for position in positions]
         seen = [pictures.images[row][window] for row, window in zip(rows, windows, strict=True)]
         caused = [signal[window] for signal, window in zip(signals, windows, strict=True)]
         largest, least = values[rows[0], channel], values[rows[-1], channel]

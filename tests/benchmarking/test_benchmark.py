@@ -17,7 +17,8 @@ from cnn_jax.benchmarking import baselines, measure, torch_twins
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import cpu, graph
-from cnn_jax.training.build import Run
+from cnn_jax.training.setup import build
+from cnn_jax.training.state import States
 from configs import cifar_resnet, lenet5, resnet18, resnet50
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +116,7 @@ def test_images_are_not_zero_and_labels_are_random():
 def test_a_stream_keeps_its_images_and_gets_other_labels(small_config):
     streamed = small_config.copy_and_resolve_references()
     streamed.data.placement, streamed.data.mean, streamed.data.std = "stream", (0.3,), (0.4,)
-    run = Run(streamed)
+    run = build(streamed)
     real = list(run.data.parts["train"].train_batches(0, 6, 64))
     batches = measure.host_batches(run)
     found = [*batches(2), *batches(4)]  # the second call goes on
@@ -133,7 +134,7 @@ def test_the_contenders_train(small_config, placement):
     config.data.placement = placement
     if placement == "stream":
         config.data.mean, config.data.std = (0.3,), (0.4,)
-    run = Run(config)
+    run = build(config)
     size = len(run.data.parts["train"]) if placement == "device" else 128
     _, contenders = measure.ours(run, measure.random_examples(size, run.data.image_shape, 10), compiles=False)
     for name in ("step", "both"):
@@ -195,10 +196,10 @@ def test_the_flax_loop_equals_ours(get_config, fields):
     config = get_config()
     plain = {"data.augment": (), "optim.schedule.warmup": "0 steps", "optim.weight_decay": 0.1}
     config.update_from_flattened_dict(plain | fields)
-    run = Run(config.lock())
+    run = build(config.lock())
     examples = measure.random_examples(len(run.data.parts["train"]), run.data.image_shape, 10)
-    train_step, images = run.train_step(), jax.device_put(examples)
-    state = jax.jit(run.create_state)()
+    train_step, images = run.train_step(States(run).shardings), jax.device_put(examples)
+    state = jax.jit(States(run).create)()
     before = jax.device_get(state.params)
     for batch in measure.host_batches(run)(2):
         state = train_step(state, run.put(batch), images)
@@ -223,7 +224,7 @@ def test_the_flax_loop_has_stock_operations(small_config, monkeypatch):
     seen = []
     original = cpu.use_fast_path
     monkeypatch.setattr(cpu, "use_fast_path", lambda: seen.append(original()) or seen[-1])
-    run = Run(small_config)
+    run = build(small_config)
     examples = measure.random_examples(len(run.data.parts["train"]), run.data.image_shape, 10)
     start, steps = baselines.flax_loop(run, measure.host_batches(run), examples)
     seen.clear()
@@ -333,7 +334,7 @@ def test_the_twin_in_pytorch_gives_our_logits(module, fields):
 
 def test_the_loop_in_pytorch_trains(small_config):
     torch = pytest.importorskip("torch")
-    run = Run(small_config)
+    run = build(small_config)
     examples = measure.random_examples(256, run.data.image_shape, 10)
     start, steps = baselines.torch_loop(run, examples)
     torch.set_num_threads(1)
@@ -363,7 +364,7 @@ def test_a_network_or_field_without_a_twin_is_named(monkeypatch):
 
 def test_another_number_of_parameters_is_noticed(small_config, monkeypatch):
     torch = pytest.importorskip("torch")
-    run = Run(small_config)
+    run = build(small_config)
     monkeypatch.setattr(torch_twins, "network", lambda *_: torch.nn.Linear(2, 3))
     with pytest.raises(RuntimeError, match=r"has 9 parameters, but ours "):
         baselines.torch_loop(run, measure.random_examples(64, run.data.image_shape, 10))
@@ -372,4 +373,4 @@ def test_another_number_of_parameters_is_noticed(small_config, monkeypatch):
 def test_without_pytorch_the_message_says_how_to_get_it(small_config, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="pip install torch"):
-        baselines.torch_loop(Run(small_config), {})
+        baselines.torch_loop(build(small_config), {})

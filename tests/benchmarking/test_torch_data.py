@@ -6,7 +6,7 @@ from PIL import Image
 
 from cnn_jax.benchmarking import measure, torch_data
 from cnn_jax.core.errors import UserError
-from cnn_jax.training.build import Run
+from cnn_jax.training.setup import build
 from configs import resnet18
 
 torch = pytest.importorskip("torch")
@@ -24,7 +24,7 @@ def run(tmp_path):
     config.model.width = 0.125
     config.batch_size = config.eval.batch_size = 4
     config.data.update(dir=str(tmp_path), image_size=(32, 32), workers=1)
-    return Run(config.lock())
+    return build(config.lock())
 
 
 @pytest.mark.parametrize("size", [(60, 50), (300, 10), (10, 300), (1, 1)])

@@ -8,7 +8,8 @@ import pytest
 from cnn_jax.core import trees
 from cnn_jax.models import resnet
 from cnn_jax.training import step
-from cnn_jax.training.build import Run
+from cnn_jax.training.setup import Setup, build
+from cnn_jax.training.state import States
 from recipes import NETWORKS, get_config
 
 # The widths of these cannot change: fields of theirs exclude it.
@@ -22,7 +23,7 @@ QUICKLY = {
 }
 
 
-def filled(run: Run) -> step.TrainState:
+def filled(run: Setup) -> step.TrainState:
     """Returns the first state with NumPy's random numbers: jax compiles an initialiser for each shape."""
     random = np.random.default_rng(0)
 
@@ -33,7 +34,7 @@ def filled(run: Run) -> step.TrainState:
             return jnp.zeros(leaf.shape, leaf.dtype)
         return jnp.asarray(random.normal(0, (2 / np.prod(leaf.shape[:-1])) ** 0.5, leaf.shape), leaf.dtype)
 
-    state = jax.eval_shape(run.create_state)
+    state = jax.eval_shape(States(run).create)
     params, stats = (
         jax.tree.unflatten(jax.tree.structure(tree), [fill(name, leaf) for name, leaf in trees.named_leaves(tree)])
         for tree in (state.params, state.stats)
@@ -48,14 +49,14 @@ def test_two_steps_of_every_recipe(name, monkeypatch):
     if name not in FULL_WIDTH:
         config.model.width = WIDTHS.get(name, 1 / 16)
     config.batch_size = 8
-    run = Run(config)
+    run = build(config)
     state = filled(run)
     before = jax.tree.map(np.asarray, state.params)
     batches = [run.put(batch) for batch in run.data.parts["train"].train_batches(0, 2, config.batch_size)]
-    lowered = run.train_step().lower(state, batches[0], run.images("train"))
+    lowered = run.train_step(States(run).shardings).lower(state, batches[0], run.resident("train"))
     train_step = lowered.compile(QUICKLY)
     for batch in batches:
-        state = train_step(state, batch, run.images("train"))
+        state = train_step(state, batch, run.resident("train"))
     assert int(state.step) == 2 and int(state.failed) == 0
     assert np.isfinite(float(state.sums["loss"])) and float(state.sums["examples"]) == 16
     # A unit of ReLUs can be dead at so small a width, most layers cannot.

@@ -9,9 +9,11 @@ from cnn_jax.analysis import layer_sheets
 from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, folder, pipeline, sources
-from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.tracking.recorder import read_jsonl
+from cnn_jax.training import evaluate_run
 from cnn_jax.training import loop as train
-from cnn_jax.training.build import Run
+from cnn_jax.training.session import Options
+from cnn_jax.training.setup import build
 from configs import c3d, conv1d, lenet5
 
 PARTS = ("train", "validation", "test")
@@ -243,8 +245,8 @@ def test_a_run_on_a_folder_takes_its_classes_counts_what_it_skips_and_goes_on(tm
     config.lock()
     with pytest.raises(UserError, match="num_classes is 0"):
         layer_sheets.trace(config)
-    assert Run(config).config.data.num_classes == 3 and config.data.num_classes == 0
-    train.run(config, tmp_path / "run", console=console)
+    assert build(config).config.data.num_classes == 3 and config.data.num_classes == 0
+    train.run(config, tmp_path / "run", Options(console=console))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["num_classes"] == 3
     records = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     skipped = {
@@ -253,8 +255,8 @@ def test_a_run_on_a_folder_takes_its_classes_counts_what_it_skips_and_goes_on(tm
     assert sum(skipped.values()) == 4
     test = records[-1]
     assert test["examples"] + test["skipped"] == 12
-    train.run(config, tmp_path / "run", console=console)  # everything is done
-    train.evaluate_run(config, tmp_path / "run", "latest", console=console)
+    train.run(config, tmp_path / "run", Options(console=console))  # everything is done
+    evaluate_run.evaluate_run(config, tmp_path / "run", "latest", console=console)
 
 
 # ---------------------------------------------------------------- clips and sequences
@@ -372,7 +374,7 @@ def test_c3d_trains_on_a_folder_of_clips(tmp_path, console):
     size = dict(image_size=(16, 16, 16), channels=1, mean=(0.5,), std=(0.25,))
     config = short(config, tmp_path / "data", **size)
     config.duration = "1 steps"
-    found = train.run(config, tmp_path / "run", console=console)
+    found = train.run(config, tmp_path / "run", Options(console=console))
     assert found["test"]["examples"] == 4 and np.isfinite(found["test"]["loss"])
 
 
@@ -387,5 +389,5 @@ def test_conv1d_trains_on_a_folder_of_sequences(tmp_path, console, placement):
     statistics = dict(mean=(10.0,), std=(10.0,)) if placement == "stream" else {}
     config = short(config, tmp_path / "data", placement=placement, image_size=(16,), **statistics)
     config.optim.learning_rate, config.duration, config.optim.schedule.warmup = 0.1, "30 steps", "2 steps"
-    found = train.run(config, tmp_path / "run", console=console)
+    found = train.run(config, tmp_path / "run", Options(console=console))
     assert found["test"]["error"] == 0  # the classes differ by 20 deviations

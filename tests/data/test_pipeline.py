@@ -17,7 +17,7 @@ from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, pipeline, sources
 from cnn_jax.nn import graph
-from cnn_jax.training import optim, step
+from cnn_jax.training import optimizers, step
 
 
 def make_config(**fields):
@@ -156,7 +156,7 @@ def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
         )
         random = np.random.default_rng(0)  # initialisers take long to compile
         params = jax.tree.map(lambda x, r=random: jnp.asarray(r.normal(0, 0.2, x.shape), x.dtype), params)
-        optimizer = optim.make_optimizer(base.get_config().optim, params)
+        optimizer = optimizers.make_optimizer(base.get_config().optim, params)
         loss = step.make_loss(network, augmentations=("pad_crop:1", "flip"), **data.normalization)
         train_step = step.make_train_step(loss, optimizer, lambda _: 0.1)
         state = step.create_state(params, stats, optimizer, ema=False, seed=2)

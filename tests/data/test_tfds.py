@@ -19,8 +19,8 @@ from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, pipeline, prepared, sources, tfds
 from cnn_jax.data.images import UnreadableError
-from cnn_jax.training.build import Run
 from cnn_jax.training.config_check import check_config
+from cnn_jax.training.setup import build
 from configs import lenet5
 from tfds_files import example, flip_a_byte, prepare, read_shard, rewrite_shard
 
@@ -214,7 +214,7 @@ def test_the_configuration_of_a_run_has_the_classes_and_parts_that_the_data_set_
     config.data.dir = str(colours(tmp_path, "my_colours", dict(train=20, validation=5)))
     config.data.image_size, config.batch_size = (28, 28), 4
     check_config(config)
-    resolved = Run(config.lock()).config.data
+    resolved = build(config.lock()).config.data
     assert (config.data.num_classes, config.data.train, config.data.test) == (0, "", "")
     assert (resolved.num_classes, resolved.train, resolved.validation) == (5, "train[:90%]", "train[90%:]")
     assert resolved.test == "validation"

@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from cnn_jax.display import plots
-from cnn_jax.tracking.metrics import Recorder
+from cnn_jax.tracking.recorder import Recorder
 
 
 def pixels(path):

@@ -10,8 +10,10 @@ from pathlib import Path
 import jax
 
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.parallel import together
-from cnn_jax.training.build import Run
+from cnn_jax.parallel import collectives
+from cnn_jax.training.evaluator import Evaluator
+from cnn_jax.training.setup import build
+from cnn_jax.training.state import States
 from configs import lenet5
 
 RULES = (("conv1/.*kernel", (None, None, None, "data")), ("head/.*", "model"))
@@ -26,12 +28,12 @@ def get_run(name):
     config.data.augment = ("pad_crop:2",)
     config.mesh.preset = name.split()[0]
     config.mesh.model, config.mesh.rules = MESHES[name]
-    return Run(config.lock())
+    return build(config.lock())
 
 
 def train(this, state, start, stop):
     """Returns the state after the steps start+1 .. stop; its sums are those of these steps."""
-    train_step, images = this.train_step(), this.images("train")
+    train_step, images = this.train_step(States(this).shardings), this.resident("train")
     for batch in this.data.parts["train"].train_batches(start, stop, this.config.batch_size):
         state = train_step(state, this.put(batch), images)
     return state
@@ -47,20 +49,20 @@ def on_eight(folder):
     found = {}
     for name in MESHES:
         this = get_run(name)
-        state = train(this, this.create_state(), 0, 4)
+        state = train(this, States(this).create(), 0, 4)
         shards = [[shard.data.nbytes for shard in leaf.addressable_shards] for leaf in jax.tree.leaves(state)]
         found[name] = {
-            "state": together.fetch(state),
-            "promised": this.state_bytes(),
+            "state": collectives.fetch(state),
+            "promised": States(this).bytes(),
             "bytes": [sum(sizes) for sizes in zip(*shards, strict=True)],
             "specs": [str(leaf.sharding.spec) for leaf in jax.tree.leaves(state)],
-            "expected": [str(where.spec) for where in jax.tree.leaves(this.shardings)],
+            "expected": [str(where.spec) for where in jax.tree.leaves(States(this).shardings)],
         }
         if name != "replicated":
-            found[name]["test"] = this.evaluate(state, "test")
+            found[name]["test"] = Evaluator(this).evaluate(state, "test")
         save(folder / name, 4, state)
         if name == "replicated":
-            found["longer"] = together.fetch(train(this, state, 4, 6))
+            found["longer"] = collectives.fetch(train(this, state, 4, 6))
     return found
 
 
@@ -68,11 +70,11 @@ def on_two(folder):
     """Goes on from what eight have saved under one rule, under another."""
     this = get_run("fc")
     with Checkpoints(folder / "fsdp") as checkpoints:
-        state = this.restore(checkpoints, 4)
-    restored = together.fetch(state)
+        state = States(this).restore(checkpoints, 4)
+    restored = collectives.fetch(state)
     state = train(this, state, 4, 6)
     save(folder / "two", 6, state)
-    return {"restored": restored, "longer": together.fetch(state)}
+    return {"restored": restored, "longer": collectives.fetch(state)}
 
 
 if __name__ == "__main__":

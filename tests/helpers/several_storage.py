@@ -7,8 +7,9 @@ import pickle
 import sys
 from pathlib import Path
 
-from cnn_jax.checkpoint import storage
-from cnn_jax.parallel import distributed, together
+from cnn_jax.checkpoint import bucket
+from cnn_jax.parallel import collectives, processes
+from cnn_jax.training.state import States
 from configs import lenet5
 
 
@@ -27,16 +28,21 @@ def get_config(preset):
 def restored(url, preset):
     """Returns the state of the latest checkpoint of a run."""
     from cnn_jax.checkpoint.manager import Checkpoints
-    from cnn_jax.training.build import Run
+    from cnn_jax.training.setup import build
 
-    with storage.opened(url) as kept, Checkpoints(kept.path, storage=kept) as checkpoints:
-        at = together.decided(lambda: checkpoints.latest(print))
-        return together.fetch(Run(get_config(preset)).restore(checkpoints, at))
+    with (
+        bucket.opened(url) as kept,
+        Checkpoints(
+            kept.path,
+        ) as checkpoints,
+    ):
+        at = collectives.decided(lambda: checkpoints.latest(print))
+        return collectives.fetch(States(build(get_config(preset))).restore(checkpoints, at))
 
 
 if __name__ == "__main__":
     out, bucket, folder, coordinator, processes, process = sys.argv[1:]
-    with distributed.session(coordinator, int(processes), int(process), start_timeout=120):
+    with processes.session(coordinator, int(processes), int(process), start_timeout=120):
         from cnn_jax.training import loop as train
 
         train.run(get_config("fsdp"), f"{bucket}/two")

@@ -9,7 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from cnn_jax.parallel import distributed, together
+from cnn_jax.parallel import collectives, processes
+from cnn_jax.training import evaluate_run
+from cnn_jax.training.evaluator import Evaluator
+from cnn_jax.training.state import States
 from configs import lenet5
 
 LAYOUTS = ("one", "four", "two_by_two")  # devices: 1, 4, 2 processes with 2 each
@@ -39,11 +42,11 @@ def run(folder, layout):
     """Returns ({placement: final metrics}, {layout: (state, metrics of the test part)} of what was restored)."""
     from cnn_jax.checkpoint.manager import Checkpoints
     from cnn_jax.training import loop as train
-    from cnn_jax.training.build import Run
+    from cnn_jax.training.setup import build
 
     final = {placement: train.run(get_config(placement), folder / placement / layout) for placement in PLACEMENTS}
-    train.evaluate_run(get_config("device"), folder / "device" / layout, "latest")
-    restored, this = {}, Run(get_config("device"))
+    evaluate_run.evaluate_run(get_config("device"), folder / "device" / layout, "latest")
+    restored, this = {}, build(get_config("device"))
     for other in LAYOUTS:
         saved = folder / "device" / other
         until = time.monotonic() + 200
@@ -51,15 +54,15 @@ def run(folder, layout):
             assert time.monotonic() < until, f"{saved} is not ready"
             time.sleep(0.1)
         with Checkpoints(saved) as checkpoints:
-            state = this.restore(checkpoints, checkpoints.latest(print))
-        restored[other] = (together.fetch(state), this.evaluate(state, "test"))
+            state = States(this).restore(checkpoints, checkpoints.latest(print))
+        restored[other] = (collectives.fetch(state), Evaluator(this).evaluate(state, "test"))
     return final, restored
 
 
 if __name__ == "__main__":
     folder, layout, *place = sys.argv[1:]
     numbers = [place[0], int(place[1]), int(place[2])] if place else []
-    with distributed.session(*numbers, start_timeout=120) if numbers else contextlib.nullcontext():
+    with processes.session(*numbers, start_timeout=120) if numbers else contextlib.nullcontext():
         found = run(Path(folder), layout)
     name = f"{layout}{place[2] if place else ''}"
     (Path(folder) / f"{name}.pickle").write_bytes(pickle.dumps(found))

@@ -12,7 +12,8 @@ from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import base, graph, layers
 from cnn_jax.training import step
-from cnn_jax.training.build import Run
+from cnn_jax.training.setup import build
+from cnn_jax.training.state import States
 from configs import googlenet as config_file
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
@@ -284,8 +285,8 @@ def test_training_calls_the_layers_of_the_table_in_its_order():
     config.model.update(auxiliary=True, width=0.0625)
     config.data.image_size = (80, 80)
     config.batch_size = 4
-    run = Run(config)
-    state = jax.eval_shape(run.create_state)
+    run = build(config)
+    state = jax.eval_shape(States(run).create)
     batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in BATCH.items()}
     batch["image"] = jax.ShapeDtypeStruct((4, 80, 80, 1), jnp.uint8)
     with base.listen() as calls:

@@ -13,7 +13,7 @@ from cnn_jax.config import fields as base
 from cnn_jax.data import augment
 from cnn_jax.nn import graph
 from cnn_jax.pretrained import torchvision as foreign_weights
-from cnn_jax.training import optim, step
+from cnn_jax.training import optimizers, step
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 
@@ -98,7 +98,7 @@ def our_steps(model, batch, dtype):
     params, stats = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, stats))
     config = base.get_config().optim
     config.update(dict(momentum=MOMENTUM, weight_decay=DECAY, decay_rule=".*", nesterov=False))
-    optimizer = optim.make_optimizer(config, params)
+    optimizer = optimizers.make_optimizer(config, params)
     loss_fn = step.make_loss(network, mean=MEAN, std=STD)
     train_step = step.make_train_step(loss_fn, optimizer, lambda _: jnp.float32(RATE))
     velocity = jax.tree.map(lambda p: np.zeros(p.shape), params)

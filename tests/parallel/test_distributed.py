@@ -6,16 +6,16 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from cnn_jax.parallel.cluster import Place, find
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import several_training
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import UserError
-from cnn_jax.parallel import distributed
-from cnn_jax.parallel.cluster import Place, find
-from cnn_jax.tracking.metrics import read_jsonl
-from cnn_jax.training.clock import MEASURED
+from cnn_jax.parallel import processes
+from cnn_jax.tracking.recorder import read_jsonl
+from cnn_jax.training.throughput import MEASURED
 from several_processes import finish, free_port, program, slurm, started
 from several_training import LAYOUTS, PLACEMENTS
 
@@ -183,12 +183,12 @@ def test_an_address_that_is_taken_is_refused(bare):
     with socket.create_server(("", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UserError, match=f"process 0 of 2 cannot start at {where}: Address already in use"):
-            distributed.session(where, 2, 0).__enter__()
+            processes.session(where, 2, 0).__enter__()
 
 
 def test_one_process_of_flags_is_alone(bare):
     assert find("host:1", 1, 0) is None
-    with distributed.session("host:1", 1, 0):
+    with processes.session("host:1", 1, 0):
         assert jax.process_count() == 1
 
 

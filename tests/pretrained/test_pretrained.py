@@ -11,7 +11,8 @@ from cnn_jax.data import augment
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained import trained
 from cnn_jax.training import loop as train
-from cnn_jax.training.build import Run
+from cnn_jax.training.setup import build
+from cnn_jax.training.state import States
 from configs import resnet20
 
 
@@ -42,9 +43,9 @@ def test_a_folder_is_its_latest_checkpoint_and_a_name_for_good_is_returned(run):
 
 def test_the_weights_are_those_that_an_evaluation_takes(run):
     config, folder = run
-    this = Run(config)
+    this = build(config)
     with Checkpoints(folder) as checkpoints:
-        state = this.restore(checkpoints, 6)
+        state = States(this).restore(checkpoints, 6)
     images = np.stack([example["image"] for example in this.data.parts["test"].source.read(range(40))])
     params, others = this._evaluated(state, "test")
     from flax import nnx

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cnn_jax.tracking.metrics import read_jsonl
+from cnn_jax.tracking.recorder import read_jsonl
 from several_processes import SMALL, free_port
 
 ROOT = Path(__file__).parents[2]

@@ -9,6 +9,7 @@ import pytest
 
 from cnn_jax import report
 from cnn_jax.training import loop as train
+from cnn_jax.training.session import Options
 from run_folders import grouped, make, seeds
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +98,7 @@ def test_a_real_run_is_reported_with_the_numbers_that_it_printed(tmp_path, small
     for seed in (0, 1):
         small_config.seed = seed
         arguments = ["--config=configs/lenet5.py", f"--config.seed={seed}"]
-        finals.append(train.run(small_config, tmp_path / f"{seed}", console=console, arguments=arguments))
+        finals.append(train.run(small_config, tmp_path / f"{seed}", Options(console=console, arguments=arguments)))
     (group,), left_out = grouped([tmp_path / "0", tmp_path / "1"])
     row = report.group_row(group)
     assert not left_out and (row["network"], row["settings"], row["parameters"]) == ("lenet5", "width=0.25", 4157)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cnn_jax.core import files
+
 ROOT = Path(__file__).parents[2]
 SMALL = "tests/helpers/small_experiment.py"
 
@@ -83,8 +85,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(arguments, message, tmp_path):
 
 
 def test_two_sweeps_do_not_share_a_folder(tmp_path):
-    from cnn_jax.tracking import workdir
 
-    with workdir.locked(tmp_path):
+    with files.locked(tmp_path):
         result = sweep(SMALL, f"--folder={tmp_path}")
     assert result.returncode == 2 and "is in use by process" in result.stderr and "--folder" in result.stderr

@@ -4,15 +4,16 @@ import numpy as np
 from cnn_jax.core import trees
 from cnn_jax.models import resnet
 from cnn_jax.training import diagnostics
-from cnn_jax.training.build import Run
+from cnn_jax.training.setup import build
+from cnn_jax.training.state import States
 from configs import cifar_resnet
 
 
 def test_every_layer_has_its_deviation_and_every_parameter_its_norms(small_config):
     small_config.data.augment = ()
     small_config.model.dropout = 0.0
-    run = Run(small_config)
-    state, batch = run.create_state(), diagnostics.training_batch(run, 1)
+    run = build(small_config)
+    state, batch = States(run).create(), diagnostics.training_batch(run, 1)
     found = diagnostics.examine(run, state, batch)
     assert [row["name"] for row in found["layers"]] == [row.name for row in run.layers]
     assert all(row["finite"] and 0 < row["deviation"] <= 2 * row["largest_output"] for row in found["layers"])
@@ -34,8 +35,8 @@ def test_repeated_blocks_have_norms_one_by_one_under_the_names_of_the_layer_tabl
     monkeypatch.setattr(resnet, "UNROLLED", 2)
     config = cifar_resnet.get_config()
     config.model.width, config.data.image_size = 0.25, (8, 8)
-    run = Run(config)
-    norms = jax.eval_shape(diagnostics.norms_of, jax.eval_shape(run.create_state).params)
+    run = build(config)
+    norms = jax.eval_shape(diagnostics.norms_of, jax.eval_shape(States(run).create).params)
     kernels = {f"{row.name}/kernel" for row in run.layers if row.kind in ("conv", "linear")}
     assert kernels <= set(norms) and not any("block" in name for name in norms)
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.tracking.metrics import read_jsonl
-from cnn_jax.training.build import Run
-from cnn_jax.training.clock import MEASURED
+from cnn_jax.tracking.recorder import read_jsonl
+from cnn_jax.training.setup import build
+from cnn_jax.training.state import States
+from cnn_jax.training.throughput import MEASURED
 from configs import replay
 
 ROOT = Path(__file__).parents[2]
@@ -68,10 +69,10 @@ def records(folder):
 
 
 def final_state(folder):
-    run = Run(replay.get_config(str(folder / "config.json")))
+    run = build(replay.get_config(str(folder / "config.json")))
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.select("latest", pytest.fail)
-        return step, jax.device_get(run.restore(checkpoints, step))
+        return step, jax.device_get(States(run).restore(checkpoints, step))
 
 
 def assert_same_run(folder, reference):

@@ -22,7 +22,7 @@ from cnn_jax.data import augment, mixing
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.base import Keys
-from cnn_jax.training import optim, step
+from cnn_jax.training import optimizers, step
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
 RATE = 0.1
@@ -70,7 +70,7 @@ def make(create, *, fields=(), momentum=0.9, rate=RATE, ema=False, **options):
     network, params, stats = network_of(create, **dict(fields))
     config = base.get_config().optim
     config.momentum = momentum
-    optimizer = optim.make_optimizer(config, params)
+    optimizer = optimizers.make_optimizer(config, params)
     seed = options.pop("seed", 0)
     of_step = {name: options.pop(name) for name in ("accumulation",) if name in options}
     loss = step.make_loss(network, mean=MEAN, std=STD, **options)
@@ -147,8 +147,8 @@ def test_training_and_evaluation_compile_once():
     replicated, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     network, params, stats = network_of(toy)
     config = base.get_config().optim
-    optimizer = optim.make_optimizer(config, params)
-    schedule = optim.make_schedule(config, 10, lambda _: 0)
+    optimizer = optimizers.make_optimizer(config, params)
+    schedule = optimizers.make_schedule(config, 10, lambda _: 0)
     loss = step.make_loss(network, mean=MEAN, std=STD, augmentations=("pad_crop:1", "flip"))
     train_step = step.make_train_step(loss, optimizer, schedule, ema_decay=0.9)
     eval_step = eval_steps.make_eval_step(network, mean=MEAN, std=STD)
@@ -292,7 +292,7 @@ def image_batch(number: int) -> eval_steps.Batch:
 def test_the_sums_of_training_equal_those_counted_by_hand():
     train_step, fresh = make(toy, label_smoothing=0.2)
     state = fresh()
-    total = dict(loss=0.0, correct=0, examples=0, gradient_norm=0.0, steps=0)
+    total = dict(loss=0.0, correct=0, examples=0, gradient_norm=0.0, steps=0, learning_rate=RATE)
     for number in range(6):
         params, stats = copied((state.params, state.stats))
         batch = make_batch(number)
@@ -448,7 +448,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from cnn_jax.nn import graph
 from cnn_jax import models
-from cnn_jax.training import optim, step
+from cnn_jax.training import optimizers, step
 from cnn_jax.config import fields as base
 
 assert len(jax.devices()) == 8
@@ -460,7 +460,7 @@ network, params, stats = graph.split(jax.eval_shape(create))
 fill = lambda leaf: random.normal(0, 0.2, leaf.shape).astype(np.float32) if leaf.ndim > 1 else np.ones(leaf.shape, "f")
 params, stats = jax.tree.map(fill, (params, stats))
 config = base.get_config().optim
-optimizer = optim.make_optimizer(config, params)
+optimizer = optimizers.make_optimizer(config, params)
 trained = []
 for devices in (jax.devices()[:1], jax.devices()):
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)

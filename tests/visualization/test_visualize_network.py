@@ -9,7 +9,7 @@ from PIL import Image
 
 import cnn_jax
 import commands
-from cnn_jax.analysis import inside
+from cnn_jax.analysis import introspection
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained import source as pretrained
@@ -128,7 +128,7 @@ def test_features_are_the_strongest_maps_in_order(lenet, files, drawn, tmp_path)
     assert "conv2, the 5 strongest of 16 maps" in told and "layers" not in told
     (image, maps, numbers, _), _ = drawn["maps"]
     x = (found.images / 255 - 0.4) / 0.25
-    expected = np.asarray(inside.outputs(lenet.model, x.astype(np.float32))["conv2"][0])
+    expected = np.asarray(introspection.outputs(lenet.model, x.astype(np.float32))["conv2"][0])
     means = expected.mean((0, 1))
     assert list(means[numbers]) == sorted(means, reverse=True)[:5]
     np.testing.assert_allclose(maps, expected[..., numbers].transpose(2, 0, 1), rtol=1e-4, atol=1e-5)
@@ -169,7 +169,7 @@ def test_grad_cam_where_the_head_does_not_average_or_a_layer_is_named(network, l
     told = visualize_network.cam(trained, found, Options(layer=layer, classes=["cat"]), tmp_path / "a.png")
     assert f"Grad-CAM at {layer or 'conv2'}" in told
     x = visualize_network.normalized(trained, found.images)
-    expected = np.asarray(inside.grad_cam(trained.model, x, layer or "conv2", np.full((5, 1), 2)))
+    expected = np.asarray(introspection.grad_cam(trained.model, x, layer or "conv2", np.full((5, 1), 2)))
     for (_, _, ((*_, values),)), whole in zip(drawn["cams"][0][0], expected[..., 0], strict=True):
         np.testing.assert_allclose(values, whole / max(whole.max(), 1e-30), rtol=1e-3, atol=1e-4)
 
@@ -186,7 +186,7 @@ def test_the_deconvolution_shows_the_pictures_where_a_map_is_strongest(lenet, fi
     assert "deconvolution of conv1, 2 of 6 maps, beside what they see (5x5) of the 9 pictures" in told
     (maps, _), _ = drawn["deconvolutions"]
     x = visualize_network.normalized(lenet, found.images)
-    values = np.asarray(inside.outputs(lenet.model, x)["conv1"])
+    values = np.asarray(introspection.outputs(lenet.model, x)["conv1"])
     largest = values.max((1, 2))  # [pictures, maps]
     order = [k for k in np.argsort(-largest.max(0)) if (np.sort(largest[:, k])[1:] > 0).all()][:2]
     assert [caption.split(":")[0] for caption, _, _ in maps] == [f"map {k}" for k in order]

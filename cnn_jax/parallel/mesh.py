@@ -1,0 +1,157 @@
+"""Which device holds which part of a parameter: rules on names, for a mesh of the axes `data` and `model`.
+
+The batch is split over all devices, so that convolutions are data-parallel whatever the rules say. A rule (regex, axes)
+puts the parameters of that name on the mesh: `axes` has for each axis of the array "data", "model" or None, which
+leaves it whole, as in (None, "model"); or it is "data" or "model" alone, which splits the longest axis that can be
+split evenly, and leaves an array that has none on all devices.
+
+Momentum and moving average are where their parameters are. XLA's partitioner (GSPMD, Xu et al. 2021) does the rest: it
+computes the same numbers for all rules, but for the order of sums.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cnn_jax.config.fields import MESH_AXES
+from cnn_jax.core import trees
+from cnn_jax.core.errors import check
+
+# Steps that are dispatched before one waits for them: devices of one CPU can block each other beyond 32.
+IN_FLIGHT = 16
+EVERYWHERE = PartitionSpec(MESH_AXES)  # of a batch
+
+Axes = str | Sequence[str | None]
+PRESETS: dict[str, tuple[tuple[str, Axes], ...]] = {
+    "replicated": (),
+    # "One weird trick for parallelizing convolutional neural networks" (Krizhevsky 2014): the linear layers of AlexNet
+    # and VGG hold most parameters and compute little, so their neurons are split, the convolutions' parameters are not.
+    "fc": (
+        (r"head/hidden/\d+/kernel", (None, "model")),
+        (r"head/hidden/\d+/bias", ("model",)),
+        (r"head/classifier/kernel", "model"),
+    ),
+    # Every parameter is gathered where it is used, as in ZeRO, stage 3 (Rajbhandari et al. 2020), and PyTorch's FSDP.
+    "fsdp": ((r".*", "data"),),
+}
+
+
+def make_mesh(model: int) -> Mesh:
+    """Returns all devices as (`data`, `model`), with `model` devices on the second axis.
+
+    Raises:
+      UserError: the number of devices is not divisible by `model`.
+    """
+    devices = jax.device_count()
+    check(devices % model == 0, f"config.mesh.model is {model}, but must divide the number of devices, {devices}")
+    return jax.make_mesh((devices // model, model), MESH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+# ---------------------------------------------------------------- placing
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Places arrays, which all processes have alike, on all devices."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, everywhere)
+    # device_put would send them around to compare them
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(everywhere, np.asarray(x), np.shape(x)), tree)
+
+
+def put(batch: Any, mesh: Mesh) -> Any:
+    """Places a batch on the devices, split along its first axis; each process has its own rows."""
+    if mesh.size == 1 and "index" in batch:
+        return batch  # a few kilobytes, which the compiled step takes from the host faster than anything else
+    split = NamedSharding(mesh, EVERYWHERE)
+    if jax.process_count() > 1:
+        return jax.make_array_from_process_local_data(split, batch)
+    return jax.device_put(batch, split)
+
+
+def pace(steps: int, state: Any, mesh: Mesh) -> None:
+    """Waits for `state` after some of the steps where XLA could block: the devices of one CPU share its threads."""
+    if jax.default_backend() == "cpu" and mesh.size > 1 and steps % IN_FLIGHT == 0:
+        jax.block_until_ready(state)
+
+
+# ---------------------------------------------------------------- rules
+
+
+def parameter_specs(params: Any, mesh: Mesh, config: Any) -> Any:
+    """Returns the tree of PartitionSpecs of parameters, by the first rule that matches; others are on all devices.
+
+    Args:
+      params: arrays or shapes. config: config.mesh, whose rules come before those of its preset.
+
+    Raises:
+      UserError: a rule matches nothing, does not fit an array, or splits over an axis of one of several devices.
+    """
+    specs = jax.tree.map(lambda _: PartitionSpec(), params)
+    rules = [("config.mesh.rules", *rule) for rule in config.rules]
+    rules += [(f"config.mesh.preset={config.preset!r}", *rule) for rule in PRESETS[config.preset]]
+    for field, pattern, axes in reversed(rules):
+        for axis in {axes} if isinstance(axes, str) else set(axes) - {None}:
+            check(
+                mesh.shape[axis] > 1 or mesh.size == 1,
+                f"{field} splits {pattern!r} over {axis!r}, which has one of the {mesh.size} devices: "
+                f"config.mesh.model is {mesh.shape['model']}, and must be a divisor of {mesh.size} that is "
+                + ("above 1" if axis == "model" else f"below {mesh.size}"),
+            )
+        hits = trees.match(params, pattern, field=field)
+        specs = jax.tree_util.tree_map_with_path(
+            lambda path, leaf, hit, spec, field=field, axes=axes: (
+                _spec(trees.path_name(path), leaf.shape, axes, mesh, field) if hit else spec
+            ),
+            params,
+            hits,
+            specs,
+        )
+    return specs
+
+
+def _spec(name: str, shape: Sequence[int], axes: Axes, mesh: Mesh, field: str) -> PartitionSpec:
+    if isinstance(axes, str):
+        divisible = [i for i, size in enumerate(shape) if size % mesh.shape[axes] == 0]
+        longest = max(divisible, key=lambda i: shape[i], default=None)
+        return PartitionSpec(*(axes if i == longest else None for i in range(len(shape))))
+    check(
+        len(axes) == len(shape), f"{field}: {name} has the shape {tuple(shape)}, but the rule is for {len(axes)} axes"
+    )
+    for size, axis in zip(shape, axes, strict=True):
+        parts = 1 if axis is None else mesh.shape[axis]
+        check(
+            size % parts == 0,
+            f"{field}: {name} has the shape {tuple(shape)}, whose {size} cannot be split into {parts} equal parts over "
+            f"{axis!r}: change the rule, or config.mesh.model",
+        )
+    return PartitionSpec(*axes)
+
+
+def state_shardings(state: Any, specs: Any, mesh: Mesh) -> Any:
+    """Returns the tree of shardings of a training state (arrays or shapes).
+
+    Each leaf whose name ends in that of a parameter is where the parameter is: so momentum and moving average follow.
+    What is left is on all devices.
+    """
+    known = dict(trees.named_leaves(specs))
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        name = trees.path_name(path)
+        parts = name.split("/")
+        own = (known["/".join(parts[i:])] for i in range(len(parts)) if "/".join(parts[i:]) in known)
+        return NamedSharding(mesh, next(own, PartitionSpec()))
+
+    return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def device_bytes(tree: Any, shardings: Any) -> int:
+    """Returns the bytes of arrays, or shapes, on one device: exact, because all parts are equal."""
+    return sum(
+        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+    )

@@ -1,0 +1,350 @@
+"""What a run does around its steps: it holds its folder, restores, records, validates, saves, shows its progress."""
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from cnn_jax.analysis import layer_sheets
+from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.checkpoint.saver import Saver
+from cnn_jax.core import files
+from cnn_jax.core.errors import Stopped, UserError
+from cnn_jax.display import plots, terminal
+from cnn_jax.parallel import collectives, mesh
+from cnn_jax.tracking import run_folder
+from cnn_jax.tracking.recorder import Recorder, jsonable, scalars
+from cnn_jax.tracking.run_record import RunRecord
+from cnn_jax.training import diagnostics, nan_report
+from cnn_jax.training.evaluator import Evaluator
+from cnn_jax.training.preemption import NoSignals, StopSignals
+from cnn_jax.training.profiling import Trace, check_steps
+from cnn_jax.training.setup import Setup
+from cnn_jax.training.stall import StallTimer
+from cnn_jax.training.state import States
+from cnn_jax.training.step import TrainState, zero_sums
+from cnn_jax.training.throughput import Throughput
+
+PLOT_EVERY = 30  # seconds between drawings of the curves: one takes as long as many short steps
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run starts, beside its configuration.
+
+    dry_run: stop after the header; nothing is written.
+    extend: allow config.duration to be longer than that of the run in the folder.
+    profile: the first and the last step of a trace in FOLDER/profile, by the first process.
+    stop: the signals that stop the run; by default they are left alone.
+    began: when the command began, of `time.perf_counter`. arguments: the command's, for run.json.
+    """
+
+    dry_run: bool = False
+    extend: bool = False
+    profile: tuple[int, int] | None = None
+    console: Console = field(default_factory=collectives.console)
+    stop: StopSignals = field(default_factory=NoSignals)
+    began: float = field(default_factory=time.perf_counter)
+    arguments: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Due:
+    """What happens after a step."""
+
+    record: bool
+    validation: bool
+    save: bool
+    stop: bool
+
+    @property
+    def anything(self) -> bool:
+        return self.record or self.validation or self.save or self.stop
+
+
+class Session:
+    """One start of a run, while the block runs: an error, too, closes the records and finishes a running save.
+
+    Args:
+      folder: of the run, on this machine. name: what the user calls it: the same path, or the URL of a bucket's folder.
+    """
+
+    def __init__(self, setup: Setup, states: States, folder: Path, options: Options, *, name: Path | str):
+        self.setup, self.states, self.folder, self.options, self.name = setup, states, folder, options, name
+        self.config, self.stop = setup.config, options.stop
+        self.tell: Callable[[str], None] = functools.partial(terminal.say, options.console)
+        self.has_validation = "validation" in setup.data.parts
+        self.improved = False  # by the validation after this step
+        self.validated = 0  # step of the last validation
+        self.final: dict[str, Any] = {}
+        self.plotted = time.perf_counter()
+        self.stall = StallTimer(self.config.log.stall)
+        self.evaluator = Evaluator(setup, put=self._put)
+
+    def __enter__(self) -> "Session":
+        self._resources = contextlib.ExitStack()
+        try:
+            self._open()
+        except BaseException:
+            self._resources.close()
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._resources.__exit__(*error)
+
+    def _open(self) -> None:
+        """Holds the folder and prepares what records the run there."""
+        hold, config, setup = self._resources.enter_context, self.config, self.setup
+        self.records = hold(collectives.records(self.folder))
+        hold(files.locked(self.records))
+        run_folder.prepare(config, self.records, data=setup.data.identity, extend=self.options.extend)
+        layer_sheets.write(config, setup.layers, self.records / "summary.txt")
+        self.checkpoints = hold(Checkpoints(self.folder, shared=isinstance(self.name, Path)))
+        self.saver = hold(Saver(self.checkpoints, keep=config.checkpoint.keep, report=self.tell))
+        self.latest = collectives.decided(lambda: self.checkpoints.latest(self.tell, tidy=True))
+        self.first_step = self.latest or 0
+        self.run_record = hold(
+            RunRecord(
+                self.records,
+                config,
+                setup.layers,
+                first_step=self.first_step,
+                began=self.options.began,
+                arguments=self.options.arguments,
+            )
+        )
+        self.recorder = hold(
+            Recorder(self.records, step=self.first_step, tensorboard=config.log.tensorboard and collectives.is_first())
+        )
+        self.trace = hold(
+            Trace(
+                self.options.profile if collectives.is_first() else None,
+                self.folder / "profile",
+                first=self.first_step + 1,
+                last=setup.total_steps,
+                report=self.tell,
+            )
+        )
+        hold(self.stall)
+        self.progress = terminal.ProgressLine(
+            self.options.console,
+            first_step=self.first_step,
+            total_steps=setup.total_steps,
+            steps_per_epoch=setup.steps_per_epoch,
+        )
+        self._resources.callback(self.progress.stop)
+
+    # ------------------------------------------------------------ begin
+
+    def begin(self) -> TrainState:
+        """Returns the state of the latest checkpoint, or initial values."""
+        with terminal.waiting(self.options.console, "reading the data and preparing the network"):
+            self._train_step = self.setup.train_step(self.states.shardings)
+            resumed = self.latest is not None
+            state = self.states.restore(self.checkpoints, self.latest) if resumed else self.states.create()
+            run_folder.write_input(self.records, self.setup.data.input)
+            self.images = self.setup.resident("train")
+        if self.latest is None:
+            if self.config.eval.layers:
+                self._write_layers(state, "first")
+        else:
+            self.tell(f"resuming from the checkpoint of step {self.latest:,}")
+        self.best_error = collectives.decided(self.checkpoints.best_error)
+        return state
+
+    def _put(self, batch: Any) -> Any:
+        self.stall.feed()
+        return self.setup.put(batch)
+
+    # ------------------------------------------------------------ train
+
+    def batches(self) -> Iterator[tuple[int, Any]]:
+        """Yields (step, batch on the devices) of the steps that are left."""
+        self.throughput = Throughput(self.first_step)
+        self.run_record.switch("training")
+        self.progress.start()
+        part, total = self.setup.data.parts["train"], self.setup.total_steps
+        batches = part.train_batches(self.first_step, total, self.config.batch_size)
+        placed = self.throughput.waits(ahead(map(self._put, batches)))
+        yield from enumerate(placed, start=self.first_step + 1)
+
+    def train_step(self, step: int, state: TrainState, batch: Any) -> TrainState:
+        """Returns the state after `step`; the given one is donated."""
+        with self.trace.step(step):
+            return self._train_step(state, batch, self.images)
+
+    def due(self, step: int, state: TrainState) -> Due:
+        """Returns what happens after `step`, which computes `state`."""
+        mesh.pace(step, state, self.setup.mesh)
+        self.trace.after(step, state)
+        self.progress.advance(step)
+        self.improved = False
+        if step == self.first_step + 1:
+            jax.block_until_ready(state)
+            self.stop.save_first(True)
+            self.tell(f"first step after {time.perf_counter() - self.options.began:.1f} s")
+            self.throughput.restart(step)
+        config, last = self.config, step == self.setup.total_steps
+        stop = self.stop.requested(step)
+        return Due(
+            record=last or self.setup.is_due(step, config.log.every),
+            validation=self.has_validation and (last or self.setup.is_due(step, config.eval.every)),
+            save=last or stop or self.setup.is_due(step, config.checkpoint.every),
+            stop=stop,
+        )
+
+    def check_finite(self, state: TrainState) -> None:
+        """Raises NotFiniteError if the loss or a gradient was not finite; see `nan_report`."""
+        nan_report.check_finite(self.setup, state, self.folder, self.records, self.saver)
+
+    def record(self, step: int, state: TrainState) -> TrainState:
+        """Records the metrics since the last record, and returns the state with sums of zero."""
+        sums = jax.device_get(state.sums)
+        metrics = dict(
+            loss=float(sums["loss"] / sums["examples"]),
+            error=float(1 - sums["correct"] / sums["examples"]),
+            learning_rate=float(sums["learning_rate"]),
+            gradient_norm=float(sums["gradient_norm"] / sums["steps"]),
+            **self.throughput.read(step, self.config.batch_size),
+        )
+        if self.config.data.on_error == "skip":
+            metrics["skipped"] = collectives.total(len(self.setup.data.parts["train"].skipped))
+        self._write("train", step, metrics)
+        self.progress.numbers(step, metrics)
+        return replace(state, sums=mesh.replicate(zero_sums(), self.setup.mesh))
+
+    def validate(self, step: int, state: TrainState) -> TrainState:
+        """Evaluates the validation part; returns the state with a lower learning rate where a plateau asks for it."""
+        with self.throughput.paused(state), self.run_record.spending("evaluation"):
+            metrics = self.final["validation"] = self.evaluator.evaluate(state, "validation")
+        self._write("validation", step, scalars(metrics))
+        accuracy = f"accuracy {1 - metrics['error']:.2%}, loss {metrics['loss']:.4f}"
+        self.tell(f"epoch {step / self.setup.steps_per_epoch:5.1f}  validation: {accuracy}")
+        self.validated = step
+        self.improved = metrics["error"] < self.best_error
+        self.best_error = min(metrics["error"], self.best_error)
+        schedule = self.config.optim.schedule
+        if schedule.name != "plateau":
+            return state
+        plateau = jax.device_get(state.plateau).update(metrics["error"], schedule)
+        return replace(state, plateau=mesh.replicate(plateau, self.setup.mesh))
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts to save the state, after the records before it are on the disk."""
+        self.recorder.sync()
+        error = self.final["validation"]["error"] if self.validated == step else None
+        with self.throughput.paused(state), self.run_record.spending("saving"):
+            self.saver.save(step, state, error=error)
+            if collectives.is_first() and (self.stop.received or time.perf_counter() - self.plotted > PLOT_EVERY):
+                plots.plot_curves(self.records)
+                self.plotted = time.perf_counter()
+            self.run_record.write(step)
+
+    # ------------------------------------------------------------ finish
+
+    def finish(self, state: TrainState) -> dict[str, Any]:
+        """Tests the last state, draws the curves and returns the final metrics.
+
+        Raises:
+          Stopped: a signal stopped the run; everything is saved.
+        """
+        step, total = int(state.step), self.setup.total_steps
+        self.saver.wait()
+        self.stop.save_first(False)
+        if self.stop.received or step < total:
+            raise Stopped(
+                f"Stopped by {self.stop.received or 'a signal'} at step {step:,}/{total:,}; checkpoint saved. To "
+                f"resume, run the same command with --workdir={self.name}"
+            )
+        self.progress.stop()
+        self.run_record.switch("evaluation")
+        config, final, evaluate = self.config, self.final, functools.partial(self.evaluator.evaluate, state)
+        if self.has_validation and "validation" not in final:  # everything was done before this start
+            final["validation"] = evaluate("validation")
+        final["test"] = evaluate("test")
+        if config.eval.train_part:
+            final["train"] = evaluate("train")
+        if config.eval.layers:
+            self._write_layers(state, "last")
+        # The test is the last record: a run that has it has everything.
+        for part, kind in (("train", "train_part"), ("test", "test")):
+            if part in final:
+                self._write(kind, total, scalars(final[part]))
+        if collectives.is_first():
+            plots.plot_curves(self.records)
+            if config.eval.confusion_matrix:
+                names = self.setup.data.class_names
+                plots.plot_confusion(final["test"]["confusion"], names, self.records / "confusion_matrix.png")
+        terminal.print_results(final, self.options.console)
+        self.tell(f"{time.perf_counter() - self.options.began:.0f} s; results are in {self.name}")
+        return final
+
+    # ------------------------------------------------------------ files
+
+    def _write(self, kind: str, step: int, metrics: dict[str, Any]) -> None:
+        self.recorder.write(kind, step, step / self.setup.steps_per_epoch, **metrics)
+
+    def _write_layers(self, state: TrainState, when: str) -> None:
+        """Writes what `diagnostics.examine` finds of the first batch under "first" or "last" of layers.json."""
+        path = self.records / "layers.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if when == "last" and path.exists() else {}
+        found[when] = diagnostics.examine(self.setup, state, diagnostics.training_batch(self.setup, 1))
+        files.write_text(path, json.dumps(jsonable(found), indent=1) + "\n")
+
+
+def ahead(batches: Iterable[Any], count: int = 2) -> Iterator[Any]:
+    """Yields `batches`, asking for `count` more than were taken: their transfer overlaps with the step before."""
+    queue: list[Any] = []
+    for batch in batches:
+        queue.append(batch)
+        if len(queue) > count:
+            yield queue.pop(0)
+    yield from queue
+
+
+# ---------------------------------------------------------------- checks before anything is written
+
+
+def check_start(setup: Setup, folder: Path, options: Options, *, name: Path | str) -> None:
+    """Raises UserError unless a run can start, or resume, in `folder`, and all processes run the same."""
+    run_folder.check_same(setup.config, folder, extend=options.extend)
+    check_steps(options.profile, first=1, last=setup.total_steps)
+    command = {"--workdir": str(name), "--extend": str(options.extend), "--dry-run": str(options.dry_run)}
+    check_processes(setup, command)
+    if options.extend:
+        check_longer(setup, folder, options.console)
+
+
+def check_processes(setup: Setup, command: dict[str, str]) -> None:
+    """Raises UserError unless all processes run the same: the command, the configuration, and the data by name."""
+    config = setup.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.dir = ""  # may be a copy on each machine
+    data = setup.data
+    texts: dict[str, Callable[[], str]] = {name: functools.partial(str, value) for name, value in command.items()}
+    texts["the configuration"] = config.to_json
+    texts["the data"] = lambda: json.dumps([data.identity, list(data.class_names)]) + data.listing()
+    collectives.check_same(texts)
+
+
+def check_longer(setup: Setup, folder: Path, console: Console) -> None:
+    """Raises UserError unless `folder` has a run that is not longer than this one; says if the schedule changes."""
+    if not run_folder.has_checkpoint(folder):
+        raise UserError(f"--extend resumes a run, but {folder} has no checkpoint: leave --extend out")
+    before = run_folder.stored_config(folder)["duration"]
+    if setup.total_steps < setup.to_steps(before):
+        raise UserError(
+            f"--extend: config.duration is {setup.config.duration!r}, but must not be shorter than the {before!r} that "
+            f"{folder} has been trained for"
+        )
+    schedule = setup.config.optim.schedule.name
+    if schedule in ("cosine", "polynomial") and setup.total_steps > setup.to_steps(before):
+        terminal.say(console, f"the {schedule} schedule now ends later: its learning rate jumps at the resumed step")

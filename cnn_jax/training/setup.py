@@ -1,0 +1,246 @@
+"""From a configuration to everything that a run computes with, but its state. Nothing is computed here, only traced."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from cnn_jax import models
+from cnn_jax.analysis.layer_table import LayerRow, layer_table
+from cnn_jax.config.durations import in_steps, is_due, to_steps
+from cnn_jax.config.fields import get, model_fields
+from cnn_jax.core import trees
+from cnn_jax.core.errors import check
+from cnn_jax.data.pipeline import Data
+from cnn_jax.eval import protocols
+from cnn_jax.eval import steps as eval_steps
+from cnn_jax.nn import graph
+from cnn_jax.parallel import mesh
+from cnn_jax.pretrained.source import Pretrained, open_source
+from cnn_jax.training import finetuning, optimizers, step
+from cnn_jax.training.config_check import check_config
+from cnn_jax.training.optimizers import Schedule
+
+PRECISION = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+Tree = Any
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A configuration with its data, network, optimizer and devices.
+
+    config: a copy, with the number of classes and the parts where the given one leaves them to the data set.
+    create_model: builds the network; its argument is the seed. network: its graph. params, stats: shapes of all its
+      parameters and statistics. layers: its layer table.
+    source: the pretrained network that config.init_from names, or None.
+    optimizer: without a learning rate, which `schedule` returns for a step.
+    """
+
+    config: Any
+    data: Data
+    mesh: Mesh
+    create_model: Callable[..., Any]
+    network: graph.Graph
+    layers: list[LayerRow]
+    params: Tree
+    stats: Tree
+    trainable: finetuning.Trainable
+    source: Pretrained | None
+    optimizer: optax.GradientTransformationExtraArgs
+    schedule: Schedule
+    _resident: dict[str, Any] = field(default_factory=dict)
+
+    # ------------------------------------------------------------ time
+
+    @property
+    def examples(self) -> int:
+        """Number of training examples: the length of an epoch."""
+        return len(self.data.parts["train"])
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.examples / self.config.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return self.to_steps(self.config.duration)
+
+    def to_steps(self, duration: str) -> int:
+        """Returns a duration of the configuration in whole steps."""
+        return to_steps(duration, batch_size=self.config.batch_size, num_examples=self.examples)
+
+    def is_due(self, step: int, period: str) -> bool:
+        """Returns whether something that happens once in a `period` happens after `step`."""
+        return is_due(step, in_steps(period, batch_size=self.config.batch_size, num_examples=self.examples))
+
+    # ------------------------------------------------------------ arrays
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of all parameters and statistics by name."""
+        return {name: leaf.shape for tree in (self.params, self.stats) for name, leaf in trees.named_leaves(tree)}
+
+    def put(self, batch: Any) -> Any:
+        """Places a batch on the devices, split along its first axis."""
+        return mesh.put(batch, self.mesh)
+
+    def resident(self, part: str) -> Any:
+        """Returns all images of a part on the devices, or their features; None if they are streamed."""
+        if part not in self._resident:
+            self._resident[part] = mesh.replicate(self.data.parts[part].resident, self.mesh)
+        return self._resident[part]
+
+    def cache_features(self, part: str, features: Any, labels: Any) -> None:
+        """Uses features of all examples of a part from now on, not its images."""
+        self.data.parts[part].keep_features(features, labels)
+        self._resident.pop(part, None)
+
+    # ------------------------------------------------------------ functions
+
+    def split(self, params: Tree, stats: Tree) -> tuple[Tree, Tree, Tree]:
+        """Returns (trained parameters, BatchNorm statistics that follow, all others) of a whole network."""
+        trained, frozen_params = trees.partition(params, self.trainable.mask)
+        layers = set(self.trainable.frozen_layers)
+
+        def is_frozen(path: tuple, _: Any) -> bool:
+            return trees.is_inside(trees.path_name(path), layers)
+
+        frozen_stats, stats = trees.partition(stats, jax.tree_util.tree_map_with_path(is_frozen, stats))
+        return trained, stats, trees.merged(frozen_params, frozen_stats)
+
+    @functools.cached_property
+    def loss(self) -> Callable[..., Any]:
+        """The training loss; see `step.make_loss`."""
+        return step.make_loss(
+            self.network,
+            augmentations=self.config.data.augment,
+            label_smoothing=self.config.label_smoothing,
+            **self.data.normalization,
+        )
+
+    def train_step(self, shardings: Tree) -> Callable[..., step.TrainState]:
+        """Returns the jitted training step for a state of these shardings."""
+        return step.make_train_step(
+            self.loss,
+            self.optimizer,
+            self.schedule,
+            accumulation=self.config.accumulation,
+            ema_decay=self.config.ema_decay,
+            shardings=shardings,
+        )
+
+
+def build(config: Any, *, source: Pretrained | None = None) -> Setup:
+    """Returns the setup of a run.
+
+    Args:
+      source: what config.init_from names, if it is open already.
+
+    Raises:
+      UserError: an impossible value, a data set that is not there, an image that is too small for the network.
+    """
+    check_config(config)
+    check_divisible(config, len(jax.devices()))
+    data = Data(config.data, config.seed, shard=(jax.process_index(), jax.process_count()))
+    config = _completed(config, data)
+    check_processes(config)
+    create_model = functools.partial(
+        models.create,
+        config.model.name,
+        num_classes=config.data.num_classes,
+        input_shape=data.image_shape,
+        dtype=PRECISION[config.precision],
+        **model_fields(config),
+    )
+    layers = layer_table(create_model, data.image_shape)
+    model = jax.eval_shape(lambda: create_model())
+    _, params, _ = graph.split(model)
+    trainable = finetuning.select(config.trainable, model.order, params)
+    network, params, stats = graph.split(model, trainable.frozen_layers)
+    if config.cache_features:
+        network = replace(network, from_features=True)
+    check_dense(config, network, params, stats)
+    layer_rules = finetuning.layer_rules(config.optim.layer_decay, model.order, params)
+    trained, _ = trees.partition(params, trainable.mask)
+    examples = len(data.parts["train"])
+    steps = functools.partial(to_steps, batch_size=config.batch_size, num_examples=examples)
+    total_steps = steps(config.duration)
+    check(
+        total_steps * config.batch_size < 2**32,
+        f"config.duration is {config.duration!r} = {total_steps * config.batch_size:,} examples, but must be below "
+        "2**32: positions in a run are counted in 32 bits",
+    )
+    setup = Setup(
+        config=config,
+        data=data,
+        mesh=mesh.make_mesh(config.mesh.model),
+        create_model=create_model,
+        network=network,
+        layers=layers,
+        params=params,
+        stats=stats,
+        trainable=trainable,
+        source=source or (open_source(config.init_from) if config.init_from else None),
+        optimizer=optimizers.make_optimizer(config.optim, trained, layer_rules, everything=params),
+        schedule=optimizers.make_schedule(config.optim, total_steps, steps),
+    )
+    check(
+        not config.eval.recompute_statistics or bool(jax.tree.leaves(setup.split(params, stats)[1])),
+        f"config.eval.recompute_statistics is {config.eval.recompute_statistics}, but {config.model.name} has no "
+        "BatchNorm that is trained",
+    )
+    return setup
+
+
+def _completed(config: Any, data: Data) -> Any:
+    """Returns a copy of the configuration with what it leaves to the data set."""
+    config = config.copy_and_resolve_references()
+    config.data.num_classes = len(data.class_names)
+    config.data.update(data.chosen)
+    examples = len(data.parts["train"])
+    check(
+        config.batch_size <= examples,
+        f"config.batch_size is {config.batch_size}, but the train part has {examples:,} examples, and a batch holds "
+        f"each of them once at most: set config.batch_size to {examples} or less",
+    )
+    return config
+
+
+def check_processes(config: Any) -> None:
+    """Raises UserError for what one process must compute alone."""
+    count = jax.process_count()
+    check(
+        config.eval.protocol == "single" or count == 1,
+        f"config.eval.protocol is {config.eval.protocol!r}, which one process evaluates, but this is one of {count}: "
+        "train with 'single' and evaluate afterwards in one process",
+    )
+    check(
+        not config.cache_features or count == 1,
+        "config.cache_features is True, which one process computes: train in one, or leave it at False",
+    )
+
+
+def check_dense(config: Any, network: graph.Graph, params: Tree, stats: Tree) -> None:
+    """Raises UserError now, not after training, if a network that takes one size only is to see larger images."""
+    if config.eval.protocol == "dense":
+        side = max(protocols.scales(config))
+        views = jax.ShapeDtypeStruct((1, 1, side, side, config.data.channels), jnp.uint8)
+        jax.eval_shape(eval_steps.make_predict_step(network, mean=0, std=1, mirror=True), params, stats, views)
+
+
+def check_divisible(config: Any, devices: int) -> None:
+    """Raises UserError unless the batch sizes can be split over the devices; the message has the nearest that can."""
+    for name, micro_batches in (("batch_size", config.accumulation), ("eval.batch_size", 1)):
+        size, unit = get(config, name), devices * micro_batches
+        lower, higher = max(unit, size // unit * unit), (size // unit + 1) * unit
+        check(
+            size % unit == 0,
+            f"config.{name} is {size}, but must be divisible by {devices} devices x {micro_batches} micro-batches: "
+            f"the nearest are {lower} and {higher}",
+        )

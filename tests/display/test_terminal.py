@@ -1,0 +1,38 @@
+from cnn_jax.display import terminal
+from cnn_jax.training import header
+from cnn_jax.training.setup import build
+from cnn_jax.training.state import States
+
+
+def test_the_header_names_what_differs_from_the_paper(small_config, console, tmp_path):
+    setup = build(small_config)
+    header.print_header(setup, States(setup), tmp_path, tmp_path, console)
+    printed = console.file.getvalue()
+    assert "width=0.25" in printed and "activation" not in printed
+    assert str(tmp_path) in printed
+
+
+def test_a_gpu_that_is_not_used_gets_a_plain_warning(small_config, console, tmp_path, monkeypatch):
+    run = build(small_config)
+    monkeypatch.setattr(header, "has_unused_gpu", lambda: True)
+    header.print_header(run, States(run), tmp_path, tmp_path, console)
+    assert "warning: this machine has an NVIDIA GPU" in console.file.getvalue()
+    assert "pip install -e '.[cuda]'" in console.file.getvalue()
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then_with_the_time_left(console, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: now[0])
+    line = terminal.ProgressLine(console, first_step=100, total_steps=300, steps_per_epoch=100)
+    metrics = dict(loss=0.5, error=0.25, images_per_second=1234.5)
+    for done, seconds in ((110, 10), (120, 20), (150, 50), (160, 60)):
+        now[0] = seconds
+        line.advance(done)
+        line.numbers(done, metrics)
+    (printed,) = console.file.getvalue().splitlines()
+    assert printed == "epoch 1.5/3  loss 0.500, accuracy 75.0%, 1,234 images/s, 0:02:30 left"
+
+
+def test_durations_read_like_a_clock():
+    assert terminal.duration(0.4) == "0:00:00"
+    assert terminal.duration(3 * 3600 + 25 * 60 + 7.6) == "3:25:08"

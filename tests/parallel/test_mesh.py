@@ -1,0 +1,174 @@
+import pickle
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+import cnn_jax
+import several_shardings
+from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.core import trees
+from cnn_jax.core.errors import UserError
+from cnn_jax.nn import graph
+from cnn_jax.parallel import mesh
+from cnn_jax.training.config_check import check_config
+from cnn_jax.training.evaluator import Evaluator
+from cnn_jax.training.state import States
+from configs import alexnet, vgg16
+from several_processes import program
+from several_shardings import MESHES
+
+# ---------------------------------------------------------------- rules
+
+
+def specs(model, *, data=1, preset="replicated", rules=(), **fields):
+    """Returns ({name: shape}, {name: spec}) of a network on a mesh that need not be here."""
+    _, params, _ = graph.split(jax.eval_shape(lambda: cnn_jax.create(**fields)))
+    config = alexnet.get_config().mesh
+    config.update(dict(preset=preset, rules=rules))
+    found = mesh.parameter_specs(params, AbstractMesh((data, model), ("data", "model")), config)
+    return {name: leaf.shape for name, leaf in trees.named_leaves(params)}, dict(trees.named_leaves(found))
+
+
+def bytes_on_a_device(shapes, found, sizes):
+    parts = {name: np.prod([1, *(sizes[axis] for axis in spec if axis)]) for name, spec in found.items()}
+    return 4 * sum(int(np.prod(shape)) // int(parts[name]) for name, shape in shapes.items())
+
+
+def test_fc_splits_the_linear_layers_of_alexnet_as_krizhevsky_did():
+    shapes, found = specs(8, preset="fc", name="alexnet")
+    split = {name: spec for name, spec in found.items() if any(spec)}
+    assert split == {
+        "head/hidden/0/kernel": PartitionSpec(None, "model"),
+        "head/hidden/0/bias": PartitionSpec("model"),
+        "head/hidden/1/kernel": PartitionSpec(None, "model"),
+        "head/hidden/1/bias": PartitionSpec("model"),
+        "head/classifier/kernel": PartitionSpec("model", None),
+    }
+    linear = 9216 * 4096 + 4096 * 4096 + 4096 * 1000 + 2 * 4096  # of 60,965,224
+    assert bytes_on_a_device(shapes, found, {"model": 8}) == 4 * (60_965_224 - linear + linear // 8)
+
+
+def test_fc_splits_those_of_vgg():
+    shapes, found = specs(4, preset="fc", name="vgg16")
+    linear = 25088 * 4096 + 4096 * 4096 + 4096 * 1000 + 2 * 4096
+    assert bytes_on_a_device(shapes, found, {"model": 4}) == 4 * (138_357_544 - linear + linear // 4)
+
+
+def test_fsdp_splits_the_longest_axis_that_divides_evenly():
+    _, found = specs(1, data=8, preset="fsdp", name="resnet18", num_classes=10)
+    assert found["conv1/kernel"] == PartitionSpec(None, None, None, "data")  # [7, 7, 3, 64]
+    assert found["head/classifier/kernel"] == PartitionSpec("data", None)  # [512, 10]
+    assert found["head/classifier/bias"] == PartitionSpec(None)  # [10]: whole
+
+
+def test_the_first_rule_wins_and_rules_come_before_the_preset():
+    rules = (("head/hidden/0/.*", "model"), ("head/hidden/.*/kernel", (None, None)))
+    _, found = specs(4, preset="fc", rules=rules, name="alexnet")
+    assert found["head/hidden/0/kernel"] == PartitionSpec("model", None)  # [9216, 4096]
+    assert found["head/hidden/1/kernel"] == PartitionSpec(None, None)
+    assert found["head/hidden/1/bias"] == PartitionSpec("model")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(preset="fc", name="resnet18"), r"config\.mesh\.preset='fc': .*hidden.* matches none of"),
+        (
+            dict(model=1, data=4, preset="fc", name="alexnet"),
+            r"config\.mesh\.preset='fc' splits .* over 'model', which has one of the 4 devices: .* above 1",
+        ),
+        (
+            dict(rules=(("conv1/kernel", (None, None, None, "data")),), name="lenet5"),
+            r"over 'data', which has one of the 4",
+        ),
+        (dict(rules=(("conv9", "model"),), name="lenet5"), r"config\.mesh\.rules: 'conv9' matches none of"),
+        (dict(rules=((".*kernel", (None, "model")),), name="lenet5"), r"\(5, 5, 1, 6\), but the rule is for 2 axes"),
+        (
+            dict(rules=(("head/classifier/kernel", (None, "model")),), name="lenet5"),
+            r"\(84, 10\), whose 10 cannot be split into 4 equal parts over 'model'",
+        ),
+    ],
+)
+def test_a_rule_that_matches_nothing_or_does_not_fit_is_an_error(given, message):
+    with pytest.raises(UserError, match=message):
+        specs(**{"model": 4} | given)
+
+
+@pytest.mark.parametrize(
+    "rule", ["x", ("x",), ("x", "modl"), ("x", ("data", "data")), ("x", (1,)), (1, "data"), ("x", None)]
+)
+def test_what_is_no_rule_is_refused(rule):
+    config = vgg16.get_config()
+    with config.ignore_type():
+        config.mesh.rules = (rule,)
+    with pytest.raises(UserError, match=r"config\.mesh\.rules has .*every rule must be"):
+        check_config(config)
+
+
+def test_the_axis_model_must_divide_the_devices(small_config):
+    with pytest.raises(UserError, match=r"config\.mesh\.model is 3, but must divide the number of devices, 1"):
+        mesh.make_mesh(3)
+
+
+# ---------------------------------------------------------------- training on 8, 2 and 1 devices
+
+
+def found_by(folder, part, devices):
+    process = program("several_shardings.py", folder, part, devices=devices)
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    return pickle.loads((folder / f"{part}.pickle").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Returns (folder, what 8 devices found, what 2 found that went on from there)."""
+    folder = tmp_path_factory.mktemp("meshes")
+    return folder, found_by(folder, "on_eight", 8), found_by(folder, "on_two", 2)
+
+
+def assert_close(tree, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), tree, other)
+
+
+@pytest.mark.parametrize("name", list(MESHES)[1:])
+def test_every_rule_gives_the_numbers_of_parameters_on_every_device(trained, name):
+    _, eight, _ = trained
+    assert float(eight["replicated"]["state"].sums["loss"]) > 0
+    assert_close(eight[name]["state"], eight["replicated"]["state"])
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_every_device_holds_the_bytes_that_are_promised_and_printed(trained, name):
+    _, eight, _ = trained
+    assert eight[name]["bytes"] == [eight[name]["promised"]] * 8
+    assert eight[name]["specs"] == eight[name]["expected"]
+
+
+def test_the_rules_keep_what_they_promise(trained):
+    _, eight, _ = trained
+    state = eight["replicated"]["state"]
+    sizes = {name: leaf.nbytes for name, leaf in trees.named_leaves(state.params)}
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert eight["replicated"]["promised"] == whole
+    linear = sum(size for name, size in sizes.items() if name.startswith("head/")) - sizes["head/classifier/bias"]
+    assert eight["fc"]["promised"] == whole - 3 * linear // 2  # parameters, momentum and moving average
+    odd = sizes["head/classifier/bias"]  # [10]
+    assert eight["fsdp"]["promised"] == whole - 3 * (sum(sizes.values()) - odd) * 7 // 8
+
+
+def test_a_checkpoint_of_eight_devices_goes_on_with_two_and_one_and_other_rules(trained):
+    folder, eight, two = trained
+    jax.tree.map(np.testing.assert_array_equal, two["restored"], eight["fsdp"]["state"])
+    assert_close(two["longer"], eight["longer"])
+    assert jax.device_count() == 1
+    this = several_shardings.get_run("fsdp")
+    for saved, at, expected in (("two", 6, two["longer"]), ("fc", 4, eight["fc"]["state"])):
+        with Checkpoints(folder / saved) as checkpoints:
+            state = States(this).restore(checkpoints, at)
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
+    found, expected = Evaluator(this).evaluate(state, "test"), eight["fc"]["test"]
+    assert_close([found[name] for name in ("examples", "loss", "error")], [359, expected["loss"], expected["error"]])
+    assert_close(jax.device_get(several_shardings.train(this, state, 4, 6)), eight["longer"])

@@ -1,0 +1,40 @@
+import jax
+import pytest
+
+from cnn_jax.core.errors import UserError
+from cnn_jax.training.setup import build, check_divisible
+from cnn_jax.training.state import States
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation", "devices", "nearest"),
+    [(60, 1, 8, "56 and 64"), (6, 1, 8, "8 and 8"), (64, 2, 48, "96 and 96"), (100, 4, 8, "96 and 128")],
+)
+def test_a_batch_that_does_not_divide_is_an_error_with_the_nearest_sizes(
+    small_config, batch_size, accumulation, devices, nearest
+):
+    small_config.batch_size, small_config.accumulation = batch_size, accumulation
+    with pytest.raises(UserError, match=rf"config\.batch_size is {batch_size}.*the nearest are {nearest}"):
+        check_divisible(small_config, devices)
+
+
+def test_a_batch_that_divides_passes(small_config):
+    check_divisible(small_config, 8)
+
+
+def test_the_estimate_of_memory_is_near_what_the_compiler_plans(small_config):
+    small_config.model.width = 2.0  # the activations weigh
+    run = build(small_config)
+    state = jax.eval_shape(States(run).create)
+    batch = next(run.data.parts["train"].train_batches(0, 1, small_config.batch_size))
+    images = run.resident("train")
+    plan = run.train_step(States(run).shardings).lower(state, batch, images).compile().memory_analysis()
+    planned = plan.argument_size_in_bytes + plan.temp_size_in_bytes
+    assert 0.5 < States(run).memory_bytes() / planned < 2
+
+
+def test_periods_fall_on_the_nearest_step(small_config):
+    run = build(small_config)  # 1,258 images, batches of 64: 19.66 steps an epoch
+    assert [step for step in range(1, 100) if run.is_due(step, "1 epochs")] == [20, 39, 59, 79, 98]
+    assert [step for step in range(1, 5) if run.is_due(step, "1 examples")] == [1, 2, 3, 4]
+    assert run.to_steps("2 epochs") == 39
