@@ -36,8 +36,8 @@ def start() -> None:
     from cnn_jax.pretrained import source as pretrained
     from cnn_jax.training import finetuning
 
-    compilation_cache.enable()
     with session() as stop:
+        compilation_cache.enable()
         console = collectives.console()
         with terminal.waiting(console, "reading the trained network"):
             source = pretrained.open_source(given)

@@ -49,11 +49,11 @@ def start() -> None:
     for flag in ("checkpoint", "checkpoints"):
         if flags.FLAGS[flag].value:
             raise UserError(f"--{flag} goes with --mode=eval: training goes on from the latest one of --workdir")
-    config = needed_config()
-    from cnn_jax.core import compilation_cache
-
-    compilation_cache.enable()
     with session() as stop:
+        config = needed_config()
+        from cnn_jax.core import compilation_cache
+
+        compilation_cache.enable()
         train(config, name=str(config.model.get("name")), stop=stop)
 
 

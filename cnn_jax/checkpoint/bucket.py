@@ -3,13 +3,14 @@
     URL/metrics.jsonl, ...              uploaded again where they have changed
     URL/checkpoints/200/state/...       as in a folder
     URL/checkpoints/200/manifest.json   uploaded last, removed first: without it there is no checkpoint
-    URL/.lease                          {"by": "process 1 on host", "seconds": 60, "beats": 12}
+    URL/.lease                          {"by": "process 1 on host", "id": ..., "seconds": 60, "beats": 12}
 
 The holder of the lease rewrites it, and a run that finds it unchanged for its seconds takes it over. A holder that was
 silent for longer finds another name there before its next upload, and stops. No clock is compared with another one.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ LOCKS = (".lease", ".lock")
 AT_ONCE = 16  # files
 LEASE = 60.0  # seconds of silence after which a run counts as dead, unless CNN_JAX_LEASE says otherwise
 POLL = 1.0  # seconds between two looks at what is new
-PATIENCE = 60.0  # seconds for which an upload that the bucket refuses is tried again
+PATIENCE = 60.0  # seconds for which a refused upload is tried again, unless CNN_JAX_PATIENCE says otherwise
 
 Stamp = tuple[int, int]  # size and time of a file
 
@@ -58,16 +60,15 @@ def opened(where: Path | str, *, hold: bool = False) -> Iterator[Path]:
         bucket = _Bucket(where, Path(scratch).resolve())
         try:
             with contextlib.ExitStack() as holding:
-                first = hold and collectives.is_first()
-                if first:
-                    held = holding.enter_context(_Lease(bucket))
+                first = collectives.is_first()
+                check_lease = holding.enter_context(_lease(bucket)) if hold and first else None
                 if hold:
                     collectives.meet("bucket")
                 bucket.download()
-                if first:
-                    holding.enter_context(_Uploads(bucket, held))
+                if check_lease:
+                    holding.enter_context(_uploading(bucket, check_lease))
                 yield bucket.path
-                if not hold and collectives.is_first():
+                if not hold and first:
                     bucket.upload(records=True)
         except UserError as error:  # names files on this machine
             error.args = (str(error).replace(str(bucket.path), where),)
@@ -103,12 +104,12 @@ class _Bucket:
         with self.reaching("read"):
             found = [name.removeprefix(f"{self.root}/") for name in self.store.find(self.root)]
             names = [name for name in found if "/" not in name or CHECKPOINT.fullmatch(name)]
-            names = [name for name in names if name not in LOCKS and not name.endswith("/")]
+            names = [name for name in names if name not in ("", *LOCKS) and not name.endswith("/")]
             for name in names:
                 parts = name.split("/")
                 if not all(re.fullmatch(r"[^/\\\0]+", part) and part not in (".", "..") for part in parts):
                     raise StorageError(f"{self.url} has an object {name!r}, which cannot be a file: remove it")
-            _each(self._get, names)
+            _each(self.get, set(names) - _half_written(names))
         here = self._files()
         self.there = {name: here.get(name, (0, 0)) for name in names}
 
@@ -124,25 +125,23 @@ class _Bucket:
             gone = self.there.keys() - here.keys()
             checkpoints = {name for name in changed if CHECKPOINT.fullmatch(name)}
             manifests = {name for name in changed | gone if name.endswith(f"/{manifest.NAME}")}
-            _each(self._put, changed - checkpoints)
+            _each(self.put, changed - checkpoints)
             if records:
                 return
-            _each(self._remove, manifests & self.there.keys())
-            _each(self._remove, gone - manifests)
-            _each(self._put, checkpoints - manifests)
-            _each(self._put, checkpoints & manifests)
+            _each(self.remove, manifests & self.there.keys())
+            _each(self.remove, gone - manifests)
+            _each(self.put, checkpoints - manifests)
+            _each(self.put, checkpoints & manifests)
             self.there = here
 
     def _files(self) -> dict[str, Stamp]:
         """Returns the files here, without what is half-written."""
         paths = {path.relative_to(self.path).as_posix(): path for path in self.path.rglob("*") if path.is_file()}
-        half = {name for name in paths if ".partial" in name or name in LOCKS}
-        inside = {name: match[1] for name in paths if (match := CHECKPOINT.fullmatch(name))}
-        half |= {name for name, folder in inside.items() if f"{folder}/{manifest.NAME}" not in paths}
-        status = {name: path.stat() for name, path in paths.items() if name not in half}
+        half = _half_written(paths)
+        status = {name: path.stat() for name, path in paths.items() if name not in half and name not in LOCKS}
         return {name: (found.st_size, found.st_mtime_ns) for name, found in status.items()}
 
-    def _get(self, name: str) -> None:
+    def get(self, name: str) -> None:
         to = self.path / name
         to.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -150,12 +149,23 @@ class _Bucket:
         except FileNotFoundError:  # a running run has removed it
             to.unlink(missing_ok=True)
 
-    def _put(self, name: str) -> None:
-        self.store.put_file(str(self.path / name), f"{self.root}/{name}")
+    def put(self, name: str) -> None:
+        try:
+            self.store.put_file(str(self.path / name), f"{self.root}/{name}")
+        except FileNotFoundError:
+            if (self.path / name).exists():
+                raise  # else the run has just removed its checkpoint
 
-    def _remove(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.store.rm_file(f"{self.root}/{name}")
+
+
+def _half_written(names: Collection[str]) -> set[str]:
+    """Returns those of the names that belong to a checkpoint without a manifest, or to a file that is being written."""
+    inside = {name: match[1] for name in names if (match := CHECKPOINT.fullmatch(name))}
+    half = {name for name, folder in inside.items() if f"{folder}/{manifest.NAME}" not in names}
+    return half | {name for name in names if ".partial" in name}
 
 
 def _each(action: Callable[[str], Any], names: Iterable[str]) -> None:
@@ -164,113 +174,100 @@ def _each(action: Callable[[str], Any], names: Iterable[str]) -> None:
         list(threads.map(action, names))
 
 
-class _Uploads:
+@contextlib.contextmanager
+def _uploading(bucket: _Bucket, check_lease: Callable[[], None]) -> Iterator[None]:
     """While the block runs, a thread uploads what is new; at its end everything is uploaded.
 
     Where the bucket refuses for `PATIENCE` seconds, or another run took over, the run is asked to stop as by a signal.
     """
+    end, failures = threading.Event(), []
+    patience = float(os.environ.get("CNN_JAX_PATIENCE", PATIENCE))
 
-    def __init__(self, bucket: _Bucket, lease: "_Lease"):
-        self.bucket, self.lease = bucket, lease
-        self.failure: UserError | None = None
-        self.end = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="uploads", daemon=True)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        self.end.set()
-        self.thread.join()
-        failure = self.failure or self._attempt()
-        if failure is not None and (kind is None or self.failure is not None):  # else another error is the first
-            raise failure
-
-    def _run(self) -> None:
-        while not self.end.wait(POLL):
-            self.failure = self._attempt()
-            if self.failure is not None:
-                print(f"error: {self.failure}", file=sys.stderr, flush=True)
-                return os.kill(os.getpid(), signal.SIGTERM)
-
-    def _attempt(self) -> UserError | None:
-        """Uploads what is new, again where the bucket refuses; returns the error that is left."""
-        until = time.monotonic() + PATIENCE
-        while True:
+    def run() -> None:
+        last, since = False, time.monotonic()  # of the last upload that went well
+        while not last or time.monotonic() - since > POLL:
+            last = end.wait(POLL)
             try:
-                self.lease.check()
-                return self.bucket.upload()
-            except StorageError as error:  # also where the run has just removed a file
-                if time.monotonic() > until:
-                    return error
-                time.sleep(POLL)
+                check_lease()
+                bucket.upload()
+                since = time.monotonic()
             except UserError as error:
-                return error
+                if not isinstance(error, StorageError) or time.monotonic() - since > patience:
+                    failures.append(error)
+                    print(f"error: {error}", file=sys.stderr, flush=True)
+                    return None if last else os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(POLL)
+
+    thread = threading.Thread(target=run, name="uploads", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+        if failures:
+            raise failures[0]
 
 
-class _Lease:
-    """Holds a bucket's folder while the block runs; raises UserError if a running run holds it."""
+@contextlib.contextmanager
+def _lease(bucket: _Bucket) -> Iterator[Callable[[], None]]:
+    """Holds a bucket's folder while the block runs; yields a check that raises UserError if another run took over.
 
-    def __init__(self, bucket: _Bucket):
-        self.bucket, self.path = bucket, f"{bucket.root}/.lease"
-        self.seconds = float(os.environ.get("CNN_JAX_LEASE", LEASE))
-        self.by, self.beats = f"process {os.getpid()} on {socket.gethostname()}", 0
-        self.end = threading.Event()
-        self.thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+    Raises:
+      UserError: a running run holds it.
+    """
+    seconds = float(os.environ.get("CNN_JAX_LEASE", LEASE))
+    own = {"by": f"process {os.getpid()} on {socket.gethostname()}", "id": uuid.uuid4().hex, "seconds": seconds}
+    path, end = f"{bucket.root}/.lease", threading.Event()
 
-    def check(self) -> None:
-        """Raises UserError if another run has taken over."""
-        holder = self._read().get("by")
-        if holder != self.by:
-            raise UserError(
-                f"{self.bucket.url} is held by {holder or 'nobody'}: this run was silent for {self.seconds:g} s and "
-                "counted as dead, or another one started at the same time. It stops, and uploads nothing more"
-            )
-
-    def __enter__(self) -> "_Lease":
-        self._wait_for(self._read())
-        self._write()
-        time.sleep(min(2.0, self.seconds / 4))  # of two that start at once, the last to write holds it
-        self.check()
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.end.set()
-        self.thread.join()
-        with contextlib.suppress(StorageError):  # it will count as dead
-            if self._read().get("by") == self.by:
-                self.bucket._remove(".lease")
-
-    def _wait_for(self, holder: dict[str, Any]) -> None:
-        """Returns when the holder has ended, or counts as dead."""
-        by, until = holder.get("by"), time.monotonic() + float(holder.get("seconds", 0))
-        if holder:
-            print(f"{self.bucket.url} is held by {by}: waiting for a sign of life", flush=True)
-        while time.monotonic() < until and (found := self._read()):
-            if found != holder:
-                raise UserError(f"{self.bucket.url} is in use by {by}: wait until it ends, or give another --workdir")
-            time.sleep(min(1.0, float(holder["seconds"]) / 8))
-
-    def _renew(self) -> None:
-        while not self.end.wait(self.seconds / 4):
-            with contextlib.suppress(StorageError):  # the next renewal may come in time; uploads check who holds
-                if self._read().get("by") == self.by:
-                    self._write()
-
-    def _read(self) -> dict[str, Any]:
-        """Returns the content of the lease, {} where there is none."""
-        with self.bucket.reaching("read"):
+    def read() -> dict[str, Any]:
+        with bucket.reaching("read"):
             try:
-                found = json.loads(self.bucket.store.cat_file(self.path))
-                return {"by": str(found["by"]), "seconds": float(found["seconds"]), "beats": found["beats"]}
+                found = json.loads(bucket.store.cat_file(path))
+                return {**found, "by": str(found["by"]), "seconds": float(found["seconds"])}
             except FileNotFoundError:
                 return {}
             except (ValueError, TypeError, KeyError):
-                return {"by": "another process", "seconds": self.seconds}
+                return {"by": "another process", "seconds": seconds}
 
-    def _write(self) -> None:
-        self.beats += 1
-        content = {"by": self.by, "seconds": self.seconds, "beats": self.beats}
-        with self.bucket.reaching("written"):
-            self.bucket.store.pipe_file(self.path, json.dumps(content).encode())
+    def write(beats: int) -> None:
+        with bucket.reaching("written"):
+            bucket.store.pipe_file(path, json.dumps(own | {"beats": beats}).encode())
+
+    def check() -> None:
+        if (holder := read()).get("id") != own["id"]:
+            raise UserError(
+                f"{bucket.url} is held by {holder.get('by', 'nobody')}: this run was silent for {seconds:g} s and "
+                "counted as dead, or another started at the same time. It stops, and uploads nothing more"
+            )
+
+    def renew() -> None:
+        for beats in itertools.count(1):
+            if end.wait(seconds / 4):
+                return
+            with contextlib.suppress(UserError):  # the next renewal may come in time; uploads check who holds
+                check()
+                write(beats)
+
+    if holder := read():
+        print(f"{bucket.url} is held by {holder['by']}: waiting for a sign of life", flush=True)
+        until = time.monotonic() + holder["seconds"]
+        while time.monotonic() < until and (found := read()):
+            if found != holder:
+                raise UserError(
+                    f"{bucket.url} is in use by {holder['by']}: wait until it ends, or give another --workdir"
+                )
+            time.sleep(min(1.0, holder["seconds"] / 8))
+    write(0)
+    time.sleep(min(2.0, seconds / 4))  # of two that start at once, the last to write holds it
+    check()
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield check
+    finally:
+        end.set()
+        thread.join()
+        with contextlib.suppress(UserError):  # it will count as dead
+            check()
+            bucket.remove(".lease")

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 from cnn_jax.core.errors import UserError, check
 
-# Environment variables of launchers that name the number of processes.
-COUNTS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+# Environment variables of launchers that name the number of processes; of each launcher the first that is set.
+COUNTS = (("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), ("OMPI_COMM_WORLD_SIZE",), ("PMI_SIZE",))
 # Those that jax detects without a number of processes: indexed jobs of Kubernetes, and TPU pods (names of all hosts).
 DETECTED = ("JOB_COMPLETION_INDEX",)
 TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
@@ -44,7 +44,7 @@ def session(
     Raises:
       UserError: only some of the three are given, or they are impossible, or process 0 cannot be reached.
     """
-    _check(coordinator, processes, process)
+    check_flags(coordinator, processes, process)
     if not is_one_of_several(coordinator, processes):
         yield
         return
@@ -53,6 +53,7 @@ def session(
     if coordinator is not None and process:
         _wait_for(coordinator, process, start_timeout)
     elif coordinator is not None:
+        _check_free(coordinator)
         print(f"process 0 waits up to {start_timeout} s for {processes} processes at {coordinator}", flush=True)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -76,7 +77,8 @@ def session(
     jax.distributed.shutdown()
 
 
-def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:
+def check_flags(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Raises UserError for flags that are impossible, or only some of the three."""
     flags = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in flags.items() if value is None]
     if len(missing) == len(flags):
@@ -100,8 +102,22 @@ def is_one_of_several(coordinator: str | None, processes: int | None) -> bool:
     """Returns whether the flags or, without them, the environment name several processes."""
     if coordinator is not None:
         return processes != 1
-    counted = any(os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 1 for name in COUNTS)
+    counts = [next((os.environ[name] for name in names if name in os.environ), "") for names in COUNTS]
+    counted = any(count.isdecimal() and int(count) > 1 for count in counts)
     return counted or any(name in os.environ for name in DETECTED) or "," in os.environ.get(TPU_HOSTS, "")
+
+
+def _check_free(coordinator: str) -> None:
+    """Raises UserError if another program has the coordinator's port: jax's runtime may crash there."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        port = int(coordinator.rpartition(":")[2])
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise UserError(
+            f"process 0 cannot start at {coordinator}: {error.strerror}. Give all processes another free port"
+        ) from None
 
 
 def _wait_for(coordinator: str, process: int, seconds: float) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.checkpoint.saver import Saver
 from cnn_jax.core.errors import StorageError, UserError
 
 
@@ -19,7 +20,7 @@ def shapes(state):
 
 
 def test_what_is_restored_is_what_was_saved_with_the_order_of_long_lists(tmp_path):
-    with Checkpoints(tmp_path) as saved:
+    with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(5, tree(7), error=0.5)
     restored = Checkpoints(tmp_path).restore(5, shapes(tree(0)))
     assert jax.tree.structure(restored) == jax.tree.structure(tree(0))
@@ -30,16 +31,16 @@ def test_a_relative_folder_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     from pathlib import Path
 
-    with Checkpoints(Path("run")) as saved:
+    with Saver(Checkpoints(Path("run")), keep=1) as saved:
         saved.save(1, tree(1), error=None)
     assert Checkpoints(Path("run")).latest(print) == 1
 
 
 def test_the_latest_and_the_best_stay(tmp_path):
-    with Checkpoints(tmp_path, keep=2) as saved:
+    with Saver(Checkpoints(tmp_path), keep=2) as saved:
         for step, error in ((1, 0.3), (2, 0.1), (3, 0.2), (4, None), (5, 0.4)):
             saved.save(step, tree(step), error=error)
-    again = Checkpoints(tmp_path, keep=2)
+    again = Checkpoints(tmp_path)
     assert again.steps() == [2, 4, 5]
     assert again.select("best", print) == 2
     assert again.select("latest", print) == 5
@@ -47,16 +48,16 @@ def test_the_latest_and_the_best_stay(tmp_path):
 
 
 def test_a_step_without_validation_is_never_the_best(tmp_path):
-    with Checkpoints(tmp_path, keep=3) as saved:
+    with Saver(Checkpoints(tmp_path), keep=3) as saved:
         saved.save(1, tree(1), error=None)
         saved.save(2, tree(2), error=1.0)
         saved.save(3, tree(3), error=None)
-    assert Checkpoints(tmp_path, keep=3).select("best", print) == 2
+    assert Checkpoints(tmp_path).select("best", print) == 2
 
 
 def test_a_save_is_not_touched_by_steps_that_donate_its_arrays(tmp_path):
     advance = jax.jit(lambda x: jax.tree.map(lambda leaf: leaf + 1, x), donate_argnums=0)
-    with Checkpoints(tmp_path) as saved:
+    with Saver(Checkpoints(tmp_path), keep=1) as saved:
         state = {"x": jnp.zeros(3_000_000), "step": jnp.int32(0)}
         saved.save(0, state, error=None)
         for _ in range(20):
@@ -70,12 +71,12 @@ def test_a_save_is_not_touched_by_steps_that_donate_its_arrays(tmp_path):
     [("3", "must be latest, best or one of the steps 1, 2"), ("newest", "must be latest, best or one of")],
 )
 def test_a_checkpoint_that_is_not_there_is_an_error_with_those_that_are(tmp_path, which, message):
-    with Checkpoints(tmp_path) as saved:
+    with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, tree(1), error=0.5)
         saved.save(2, tree(2), error=0.6)
         saved.wait()
         with pytest.raises(UserError, match=message):
-            saved.select(which, print)
+            saved.checkpoints.select(which, print)
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
@@ -86,7 +87,7 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
 
 
 def test_another_network_does_not_fit(tmp_path):
-    with Checkpoints(tmp_path) as saved:
+    with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, tree(1), error=None)
     other = {"step": jnp.int32(0), "other": jnp.zeros(4)}
     with pytest.raises(UserError, match="does not fit this configuration"):
@@ -122,11 +123,11 @@ DAMAGES = {
 
 @pytest.mark.parametrize("words", DAMAGES)
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, words):
-    with Checkpoints(tmp_path, keep=3) as saved:
+    with Saver(Checkpoints(tmp_path), keep=3) as saved:
         for step in (1, 2):
             saved.save(step, tree(step), error=0.1)
     DAMAGES[words](tmp_path / "checkpoints" / "2")
-    checkpoints, said = Checkpoints(tmp_path, keep=3), []
+    checkpoints, said = Checkpoints(tmp_path), []
     assert checkpoints.select("latest", said.append) == 1
     assert len(said) == 1 and said[0].startswith("the checkpoint of step 2 is damaged: ") and words in said[0]
     with pytest.raises(StorageError, match="step 2 is damaged"):
@@ -134,9 +135,9 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, w
     assert checkpoints.steps() == [1, 2]  # reading changes nothing
     assert checkpoints.latest(said.append, tidy=True) == 1
     assert checkpoints.steps() == [1] and (tmp_path / "checkpoints" / "2.damaged").is_dir()
-    with checkpoints:
-        checkpoints.save(2, tree(7), error=0.1)
-        checkpoints.wait()
+    with Saver(checkpoints, keep=3) as saver:
+        saver.save(2, tree(7), error=0.1)
+        saver.wait()
         assert checkpoints.damage(2) is None
         assert checkpoints.restore(2, shapes(tree(0)))["step"] == 7
 
@@ -144,7 +145,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, w
 def test_a_bit_that_orbax_does_not_notice_is_noticed(tmp_path):
     """Why there is a manifest: if orbax complains one day, it can go."""
     state = {"x": jax.random.normal(jax.random.key(0), (100_000,))}
-    with Checkpoints(tmp_path) as saved:
+    with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, state, error=None)
     flip_a_bit(data_file(tmp_path / "checkpoints" / "1"))
     damaged = Checkpoints(tmp_path)
@@ -153,7 +154,7 @@ def test_a_bit_that_orbax_does_not_notice_is_noticed(tmp_path):
 
 
 def test_where_no_checkpoint_is_whole_nothing_starts_from_scratch(tmp_path):
-    with Checkpoints(tmp_path) as saved:
+    with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, tree(1), error=None)
     flip_a_bit(data_file(tmp_path / "checkpoints" / "1"))
     for _ in range(2):
@@ -162,7 +163,7 @@ def test_where_no_checkpoint_is_whole_nothing_starts_from_scratch(tmp_path):
 
 
 def test_what_a_process_that_died_left_half_written_does_not_count_and_goes(tmp_path):
-    with Checkpoints(tmp_path) as saved:
+    with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, tree(1), error=None)
     (tmp_path / "checkpoints" / "2.partial" / "state").mkdir(parents=True)
     assert Checkpoints(tmp_path).steps() == [1]
@@ -171,25 +172,26 @@ def test_what_a_process_that_died_left_half_written_does_not_count_and_goes(tmp_
 
 
 def test_a_save_that_fails_is_an_error_of_the_next_call_and_leaves_nothing(tmp_path, monkeypatch):
-    with Checkpoints(tmp_path) as saved:
+    with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, tree(1), error=None)
         saved.wait()
 
         def full(path, text):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("cnn_jax.checkpoint.manager.write_text", full)
+        monkeypatch.setattr("cnn_jax.core.files.write_text", full)
+        monkeypatch.setattr("cnn_jax.checkpoint.saver.PAUSES", (0.01,))
         saved.save(2, tree(2), error=None)
         with pytest.raises(StorageError, match="step 2 cannot be written; the earlier ones are whole: No space left"):
             saved.wait()
-        assert [path.name for path in saved.folder.iterdir()] == ["1"]
+        assert [path.name for path in saved.checkpoints.folder.iterdir()] == ["1"]
         monkeypatch.undo()
         saved.save(2, tree(2), error=None)
     assert Checkpoints(tmp_path).select("latest", pytest.fail) == 2
 
 
 def test_of_equal_errors_the_first_is_the_best(tmp_path):
-    with Checkpoints(tmp_path) as saved:
+    with Saver(Checkpoints(tmp_path), keep=1) as saved:
         for step, error in ((1, 0.3), (2, 0.1), (3, 0.1), (4, 0.2)):
             saved.save(step, tree(step), error=error)
     assert Checkpoints(tmp_path).steps() == [2, 4]

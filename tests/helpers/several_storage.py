@@ -30,26 +30,21 @@ def restored(url, preset):
     from cnn_jax.checkpoint.manager import Checkpoints
     from cnn_jax.training.setup import build
 
-    with (
-        bucket.opened(url) as kept,
-        Checkpoints(
-            kept.path,
-        ) as checkpoints,
-    ):
+    with bucket.opened(url) as here, Checkpoints(here, shared=isinstance(url, Path)) as checkpoints:
         at = collectives.decided(lambda: checkpoints.latest(print))
         return collectives.fetch(States(build(get_config(preset))).restore(checkpoints, at))
 
 
 if __name__ == "__main__":
-    out, bucket, folder, coordinator, processes, process = sys.argv[1:]
-    with processes.session(coordinator, int(processes), int(process), start_timeout=120):
+    out, url, folder, coordinator, count, process = sys.argv[1:]
+    with processes.session(coordinator, int(count), int(process), start_timeout=120):
         from cnn_jax.training import loop as train
 
-        train.run(get_config("fsdp"), f"{bucket}/two")
+        train.run(get_config("fsdp"), f"{url}/two")
         train.run(get_config("fsdp"), Path(folder))
         found = {
-            "bucket": restored(f"{bucket}/two", "fsdp"),
+            "bucket": restored(f"{url}/two", "fsdp"),
             "folder": restored(Path(folder), "fsdp"),
-            "one": restored(f"{bucket}/one", "fsdp"),
+            "one": restored(f"{url}/one", "fsdp"),
         }
     (Path(out) / f"{process}.pickle").write_bytes(pickle.dumps(found))

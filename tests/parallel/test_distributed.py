@@ -1,22 +1,15 @@
-import os
 import pickle
-import socket
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
-from cnn_jax.parallel.cluster import Place, find
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import several_training
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.core.errors import UserError
-from cnn_jax.parallel import processes
 from cnn_jax.tracking.recorder import read_jsonl
 from cnn_jax.training.throughput import MEASURED
-from several_processes import finish, free_port, program, slurm, started
+from several_processes import finish, free_port, program, started
 from several_training import LAYOUTS, PLACEMENTS
 
 # ---------------------------------------------------------------- training
@@ -95,9 +88,9 @@ def test_two_processes_fine_tune_as_one_does(tmp_path):
         *("--config.eval.every=4steps", "--config.optim.schedule.warmup=0steps", "--config.mesh.preset=fsdp"),
     )
     states, records = [], []
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        with started(processes, *line, f"--workdir={folder}", module="finetune", base=()) as running:
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        with started(count, *line, f"--workdir={folder}", module="finetune", base=()) as running:
             for code, _, err in finish(running):
                 assert code == 0, err
         with Checkpoints(folder) as checkpoints:
@@ -110,106 +103,3 @@ def test_two_processes_fine_tune_as_one_does(tmp_path):
     )
     assert_close(*([record for _, record in own] for own in records))
     assert_close(*states)
-
-
-# ---------------------------------------------------------------- who is there
-
-KNOWN = ("SLURM_", "OMPI_", "PMIX_", "KUBERNETES_", "JAX_COORDINATOR", "TPU_", "JOB_COMPLETION")
-
-
-@pytest.fixture
-def bare(monkeypatch):
-    """An environment without a cluster."""
-    for name in [name for name in os.environ if name.startswith(KNOWN)]:
-        monkeypatch.delenv(name)
-    return monkeypatch
-
-
-def test_where_nothing_says_otherwise_a_process_is_alone(bare):
-    assert find(None, None, None) is None
-    bare.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # any container there
-    assert find(None, None, None) is None
-
-
-def test_a_slurm_job_of_one_process_is_alone_and_one_of_several_is_not(bare):
-    given = dict(JOB_ID="4242", STEP_NODELIST="node[003-004]", NTASKS="1", PROCID="0", LOCALID="0")
-    for name, value in given.items():
-        bare.setenv(f"SLURM_{name}", value)
-    assert find(None, None, None) is None
-    bare.setenv("SLURM_NTASKS", "2")
-    bare.setenv("SLURM_PROCID", "1")
-    assert find(None, None, None) == Place(
-        "node003:61586", 2, 1, device=0
-    )  # jax's port: 65535 - 4096 + 1 + 4242 % 4096
-    assert find("host:1", 4, 3) == Place("host:1", 4, 3)  # flags come first
-
-
-def test_the_devices_of_a_process_can_be_named(bare):
-    for name, value in slurm(2, 1, 4321).items():
-        bare.setenv(name, value)
-    place = find(None, None, None)
-    assert place is not None and (place.host, place.port, place.device) == ("localhost", 4321, 1)
-    bare.setenv("JAX_LOCAL_DEVICE_IDS", "0,1")
-    place = find(None, None, None)
-    assert place is not None and place.device is None  # jax reads it
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("SLURM_PROCID", "", r"looks like one of SlurmCluster, which does not say which one: .* Give --coordinator"),
-        ("JAX_COORDINATOR_ADDRESS", "host", "JAX_COORDINATOR_ADDRESS is 'host', but must be HOST:PORT"),
-    ],
-)
-def test_a_cluster_that_does_not_say_all_is_an_error(bare, name, value, message):
-    for variable, said in slurm(2, 1, 4321).items():
-        bare.setenv(variable, said)
-    bare.setenv(name, value)
-    with pytest.raises(UserError, match=message):
-        find(None, None, None)
-
-
-def test_an_mpi_job_of_several_processes_is_found(bare):
-    bare.setenv("OMPI_MCA_orte_hnp_uri", "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911")
-    bare.setenv("OMPI_COMM_WORLD_SIZE", "8")
-    bare.setenv("OMPI_COMM_WORLD_RANK", "5")
-    bare.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "1")
-    place = find(None, None, None)
-    assert place is not None and (place.processes, place.process, place.device) == (8, 5, 1)
-    assert place.coordinator.startswith("10.96.0.1:") and str(place) == "process 5 of 8"
-
-
-def test_an_address_that_is_taken_is_refused(bare):
-    with socket.create_server(("", 0)) as taken:
-        where = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UserError, match=f"process 0 of 2 cannot start at {where}: Address already in use"):
-            processes.session(where, 2, 0).__enter__()
-
-
-def test_one_process_of_flags_is_alone(bare):
-    assert find("host:1", 1, 0) is None
-    with processes.session("host:1", 1, 0):
-        assert jax.process_count() == 1
-
-
-@given(st.tuples(*[st.booleans()] * 3).filter(lambda given: 0 < sum(given) < 3))
-@settings(deadline=None, derandomize=True, database=None)
-def test_some_of_the_flags_are_an_error_that_names_the_others(given):
-    values = {"--coordinator": "host:1", "--processes": 2, "--process": 0}
-    with pytest.raises(UserError, match="go together") as error:
-        find(*(value if here else None for value, here in zip(values.values(), given, strict=True)))
-    missing = str(error.value).split("but ")[1].split(" missing")[0].rpartition(" ")[0].split(" and ")
-    assert missing == [name for name, here in zip(values, given, strict=True) if not here]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        *(((word, 2, 0), "must be HOST:PORT") for word in ("host", "host:", ":1", "host:x", "host:0", "host:65536")),
-        (("host:1", 0, 0), "--processes is 0, but must be at least 1"),
-        *((("host:1", 2, i), f"--process is {i}, but must be from 0 to 1") for i in (2, -1)),
-    ],
-)
-def test_impossible_flags_are_refused(flags, message):
-    with pytest.raises(UserError, match=message):
-        find(*flags)

@@ -1,31 +1,40 @@
+"""Signals, sent to processes of their own."""
+
 import contextlib
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
-from cnn_jax.training.preemption import StopSignals
+from cnn_jax.training import preemption
+from cnn_jax.training.preemption import NoSignals
 
 SCRIPT = """
 import hashlib, signal, sys, time
 from cnn_jax.training.preemption import StopSignals
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
-with StopSignals(lambda text: print(text, flush=True)) as stop:
-    {held}
+signal.signal(signal.SIGHUP, signal.{hangup})  # the tests may run under nohup
+with StopSignals() as stop:
+    stop.save_first({saves})
     print("ready", flush=True)
     # A call that gives Python's own handlers no chance to run for minutes, as compiling does.
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+    {call}
+    print("received", stop.received, stop.requested(1), flush=True)
+print("ended", flush=True)
+time.sleep(60)
 """
+LONG = 'hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)'
+WAIT = "[time.sleep(0.01) for _ in range(6000) if stop.received is None]"
+STOPS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
 @contextlib.contextmanager
-def started(held):
-    script = SCRIPT.format(held="stop.hold()" if held else "")
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+def started(*, saves, call=LONG, hangup="SIG_DFL"):
+    script = SCRIPT.format(saves=saves, call=call, hangup=hangup)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
         try:
             assert process.stdout.readline() == "ready\n"
             yield process
@@ -33,62 +42,55 @@ def started(held):
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_the_first_signal_waits_and_the_second_ends_the_process_even_in_a_long_call(number):
-    with started(held=True) as process:
+@pytest.mark.parametrize("number", STOPS)
+def test_first_signal_waits_second_ends_even_in_a_long_call(number):
+    with started(saves=True) as process:
         process.send_signal(number)
-        expected = f"{number.name}: the step under way is finished and saved; a second signal stops at once\n"
-        assert process.stdout.readline() == expected
+        expected = f"{number.name} received: finishing this step and saving. Send it again to quit now.\n"
+        assert process.stderr.readline() == expected
         assert process.poll() is None
         process.send_signal(number)
-        assert process.wait(timeout=30) == 128 + number
+        assert process.wait(timeout=30) == -number
 
 
-def test_where_nothing_is_held_the_first_signal_ends_the_process():
-    with started(held=False) as process:
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "SIGTERM: stopped at once; there was nothing to save\n"
-        assert process.wait(timeout=30) == 75
+@pytest.mark.parametrize("number", STOPS)
+def test_signal_ends_the_process_where_nothing_is_to_save(number):
+    with started(saves=False) as process:
+        process.send_signal(number)
+        assert process.wait(timeout=30) == -number
+        assert process.stderr.read() == ""
 
 
-def test_a_signal_is_seen_by_the_loop_and_the_handlers_of_before_come_back():
+@pytest.mark.parametrize("number", STOPS)
+def test_loop_sees_the_signal_and_defaults_come_back(number):
+    with started(saves=True, call=WAIT) as process:
+        process.send_signal(number)
+        assert process.stdout.readline() == f"received {number.name} True\n"
+        assert process.stdout.readline() == "ended\n"
+        process.send_signal(number)
+        assert process.wait(timeout=30) == -number
+
+
+def test_hangup_stays_ignored_under_nohup():
+    with started(saves=False, call="time.sleep(1)", hangup="SIG_IGN") as process:
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "received None False\n"
+
+
+def test_training_without_signals_leaves_handlers_alone():
+    before = signal.getsignal(signal.SIGINT)
+    with NoSignals() as stop:
+        stop.save_first(True)
+        assert signal.getsignal(signal.SIGINT) is before and not stop.requested(1)
+
+
+def test_requests_of_a_loop_in_python():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    said = []
-    with StopSignals(said.append) as stop:
-        stop.hold()
-        assert stop.received is None
+    lines = []
+    with preemption.requests(lines.append) as received:
         os.kill(os.getpid(), signal.SIGTERM)
         until = time.monotonic() + 30
-        while stop.received is None and time.monotonic() < until:
+        while not received and time.monotonic() < until:
             time.sleep(0.01)
-        assert stop.received == "SIGTERM" and len(said) == 1
+        assert received == ["SIGTERM"] and len(lines) == 1
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    assert not [thread for thread in threading.enumerate() if thread.name == "stop-signals"]
-
-
-def test_outside_of_the_main_thread_it_does_nothing():
-    seen = []
-
-    def work():
-        with StopSignals(print) as stop:
-            stop.hold()
-            stop.release()
-            seen.append(stop.received)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [None]
-
-
-def test_a_signal_that_nohup_ignores_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopSignals(pytest.fail) as stop:
-            stop.hold()
-            os.kill(os.getpid(), signal.SIGHUP)
-            time.sleep(0.1)
-            assert stop.received is None
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -31,7 +32,6 @@ SMALL = (
     "--config.eval.every=75steps",
     "--config.checkpoint.every=10steps",
     "--config.log.every=4steps",
-    "--config.checkpoint.retry=0.0",
     "--config.log.tensorboard=False",
     "--config.data.augment=('pad_crop:2',)",
     "--config.model.dropout=0.1",
@@ -109,7 +109,7 @@ def test_a_run_killed_at_twenty_random_moments_gives_the_numbers_of_one_that_was
     for kill in range(20):
         process = start(tmp_path)
         printed = wait_for_first_step(process)
-        first_steps.append(int(printed.split("checkpoint of step ")[1].split()[0]) if "going on" in printed else 0)
+        first_steps.append(int(printed.split("checkpoint of step ")[1].split()[0]) if "resuming" in printed else 0)
         if kill % 2:  # inside a save
             wait_until(process, lambda: any((tmp_path / "checkpoints").glob("*.partial")))
         else:
@@ -150,7 +150,7 @@ def test_a_stream_that_was_killed_goes_on_with_another_number_of_workers(tmp_pat
     process.kill()
     process.communicate()
     code, printed, err = finish(start(folder, *STREAMED, f"--config.data.workers={second}"))
-    assert (code, err) == (0, "") and "going on from the checkpoint of step " in printed
+    assert (code, err) == (0, "") and "resuming from the checkpoint of step " in printed
     assert_same_run(folder, tmp_path / "whole")
 
 
@@ -159,10 +159,11 @@ def test_a_signal_saves_the_step_under_way_and_the_same_command_goes_on(tmp_path
     process = start(tmp_path)
     wait_for_first_step(process)
     process.send_signal(number)
-    code, printed, err = finish(process)
-    assert code == 75 and "a second signal stops at once" in printed
-    assert err.startswith(f"stopped by {number.name} after step ") and f"--workdir={tmp_path} goes on" in err
-    step = int(err.split("after step ")[1].split()[0])
+    code, _, err = finish(process)
+    assert code == 75 and f"{number.name} received: finishing this step and saving" in err
+    last = err.splitlines()[-1]
+    assert last.startswith(f"Stopped by {number.name} at step ") and last.endswith(f"with --workdir={tmp_path}")
+    step = int(last.split("at step ")[1].split("/")[0])
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest(pytest.fail) == step < 600
     if number == signal.SIGINT:
@@ -198,7 +199,8 @@ def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_the_earlier_checkpoi
         assert checkpoints.select("latest", pytest.fail) == 10
     assert (tmp_path / "checkpoints" / "10" / "manifest.json").read_text() == before
     # Threads that write for orbax may outlive its error: what they leave does not count, and the next start removes it.
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} <= {"10", "20.partial"}
+    left = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name != "10"]
+    assert all(re.fullmatch(r"20\.\d\.partial", name) for name in left), left
     assert finish(start(tmp_path, *short[1:], "--config.duration=30steps", "--extend"))[0] == 0
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"20", "30"}
 
