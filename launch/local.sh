@@ -7,8 +7,8 @@
 # One process uses all devices of a machine: start several to try what a cluster will do. With GPUS_PER_PROCESS=1 each
 # process sees GPUs of its own. PORT (4321) is that of process 0.
 #
-# SIGTERM and Ctrl-C go to all processes, which save. If one fails, the others, which it tells and which then end by
-# themselves, have GRACE (90) seconds for that, and are killed. The first exit code that is not 0 is that of this script.
+# SIGTERM and Ctrl-C go to all processes, which save. If one fails, jax's runtime ends the others within GRACE (120) seconds;
+# those that are left then are killed. The first exit code that is not 0 is that of this script.
 
 set -euo pipefail
 
@@ -56,7 +56,7 @@ while ((${#running[@]})); do
     fi
   done
   running=(${left[@]+"${left[@]}"})
-  if ((code && ${#running[@]} && SECONDS - failed > ${GRACE:-90})); then # SECONDS is whole: never a part of one short
+  if ((code && ${#running[@]} && SECONDS - failed > ${GRACE:-120})); then # SECONDS is whole: never a part of one short
     pass_on KILL
   fi
   sleep 0.2

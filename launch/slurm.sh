@@ -24,7 +24,7 @@ arguments=("--workdir=runs/slurm-$job")
 if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
   arguments+=("--config.seed=$SLURM_ARRAY_TASK_ID")
 fi
-# The processes end each other, with a message and the code of the one that failed: srun shall wait for them.
+# Where one process fails, jax's runtime ends the others with a message: srun shall wait for them.
 command=(srun --kill-on-bad-exit=0 --label python -u -m cnn_jax.main "${arguments[@]}" "$@")
 
 if [[ ${DRY_RUN:-} ]]; then
@@ -40,11 +40,12 @@ trap : TERM # this script outlives the signal, to see how the processes end
 code=0
 "${command[@]}" || code=$?
 
-# 75: stopped by a signal, everything saved. 76: a process is lost; srun has the code of the lost one then, 137 where it
-# was killed. The same command goes on from the checkpoint. A job that no longer counts as running was cancelled, or is
-# queued again by whoever preempted it.
-if ((code == 75 || code == 76 || code >= 128)) && ((${SLURM_RESTART_COUNT:-0} < ${MAX_RESTARTS:-100})) &&
-  [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
+# The same command resumes from the checkpoint after 75 (stopped by a signal, everything saved) and 128 or more (ended by a
+# signal: 143 before anything could be saved, 137 killed, 134 because another process was lost); after 74 (storage refuses)
+# a few times. A job that no longer counts as running was cancelled, or is queued again by whoever preempted it.
+restarts=${SLURM_RESTART_COUNT:-0}
+if (((code == 75 || code >= 128) && restarts < ${MAX_RESTARTS:-100} ||
+  code == 74 && restarts < ${MAX_STORAGE_RESTARTS:-5})) && [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
   echo "exit code $code: queued again"
   scontrol requeue "$SLURM_JOB_ID"
 fi

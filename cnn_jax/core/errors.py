@@ -1,8 +1,9 @@
 """What ends a run with one message in place of a traceback, each kind with an exit code of its own.
 
 Exit codes: 0 done; 1 a defect of the program, with a traceback; 2 a user's mistake; 3 the loss or a gradient is not
-finite; 74 storage failed; 75 stopped by a signal after saving, 76 another process of the run is lost: start the same
-command again. After a second signal it is 128 + the signal's number, and nothing more is saved.
+finite; 74 storage failed; 75 stopped by a signal after saving: run the same command again. A signal before anything can
+be saved, or a second one, ends the process with 128 + its number. Where another process of the run is lost, jax's
+runtime aborts with 134.
 """
 
 import difflib
@@ -32,12 +33,6 @@ class Stopped(UserError):
     """A signal stopped the run, and everything is saved."""
 
     exit_code = 75  # EX_TEMPFAIL: try again
-
-
-class ProcessLost(UserError):
-    """Another process of the run was killed, or its machine is gone."""
-
-    exit_code = 76  # EX_PROTOCOL
 
 
 def near(value: str, options: Iterable[str]) -> str:

@@ -90,7 +90,7 @@ def test_local_passes_a_signal_on_to_all_which_save(tmp_path):
     wait_for_first_step(process)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=240)
-    assert process.returncode == 75 and out.count("which is saved") == 2, out
+    assert process.returncode == 75 and out.count("checkpoint saved") == 2, out
 
 
 def test_local_ends_the_others_with_the_code_of_one_that_fails(tmp_path):
@@ -134,7 +134,9 @@ def test_slurm_gives_every_job_and_every_task_of_an_array_its_folder():
 @pytest.mark.parametrize(
     ("code", "restarts", "state", "queued"),
     [
-        *((code, 0, "RUNNING", int(code in (75, 76, 137, 143))) for code in (0, 1, 2, 3, 74, 75, 76, 137, 143)),
+        *((code, 0, "RUNNING", int(code in (74, 75, 134, 137, 143))) for code in (0, 1, 2, 3, 74, 75, 134, 137, 143)),
+        (74, 1, "RUNNING", 1),
+        (74, 2, "RUNNING", 0),
         (75, 3, "RUNNING", 1),
         (75, 4, "RUNNING", 0),
         (75, 0, "COMPLETING", 0),
@@ -144,7 +146,7 @@ def test_slurm_queues_a_running_job_again_by_its_exit_code(tmp_path, code, resta
     for name, does in (("srun", f"exit {code}"), ("scontrol", 'echo "$@"'), ("squeue", f"echo {state}")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / name).chmod(0o755)
-    own = environment(SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(restarts), MAX_RESTARTS="4")
+    own = environment(SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(restarts), MAX_RESTARTS="4", MAX_STORAGE_RESTARTS="2")
     own["PATH"] = f"{tmp_path}{os.pathsep}{own['PATH']}"
     result = subprocess.run([LAUNCH / "slurm.sh"], env=own, capture_output=True, text=True)
     assert (result.returncode, result.stdout.count("requeue 7")) == (code, queued), result.stdout + result.stderr
@@ -236,16 +238,16 @@ def test_slurm_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path, slurm
     job = slurm("sbatch", *options, str(LAUNCH / "slurm.sh"), *arguments).strip()
     wait_for("first step after")
     slurm("sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wrap=sleep 1")
-    wait_for("going on from the checkpoint of step")
+    wait_for("resuming from the checkpoint of step")
     text = log.read_text()
-    saved = re.search(r"^\d: stopped by SIGTERM after step ([\d,]+) .* which is saved", text, re.M)
+    saved = re.search(r"^\d: Stopped by a signal at step ([\d,]+)/.*; checkpoint saved", text, re.M)
     assert saved, text
-    assert f"going on from the checkpoint of step {saved[1]}" in text
-    assert "exit code 75: queued again" in text and "process 0 of 2" in text
+    assert f"resuming from the checkpoint of step {saved[1]}" in text
+    assert "exit code 75: queued again" in text and "process 1 of 2" in text
     assert " Restarts=1 " in slurm("scontrol", "show", "job", job)
 
     slurm("scancel", job)  # which is another signal, and no wish to be queued again
-    wait_for("stopped by SIGTERM", times=4)
+    wait_for("Stopped by a signal", times=4)
     time.sleep(5)
     assert "JobState=CANCELLED " in slurm("scontrol", "show", "job", job)
     assert log.read_text().count("queued again") == 1
