@@ -179,7 +179,7 @@ def check_records(info: Any, folder: Path, console: Any) -> None:
 def check_shard(file: Path, count: int, features: Any, advance: Callable[[int], None]) -> tuple[list[str], int]:
     """Returns (what is wrong with a file of records, how many have the label -1, which stands for none)."""
     from cnn_jax.data import prepared
-    from cnn_jax.data.images import decode
+    from cnn_jax.data.decode import decode
 
     channels, num_classes = features["image"].shape[-1] or 3, features["label"].num_classes
     wrong, unlabelled = [], 0

@@ -19,7 +19,7 @@ from cnn_jax.config.fields import get
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment
-from cnn_jax.data.pipeline import Batch
+from cnn_jax.data.loader import Batch
 from cnn_jax.eval.steps import gather
 from cnn_jax.nn import cpu
 from cnn_jax.training.setup import Setup

@@ -23,7 +23,7 @@ from rich.console import Console
 from cnn_jax.benchmarking import baselines, torch_data
 from cnn_jax.benchmarking.baselines import Contender
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.data.pipeline import Batch
+from cnn_jax.data.loader import Batch
 from cnn_jax.display import terminal
 from cnn_jax.parallel import mesh
 from cnn_jax.training.session import ahead

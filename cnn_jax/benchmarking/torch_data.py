@@ -73,7 +73,7 @@ def loader(part: Any, config: Any) -> tuple[Callable[[], None], Callable[[Any, i
     """Returns torch's DataLoader with config.data.workers processes, as a contender: see `baselines`.
 
     Args:
-      part: the `pipeline.Part` whose examples it reads in the same order.
+      part: the `loader.Split` whose examples it reads in the same order.
 
     Raises:
       UserError: there is no PyTorch, or the data are not pictures in a folder that training crops at random.

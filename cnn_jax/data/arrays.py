@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from cnn_jax.data.images import UnreadableError, opened
+from cnn_jax.data.decode import UnreadableError, opened
 
 SUFFIX = ".npy"
 CLIPS, SEQUENCES = 3, 1  # axes beside the channels

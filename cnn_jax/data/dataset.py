@@ -3,15 +3,17 @@
 source.read([i, ...]) -> [{"image": uint8 [H, W, C], "label": int}, ...]
 
 The same holds for sequences [L, C] and clips [T, H, W, C]. An "image" may also be what reads one when its values are
-asked for (`images.Picture`, `images.Frames`, `arrays.StoredArray`); it then raises UnreadableError if it cannot.
+asked for (`decode.Picture`, `decode.Frames`, `arrays.StoredArray`); it then raises UnreadableError if it cannot.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from cnn_jax.core.errors import check
+import numpy as np
+
+from cnn_jax.core.errors import check, check_choice
 
 Example = dict[str, Any]
 PARTS = ("train", "validation", "test")
@@ -69,3 +71,114 @@ def check_disjoint(written: Mapping[str, str], ranges: Mapping[str, Sequence[tup
                 f"config.data.{one} {written[one]!r} and config.data.{other} {written[other]!r} share examples: the "
                 "parts must be disjoint (to train on both, set config.data.train_on=train+validation)",
             )
+
+
+def check_num_images(config: Any) -> None:
+    """Raises UserError unless config.data.num_images has a size for each part."""
+    check(
+        len(config.num_images) == len(PARTS) and min(config.num_images) > 0,
+        f"config.data.num_images is {config.num_images}, but must have three sizes: train, validation, test",
+    )
+
+
+# ---------------------------------------------------------------- sources of sources
+
+
+@dataclass
+class ArraySource:
+    """Examples from arrays in memory."""
+
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int [N]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        return [{"image": self.images[i], "label": int(self.labels[i])} for i in indices]
+
+
+@dataclass
+class Concatenated:
+    """Two sources, one after the other."""
+
+    first: Source
+    second: Source
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def read(self, indices: Sequence[int]) -> list[Example | None]:
+        border = len(self.first)
+        first = iter(self.first.read([i for i in indices if i < border]))
+        second = iter(self.second.read([i - border for i in indices if i >= border]))
+        return [next(first if i < border else second) for i in indices]
+
+    def name(self, index: int) -> str:
+        border = len(self.first)
+        return name(self.first, index) if index < border else name(self.second, index - border)
+
+
+@dataclass
+class Subset:
+    """Some examples of a source, with labels of their own."""
+
+    source: Source
+    indices: np.ndarray  # int [N]
+    labels: np.ndarray  # int [N]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: Sequence[int]) -> list[Example | None]:
+        found = self.source.read([int(self.indices[i]) for i in indices])
+        return [
+            None if example is None else example | {"label": int(self.labels[i])}
+            for example, i in zip(found, indices, strict=True)
+        ]
+
+    def name(self, index: int) -> str:
+        return name(self.source, int(self.indices[index]))
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """Returns the labels of all examples, int [N]; -1 of one that cannot be read."""
+    known = getattr(source, "labels", None)
+    if known is not None:
+        return np.asarray(known)
+    blocks = [source.read(range(start, min(start + 1024, len(source)))) for start in range(0, len(source), 1024)]
+    return np.array([-1 if example is None else example["label"] for block in blocks for example in block], np.int64)
+
+
+def select_classes(dataset: Dataset, config: Any, seed: int) -> Dataset:
+    """Returns what config.data.classes and images_per_class leave of a data set.
+
+    Raises:
+      UserError: no such class, fewer than two, or a class with fewer examples than are asked for.
+    """
+    if not config.classes and not config.images_per_class:
+        return dataset
+    names = list(config.classes or dataset.class_names)
+    for wanted in names:
+        check_choice("config.data.classes has a class that", wanted, dataset.class_names)
+    check(
+        len(set(names)) == len(names) >= 2,
+        f"config.data.classes is {tuple(names)}, but must name at least two classes, none of them twice",
+    )
+    new_label = np.array([names.index(old) if old in names else -1 for old in dataset.class_names] + [-1])
+    parts: dict[str, Source] = {}
+    for part, source in dataset.parts.items():
+        labels = new_label[labels_of(source)]  # the last entry is that of -1
+        chosen = np.flatnonzero(labels >= 0)
+        if part == "train" and config.images_per_class:
+            order = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 0, 2])).permutation(chosen)
+            few = [order[labels[order] == label][: config.images_per_class] for label in range(len(names))]
+            fewest = min(range(len(names)), key=lambda label: len(few[label]))
+            check(
+                len(few[fewest]) == config.images_per_class,
+                f"config.data.images_per_class is {config.images_per_class}, but class {names[fewest]!r} has "
+                f"{len(few[fewest])} in the train part",
+            )
+            chosen = np.sort(np.concatenate(few))
+        parts[part] = Subset(source, chosen, labels[chosen])
+    return replace(dataset, parts=parts, class_names=names)

@@ -8,8 +8,8 @@ from pathlib import Path
 from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.data.arrays import SUFFIX
 from cnn_jax.data.dataset import KINDS
-from cnn_jax.data.folder import ENDINGS
-from cnn_jax.data.images import is_picture, natural
+from cnn_jax.data.decode import is_picture, natural
+from cnn_jax.data.sources.folder import ENDINGS
 
 
 @dataclass(frozen=True)

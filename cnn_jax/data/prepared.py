@@ -18,7 +18,7 @@ import numpy as np
 
 from cnn_jax.core.errors import UserError, check, check_folder, near
 from cnn_jax.data.dataset import SOURCES
-from cnn_jax.data.images import UnreadableError
+from cnn_jax.data.decode import UnreadableError
 
 FORMAT = "array_record"  # the format of TFDS that has random access
 BUNDLED = sorted(set(SOURCES) - {"tfds"})  # data sets that are not TFDS's are called as their source

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.data.pipeline import Part
+from cnn_jax.data.loader import Split
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.eval import views
 from cnn_jax.parallel import collectives
@@ -25,7 +25,7 @@ Put = Callable[[Any], Any]  # places a batch on the devices
 
 
 def evaluate(
-    eval_step: Callable, params: Tree, others: Tree, part: Part, resident: Any, *, batch_size: int, put: Put
+    eval_step: Callable, params: Tree, others: Tree, part: Split, resident: Any, *, batch_size: int, put: Put
 ) -> dict:
     """Returns the metrics of a network over a part.
 
@@ -53,7 +53,7 @@ def predict(
     predict_step: Callable,
     params: Tree,
     others: Tree,
-    part: Part,
+    part: Split,
     resident: Any,
     *,
     protocol: str,
@@ -103,7 +103,7 @@ def predict(
 
 
 def features(
-    features_step: Callable, params: Tree, part: Part, resident: Any, *, batch_size: int, put: Put
+    features_step: Callable, params: Tree, part: Split, resident: Any, *, batch_size: int, put: Put
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (features float32 [N, ...], labels int32 [N]) of all examples of a part, seen as an evaluation sees them.
 
@@ -119,7 +119,7 @@ def features(
     return np.concatenate(found), np.concatenate(labels)
 
 
-def measure(probabilities: np.ndarray, labels: np.ndarray, part: Part, *, confusion: bool = False) -> dict:
+def measure(probabilities: np.ndarray, labels: np.ndarray, part: Split, *, confusion: bool = False) -> dict:
     """Returns the metrics, as `evaluate` does, of the class probabilities and labels that `predict` returns."""
     read = labels >= 0
     shares, labels = probabilities[read], labels[read]
@@ -146,7 +146,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, part: Part, *, confus
     return _metrics(total, part)
 
 
-def _metrics(total: Tree, part: Part) -> dict:
+def _metrics(total: Tree, part: Split) -> dict:
     """Returns the metrics of sums over a part; see `eval_steps.make_eval_step`."""
     examples = total["examples"]
     check(examples > 0, NOTHING)
@@ -182,7 +182,7 @@ def recompute_statistics(
     statistics_step: Callable,
     params: Tree,
     others: Tree,
-    part: Part,
+    part: Split,
     resident: Any,
     batch_size: int,
     batches: int,

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data import augment
-from cnn_jax.data.pipeline import Batch, Part
+from cnn_jax.data import crops
+from cnn_jax.data.loader import Batch, Split
 
 # The longer side of a dense image is cropped to a multiple of this, so that few shapes are compiled: networks for
 # ImageNet move by 32 pixels between positions.
@@ -25,25 +25,25 @@ def views(image: np.ndarray, config: Any, protocol: str, shorter_side: int) -> n
     """
     size = config.image_size
     if protocol == "10-crop":
-        square = augment.center_crop(image, (shorter_side, shorter_side), shorter_side)
+        square = crops.center_crop(image, (shorter_side, shorter_side), shorter_side)
         return np.stack(corners_and_center(square, size))
     if protocol == "144-crop":
         found = []
-        for square in squares(augment.resize_shorter(image, shorter_side)):
-            found += [*corners_and_center(square, size), augment.resize(square, size)]
+        for square in squares(crops.resize_shorter(image, shorter_side)):
+            found += [*corners_and_center(square, size), crops.resize(square, size)]
         return np.stack(found)
     if protocol == "dense":
-        resized = augment.resize_shorter(image, shorter_side)
+        resized = crops.resize_shorter(image, shorter_side)
         height, width = (max(shorter_side, side // DENSE_MULTIPLE * DENSE_MULTIPLE) for side in resized.shape[:2])
-        return augment.middle(resized, (height, width))[None]
-    return augment.crop(image, config, train=False)[None]
+        return crops.middle(resized, (height, width))[None]
+    return crops.crop(image, config, train=False)[None]
 
 
 def corners_and_center(image: np.ndarray, size: Sequence[int]) -> list[np.ndarray]:
     """Returns the crops of `size` (height, width) at the top left, top right, bottom left, bottom right and centre."""
     bottom, right = image.shape[0] - size[0], image.shape[1] - size[1]
     places = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-    return [*(image[y : y + size[0], x : x + size[1]] for y, x in places), augment.middle(image, size)]
+    return [*(image[y : y + size[0], x : x + size[1]] for y, x in places), crops.middle(image, size)]
 
 
 def squares(image: np.ndarray) -> list[np.ndarray]:
@@ -55,7 +55,7 @@ def squares(image: np.ndarray) -> list[np.ndarray]:
     return [image[:, start : start + side] for start in starts]
 
 
-def batches(part: Part, protocol: str, scales: Sequence[int], batch_size: int, devices: int) -> Iterator[Batch]:
+def batches(part: Split, protocol: str, scales: Sequence[int], batch_size: int, devices: int) -> Iterator[Batch]:
     """Yields every example of a streamed part once at each scale, in batches of one shape.
 
     A batch holds "image" uint8 [B, V, h, w, C], "label" and "index" int32 [B], and "mask" float32 [B], 0 where a place

@@ -76,7 +76,7 @@ def compute(trained: Any, files: Sequence[Path], quantity: str, how: Reading) ->
     """
     import numpy as np
 
-    from cnn_jax.data.images import UnreadableError
+    from cnn_jax.data.decode import UnreadableError
     from cnn_jax.data.workers import read_ahead
 
     def read(file: Path) -> Any:

@@ -12,9 +12,9 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.data import augment
+from cnn_jax.data import augment, crops
 from cnn_jax.data.arrays import StoredArray
-from cnn_jax.data.images import Frames, Picture
+from cnn_jax.data.decode import Frames, Picture
 from cnn_jax.nn.base import listen
 from cnn_jax.pretrained import source as pretrained
 
@@ -95,7 +95,7 @@ class Trained:
                     stored.dtype == np.uint8 or len(self.image_size) == 1,
                     f"image {i} is of {stored.dtype}, but must be uint8: values from 0 to 255",
                 )
-            rows.append(augment.crop(stored, view, train=False))
+            rows.append(crops.crop(stored, view, train=False))
         check(bool(rows), "there are no images")
         return np.stack(rows)
 

@@ -16,7 +16,7 @@ from cnn_jax.config.durations import in_steps, is_due, to_steps
 from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core import trees
 from cnn_jax.core.errors import check
-from cnn_jax.data.pipeline import Data
+from cnn_jax.data.splits import Data
 from cnn_jax.eval import protocols
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph

@@ -22,7 +22,7 @@ import optax
 from flax import nnx
 
 from cnn_jax.core import trees
-from cnn_jax.data import augment, mixing
+from cnn_jax.data import augment
 from cnn_jax.eval.steps import Batch, example_losses, gather, label_ranks, scores
 from cnn_jax.nn.graph import Graph
 from cnn_jax.training.optimizers import Plateau, Schedule
@@ -117,12 +117,12 @@ def make_loss(
         params: Tree, stats: Tree, frozen: Tree, batch: Batch, keys: Keys
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         images = augment.augment(keys.augmentation, batch["image"], batch["position"], augmentations)
-        images, own_share = mixing.mix(keys.augmentation, images, batch["position"], augmentations)
+        images, own_share = augment.mix(keys.augmentation, images, batch["position"], augmentations)
 
         def mean_loss(logits: jax.Array) -> jax.Array:
             losses = example_losses(logits, batch["label"], label_smoothing)
             if own_share is not None:
-                others = example_losses(logits, mixing.partners(batch["label"]), label_smoothing)
+                others = example_losses(logits, augment.partners(batch["label"]), label_smoothing)
                 losses = own_share * losses + (1 - own_share) * others
             return losses.mean()
 

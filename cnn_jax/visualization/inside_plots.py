@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnn_jax.data.images import natural
+from cnn_jax.data.decode import natural
 from cnn_jax.display.plots import save, subplots
 
 WIDTH = 7.2  # of most figures, inches: the text width of a page

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.core.errors import check
-from cnn_jax.data.images import is_picture, natural
-from cnn_jax.data.pipeline import Data
+from cnn_jax.data.decode import is_picture, natural
+from cnn_jax.data.splits import Data
 from cnn_jax.pretrained.trained import Trained
 from cnn_jax.training.config_check import check_config
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.core.errors import check
-from cnn_jax.data import augment, mixing
-from cnn_jax.data.pipeline import Data
+from cnn_jax.data import augment, crops
+from cnn_jax.data.splits import Data
 from cnn_jax.display import plots
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.training import step
@@ -35,7 +35,7 @@ def data(config: Any, path: Path) -> str:
     examples = part.source.read(chosen.tolist())
     for index, example in zip(chosen, examples, strict=True):
         check(example is not None, f"example {index} of the train part cannot be read: leave config.data.on_error out")
-    tested = [augment.crop(example["image"], given, train=False) for example in examples if example]
+    tested = [crops.crop(example["image"], given, train=False) for example in examples if example]
 
     # Where each of them stands in every epoch.
     epochs = [np.arange(epoch * size, (epoch + 1) * size) for epoch in range(EPOCHS)]
@@ -81,7 +81,7 @@ def as_trained(config: Any, part: Any, positions: Any) -> tuple[Any, Any, Any]:
     def augmented(images: jax.Array, positions: jax.Array) -> Any:
         key = step.make_keys(jnp.uint32(config.seed), jnp.int32(0)).augmentation  # the same in all steps
         images = augment.augment(key, images, positions, config.data.augment)
-        return mixing.mix(key, images, positions, config.data.augment)
+        return augment.mix(key, images, positions, config.data.augment)
 
     seen, shares = augmented(images, pairs.astype(np.uint32))
     shares = np.ones(len(pairs)) if shares is None else np.asarray(shares)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn_jax.data.arrays import CLIPS, SEQUENCES, StoredArray
-from cnn_jax.data.images import UnreadableError
+from cnn_jax.data.decode import UnreadableError
 
 
 def save(path, array, **options):

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import stats
 
 from cnn_jax.config.fields import get_config
-from cnn_jax.data import augment
+from cnn_jax.data import augment, crops
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -49,11 +49,11 @@ def test_every_crop_has_the_size_that_was_asked_for(height, width, channels, siz
     image = noise(height, width, channels)
     random = np.random.default_rng(position)
     for result in (
-        augment.resize(image, size),
-        augment.center_crop(image, size, max(size) + extra),
-        augment.random_resized_crop(image, size, random),
-        augment.random_crop(image, size, (max(size), max(size) + extra), random),
-        augment.random_crop(image, size, (max(size), max(size) + extra), random, central=True),
+        crops.resize(image, size),
+        crops.center_crop(image, size, max(size) + extra),
+        crops.random_resized_crop(image, size, random),
+        crops.random_crop(image, size, (max(size), max(size) + extra), random),
+        crops.random_crop(image, size, (max(size), max(size) + extra), random, central=True),
     ):
         assert result.shape == (*size, channels)
         assert result.dtype == np.uint8
@@ -63,8 +63,8 @@ def test_every_crop_has_the_size_that_was_asked_for(height, width, channels, siz
 
 def test_resize_to_the_own_size_changes_nothing_and_a_ramp_stays_a_ramp():
     image = noise(9, 7, 3)
-    np.testing.assert_array_equal(augment.resize(image, (9, 7)), image)
-    left, top, right, bottom = box_of(augment.resize(ramp(200, 240), (50, 48)))
+    np.testing.assert_array_equal(crops.resize(image, (9, 7)), image)
+    left, top, right, bottom = box_of(crops.resize(ramp(200, 240), (50, 48)))
     np.testing.assert_allclose((left, top, right, bottom), (0, 0, 240, 200), atol=0.5)
 
 
@@ -75,7 +75,7 @@ def test_the_centre_crop_without_resizing_is_the_plain_centre(shorter, extra, ta
     size = data.draw(st.tuples(st.integers(1, shorter), st.integers(1, shorter)))
     image = np.arange(height * width, dtype=np.uint16).reshape(height, width, 1)
     image = np.concatenate([image // 256, image % 256, image * 0], axis=-1).astype(np.uint8)  # all pixels differ
-    result = augment.center_crop(image, size, shorter)
+    result = crops.center_crop(image, size, shorter)
     # An odd margin has two centres.
     tops, lefts = ({(n - m) // 2, (n - m + 1) // 2} for n, m in zip((height, width), size, strict=True))
     centres = [image[top : top + size[0], left : left + size[1]] for top in tops for left in lefts]
@@ -84,7 +84,7 @@ def test_the_centre_crop_without_resizing_is_the_plain_centre(shorter, extra, ta
 
 def test_the_centre_crop_scales_the_shorter_side_and_keeps_the_aspect():
     # 120x200 -> 60x100 -> the middle 40x40, which is 80x80 of the image.
-    box = box_of(augment.center_crop(ramp(120, 200), (40, 40), 60))
+    box = box_of(crops.center_crop(ramp(120, 200), (40, 40), 60))
     np.testing.assert_allclose(box, (60, 20, 140, 100), atol=0.6)
 
 
@@ -94,7 +94,7 @@ def test_the_centre_crop_scales_the_shorter_side_and_keeps_the_aspect():
 @functools.cache
 def random_boxes(count: int = 3000, height: int = 200, width: int = 256) -> np.ndarray:
     image, random = ramp(height, width), np.random.default_rng(1)
-    return np.array([box_of(augment.random_resized_crop(image, (32, 32), random)) for _ in range(count)])
+    return np.array([box_of(crops.random_resized_crop(image, (32, 32), random)) for _ in range(count)])
 
 
 def test_random_crops_have_the_area_and_aspect_of_the_paper():
@@ -125,10 +125,10 @@ def test_random_crops_lie_anywhere():
 
 def test_where_no_box_fits_the_largest_centred_one_with_an_allowed_aspect_is_taken():
     # 8% of 3x240 are 58 pixels: a box of any allowed aspect is at least 6 high.
-    result = augment.random_resized_crop(ramp(3, 240), (30, 30), np.random.default_rng(0))
+    result = crops.random_resized_crop(ramp(3, 240), (30, 30), np.random.default_rng(0))
     left, _, right, _ = box_of(result)
     np.testing.assert_allclose((left, right), (118, 122), atol=0.6)  # 4 wide, 3 high
-    result = augment.random_resized_crop(ramp(240, 3), (30, 30), np.random.default_rng(0))
+    result = crops.random_resized_crop(ramp(240, 3), (30, 30), np.random.default_rng(0))
     _, top, _, bottom = box_of(result)
     np.testing.assert_allclose((top, bottom), (118, 122), atol=0.6)
 
@@ -157,7 +157,7 @@ def test_a_random_crop_is_a_part_of_the_resized_image(shorter, extra, tall, cent
     margins = [(length - side) // 2 if central else 0 for length in resized]
     rooms = [(side if central else length) - part for length, part in zip(resized, size, strict=True)]
     starts = [data.draw(st.integers(0, room)) for room in rooms]
-    result = augment.random_crop(image, size, (side, side), Chosen(side, *starts), central=central)
+    result = crops.random_crop(image, size, (side, side), Chosen(side, *starts), central=central)
     whole = np.asarray(Image.fromarray(image).resize(resized[::-1], Image.Resampling.BILINEAR)).astype(int)
     top, left = (margin + start for margin, start in zip(margins, starts, strict=True))
     # Pillow rounds after the horizontal pass (values differ by 1 at most), and again after the vertical one.
@@ -167,7 +167,7 @@ def test_a_random_crop_is_a_part_of_the_resized_image(shorter, extra, tall, cent
 @pytest.mark.parametrize("central", [False, True])
 def test_the_scale_and_the_place_of_a_random_crop_are_drawn_uniformly(central):
     image, random = ramp(120, 200), np.random.default_rng(0)
-    boxes = [box_of(augment.random_crop(image, (30, 30), (40, 60), random, central=central)) for _ in range(2000)]
+    boxes = [box_of(crops.random_crop(image, (30, 30), (40, 60), random, central=central)) for _ in range(2000)]
     left, top, right, bottom = np.transpose(boxes)
     sides = np.round(30 * 120 / ((right - left + bottom - top) / 2))  # of the resized image
     assert set(sides) == set(range(40, 61))
@@ -187,41 +187,41 @@ def crop_config(**fields):
 @pytest.mark.parametrize("train_crop", ["random_resized", "random", "random_central"])
 def test_a_random_crop_depends_on_the_seed_and_the_position_only(train_crop):
     image, config = noise(50, 60, 3), crop_config(train_crop=train_crop, train_resize=(20, 40))
-    crops = {
-        (seed, position): augment.crop(image, config, train=True, seed=seed, position=position)
+    found = {
+        (seed, position): crops.crop(image, config, train=True, seed=seed, position=position)
         for seed in (0, 1)
         for position in (0, 1, 70_000)
     }
-    for (seed, position), result in reversed(crops.items()):
+    for (seed, position), result in reversed(found.items()):
         np.testing.assert_array_equal(
-            augment.crop(image, config, train=True, seed=seed, position=position), result, err_msg=f"{seed} {position}"
+            crops.crop(image, config, train=True, seed=seed, position=position), result, err_msg=f"{seed} {position}"
         )
-    assert len({result.tobytes() for result in crops.values()}) == len(crops)
+    assert len({result.tobytes() for result in found.values()}) == len(found)
 
 
 def test_the_configuration_chooses_the_random_crop():
     image = noise(50, 60, 3)
     for central in (False, True):
         config = crop_config(train_crop="random_central" if central else "random", train_resize=(20, 40))
-        result = augment.crop(image, config, train=True, seed=3, position=5)
+        result = crops.crop(image, config, train=True, seed=3, position=5)
         random = np.random.Generator(np.random.Philox(key=[3, 5], counter=[0, 0, 0, 1]))
-        np.testing.assert_array_equal(result, augment.random_crop(image, (16, 16), (20, 40), random, central=central))
+        np.testing.assert_array_equal(result, crops.random_crop(image, (16, 16), (20, 40), random, central=central))
 
 
 @pytest.mark.parametrize("train_crop", ["resize", "random_resized", "random", "random_central"])
 def test_the_test_crop_is_not_random_and_the_configuration_chooses_it(train_crop):
     image = noise(50, 60, 3)
     for test_crop, expected in (
-        ("center", augment.center_crop(image, (16, 16), 20)),
-        ("resize", augment.resize(image, (16, 16))),
+        ("center", crops.center_crop(image, (16, 16), 20)),
+        ("resize", crops.resize(image, (16, 16))),
     ):
         config = crop_config(train_crop=train_crop, test_crop=test_crop)
         for position in (0, 1):
-            result = augment.crop(image, config, train=False, seed=position, position=position)
+            result = crops.crop(image, config, train=False, seed=position, position=position)
             np.testing.assert_array_equal(result, expected)
         if train_crop == "resize":
-            result = augment.crop(image, config, train=True, position=3)
-            np.testing.assert_array_equal(result, augment.resize(image, (16, 16)))
+            result = crops.crop(image, config, train=True, position=3)
+            np.testing.assert_array_equal(result, crops.resize(image, (16, 16)))
 
 
 # ---------------------------------------------------------------- device

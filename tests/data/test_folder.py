@@ -8,7 +8,9 @@ from PIL import Image
 from cnn_jax.analysis import layer_sheets
 from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
-from cnn_jax.data import augment, folder, pipeline, sources
+from cnn_jax.data import augment, sources, splits
+from cnn_jax.data.order import Order
+from cnn_jax.data.sources import folder
 from cnn_jax.tracking.recorder import read_jsonl
 from cnn_jax.training import evaluate_run
 from cnn_jax.training import loop as train
@@ -168,9 +170,9 @@ def test_a_clip_is_a_folder_of_frames_or_an_array_and_a_sequence_is_an_array(tmp
 
 def test_the_classes_are_read_from_the_folder_and_a_wrong_number_is_refused(tmp_path):
     pictures(tmp_path, {"a": 8, "b": 8})
-    assert sources.load(make_config(tmp_path, **SHARES)).class_names == ["a", "b"]
+    assert sources.open_dataset(make_config(tmp_path, **SHARES)).class_names == ["a", "b"]
     with pytest.raises(UserError, match="num_classes is 10, but 'folder' has 2 classes"):
-        sources.load(make_config(tmp_path, **SHARES, num_classes=10))
+        sources.open_dataset(make_config(tmp_path, **SHARES, num_classes=10))
 
 
 def test_a_pipe_among_the_pictures_is_reported_and_not_waited_for(tmp_path):
@@ -192,7 +194,7 @@ def make_part(root, *, train, **fields):
     options = (
         SHARES | dict(image_size=(8, 8), train_crop="resize", test_crop="resize", mean=(0.0,), std=(1.0,)) | fields
     )
-    return pipeline.Data(make_config(root, **options), seed=0).parts["train" if train else "test"]
+    return splits.Data(make_config(root, **options), seed=0).parts["train" if train else "test"]
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -212,7 +214,7 @@ def test_what_is_skipped_in_training_is_replaced_by_its_neighbour_and_counted_on
     part = make_part(tmp_path, train=True, on_error="skip")
     after = list(part.train_batches(0, 4, 8))
     assert part.skipped == {5}
-    order = pipeline.Order(0, 16)
+    order = Order(0, 16)
     for number, (old, new) in enumerate(zip(before, after, strict=True)):
         index = order.indices(np.arange(8 * number, 8 * number + 8)).tolist()
         place = index.index(5) if 5 in index else None
@@ -345,7 +347,7 @@ def test_values_of_sequences_are_standardised_by_their_own_mean_and_deviation(tm
         (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
         np.save(tmp_path / "ab"[i % 2] / f"{i}.npy", sequence)
     options = SHARES | dict(image_size=(20,), channels=2, mean=(), std=(), augment=(), train_crop="resize")
-    data = pipeline.Data(make_config(tmp_path, placement="device", test_crop="resize", **options), seed=0)
+    data = splits.Data(make_config(tmp_path, placement="device", test_crop="resize", **options), seed=0)
     images = data.parts["train"].resident["image"]
     assert images.dtype == np.float32 and images.shape == (6, 20, 2)
     wanted = values.astype(np.float32)[[int(file.stem) for file in data.parts["train"].source.files]]
@@ -353,7 +355,7 @@ def test_values_of_sequences_are_standardised_by_their_own_mean_and_deviation(tm
     found = augment.normalize(images, **data.normalization)
     expected = (wanted - wanted.mean((0, 1), np.float64)) / wanted.std((0, 1), np.float64)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    longer = pipeline.Data(
+    longer = splits.Data(
         make_config(tmp_path, placement="device", test_crop="resize", **options | dict(image_size=(8,))), seed=0
     )
     np.testing.assert_array_equal(longer.parts["train"].resident["image"], wanted[:, 6:14])  # the middle

@@ -82,7 +82,7 @@ def test_tfrecord_is_named_converted_and_read(data_dir, tmp_path):
         assert result.returncode == 0 and result.stderr == "", result.stderr
         config = get_config("mnist").data
         config.update(dict(dir=str(result_dir), train="train[:80%]", validation="train[80%:]"))
-        test = sources.load(config).parts["test"].read(range(9))
+        test = sources.open_dataset(config).parts["test"].read(range(9))
         assert [(np.asarray(e["image"]).mean(), e["label"]) for e in test] == [(i, i) for i in range(9)]
     assert "has array_record already" in result.stdout
     whole = command("mnist", f"--dir={data_dir}", "--check")
@@ -233,7 +233,7 @@ def test_what_is_prepared_can_be_read(registered, tmp_path):
     prepare_data.prepare("handmade", tmp_path / "data", Console())
     config = get_config("handmade").data
     config.update(dict(dir=str(tmp_path / "data"), channels=1, mean=(), std=()))
-    dataset = sources.load(config)
+    dataset = sources.open_dataset(config)
     assert [e["label"] for e in dataset.parts["test"].read(range(12))] == [i % 10 for i in range(12)]
 
 
@@ -244,8 +244,8 @@ def test_an_error_of_tfds_is_one_message_and_leaves_nothing_that_counts(register
     config = get_config("handmade").data
     config.dir = str(tmp_path / "data")
     with pytest.raises(UserError, match="'handmade' is not prepared"):
-        sources.load(config)
+        sources.open_dataset(config)
     registered.fails = False
     prepare_data.prepare("handmade", tmp_path / "data", Console())  # the same command again
     config.update(dict(channels=1, mean=(), std=()))
-    assert len(sources.load(config).parts["test"]) == 12
+    assert len(sources.open_dataset(config).parts["test"]) == 12

@@ -22,7 +22,7 @@ def everything(source: dataset.Source) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def digits():
-    return sources.load(get_config("digits").data)
+    return sources.open_dataset(get_config("digits").data)
 
 
 def test_the_digits_have_the_documented_sizes(digits):
@@ -49,7 +49,7 @@ def test_every_part_of_the_digits_has_every_class(digits):
 
 
 def test_the_split_of_the_digits_does_not_depend_on_the_seed(digits):
-    other = sources.load(get_config("digits").data, seed=7)
+    other = sources.open_dataset(get_config("digits").data, seed=7)
     for part, source in digits.parts.items():
         for ours, theirs in zip(everything(source), everything(other.parts[part]), strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -59,17 +59,17 @@ def test_a_wrong_number_of_classes_or_channels_is_an_error_with_both_numbers():
     config = get_config("digits").data
     config.num_classes = 12
     with pytest.raises(UserError, match=r"num_classes is 12, but 'digits' has 10 classes"):
-        sources.load(config)
+        sources.open_dataset(config)
     config = get_config("digits").data
     config.channels = 2
     with pytest.raises(UserError, match=r"channels is 2, but the images of 'digits' have 1"):
-        sources.load(config)
+        sources.open_dataset(config)
 
 
 def test_digits_are_grey_in_three_channels_for_a_network_of_colour_pictures(digits):
     config = get_config("digits").data
     config.channels = 3
-    for part, source in sources.load(config).parts.items():
+    for part, source in sources.open_dataset(config).parts.items():
         np.testing.assert_array_equal(everything(source)[0], everything(digits.parts[part])[0].repeat(3, -1))
 
 
@@ -78,7 +78,7 @@ def test_shares_of_the_digits_must_add_up_and_leave_no_part_empty():
         config = get_config("digits").data
         config.train, config.validation, config.test = shares
         with pytest.raises(UserError, match=r"add up to 100%|part of 'digits' is empty"):
-            sources.load(config)
+            sources.open_dataset(config)
 
 
 # ---------------------------------------------------------------- synthetic
@@ -88,7 +88,7 @@ def synthetic(**fields) -> dataset.Dataset:
     seed = fields.pop("seed", 0)
     config = get_config("synthetic").data
     config.update(dict(num_images=(20, 10, 10), image_size=(5, 7), channels=3) | fields)
-    return sources.load(config, seed)
+    return sources.open_dataset(config, seed)
 
 
 def test_a_synthetic_example_depends_on_the_seed_and_its_number_only():
@@ -127,8 +127,8 @@ def test_synthetic_needs_three_sizes_above_zero():
 def test_concatenated_parts_are_read_in_the_order_that_was_asked_for(first, second, data):
     images = np.arange(first + second, dtype=np.uint8).reshape(-1, 1, 1, 1)
     labels = np.arange(first + second) * 10
-    joined = sources.Concatenated(
-        sources.ArraySource(images[:first], labels[:first]), sources.ArraySource(images[first:], labels[first:])
+    joined = dataset.Concatenated(
+        dataset.ArraySource(images[:first], labels[:first]), dataset.ArraySource(images[first:], labels[first:])
     )
     assert len(joined) == first + second
     indices = data.draw(st.lists(st.integers(0, first + second - 1), max_size=12))  # any order, repeats too
@@ -143,7 +143,7 @@ def test_concatenated_parts_are_read_in_the_order_that_was_asked_for(first, seco
 def subset(seed=0, **fields):
     config = get_config("digits").data
     config.update(fields)
-    return sources.load(config, seed)
+    return sources.open_dataset(config, seed)
 
 
 def test_classes_are_chosen_by_name_and_counted_anew():

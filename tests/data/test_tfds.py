@@ -17,8 +17,9 @@ from PIL import Image
 
 from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
-from cnn_jax.data import dataset, pipeline, prepared, sources, tfds
-from cnn_jax.data.images import UnreadableError
+from cnn_jax.data import dataset, prepared, sources, splits
+from cnn_jax.data.decode import UnreadableError
+from cnn_jax.data.sources import tfds
 from cnn_jax.training.config_check import check_config
 from cnn_jax.training.setup import build
 from configs import lenet5
@@ -61,7 +62,7 @@ def mnist(tmp_path_factory):
 
 
 def test_a_prepared_data_set_is_read_as_its_split_slices_say(mnist):
-    dataset = sources.load(mnist_config(mnist))
+    dataset = sources.open_dataset(mnist_config(mnist))
     assert {part: len(source) for part, source in dataset.parts.items()} == dict(train=40, validation=10, test=20)
     assert dataset.class_names == [str(digit) for digit in range(10)]
     for part, numbers in dict(train=range(40), validation=range(40, 50), test=range(20)).items():
@@ -72,20 +73,20 @@ def test_a_prepared_data_set_is_read_as_its_split_slices_say(mnist):
 
 
 def test_a_prepared_data_set_is_read_in_the_order_that_was_asked_for(mnist):
-    source = sources.load(mnist_config(mnist)).parts["validation"]
+    source = sources.open_dataset(mnist_config(mnist)).parts["validation"]
     indices = np.array([3, 9, 0, 3])  # NumPy's integers, as the pipeline has them
     assert [np.asarray(e["image"])[0, 0, 0] for e in source.read(indices)] == [43, 49, 40, 43]
 
 
 def test_the_folder_of_data_sets_may_come_from_the_environment(mnist, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(mnist))
-    assert len(sources.load(mnist_config("")).parts["test"]) == 20
+    assert len(sources.open_dataset(mnist_config("")).parts["test"]) == 20
 
 
 def test_a_prepared_data_set_is_the_same_resident_and_streamed(mnist):
-    resident = pipeline.Data(mnist_config(mnist, image_size=(14, 14)), seed=0).parts["train"]
+    resident = splits.Data(mnist_config(mnist, image_size=(14, 14)), seed=0).parts["train"]
     fields = dict(image_size=(14, 14), placement="stream", workers=2)
-    stream = pipeline.Data(mnist_config(mnist, **fields), seed=0).parts["train"]
+    stream = splits.Data(mnist_config(mnist, **fields), seed=0).parts["train"]
     for ours, theirs in zip(resident.train_batches(0, 3, 8), stream.train_batches(0, 3, 8), strict=True):
         for name in ("image", "label"):
             np.testing.assert_array_equal(resident.resident[name][ours["index"]], theirs[name])
@@ -93,7 +94,7 @@ def test_a_prepared_data_set_is_the_same_resident_and_streamed(mnist):
 
 def test_a_data_set_that_is_not_there_is_an_error_with_the_command_that_prepares_it(tmp_path):
     with pytest.raises(UserError) as error:
-        sources.load(mnist_config(tmp_path / "my data"))
+        sources.open_dataset(mnist_config(tmp_path / "my data"))
     message = str(error.value)
     assert str(tmp_path / "my data" / "mnist") in message
     assert "TFDS_DATA_DIR" in message and "--config.data.dir" in message
@@ -114,7 +115,7 @@ def test_a_data_set_that_is_not_there_is_an_error_with_the_command_that_prepares
 )
 def test_what_a_prepared_data_set_does_not_have_is_an_error_that_names_the_field(mnist, fields, message):
     with pytest.raises(UserError, match=message):
-        sources.load(mnist_config(mnist, **fields))
+        sources.open_dataset(mnist_config(mnist, **fields))
 
 
 @pytest.mark.parametrize(
@@ -125,16 +126,16 @@ def test_parts_that_share_examples_are_refused(mnist, train, validation, shared)
     config = mnist_config(mnist, train=train, validation=validation)
     if shared:
         with pytest.raises(UserError, match="share examples: the parts must be disjoint"):
-            sources.load(config)
+            sources.open_dataset(config)
     else:
-        assert len(sources.load(config).parts["train"]) == 40
+        assert len(sources.open_dataset(config).parts["train"]) == 40
 
 
 def test_a_data_set_that_was_prepared_as_tfrecord_is_refused_with_the_command_that_converts_it(mnist, tmp_path):
     data_dir = shutil.copytree(mnist, tmp_path / "data")
     edit(data_dir, "dataset_info.json", '"array_record"', '"tfrecord"')
     with pytest.raises(UserError, match=rf"prepared as 'tfrecord'(?s:.*)mnist --dir={data_dir} --from-tfrecord"):
-        sources.load(mnist_config(data_dir))
+        sources.open_dataset(mnist_config(data_dir))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_a_data_set_that_is_not_for_classification_is_refused(mnist, tmp_path, o
         (data_dir / "mnist/3.0.1/features.json").write_text(json.dumps(text))
     edit(data_dir, "features.json", old, new)
     with pytest.raises(UserError, match=r"has the features \['image', '\w+'\].*are needed: it is no classification"):
-        sources.load(mnist_config(data_dir))
+        sources.open_dataset(mnist_config(data_dir))
 
 
 # ---------------------------------------------------------------- any data set, by its name
@@ -181,7 +182,7 @@ def any_config(name: str, data_dir: Path, **fields):
     ],
 )
 def test_a_data_set_without_a_row_has_its_own_parts_and_classes(tmp_path, splits, chosen):
-    dataset = sources.load(any_config("my_colours", colours(tmp_path, "my_colours", splits)))
+    dataset = sources.open_dataset(any_config("my_colours", colours(tmp_path, "my_colours", splits)))
     assert dataset.chosen == chosen and dataset.name == "my_colours/1.2.0"
     assert dataset.class_names == ["0", "1", "2", "3", "4"]
     train = dataset.parts["train"].read(range(len(dataset.parts["train"])))
@@ -195,18 +196,18 @@ def test_a_data_set_without_a_row_has_its_own_parts_and_classes(tmp_path, splits
 
 def test_parts_that_config_names_are_kept_and_the_others_follow(tmp_path):
     data_dir = colours(tmp_path, "my_colours", dict(train=20, validation=5))
-    dataset = sources.load(any_config("my_colours", data_dir, test="train[:5]", train="train[5:]"))
+    dataset = sources.open_dataset(any_config("my_colours", data_dir, test="train[:5]", train="train[5:]"))
     assert dataset.chosen == dict(train="train[5:]", validation="validation", test="train[:5]")
     with pytest.raises(UserError, match="share examples"):
-        sources.load(any_config("my_colours", data_dir, train="train"))
+        sources.open_dataset(any_config("my_colours", data_dir, train="train"))
 
 
 def test_a_data_set_with_one_split_must_be_told_its_parts(tmp_path):
     data_dir = colours(tmp_path, "my_colours", dict(train=20))
     with pytest.raises(UserError, match=r"config\.data\.test is ''.*has the splits train\. Name its part"):
-        sources.load(any_config("my_colours", data_dir))
+        sources.open_dataset(any_config("my_colours", data_dir))
     parts = dict(train="train[:60%]", validation="train[60%:80%]", test="train[80%:]")
-    assert len(sources.load(any_config("my_colours", data_dir, **parts)).parts["train"]) == 12
+    assert len(sources.open_dataset(any_config("my_colours", data_dir, **parts)).parts["train"]) == 12
 
 
 def test_the_configuration_of_a_run_has_the_classes_and_parts_that_the_data_set_has(tmp_path):
@@ -224,7 +225,7 @@ def test_a_data_set_of_another_number_of_channels_is_refused(tmp_path):
     data_dir = colours(tmp_path, "my_colours", dict(train=20, test=5))
     fields = dict(channels=1, mean=(0.5,), std=(0.5,))
     with pytest.raises(UserError, match=r"channels is 1, but the images of 'my_colours' have 3"):
-        sources.load(any_config("my_colours", data_dir, **fields))
+        sources.open_dataset(any_config("my_colours", data_dir, **fields))
 
 
 @pytest.mark.parametrize(
@@ -240,23 +241,23 @@ def test_a_data_set_of_another_number_of_channels_is_refused(tmp_path):
 def test_a_mistyped_name_gets_the_near_match_among_all_that_there_are(tmp_path, name, meant):
     (tmp_path / "mine2").mkdir()
     with pytest.raises(UserError, match=rf"no data set is called '{name}'; did you mean '{meant}'\?"):
-        sources.load(any_config(name, tmp_path))
+        sources.open_dataset(any_config(name, tmp_path))
 
 
 def test_a_data_set_in_variants_is_tfds_default_unless_one_is_named(tmp_path):
     assert prepared.full_name("imagenette", tmp_path) == "imagenette/full-size-v2"
     assert prepared.full_name("imagenette/160px", tmp_path) == "imagenette/160px"
     with pytest.raises(UserError, match=r"has no variant '320'; did you mean '320px'\?"):
-        sources.load(any_config("imagenette/320", tmp_path))
+        sources.open_dataset(any_config("imagenette/320", tmp_path))
     with pytest.raises(UserError, match=r"data set 'mnist' has no variant 'small'\. It has none"):
-        sources.load(any_config("mnist/small", tmp_path))
+        sources.open_dataset(any_config("mnist/small", tmp_path))
     folder = tmp_path / "imagenette"
     shutil.copytree(colours(tmp_path / "files", "imagenette", dict(train=20, validation=5), 10) / "imagenette", folder)
     (folder / "320px").mkdir()
     (folder / "1.2.0").rename(folder / "320px" / "1.2.0")
     with pytest.raises(UserError, match=r"no .*imagenette/full-size-v2/VERSION.*Prepared are imagenette/320px\."):
-        sources.load(any_config("imagenette", tmp_path))
-    assert len(sources.load(any_config("imagenette/320px", tmp_path)).parts["test"]) == 5
+        sources.open_dataset(any_config("imagenette", tmp_path))
+    assert len(sources.open_dataset(any_config("imagenette/320px", tmp_path)).parts["test"]) == 5
 
 
 def test_a_name_that_is_none_is_refused_by_the_configuration():
@@ -283,7 +284,7 @@ def test_a_label_out_of_range_names_the_file_the_record_and_the_label(tmp_path):
     edit(data_dir, "features.json", '"20"', '"10"')  # now labels 10 .. 19 are outside
     for on_error in ("raise", "skip"):
         config = mnist_config(data_dir, train="train[:15]", validation="train[15:]", on_error=on_error)
-        source = sources.load(config).parts["train"]
+        source = sources.open_dataset(config).parts["train"]
         assert [e["label"] for e in source.read(range(10))] == list(range(10))
         with pytest.raises(UserError, match=r"mnist-train\S*, record 12: its label is 12, but must be in 0\.\.9"):
             source.read([3, 12])
@@ -304,7 +305,7 @@ def test_a_shard_that_is_missing_cut_off_or_another_is_named_before_anything_is_
     damage(train_shard(broken))
     for on_error in ("raise", "skip"):  # a file is no picture
         with pytest.raises(UserError, match=rf"{train_shard(broken)} {message}"):
-            sources.load(mnist_config(broken, on_error=on_error))
+            sources.open_dataset(mnist_config(broken, on_error=on_error))
 
 
 @pytest.mark.parametrize(
@@ -323,11 +324,11 @@ def test_a_record_that_cannot_be_read_is_named_or_skipped_and_its_neighbours_are
     else:
         records = read_shard(train_shard(broken))
         rewrite_shard(train_shard(broken), [*records[:5], record, *records[6:]])
-    source = sources.load(mnist_config(broken)).parts["train"]
+    source = sources.open_dataset(mnist_config(broken)).parts["train"]
     with pytest.raises(UnreadableError, match=rf"{train_shard(broken)}, record 5: {message}"):
         [np.asarray(example["image"]) for example in source.read([4, 5, 6])]
     fields = dict(on_error="skip", placement="stream", workers=2, mean=(0.5,), std=(0.5,))
-    skipping = pipeline.Data(mnist_config(broken, **fields), seed=0).parts["train"]
+    skipping = splits.Data(mnist_config(broken, **fields), seed=0).parts["train"]
     found = {i: (label, image.mean()) for i, image, label in skipping.examples(np.asarray)}
     assert found == {i: (i % 10, i) for i in range(40) if i != 5} and skipping.skipped == {5}
 
@@ -335,7 +336,7 @@ def test_a_record_that_cannot_be_read_is_named_or_skipped_and_its_neighbours_are
 def test_a_stream_counts_the_records_that_it_skips(broken):
     flip_a_byte(train_shard(broken), read_shard(train_shard(broken))[5])
     fields = dict(on_error="skip", placement="stream", workers=2, mean=(0.5,), std=(0.5,))
-    part = pipeline.Data(mnist_config(broken, **fields), seed=0).parts["train"]
+    part = splits.Data(mnist_config(broken, **fields), seed=0).parts["train"]
     labels = np.concatenate([batch["label"] for batch in part.train_batches(0, 5, 8)])
     assert part.skipped == {5} and len(labels) == 40
 
@@ -347,7 +348,7 @@ def test_a_description_that_is_missing_or_damaged_is_named(broken, file, content
     path.unlink() if content is None else path.write_text(content)
     named = r"no \S*/mnist/VERSION/dataset_info\.json" if content is None and "info" in file else str(path.parent)
     with pytest.raises(UserError, match=named):
-        sources.load(mnist_config(broken))
+        sources.open_dataset(mnist_config(broken))
 
 
 @pytest.mark.parametrize("field", ["pythonClassName", "type"])
@@ -359,7 +360,7 @@ def test_a_description_imports_nothing(broken, tmp_path, monkeypatch, field):
     else:
         edit(broken, "features.json", "tensorflow_datasets.core.features.class_label_feature.", "hostile.")
     with pytest.raises(UserError, match=r"has a feature of the class hostile\.\w+, which is not TFDS's"):
-        sources.load(mnist_config(broken))
+        sources.open_dataset(mnist_config(broken))
 
 
 # ---------------------------------------------------------------- slices of shards
@@ -407,7 +408,7 @@ def test_more_shards_than_a_process_may_open_files_are_read_or_refused(many_shar
     script = f"""
 import resource
 from types import SimpleNamespace
-from cnn_jax.data import tfds
+from cnn_jax.data.sources import tfds
 from cnn_jax.core.errors import UserError
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))
 piece = SimpleNamespace(filename={str(many_shards[1])!r}, skip=0, take=7, examples_in_shard=7)
@@ -427,7 +428,7 @@ def test_the_real_mnist_has_55000_5000_and_10000_images():
     folder = os.environ.get("TFDS_DATA_DIR", "")
     if not folder or not (Path(folder) / "mnist").is_dir():
         pytest.skip("TFDS_DATA_DIR has no mnist")
-    dataset = sources.load(get_config("mnist").data)
+    dataset = sources.open_dataset(get_config("mnist").data)
     sizes = {part: len(source) for part, source in dataset.parts.items()}
     assert sizes == dict(train=55_000, validation=5_000, test=10_000)
     for source in dataset.parts.values():
@@ -439,5 +440,5 @@ def test_the_first_record_may_be_the_one_that_cannot_be_read(broken):
     records = read_shard(train_shard(broken))
     rewrite_shard(train_shard(broken), [example(b"text, not a picture", 3), *records[1:]])
     fields = dict(on_error="skip", placement="stream", workers=2, mean=(0.5,), std=(0.5,))
-    part = pipeline.Data(mnist_config(broken, **fields), seed=0).parts["train"]
+    part = splits.Data(mnist_config(broken, **fields), seed=0).parts["train"]
     assert len([batch for batch in part.train_batches(0, 5, 8)]) == 5 and part.skipped == {0}

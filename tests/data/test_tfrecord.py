@@ -82,7 +82,7 @@ def config(data_dir: Path):
 
 
 def everything(data_dir: Path) -> dict[str, list]:
-    parts = sources.load(config(data_dir)).parts
+    parts = sources.open_dataset(config(data_dir)).parts
     return {
         part: [(np.asarray(e["image"]).tolist(), e["label"]) for e in s.read(range(len(s)))]
         for part, s in parts.items()
@@ -148,7 +148,7 @@ def test_a_file_that_is_missing_damaged_or_short_is_named_and_nothing_half_done_
         run(folder, to)
     assert not list(to.glob("*.incomplete"))
     with pytest.raises(UserError, match="prepared as 'tfrecord'" if in_place else "is not prepared"):
-        sources.load(config(to.parents[1]))
+        sources.open_dataset(config(to.parents[1]))
     (folder / FILE).write_bytes(whole)  # copied again
     run(folder, to)
     assert len(everything(to.parents[1])["test"]) == 7

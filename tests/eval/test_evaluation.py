@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from cnn_jax.config.fields import get_config
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.data import pipeline, sources
+from cnn_jax.data import dataset, loader
+from cnn_jax.data.order import Order
 from cnn_jax.eval import evaluation
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
@@ -58,10 +59,10 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
     return images, random.integers(0, 9, COUNT)  # no example has class 9
 
 
-def make_part(*, train: bool = False, placement: str = "device") -> pipeline.Part:
+def make_part(*, train: bool = False, placement: str = "device") -> loader.Split:
     config = get_config("digits").data
     config.update(dict(placement=placement, workers=2))
-    return pipeline.Part(sources.ArraySource(*arrays()), config, train=train, seed=3)
+    return loader.Split(dataset.ArraySource(*arrays()), config, train=train, seed=3)
 
 
 @functools.cache
@@ -209,7 +210,7 @@ def test_recomputed_statistics_are_the_plain_average_over_the_first_training_bat
             statistics_step, params, stats, part, part.resident, batch_size=16, batches=batches, put=lambda batch: batch
         )
 
-    order = pipeline.Order(3, COUNT)
+    order = Order(3, COUNT)
     by_hand = [batch_statistics(order.indices(np.arange(16 * k, 16 * k + 16))) for k in range(5)]  # into epoch 2
     for batches in (1, 5):
         means = [np.mean(values, axis=0) for values in zip(*by_hand[:batches], strict=True)]
@@ -292,7 +293,7 @@ def test_scores_that_are_no_numbers_are_no_hits():
     assert metrics["error"] == 1 and metrics["top5_error"] == 1 and metrics["confusion"].sum() == 0
 
 
-class Unreadable(sources.ArraySource):
+class Unreadable(dataset.ArraySource):
     def read(self, indices):
         return [None for _ in indices]
 
@@ -302,7 +303,7 @@ def test_a_part_of_which_nothing_can_be_read_is_an_error(protocol):
     network, params, stats = toy()
     config = get_config("digits").data
     config.update(dict(placement="stream", workers=2, on_error="skip"))
-    part = pipeline.Part(Unreadable(*arrays()), config, train=False, seed=3)
+    part = loader.Split(Unreadable(*arrays()), config, train=False, seed=3)
     options: dict = dict(batch_size=8, put=lambda batch: batch)
     with pytest.raises(UserError, match="none of the examples of a part can be read"):
         if protocol == "single":

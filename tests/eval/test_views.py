@@ -11,8 +11,8 @@ from PIL import Image
 
 import torchvision_models
 from cnn_jax.config.fields import get_config
-from cnn_jax.data import augment, pipeline
-from cnn_jax.data.images import UnreadableError
+from cnn_jax.data import crops, loader
+from cnn_jax.data.decode import UnreadableError
 from cnn_jax.eval import views
 
 PHOTOGRAPHS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
@@ -83,7 +83,7 @@ def test_a_photograph_is_resized_and_cropped_exactly_as_by_torchvision(tmp_path)
         theirs = transforms.Compose([transforms.Resize(resized), transforms.CenterCrop(size)])
         for file in files:
             image = Image.open(file).convert("RGB")
-            ours = augment.center_crop(np.asarray(image), (size, size), resized)
+            ours = crops.center_crop(np.asarray(image), (size, size), resized)
             np.testing.assert_array_equal(ours, np.asarray(theirs(image)), err_msg=f"{file.name}, {resized}")
 
 
@@ -109,7 +109,7 @@ class Pictures:
 @given(st.integers(1, 50), st.integers(1, 16), st.sampled_from([1, 2, 3]), st.sampled_from(["dense", "10-crop"]))
 def test_every_example_comes_once_at_each_scale_in_batches_that_fit_the_devices(count, batch_size, devices, protocol):
     config = config_of(image_size=(32, 32), on_error="skip")
-    part = pipeline.Part(Pictures(count, unreadable={3, 17}), config, train=False, seed=0)
+    part = loader.Split(Pictures(count, unreadable={3, 17}), config, train=False, seed=0)
     scales = (32, 40) if protocol == "dense" else (40,)
     seen = []
     shapes = set()
@@ -129,9 +129,9 @@ def test_every_example_comes_once_at_each_scale_in_batches_that_fit_the_devices(
 
 def test_a_line_of_pixels_is_no_picture_and_takes_no_memory():
     line = np.zeros((2000, 1, 3), np.uint8)
-    assert augment.center_crop(line[:200], (224, 224), 256).shape == (224, 224, 3)
+    assert crops.center_crop(line[:200], (224, 224), 256).shape == (224, 224, 3)
     with pytest.raises(UnreadableError, match=r"2000x1 pixels, and would have 512000x256 .* too long to be a picture"):
-        augment.center_crop(line, (224, 224), 256)
+        crops.center_crop(line, (224, 224), 256)
 
 
 def test_images_of_many_shapes_do_not_wait_for_each_other_without_end():
@@ -139,7 +139,7 @@ def test_images_of_many_shapes_do_not_wait_for_each_other_without_end():
         def read(self, indices):
             return [{"image": np.full((40 + i, 40, 3), 1, np.uint8), "label": 0} for i in indices]
 
-    part = pipeline.Part(Shapes(400), config_of(image_size=(32, 32)), train=False, seed=0)
+    part = loader.Split(Shapes(400), config_of(image_size=(32, 32)), train=False, seed=0)
     waiting = most = 0
     for batch in views.batches(part, "dense", (64,), 64, 1):
         waiting += 1
@@ -155,5 +155,5 @@ def test_clips_and_sequences_have_batches_of_their_size(size):
         def read(self, indices):
             return [{"image": np.zeros((*size, 1), np.uint8), "label": 0} for _ in indices]
 
-    part = pipeline.Part(Examples(10), config_of(image_size=size, test_crop="resize"), train=False, seed=0)
+    part = loader.Split(Examples(10), config_of(image_size=size, test_crop="resize"), train=False, seed=0)
     assert [len(batch["mask"]) for batch in views.batches(part, "single", (256,), 4, 1)] == [4, 4, 4]

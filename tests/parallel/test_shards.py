@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cnn_jax.config.fields import get_config
-from cnn_jax.data import pipeline
+from cnn_jax.data import splits
 
 BATCH_SIZE = 8
 # Writes a line for each row of its batches: the step, the position in the run, the label, a digest of the image.
@@ -29,7 +29,7 @@ def described(process: int, processes: int, start: int, stop: int):
     config = get_config("synthetic").data
     config.update(dict(placement="stream", workers=2, image_size=(8, 8), train_crop="random_resized"))
     config.num_images = (100, 10, 10)  # an epoch has 12.5 batches
-    part = pipeline.Data(config, seed=3, shard=(process, processes)).parts["train"]
+    part = splits.Data(config, seed=3, shard=(process, processes)).parts["train"]
     for step, batch in enumerate(part.train_batches(start, stop, BATCH_SIZE), start):
         rows = zip(batch["position"], batch["label"], batch["image"], strict=True)
         yield "".join(f"{step} {p} {label} {hashlib.sha256(image).hexdigest()}\n" for p, label, image in rows)

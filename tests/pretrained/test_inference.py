@@ -10,7 +10,7 @@ import cnn_jax
 from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.data.images import UnreadableError
+from cnn_jax.data.decode import UnreadableError
 from cnn_jax.pretrained import inference
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained.inference import Reading

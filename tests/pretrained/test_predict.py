@@ -16,7 +16,7 @@ from PIL import Image
 import cnn_jax
 from cnn_jax import predict
 from cnn_jax.core.errors import UserError
-from cnn_jax.data.pipeline import Data
+from cnn_jax.data.splits import Data
 from cnn_jax.pretrained import source as pretrained
 from configs import lenet5, resnet20
 

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from cnn_jax import models
 from cnn_jax.config import fields as base
 from cnn_jax.core import trees
-from cnn_jax.data import augment, mixing
+from cnn_jax.data import augment
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.base import Keys
@@ -364,7 +364,7 @@ def mixed(batch, names):
     """Returns (images as the network sees them before normalisation, shares of the own label) of the first step."""
     key = step.make_keys(jnp.uint32(0), jnp.int32(0)).augmentation
     images = augment.augment(key, batch["image"], batch["position"], names)
-    return copied(jax.jit(mixing.mix, static_argnums=3)(key, images, batch["position"], names))
+    return copied(jax.jit(augment.mix, static_argnums=3)(key, images, batch["position"], names))
 
 
 @pytest.mark.parametrize("name", ["mixup:0.4", "cutmix:1.0"])

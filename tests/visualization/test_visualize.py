@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import commands
-from cnn_jax.data import augment, mixing
-from cnn_jax.data.pipeline import Data
+from cnn_jax.data import augment
+from cnn_jax.data.splits import Data
 from cnn_jax.display import plots
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.training import step
@@ -21,7 +21,7 @@ from commands import ROOT
 from configs import resnet20
 
 command = functools.partial(commands.run, "visualize")
-augmented, mixed = (jax.jit(function, static_argnums=3) for function in (augment.augment, mixing.mix))
+augmented, mixed = (jax.jit(function, static_argnums=3) for function in (augment.augment, augment.mix))
 
 
 def make_config(**fields):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax.data import images
-from cnn_jax.data.images import UnreadableError, decode
+from cnn_jax.data import decode as images
+from cnn_jax.data.decode import UnreadableError, decode
 
 RAMP = np.arange(12 * 8 * 3, dtype=np.uint8).reshape(12, 8, 3)
 

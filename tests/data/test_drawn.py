@@ -10,7 +10,7 @@ from PIL import Image
 
 from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
-from cnn_jax.data import dataset, pipeline, sources
+from cnn_jax.data import dataset, sources, splits
 from cnn_jax.data.dataset import VARIATIONS
 from cnn_jax.training.config_check import check_config
 from configs import c3d, conv1d, toy
@@ -26,7 +26,7 @@ def load(name: str, *, seed: int = 0, exact: bool = False, **fields) -> dataset.
     if exact:
         config.update({field: 0.0 for field in VARIATIONS[name]})
     config.update(dict(num_images=(160, 80, 80)) | fields)
-    return sources.load(config, seed)
+    return sources.open_dataset(config, seed)
 
 
 def everything(source: dataset.Source) -> tuple[np.ndarray, np.ndarray]:
@@ -72,9 +72,9 @@ def test_parts_share_no_example_and_have_every_class_equally_often(name):
 def test_resident_and_streamed_examples_are_the_same(name):
     config = get_config(name).data
     config.update(dict(num_images=(32, 8, 8), normalize="none", mean=(), std=(), workers=2))
-    resident = pipeline.Data(config, seed=0).parts["train"]
+    resident = splits.Data(config, seed=0).parts["train"]
     config.placement = "stream"
-    stream = pipeline.Data(config, seed=0).parts["train"]
+    stream = splits.Data(config, seed=0).parts["train"]
     for ours, theirs in zip(resident.train_batches(0, 3, 16), stream.train_batches(0, 3, 16), strict=True):
         for key in ("image", "label"):
             np.testing.assert_array_equal(resident.resident[key][ours["index"]], theirs[key])
@@ -281,7 +281,7 @@ def test_a_frame_alone_does_not_tell_the_direction():
 def test_the_scans_of_a_part_are_its_own_and_show_the_digit_of_the_class(size):
     side = size[0] * 3 // 4
     owner = {}
-    for part, source in sources.load(get_config("digits").data).parts.items():
+    for part, source in sources.open_dataset(get_config("digits").data).parts.items():
         for example in source.read(range(len(source))):
             enlarged = Image.fromarray(example["image"][..., 0]).resize((side, side), Image.Resampling.BILINEAR)
             owner[np.asarray(enlarged).tobytes()] = part, str(example["label"])

@@ -9,6 +9,7 @@ or DIR/train/ants/a.npy. A sequence is an array: DIR/train/ants/a.npy.
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import numpy as np
 
 from cnn_jax.core.errors import UserError, check, check_folder, near
 from cnn_jax.data import arrays
-from cnn_jax.data.dataset import KINDS, check_disjoint
-from cnn_jax.data.images import SUFFIXES, is_picture
+from cnn_jax.data.arrays import SUFFIX, StoredArray
+from cnn_jax.data.dataset import KINDS, PARTS, Dataset, Example, check_disjoint
+from cnn_jax.data.decode import SUFFIXES, Frames, Picture, is_picture
 
 IGNORED = {"Thumbs.db", "desktop.ini"}  # beside names that begin with a dot
 # Number of axes of an example, beside its channels -> how its files end.
@@ -159,3 +161,36 @@ def _share(listing: Listing, start: int, stop: int) -> Listing:
     order = np.random.Generator(np.random.Philox(key=[2012, 0])).permutation(count)
     chosen = np.sort(order[round(count * start / 100) : round(count * stop / 100)])
     return Listing([listing.files[i] for i in chosen], listing.labels[chosen], listing.class_names, listing.others)
+
+
+@dataclass
+class FolderSource:
+    """Examples in files, which are opened when their values are asked for."""
+
+    files: Sequence[Path]
+    labels: np.ndarray  # int [N]
+    channels: int
+    axes: int  # beside the channels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        return [{"image": self._open(self.files[i]), "label": int(self.labels[i])} for i in indices]
+
+    def name(self, index: int) -> str:
+        return str(self.files[index])
+
+    def _open(self, file: Path) -> Picture | Frames | StoredArray:
+        if self.axes != 2 and file.suffix == SUFFIX:
+            return StoredArray(file, self.channels, self.axes)
+        return (Picture if self.axes == 2 else Frames)(file, self.channels)
+
+
+def open_dataset(config: Any, seed: int) -> Dataset:
+    listings, others = list_parts(config, PARTS)
+    axes = len(config.image_size)
+    parts = {part: FolderSource(one.files, one.labels, config.channels, axes) for part, one in listings.items()}
+    names = listings["train"].class_names
+    left_out = f"; {others:,} files of other kinds are left out" if others else ""
+    return Dataset(f"folder {Path(config.dir).name}", parts, names, f"{KINDS[axes]} in {config.dir}{left_out}")

@@ -10,7 +10,7 @@ with the fields of the table of data sets; of moving digits it is near the 25% o
 direction (that takes minutes). To repeat it:
 
     python -c "from cnn_jax.config import fields; from cnn_jax.data import sources; \
-print(sources.linear_accuracy(sources.load(fields.get_config('xo').data)))"
+print(sources.linear_accuracy(sources.open_dataset(fields.get_config('xo').data)))"
 
 Example i of a part depends on (part, i) and the fields alone, its class is i modulo the number of classes. As with
 other data sets, the seed of a run does not change them. Random numbers are uniform only: NumPy draws those from
@@ -26,6 +26,8 @@ import numpy as np
 from PIL import Image
 
 from cnn_jax.core.errors import check
+from cnn_jax.data.dataset import Dataset, check_num_images
+from cnn_jax.data.sources.digits import scans
 
 PARTS = {"train": 0, "validation": 1, "test": 2}  # the key of each part's random numbers
 Scans = tuple[np.ndarray, np.ndarray]  # (images uint8 [N, 8, 8, 1], labels int [N])
@@ -207,3 +209,15 @@ def draw_clip(random: np.random.Generator, label: int, config: Any, scans: Scans
         top, left = ((int(u * n) + step * time) % n for u, n, step in zip(start, places, steps, strict=True))
         frame[top : top + side, left : left + side] = scan
     return _quantized(clip + config.noise * (2 * random.random(clip.shape) - 1))
+
+
+def open_dataset(config: Any, seed: int) -> Dataset:
+    check_num_images(config)
+    check_size(config)
+    names = class_names(config)
+    digits = scans(config) if config.source == "moving_digits" else {}
+    parts = {
+        part: Drawn(config, part, len(names), size, digits.get(part))
+        for part, size in zip(PARTS, config.num_images, strict=True)
+    }
+    return Dataset(config.source, parts, names, DESCRIPTIONS[config.source])

@@ -10,7 +10,7 @@ from typing import Any
 from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.data import prepared
 from cnn_jax.data.dataset import PARTS, Dataset, Example, check_disjoint
-from cnn_jax.data.images import Picture, UnreadableError
+from cnn_jax.data.decode import Picture, UnreadableError
 
 
 class TFDSSource:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cnn_jax.data import augment, mixing
+from cnn_jax.data import augment
 
-mix = jax.jit(mixing.mix, static_argnums=3)
+mix = jax.jit(augment.mix, static_argnums=3)
 
 
 def noise(*shape):
@@ -29,15 +29,15 @@ def mixed(name, count=3000, height=12, width=15, key=0):
 
 
 def test_the_partner_of_an_example_is_the_one_before_it():
-    np.testing.assert_array_equal(mixing.partners(jnp.arange(5)), [4, 0, 1, 2, 3])
+    np.testing.assert_array_equal(augment.partners(jnp.arange(5)), [4, 0, 1, 2, 3])
     images = noise(5, 3, 4, 2)
-    np.testing.assert_array_equal(mixing.partners(images)[1:], images[:-1])
+    np.testing.assert_array_equal(augment.partners(images)[1:], images[:-1])
 
 
 @pytest.mark.parametrize("names", [(), ("flip",), ("pad_crop:1", "flip")])
 def test_without_mixing_the_images_stay_as_they_are(names):
     images = jnp.asarray(noise(4, 3, 3, 1))
-    result, shares = mixing.mix(jax.random.key(0), images, jnp.arange(4), names)
+    result, shares = augment.mix(jax.random.key(0), images, jnp.arange(4), names)
     assert result is images and shares is None
 
 

@@ -15,7 +15,8 @@ from cnn_jax import models
 from cnn_jax.config import fields as base
 from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
-from cnn_jax.data import augment, pipeline, sources
+from cnn_jax.data import augment, crops, dataset, loader, splits
+from cnn_jax.data.order import Order
 from cnn_jax.nn import graph
 from cnn_jax.training import optimizers, step
 
@@ -26,16 +27,16 @@ def make_config(**fields):
     return config
 
 
-def make_source(count: int, *, side: int = 8, channels: int = 1) -> sources.ArraySource:
+def make_source(count: int, *, side: int = 8, channels: int = 1) -> dataset.ArraySource:
     images = np.random.default_rng(count).integers(0, 256, (count, side, side, channels), np.uint8)
-    return sources.ArraySource(images, np.arange(count))  # the label tells which example it is
+    return dataset.ArraySource(images, np.arange(count))  # the label tells which example it is
 
 
-def make_part(count: int, *, train: bool = True, seed: int = 0, **fields) -> pipeline.Part:
-    return pipeline.Part(make_source(count), make_config(**fields), train=train, seed=seed)
+def make_part(count: int, *, train: bool = True, seed: int = 0, **fields) -> loader.Split:
+    return loader.Split(make_source(count), make_config(**fields), train=train, seed=seed)
 
 
-def gathered(part: pipeline.Part, batch: pipeline.Batch) -> pipeline.Batch:
+def gathered(part: loader.Split, batch: loader.Batch) -> loader.Batch:
     """Returns a batch with its images, whichever the placement; "index" is dropped."""
     if part.resident is None:
         return batch
@@ -43,7 +44,7 @@ def gathered(part: pipeline.Part, batch: pipeline.Batch) -> pipeline.Batch:
     return images | {name: array for name, array in batch.items() if name != "index"}
 
 
-def assert_same(one: pipeline.Batch, other: pipeline.Batch) -> None:
+def assert_same(one: loader.Batch, other: loader.Batch) -> None:
     assert one.keys() == other.keys()
     for name in one:
         assert one[name].dtype == other[name].dtype
@@ -56,14 +57,14 @@ def assert_same(one: pipeline.Batch, other: pipeline.Batch) -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32), st.integers(1, 50), st.integers(0, 1000))
 def test_every_epoch_is_a_permutation_of_all_examples(seed, size, epoch):
-    order = pipeline.Order(seed, size)
+    order = Order(seed, size)
     indices = order.indices(np.arange(epoch * size, (epoch + 1) * size))
     assert sorted(indices) == list(range(size))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
     orders = {
-        tuple(pipeline.Order(seed, 30).indices(np.arange(epoch * 30, (epoch + 1) * 30)))
+        tuple(Order(seed, 30).indices(np.arange(epoch * 30, (epoch + 1) * 30)))
         for seed in range(4)
         for epoch in range(4)
     }
@@ -77,7 +78,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 @given(st.integers(0, 100), st.integers(1, 30), st.integers(1, 70), st.integers(1, 70))
 def test_batches_of_any_size_are_pieces_of_the_same_sequence(seed, size, one, other):
     # Batches larger than an epoch, and batches that begin in one epoch and end in the next, included.
-    order = pipeline.Order(seed, size)
+    order = Order(seed, size)
     whole = order.indices(np.arange(140))
     for batch_size in (one, other):
         steps = 140 // batch_size
@@ -88,10 +89,10 @@ def test_batches_of_any_size_are_pieces_of_the_same_sequence(seed, size, one, ot
 
 
 def test_a_batch_is_a_function_of_the_seed_and_its_number_only():
-    fresh = [pipeline.Order(5, 33).indices(pipeline.Order(5, 33).positions(k, 16)) for k in range(10)]
-    used = pipeline.Order(5, 33)
+    fresh = [Order(5, 33).indices(Order(5, 33).positions(k, 16)) for k in range(10)]
+    used = Order(5, 33)
     for k in (9, 2, 7, 0, 2):  # in any order, with other seeds in between
-        pipeline.Order(6, 33).indices(np.arange(100))
+        Order(6, 33).indices(np.arange(100))
         np.testing.assert_array_equal(used.indices(used.positions(k, 16)), fresh[k])
 
 
@@ -116,7 +117,7 @@ def test_training_batches_hold_the_images_labels_and_positions_of_the_order():
         part = make_part(21, placement=placement, seed=4)
         for k, batch in enumerate(part.train_batches(0, 6, 8)):
             positions = np.arange(8 * k, 8 * k + 8)
-            indices = pipeline.Order(4, 21).indices(positions)
+            indices = Order(4, 21).indices(positions)
             batch = gathered(part, batch)
             np.testing.assert_array_equal(batch["image"], source.images[indices])
             np.testing.assert_array_equal(batch["label"], indices)
@@ -150,7 +151,7 @@ def test_the_number_of_threads_changes_nothing_even_with_random_crops():
 def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
     trained = []
     for placement in ("device", "stream"):
-        data = pipeline.Data(make_config(placement=placement, normalize="none", image_size=(16, 16)), seed=2)
+        data = splits.Data(make_config(placement=placement, normalize="none", image_size=(16, 16)), seed=2)
         network, params, stats = graph.split(
             jax.eval_shape(lambda shape=data.image_shape: models.create("lenet5", width=0.5, input_shape=shape))
         )
@@ -191,7 +192,7 @@ def test_every_test_example_counts_once_whatever_the_batch_size(count, batch_siz
 def shards(count, processes, *, examples=None, train=True, seed=0, **fields):
     examples = examples or make_source(count)
     return [
-        pipeline.Part(examples, make_config(**fields), train=train, seed=seed, shard=(process, processes))
+        loader.Split(examples, make_config(**fields), train=train, seed=seed, shard=(process, processes))
         for process in range(processes)
     ]
 
@@ -241,7 +242,7 @@ def test_a_batch_that_processes_cannot_share_is_an_error():
             next(batches)
 
 
-class Damaged(sources.ArraySource):
+class Damaged(dataset.ArraySource):
     """Every example whose number is in `bad` cannot be read."""
 
     bad = frozenset({0, 3, 4, 5, 6, 7, 8, 20})
@@ -271,7 +272,7 @@ def test_what_takes_the_place_of_an_example_depends_on_neither_processes_nor_wor
 def test_no_more_batches_are_read_than_the_part_says():
     read = []
 
-    class Counted(sources.ArraySource):
+    class Counted(dataset.ArraySource):
         def read(self, indices):
             read.extend(indices)
             return super().read(indices)
@@ -279,7 +280,7 @@ def test_no_more_batches_are_read_than_the_part_says():
     source = Counted(make_source(200).images, np.arange(200))
     for workers, prefetch in ((1, 1), (4, 2), (16, 3)):
         read.clear()
-        part = pipeline.Part(
+        part = loader.Split(
             source, make_config(placement="stream", workers=workers, prefetch=prefetch), train=True, seed=0
         )
         assert part.held_batches == prefetch + 1
@@ -292,13 +293,13 @@ def test_no_more_batches_are_read_than_the_part_says():
 
 @pytest.mark.parametrize("error", [MemoryError("no memory"), OSError("gone")])
 def test_what_a_source_raises_ends_the_batches_and_their_threads(error):
-    class Failing(sources.ArraySource):
+    class Failing(dataset.ArraySource):
         def read(self, indices):
             if any(self.labels[i] == 13 for i in indices):
                 raise error
             return super().read(indices)
 
-    part = pipeline.Part(
+    part = loader.Split(
         Failing(make_source(21).images, np.arange(21)), make_config(placement="stream", workers=4), train=True, seed=0
     )
     with pytest.raises(type(error)) as found:
@@ -317,14 +318,14 @@ def test_an_image_of_another_shape_and_one_that_is_too_large_are_named(monkeypat
         "read",
         lambda indices: [{"image": np.zeros((8, 8, 3 if i == 5 else 1), np.uint8), "label": 0} for i in indices],
     )
-    part = pipeline.Part(source, make_config(placement="stream", workers=1), train=False, seed=0)
+    part = loader.Split(source, make_config(placement="stream", workers=1), train=False, seed=0)
     with pytest.raises(UserError, match=r"example 5 has the shape \[8, 8, 3\], but others of 'digits' \[8, 8, 1\]"):
         list(part.test_batches(8))
 
     def crop(*_, position, **__):
         raise MemoryError
 
-    monkeypatch.setattr(augment, "crop", crop)
+    monkeypatch.setattr(crops, "crop", crop)
     with pytest.raises(MemoryError) as found:
         list(part.test_batches(8))
     assert found.value.__notes__ == ["while reading example 0"]
@@ -337,7 +338,7 @@ def test_an_image_of_another_shape_and_one_that_is_too_large_are_named(monkeypat
 def test_channel_statistics_equal_those_of_float_images(channels):
     images = make_source(40, channels=channels).images
     images[..., 0] //= 3
-    mean, std = pipeline.channel_statistics(images)
+    mean, std = splits.channel_statistics(images)
     values = images.astype(np.float64) / 255
     assert mean.dtype == std.dtype == np.float32 and mean.shape == std.shape == (channels,)
     np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-6)
@@ -347,25 +348,25 @@ def test_channel_statistics_equal_those_of_float_images(channels):
 @pytest.mark.parametrize("value", [0, 51, 255])
 def test_a_constant_channel_does_not_divide_by_zero(value):
     images = np.full((3, 4, 4, 2), value, np.uint8)
-    mean, std = pipeline.channel_statistics(images)
+    mean, std = splits.channel_statistics(images)
     np.testing.assert_allclose(mean, value / 255, rtol=1e-6)
     assert (std >= 1e-6).all()
     assert abs(augment.normalize(jnp.asarray(images), mean, std)).max() < 0.1
 
 
-def all_images(part: pipeline.Part) -> np.ndarray:
+def all_images(part: loader.Split) -> np.ndarray:
     return np.stack([example["image"] for example in part.source.read(range(len(part)))])
 
 
 def test_channel_statistics_are_measured_on_the_training_part_alone():
-    data = pipeline.Data(make_config(), seed=0)
+    data = splits.Data(make_config(), seed=0)
     values = all_images(data.parts["train"]) / 255
     np.testing.assert_allclose(data.normalization["mean"], [values.mean()], rtol=1e-6)
     np.testing.assert_allclose(data.normalization["std"], [values.std()], rtol=1e-6)
 
 
 def test_pixel_normalisation_takes_the_mean_image():
-    data = pipeline.Data(make_config(normalize="pixel"), seed=0)
+    data = splits.Data(make_config(normalize="pixel"), seed=0)
     assert data.normalization["mean"].shape == (8, 8, 1)
     expected = (all_images(data.parts["train"]) / 255).mean(0)
     np.testing.assert_allclose(data.normalization["mean"], expected, rtol=1e-6)
@@ -374,20 +375,20 @@ def test_pixel_normalisation_takes_the_mean_image():
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_given_statistics_are_taken_as_they_are(placement):
-    data = pipeline.Data(make_config(mean=(0.25,), std=(0.5,), placement=placement), seed=0)
+    data = splits.Data(make_config(mean=(0.25,), std=(0.5,), placement=placement), seed=0)
     assert {name: value.tolist() for name, value in data.normalization.items()} == dict(mean=[0.25], std=[0.5])
-    data = pipeline.Data(make_config(normalize="none", placement=placement), seed=0)
+    data = splits.Data(make_config(normalize="none", placement=placement), seed=0)
     assert {name: value.tolist() for name, value in data.normalization.items()} == dict(mean=[0], std=[1])
 
 
 def test_statistics_of_a_stream_must_be_given():
-    data = pipeline.Data(make_config(placement="stream"), seed=0)
+    data = splits.Data(make_config(placement="stream"), seed=0)
     with pytest.raises(UserError, match=r"give config\.data\.mean and std"):
         _ = data.normalization
 
 
 def test_training_on_both_parts_joins_them_and_leaves_no_validation():
-    apart, joined = (pipeline.Data(make_config(train_on=on), seed=0) for on in ("train", "train+validation"))
+    apart, joined = (splits.Data(make_config(train_on=on), seed=0) for on in ("train", "train+validation"))
     assert list(apart.parts) == ["train", "validation", "test"]
     assert set(joined.parts) == {"train", "test"}
     assert len(joined.parts["train"]) == 1258 + 180
@@ -403,7 +404,7 @@ def test_the_seed_of_the_data_reaches_the_order_the_crops_and_the_synthetic_imag
     fields = dict(name="synthetic", source="synthetic", num_images=(30, 5, 5), placement="stream", normalize="none")
     for extra in (dict(), dict(train_crop="random_resized", image_size=(6, 6))):
         one, again, other = (
-            next(pipeline.Data(make_config(**fields, **extra), seed=seed).parts["train"].train_batches(0, 1, 8))
+            next(splits.Data(make_config(**fields, **extra), seed=seed).parts["train"].train_batches(0, 1, 8))
             for seed in (0, 0, 1)
         )
         assert_same(one, again)

@@ -1,0 +1,61 @@
+"""Where examples come from, one module for each kind of source; see `dataset.Source` for what a source is."""
+
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.core.errors import check
+from cnn_jax.data.dataset import Dataset, select_classes
+from cnn_jax.data.sources import digits, drawn, folder, synthetic, tfds
+
+OPENERS = {
+    "tfds": tfds.open_dataset,
+    "folder": folder.open_dataset,
+    "digits": digits.open_dataset,
+    "synthetic": synthetic.open_dataset,
+    **dict.fromkeys(drawn.DESCRIPTIONS, drawn.open_dataset),
+}
+
+
+def open_dataset(config: Any, seed: int = 0) -> Dataset:
+    """Opens the parts of the data set that config.data names.
+
+    Args:
+      seed: of synthetic images, and of config.data.images_per_class.
+
+    Raises:
+      UserError: the data set is not there (the message says how to get it), or does not have the classes or channels
+        that the configuration says.
+    """
+    dataset = select_classes(OPENERS[config.source](config, seed), config, seed)
+    for part, source in dataset.parts.items():
+        check(len(source) > 0, f"the {part} part of {config.name!r} is empty: check config.data.{part}")
+    check(
+        bool(config.classes) or config.num_classes in (0, len(dataset.class_names)),
+        f"config.data.num_classes is {config.num_classes}, but {config.name!r} has {len(dataset.class_names)} classes",
+    )
+    if config.source not in ("folder", "tfds"):  # those are checked when they are opened, or when they are read
+        (first,) = dataset.parts["train"].read([0])
+        channels = config.channels if first is None else first["image"].shape[-1]
+        check(
+            channels == config.channels,
+            f"config.data.channels is {config.channels}, but the images of {config.name!r} have {channels}",
+        )
+    return dataset
+
+
+def linear_accuracy(dataset: Dataset, most: int = 4000) -> float:
+    """Returns the test accuracy of scikit-learn's logistic regression on the values: what needs no network at all.
+
+    It is fitted to the first `most` training examples.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    def values(part: str) -> tuple[np.ndarray, np.ndarray]:
+        source = dataset.parts[part]
+        found = source.read(range(min(len(source), most) if part == "train" else len(source)))
+        examples = [example for example in found if example is not None]
+        images = np.stack([np.asarray(example["image"]).ravel() for example in examples]) / 255
+        return images, np.array([example["label"] for example in examples])
+
+    return float(LogisticRegression(max_iter=1000).fit(*values("train")).score(*values("test")))
