@@ -46,7 +46,7 @@ def residual(reduction: bool):
     import jax
 
     from cnn_jax.models import resnet
-    from cnn_jax.nn.base import Keys
+    from cnn_jax.nn.init import Keys
     from cnn_jax.nn.layers import Conv, make_norm
 
     rngs = Keys(jax.random.key(0))
@@ -60,7 +60,7 @@ def residual(reduction: bool):
 def _block():
     import jax
 
-    from cnn_jax.nn.base import Keys
+    from cnn_jax.nn.init import Keys
     from cnn_jax.nn.layers import ConvBlock
 
     return partial(ConvBlock, init="he_fan_in", rngs=Keys(jax.random.key(0)))

@@ -19,7 +19,8 @@ from cnn_jax.analysis import receptive_field
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.nn import cpu
-from cnn_jax.nn.base import ACTIVATIONS, changed
+from cnn_jax.nn.hooks import changed
+from cnn_jax.nn.init import ACTIVATIONS
 from cnn_jax.nn.layers import LocalResponseNorm
 from cnn_jax.nn.pooling import AdaptiveAveragePool, Pool
 

@@ -87,7 +87,7 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
     from cnn_jax.analysis import receptive_field
     from cnn_jax.core import trees
     from cnn_jax.nn import cpu
-    from cnn_jax.nn.base import listen
+    from cnn_jax.nn.hooks import listen
 
     model = nnx.view(nnx.eval_shape(create), deterministic=True, use_running_average=True, raise_if_not_found=False)
     graphdef, state = nnx.split(model)

@@ -7,7 +7,7 @@ from cnn_jax import models
 from cnn_jax.config.fields import model_fields
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models import resnet
-from cnn_jax.nn.base import scaled, scaled_sizes
+from cnn_jax.nn.init import scaled, scaled_sizes
 
 
 def network(config: Any, image_shape: Sequence[int]) -> Any:

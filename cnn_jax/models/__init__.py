@@ -101,7 +101,7 @@ def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
     """
     import jax
 
-    from cnn_jax.nn.base import Keys
+    from cnn_jax.nn.init import Keys
 
     known = fields(name)
     for field, value in kwargs.items():

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.init import Keys, scaled
 from cnn_jax.nn.layers import NORMS, ConvBlock, LocalResponseNorm, windows
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -67,7 +67,7 @@ class AlexNet(Network):
     kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of a 5x5, three in that of a 7x7.
     norm: "lrn" after conv1 and conv2, "batch" after every convolution, or "none".
     lrn_after_pool: norm="lrn" stands behind the pooling (ZFNet, and lectures) and not before it.
-    activation: "relu", or another of `base.ACTIVATIONS` (section 3.1 compares with tanh).
+    activation: "relu", or another of `init.ACTIVATIONS` (section 3.1 compares with tanh).
     pool: "max", "average" or "conv". overlapping: windows of 3x3, or of 2x2 without padding, with stride 2 (section
       3.4): from the paper's images the maps have the same sizes.
     head: "fc" (the paper's) with `fc_sizes`, "gap", "flatten" or "conv"; see `network.Head`, also for `dropout`.

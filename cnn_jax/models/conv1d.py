@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.init import Keys, scaled
 from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool

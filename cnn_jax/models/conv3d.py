@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.init import Keys, scaled
 from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool

@@ -25,7 +25,7 @@ import jax
 from flax import nnx
 
 from cnn_jax.core.errors import check
-from cnn_jax.nn.base import Keys, get_activation, scaled
+from cnn_jax.nn.init import Keys, get_activation, scaled
 from cnn_jax.nn.layers import Conv
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.init import Keys, scaled
 from cnn_jax.nn.layers import ConvBlock, LocalResponseNorm, windows
 from cnn_jax.nn.network import Network, feature_shape, fold_in
 from cnn_jax.nn.pooling import AdaptiveAveragePool, Pool, make_pool
@@ -120,7 +120,7 @@ class GoogLeNet(Network):
     pool: "max", "average" or "conv", of the four pools between modules. overlapping: their windows are 3x3, or 2x2.
     head, fc_sizes, dropout: see `network.Head`. width: multiplies all channels, and the hidden units of the auxiliary
       classifiers.
-    norm_decay: of BatchNorm's running averages. init: of the kernels, see `base.INITS`.
+    norm_decay: of BatchNorm's running averages. init: of the kernels, see `init.INITS`.
 
     Raises:
       UserError: a field has an impossible value, or the image is too small.

@@ -11,7 +11,9 @@ from flax import nnx
 from jax import lax
 
 from cnn_jax.nn import cpu
-from cnn_jax.nn.base import Keys, check_fits, get_init, report
+from cnn_jax.nn.hooks import report
+from cnn_jax.nn.init import Keys, get_init
+from cnn_jax.nn.windows import check_fits
 
 # Table I: the maps of S2 that each of the 16 maps of C3 sees. 60 of 96 pairs are connected.
 CONNECTIONS = (

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, get_activation, get_init, report, scaled
+from cnn_jax.nn.hooks import report
+from cnn_jax.nn.init import Keys, get_activation, get_init, scaled
 from cnn_jax.nn.layers import Conv
 from cnn_jax.nn.network import Network, feature_shape
 

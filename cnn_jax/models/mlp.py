@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import Keys
 from cnn_jax.nn.network import Network
 
 
@@ -21,8 +21,8 @@ class MLP(Network):
     """Fully connected network: images [B, *spatial, C] -> class scores [B, num_classes].
 
     hidden_sizes: units of each hidden layer; () leaves one linear layer, multinomial logistic regression.
-    activation: of the hidden layers, see `base.ACTIVATIONS`. dropout: its rate after each hidden layer.
-    width: multiplies the hidden units. init: of the kernels, see `base.INITS`.
+    activation: of the hidden layers, see `init.ACTIVATIONS`. dropout: its rate after each hidden layer.
+    width: multiplies the hidden units. init: of the kernels, see `init.INITS`.
 
     Raises:
       UserError: a field has an impossible value.

@@ -25,7 +25,7 @@ from typing import Any
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.init import Keys, scaled
 from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -56,7 +56,7 @@ class NiN(Network):
     norm: "none" (the paper), "lrn", or "batch", after every convolution of the stages, which then has no bias.
     head: "conv" (the paper) or "gap", "flatten", "fc" with `fc_sizes`; see `network.Head`.
     dropout: the rate after the pools of the table. width: multiplies all channels.
-    norm_decay: of BatchNorm's running averages. init: of the kernels, see `base.INITS`.
+    norm_decay: of BatchNorm's running averages. init: of the kernels, see `init.INITS`.
 
     Raises:
       UserError: a field has an impossible value, or the image is too small.

@@ -22,7 +22,7 @@ import jax
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, get_activation, scaled
+from cnn_jax.nn.init import Keys, get_activation, scaled
 from cnn_jax.nn.layers import Conv, make_norm, windows
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -157,10 +157,10 @@ class ResNet(Network):
     kernel_plan: of the stem: "single", or "stacked": three 3x3 convolutions in the place of the 7x7. pool: of the stem:
       "max", "average" or "conv"; overlapping: its window is 3x3, or 2x2. (The networks for small images begin with one
       3x3 convolution and have no pool.)
-    norm: "batch", or "none", with which the convolutions have biases. activation: see `base.ACTIVATIONS`.
+    norm: "batch", or "none", with which the convolutions have biases. activation: see `init.ACTIVATIONS`.
     head, fc_sizes, dropout: see `network.Head`. width: multiplies all channels and hidden units.
     zero_gamma: the last BatchNorm scale of each block starts at 0 (Goyal et al. 2017, section 5.1).
-    norm_decay: of BatchNorm's running averages. init: of the kernels, see `base.INITS`.
+    norm_decay: of BatchNorm's running averages. init: of the kernels, see `init.INITS`.
 
     Raises:
       UserError: a field has an impossible value, fields exclude one another, or the image is too small.

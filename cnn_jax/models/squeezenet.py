@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check_choice
-from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.init import Keys, scaled
 from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -98,7 +98,7 @@ class SqueezeNet(Network):
     norm: "none" (the paper), "lrn", or "batch", in every convolution but the last; those have no bias with "batch".
     head: "conv" (the paper) or "gap", "flatten", "fc" with `fc_sizes`; dropout: see `network.Head`.
     width: multiplies all channels. norm_decay: of BatchNorm's running averages.
-    init: of the kernels, see `base.INITS`; the last one's is N(0, 0.01).
+    init: of the kernels, see `init.INITS`; the last one's is N(0, 0.01).
 
     Raises:
       UserError: a field has an impossible value, or the image is too small.

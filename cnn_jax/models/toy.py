@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.init import Keys, scaled
 from cnn_jax.nn.layers import Conv, ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool

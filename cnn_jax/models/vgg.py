@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from cnn_jax.core.errors import check_choice
-from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.nn.init import Keys, scaled
 from cnn_jax.nn.layers import NORMS, ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -53,7 +53,7 @@ class VGG(Network):
     kernel_plan: "stacked" 3x3 convolutions, or "single": one larger kernel with the receptive field of each stack. B is
       then the net of five 5x5 convolutions that section 4.1 compares it with.
     norm: "none", "batch" after every convolution (torchvision's vgg*_bn; its biases stay), or "lrn" after the first.
-    activation: one of `base.ACTIVATIONS`. pool: "max", "average" or "conv".
+    activation: one of `init.ACTIVATIONS`. pool: "max", "average" or "conv".
     head: "fc" (the paper's) with `fc_sizes`, "gap", "flatten" or "conv"; see `network.Head`, also for `dropout`.
     width: multiplies maps and hidden units. norm_decay: of BatchNorm's running averages.
     init: of the kernels. The paper started the deep nets from a trained A, and found afterwards that Glorot's

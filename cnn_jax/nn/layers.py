@@ -15,7 +15,9 @@ from jax.nn import initializers
 
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.nn import cpu
-from cnn_jax.nn.base import Keys, Statistic, check_fits, check_window, get_activation, get_init, per_axis, report
+from cnn_jax.nn.hooks import report
+from cnn_jax.nn.init import Keys, Statistic, get_activation, get_init
+from cnn_jax.nn.windows import check_fits, check_window, per_axis
 
 
 class Conv(nnx.Conv):

@@ -10,9 +10,10 @@ from flax import nnx
 
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.core.trees import path_name
-from cnn_jax.nn.base import DoesNotFitError, Keys, get_activation, scaled_sizes
+from cnn_jax.nn.init import Keys, get_activation, scaled_sizes
 from cnn_jax.nn.layers import Conv, Linear
 from cnn_jax.nn.pooling import GlobalAveragePool
+from cnn_jax.nn.windows import DoesNotFitError
 
 HEADS = ("gap", "flatten", "fc", "conv")
 

@@ -12,8 +12,10 @@ from jax import lax
 
 from cnn_jax.core.errors import check_choice
 from cnn_jax.nn import cpu
-from cnn_jax.nn.base import Keys, check_fits, check_window, per_axis, report
+from cnn_jax.nn.hooks import report
+from cnn_jax.nn.init import Keys
 from cnn_jax.nn.layers import Conv
+from cnn_jax.nn.windows import check_fits, check_window, per_axis
 
 
 class Pool(nnx.Module):

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from cnn_jax.nn.base import Keys, listened
+from cnn_jax.nn.hooks import listened
+from cnn_jax.nn.init import Keys
 
 
 class Repeated(nnx.Module):
@@ -14,7 +15,7 @@ class Repeated(nnx.Module):
     Every leaf of `block` has a leading axis with an entry for each of them. So a compiler sees one block, and an
     optimiser one array for all: ResNet-1202 block by block is 7,000 arrays, which XLA compiles for many minutes.
 
-    Who listens (`base.listen`) sees them one after another, as attributes "0", "1", ... that they then have.
+    Who listens (`hooks.listen`) sees them one after another, as attributes "0", "1", ... that they then have.
     """
 
     def __init__(self, make: Callable[[Keys], nnx.Module], count: int, *, rngs: Keys):

@@ -15,7 +15,7 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment
 from cnn_jax.data.arrays import StoredArray
 from cnn_jax.data.images import Frames, Picture
-from cnn_jax.nn.base import listen
+from cnn_jax.nn.hooks import listen
 from cnn_jax.pretrained import source as pretrained
 
 

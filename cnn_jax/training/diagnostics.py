@@ -8,7 +8,7 @@ import optax
 
 from cnn_jax.core import trees
 from cnn_jax.eval import steps as eval_steps
-from cnn_jax.nn.base import listen
+from cnn_jax.nn.hooks import listen
 from cnn_jax.parallel import together
 from cnn_jax.training import step
 from cnn_jax.training.build import Run

@@ -6,7 +6,7 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, layer_table, stages, totals, training_bytes
 from cnn_jax.nn import cpu
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import Keys
 from cnn_jax.nn.layers import BatchNorm, Conv, Linear
 from cnn_jax.nn.pooling import GlobalAveragePool, Pool
 

@@ -17,7 +17,7 @@ from cnn_jax.data import pipeline, sources
 from cnn_jax.eval import evaluate
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import Keys
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
 COUNT = 45

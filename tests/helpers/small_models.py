@@ -10,7 +10,7 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.models import resnet
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import Keys
 from cnn_jax.nn.layers import Conv, make_norm
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)

@@ -9,7 +9,7 @@ from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.models.flattened import FlattenedConv
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import Keys
 
 
 def abstract(**fields):

@@ -16,7 +16,7 @@ from cnn_jax.models.flattened import FlattenedConv
 from cnn_jax.models.googlenet import MODULES, Inception
 from cnn_jax.models.resnet import Block, basic, bottleneck
 from cnn_jax.models.squeezenet import Fire
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import Keys
 from cnn_jax.nn.layers import Conv, ConvBlock, make_norm
 
 

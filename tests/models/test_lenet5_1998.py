@@ -8,7 +8,7 @@ from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
 from cnn_jax.models import lenet_1998
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import Keys
 
 
 def abstract(**fields):

@@ -16,7 +16,7 @@ from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.models import resnet
-from cnn_jax.nn.base import listen
+from cnn_jax.nn.hooks import listen
 from cnn_jax.nn.layers import Conv, Linear
 from small_models import EVAL, SMALL, TRAIN, abstract, filled, forward, make_block, named, noise
 

@@ -11,7 +11,7 @@ from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.models.squeezenet import FIRES, Fire
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import Keys
 from cnn_jax.nn.layers import ConvBlock
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import Keys
 from cnn_jax.nn.layers import ConvBlock, windows
 from cnn_jax.nn.network import Head, Network
 

@@ -21,7 +21,7 @@ from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import Keys
 from cnn_jax.training import optim, step
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
