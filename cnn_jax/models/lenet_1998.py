@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 
 from cnn_jax.nn import cpu
-from cnn_jax.nn.hooks import report
+from cnn_jax.nn.hooks import emit
 from cnn_jax.nn.init import Keys, get_init
 from cnn_jax.nn.windows import check_fits
 
@@ -60,7 +60,7 @@ class Subsampling(nnx.Module):
         check_fits(self, x.shape)
         coefficient, bias = (v[...].astype(self.dtype or x.dtype) for v in (self.coefficient, self.bias))
         total = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-        return report(self, x, total.astype(x.dtype) * coefficient + bias)
+        return emit(self, x, total.astype(x.dtype) * coefficient + bias)
 
     def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
         """Returns (kind, detail, macs) for the layer table."""
@@ -90,7 +90,7 @@ class TableConv(nnx.Module):
         dense = jnp.zeros(self.shape, kernel.dtype).at[:, :, inputs, outputs].set(kernel)
         layout = ("NHWC", "HWIO", "NHWC")
         y = cpu.conv_general_dilated(y, dense, (1, 1), ((0, 0), (0, 0)), dimension_numbers=layout)
-        return report(self, x, y + bias)
+        return emit(self, x, y + bias)
 
     def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
         """Returns (kind, detail, macs) for the layer table."""
@@ -111,7 +111,7 @@ class RadialBasis(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         differences = x.astype(jnp.float32)[:, None] - CODES[: self.num_classes]
-        return report(self, x, -jnp.square(differences).sum(axis=-1))
+        return emit(self, x, -jnp.square(differences).sum(axis=-1))
 
     def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
         """Returns (kind, detail, macs) for the layer table."""

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.hooks import report
+from cnn_jax.nn.hooks import emit
 from cnn_jax.nn.init import Keys, get_activation, get_init, scaled
 from cnn_jax.nn.layers import Conv
 from cnn_jax.nn.network import Network, feature_shape
@@ -76,7 +76,7 @@ class LocallyConnected(nnx.Module):
             for j in range(self.size)
         ]
         windows = jnp.concatenate(views, axis=-1)
-        return report(self, x, jnp.einsum("bhwp,hwpf->bhwf", windows, kernel) + bias)
+        return emit(self, x, jnp.einsum("bhwp,hwpf->bhwf", windows, kernel) + bias)
 
     def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
         """Returns (kind, detail, macs) for the layer table."""

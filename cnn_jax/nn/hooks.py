@@ -1,4 +1,7 @@
-"""Hooks: see what every layer takes and gives, or change what it gives."""
+"""Hooks: see the input and output of every layer, or replace its output.
+
+Every layer returns `emit(self, x, y)`. Hooks are context variables: they do not see what other threads trace.
+"""
 
 import contextlib
 import contextvars
@@ -7,31 +10,30 @@ from collections.abc import Callable, Iterator
 import jax
 from flax import nnx
 
-# A context variable, so that what another thread traces is not heard.
-_listeners: contextvars.ContextVar[tuple[list, ...]] = contextvars.ContextVar("listeners", default=())
-
-
-@contextlib.contextmanager
-def listen() -> Iterator[list[tuple[nnx.Module, jax.Array, jax.Array]]]:
-    """Collects (layer, input, output) of every layer that is called inside the block, in call order.
-
-    Works on real arrays and under tracing (`jax.eval_shape`), so it serves the layer table and feature maps alike.
-    """
-    calls: list[tuple[nnx.Module, jax.Array, jax.Array]] = []
-    token = _listeners.set((*_listeners.get(), calls))
-    try:
-        yield calls
-    finally:
-        _listeners.reset(token)
-
-
+Call = tuple[nnx.Module, jax.Array, jax.Array]  # layer, input, output
 Change = Callable[[nnx.Module, jax.Array, jax.Array], jax.Array]
+
+_captures: contextvars.ContextVar[tuple[list[Call], ...]] = contextvars.ContextVar("captures", default=())
 _changes: contextvars.ContextVar[tuple[Change, ...]] = contextvars.ContextVar("changes", default=())
 
 
 @contextlib.contextmanager
-def changed(change: Change) -> Iterator[None]:
-    """Inside the block, `change(layer, input, output)` takes the place of the output of every layer that is called."""
+def capture() -> Iterator[list[Call]]:
+    """Collects (layer, input, output) of every layer that is called inside the block, in call order.
+
+    It works on arrays and under tracing (`jax.eval_shape`).
+    """
+    calls: list[Call] = []
+    token = _captures.set((*_captures.get(), calls))
+    try:
+        yield calls
+    finally:
+        _captures.reset(token)
+
+
+@contextlib.contextmanager
+def intercept(change: Change) -> Iterator[None]:
+    """Replaces the output of every layer that is called inside the block by `change(layer, input, output)`."""
     token = _changes.set((*_changes.get(), change))
     try:
         yield
@@ -39,18 +41,18 @@ def changed(change: Change) -> Iterator[None]:
         _changes.reset(token)
 
 
-def listened() -> bool:
-    """Returns whether somebody listens, or changes outputs."""
-    return bool(_listeners.get() or _changes.get())
+def active() -> bool:
+    """Returns whether a `capture` or an `intercept` is active."""
+    return bool(_captures.get() or _changes.get())
 
 
-def report(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Tells the listeners that `layer` made y of x, and returns y, or what somebody changes it to.
+def emit(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Passes the call y = layer(x) to the hooks; returns y, or what `intercept` changes it to.
 
-    A layer of a family's own has `describe(in_shape, out_shape)`: its (kind, detail, macs) for the layer table.
+    A layer that a family defines has `describe(in_shape, out_shape)`: its (kind, detail, macs) for the layer table.
     """
     for change in _changes.get():
         y = change(layer, x, y)
-    for calls in _listeners.get():
+    for calls in _captures.get():
         calls.append((layer, x, y))
     return y

@@ -15,7 +15,7 @@ from jax.nn import initializers
 
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.nn import cpu
-from cnn_jax.nn.hooks import report
+from cnn_jax.nn.hooks import emit
 from cnn_jax.nn.init import Keys, Statistic, get_activation, get_init
 from cnn_jax.nn.windows import check_fits, check_window, per_axis
 
@@ -68,7 +68,7 @@ class Conv(nnx.Conv):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         check_fits(self, x.shape, self.dilation)
-        return report(self, x, super().__call__(x))
+        return emit(self, x, super().__call__(x))
 
 
 class Linear(nnx.Linear):
@@ -84,7 +84,7 @@ class Linear(nnx.Linear):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return report(self, x, super().__call__(x))
+        return emit(self, x, super().__call__(x))
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -118,7 +118,7 @@ class BatchNorm(nnx.BatchNorm):
         self.var = Statistic(jnp.ones(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return report(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
+        return emit(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
 
     def _evaluate(self, x: jax.Array) -> jax.Array:
         """Normalises with the running averages. Flax rounds them to the computation's type, a bias in bfloat16."""
@@ -143,7 +143,7 @@ class LocalResponseNorm(nnx.Module):
         window, ones, half = (1,) * (x.ndim - 1) + (self.size,), (1,) * x.ndim, self.size // 2
         padding = ((0, 0),) * (x.ndim - 1) + ((half, half),)
         total = lax.reduce_window(jnp.square(wide), 0.0, lax.add, window, ones, padding)
-        return report(self, x, (wide * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
+        return emit(self, x, (wide * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
 
 
 NORMS = ("none", "lrn", "batch")

@@ -12,7 +12,7 @@ from jax import lax
 
 from cnn_jax.core.errors import check_choice
 from cnn_jax.nn import cpu
-from cnn_jax.nn.hooks import report
+from cnn_jax.nn.hooks import emit
 from cnn_jax.nn.init import Keys
 from cnn_jax.nn.layers import Conv
 from cnn_jax.nn.windows import check_fits, check_window, per_axis
@@ -53,7 +53,7 @@ class Pool(nnx.Module):
             wide = x.astype(jnp.float32)
             total = lax.reduce_window(wide, 0.0, lax.add, window, strides, ((0, 0), *padding, (0, 0)))
             y = (total / self._counts(x.shape[1:-1], padding).astype(np.float32)).astype(x.dtype)
-        return report(self, x, y)
+        return emit(self, x, y)
 
     def _counts(self, sizes: Sequence[int], padding: Sequence[tuple[int, int]]) -> np.ndarray:
         """Returns how many values each window averages, broadcastable to the output; `ceil` adds none."""
@@ -129,7 +129,7 @@ class AdaptiveAveragePool(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         rows, columns = (jnp.asarray(self._weights(size), x.dtype) for size in x.shape[1:-1])
         y = jnp.einsum("bhwc,ph,qw->bpqc", x, rows, columns, precision="highest")
-        return report(self, x, y)
+        return emit(self, x, y)
 
     def _weights(self, size: int) -> np.ndarray:
         """Returns the weights [output, input] of the averages along an axis."""
@@ -145,4 +145,4 @@ class GlobalAveragePool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32).astype(x.dtype)
-        return report(self, x, y)
+        return emit(self, x, y)

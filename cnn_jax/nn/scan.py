@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from cnn_jax.nn.hooks import listened
+from cnn_jax.nn.hooks import active
 from cnn_jax.nn.init import Keys
 
 
@@ -15,7 +15,7 @@ class Repeated(nnx.Module):
     Every leaf of `block` has a leading axis with an entry for each of them. So a compiler sees one block, and an
     optimiser one array for all: ResNet-1202 block by block is 7,000 arrays, which XLA compiles for many minutes.
 
-    Who listens (`hooks.listen`) sees them one after another, as attributes "0", "1", ... that they then have.
+    Who listens (`hooks.capture`) sees them one after another, as attributes "0", "1", ... that they then have.
     """
 
     def __init__(self, make: Callable[[Keys], nnx.Module], count: int, *, rngs: Keys):
@@ -27,7 +27,7 @@ class Repeated(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         graphdef, state = nnx.split(self.block)
         state = nnx.as_pure(state)
-        if listened():
+        if active():
             for i in range(self.count):
                 block = nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
                 setattr(self, str(i), block)

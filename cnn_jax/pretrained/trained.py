@@ -15,7 +15,7 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment
 from cnn_jax.data.arrays import StoredArray
 from cnn_jax.data.images import Frames, Picture
-from cnn_jax.nn.hooks import listen
+from cnn_jax.nn.hooks import capture
 from cnn_jax.pretrained import source as pretrained
 
 
@@ -60,7 +60,7 @@ class Trained:
 
         def features(state: Any, images: jax.Array) -> jax.Array:
             model, values = merged(state, images)
-            with listen() as calls:
+            with capture() as calls:
                 model(values)
             x = next(x for layer, x, _ in calls if layer is model.head.classifier)
             return x.astype(jnp.float32).mean(tuple(range(1, x.ndim - 1)))

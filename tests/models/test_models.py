@@ -16,7 +16,7 @@ from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.models import resnet
-from cnn_jax.nn.hooks import listen
+from cnn_jax.nn.hooks import capture
 from cnn_jax.nn.layers import Conv, Linear
 from small_models import EVAL, SMALL, TRAIN, abstract, filled, forward, make_block, named, noise
 
@@ -472,7 +472,7 @@ def test_every_layer_computes_in_the_asked_precision_and_mixes_none(name, fields
 
         def run(state, x, graphdef=graphdef, key=key, dtypes=dtypes):
             merged = nnx.merge(graphdef, state)
-            with listen() as calls:
+            with capture() as calls:
                 y = merged(x, rngs=key)
             dtypes.update({type(layer): out.dtype for layer, _, out in calls})
             return y, nnx.as_pure(nnx.state(merged))

@@ -412,7 +412,7 @@ def test_a_convolutional_head_averages_one_map_for_each_class(in_shape):
     y = nnx.view(model, deterministic=True)(jnp.asarray(x))
     assert y.dtype == jnp.float32
     np.testing.assert_allclose(y, expected, atol=1e-5)
-    with hooks.listen() as calls:
+    with hooks.capture() as calls:
         model(jnp.asarray(x), rngs=jax.random.key(0))
     seen = np.asarray(calls[0][1])  # what the convolution sees: dropout of single features stands before it
     kept = seen != 0
@@ -445,7 +445,7 @@ def test_dropout_before_the_classifier_zeroes_its_share_and_scales_the_rest():
 
 def test_every_hidden_layer_has_its_own_dropout_after_its_activation():
     model = head((64,), 64, kind="fc", fc_sizes=(64, 64), dropout=0.5, activation="sigmoid")
-    with hooks.listen() as calls:
+    with hooks.capture() as calls:
         model(jnp.asarray(noise(32, 64)), rngs=jax.random.key(0))
     assert [layer for layer, _, _ in calls] == [*model.hidden, model.classifier]
     masks = []
@@ -563,7 +563,7 @@ class Small(nnx.Module):
 
 def test_listening_collects_inputs_and_outputs_in_the_order_of_calls():
     model, x = Small(), jnp.asarray(noise(2, 10, 12, 2))
-    with hooks.listen() as calls:
+    with hooks.capture() as calls:
         y = model.features(x)
     model.features(x)  # not heard
     assert [layer for layer, _, _ in calls] == [model.conv1, model.pool, model.norm, model.conv2]
@@ -575,7 +575,7 @@ def test_listening_collects_inputs_and_outputs_in_the_order_of_calls():
 
 def test_listening_ends_with_an_exception_too():
     pool, x = Pool("max", 2, 2), jnp.zeros((1, 2, 2, 1))
-    with pytest.raises(RuntimeError), hooks.listen() as calls:
+    with pytest.raises(RuntimeError), hooks.capture() as calls:
         raise RuntimeError
     pool(x)
     assert calls == []
@@ -598,8 +598,8 @@ def test_an_image_that_is_too_small_names_the_layer():
 
 def test_a_listener_inside_another_ends_alone():
     pool, x = Pool("max", 2, 2), jnp.zeros((1, 2, 2, 1))
-    with hooks.listen() as outer:
-        with hooks.listen() as inner:
+    with hooks.capture() as outer:
+        with hooks.capture() as inner:
             pass
         pool(x)
     assert (len(outer), len(inner)) == (1, 0)
