@@ -101,7 +101,7 @@ def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
     """
     import jax
 
-    from cnn_jax.nn.init import Keys
+    from cnn_jax.nn.init import InitKeys
 
     known = fields(name)
     for field, value in kwargs.items():
@@ -116,4 +116,4 @@ def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
         len(shape) >= 2 and all(isinstance(size, Integral) and int(size) >= 1 for size in shape),
         f"input_shape is {tuple(shape)}, but must be [*spatial, channels]: at least two whole numbers above 0",
     )
-    return constructor(name)(rngs=Keys(jax.random.key(seed) if isinstance(seed, int) else seed), **kwargs)
+    return constructor(name)(rngs=InitKeys(jax.random.key(seed) if isinstance(seed, int) else seed), **kwargs)

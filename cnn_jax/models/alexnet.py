@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.init import Keys, scaled
+from cnn_jax.nn.init import InitKeys, scaled
 from cnn_jax.nn.layers import NORMS, ConvBlock, LocalResponseNorm, windows
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -100,7 +100,7 @@ class AlexNet(Network):
         init: str = "normal_0.01",
         initial_bias: float = 1.0,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("variant", variant, VARIANTS)
         check_choice("norm", norm, NORMS)

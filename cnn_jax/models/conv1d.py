@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.nn.init import Keys, scaled
+from cnn_jax.nn.init import InitKeys, scaled
 from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -51,7 +51,7 @@ class ConvNet1D(Network):
         width: float = 1.0,
         init: str = "he_fan_in",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         for field, value in (("kernel", kernel), ("stride", stride), ("pool_size", pool_size)):
             check(value >= 1, f"{field} is {value}, but must be at least 1 step")

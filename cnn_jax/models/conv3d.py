@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.nn.init import Keys, scaled
+from cnn_jax.nn.init import InitKeys, scaled
 from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -65,7 +65,7 @@ class C3D(Network):
         width: float = 1.0,
         init: str = "he_fan_in",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check(
             temporal_kernel >= 1 and temporal_kernel % 2 == 1,

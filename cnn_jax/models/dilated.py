@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.nn.init import Keys, scaled
+from cnn_jax.nn.init import InitKeys, scaled
 from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Network
 
@@ -50,7 +50,7 @@ class DilatedNet(Network):
         width: float = 1.0,
         init: str = "he_fan_in",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check(len(rates) > 0 and min(rates) >= 1, f"rates is {tuple(rates)}, but needs at least one rate, all above 0")
         check(kernel % 2 == 1, f"kernel is {kernel}, but must be odd: an even one cannot keep the resolution")

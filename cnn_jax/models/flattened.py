@@ -25,7 +25,7 @@ import jax
 from flax import nnx
 
 from cnn_jax.core.errors import check
-from cnn_jax.nn.init import Keys, get_activation, scaled
+from cnn_jax.nn.init import InitKeys, get_activation, scaled
 from cnn_jax.nn.layers import Conv
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -35,7 +35,7 @@ class FlattenedConv(nnx.Module):
     """1-D convolutions over channels, rows and columns, `sets` times: [B, H, W, C_in] -> [B, H, W, C_out]."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, *, sets: int, init: str, dtype: Any, rngs: Keys
+        self, in_channels: int, out_channels: int, kernel: int, *, sets: int, init: str, dtype: Any, rngs: InitKeys
     ):
         self.sets = sets
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
@@ -82,7 +82,7 @@ class FlattenedNet(Network):
         width: float = 1.0,
         init: str = "lecun_normal",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check(sets >= 1, f"sets is {sets}, but must be at least 1; separable=False is the network without them")
         check(kernel >= 1 and kernel % 2 == 1, f"kernel is {kernel}, but must be odd: an even one changes the size")

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.init import Keys, scaled
+from cnn_jax.nn.init import InitKeys, scaled
 from cnn_jax.nn.layers import ConvBlock, LocalResponseNorm, windows
 from cnn_jax.nn.network import Network, feature_shape, fold_in
 from cnn_jax.nn.pooling import AdaptiveAveragePool, Pool, make_pool
@@ -148,7 +148,7 @@ class GoogLeNet(Network):
         norm_decay: float = 0.9,
         init: str = "glorot_uniform",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("variant", variant, VARIANTS)
         check_choice("norm", norm, ("lrn", "batch", "none"))

@@ -29,7 +29,7 @@ from typing import Any
 
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models.lenet_1998 import CODES, CONNECTIONS, RadialBasis, Subsampling, TableConv
-from cnn_jax.nn.init import Keys, get_activation, scaled
+from cnn_jax.nn.init import InitKeys, get_activation, scaled
 from cnn_jax.nn.layers import ConvBlock, windows
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -74,7 +74,7 @@ class LeNet5(Network):
         width: float = 1.0,
         init: str = "glorot_uniform",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("pool", pool, ("max", "average", "conv", "trainable"))
         check_choice("connections", connections, ("full", "table"))

@@ -12,7 +12,7 @@ from jax import lax
 
 from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import emit
-from cnn_jax.nn.init import Keys, get_init
+from cnn_jax.nn.init import InitKeys, get_init
 from cnn_jax.nn.windows import check_fits
 
 # Table I: the maps of S2 that each of the 16 maps of C3 sees. 60 of 96 pairs are connected.
@@ -50,7 +50,7 @@ class Subsampling(nnx.Module):
     A rest of one row or column is left out.
     """
 
-    def __init__(self, channels: int, *, init: str, dtype: Any = None, rngs: Keys):
+    def __init__(self, channels: int, *, init: str, dtype: Any = None, rngs: InitKeys):
         self.kernel_size, self.pads, self.dtype = (2, 2), (0, 0), dtype
         # A unit has 4 inputs, which share one weight.
         self.coefficient = nnx.Param(get_init(init)(rngs.params(), (2, 2, 1, channels))[0, 0, 0])
@@ -73,7 +73,9 @@ class TableConv(nnx.Module):
     The weights of pairs that are not connected do not exist: the kernel is [5, 5, number of pairs].
     """
 
-    def __init__(self, in_channels: int, table: Sequence[Sequence[int]], *, init: str, dtype: Any = None, rngs: Keys):
+    def __init__(
+        self, in_channels: int, table: Sequence[Sequence[int]], *, init: str, dtype: Any = None, rngs: InitKeys
+    ):
         self.pairs = tuple((i, o) for o, inputs in enumerate(table) for i in inputs)
         self.shape = (5, 5, in_channels, len(table))
         self.kernel_size, self.pads, self.dtype = (5, 5), (0, 0), dtype

@@ -22,7 +22,7 @@ from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.nn.hooks import emit
-from cnn_jax.nn.init import Keys, get_activation, get_init, scaled
+from cnn_jax.nn.init import InitKeys, get_activation, get_init, scaled
 from cnn_jax.nn.layers import Conv
 from cnn_jax.nn.network import Network, feature_shape
 
@@ -46,7 +46,7 @@ class LocallyConnected(nnx.Module):
         *,
         init: str,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         self.size, self.stride, self.padding, self.dtype = kernel, stride, padding, dtype
         self.in_shape = tuple(in_shape)
@@ -112,7 +112,7 @@ class LocalNet(Network):
         width: float = 1.0,
         init: str = "he_fan_in",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("sharing", sharing, ("none", "full"))
         check(len(channels) > 0, "channels is (), but needs one number for each layer: at least one")

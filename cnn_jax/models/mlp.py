@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.nn.init import Keys
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.network import Network
 
 
@@ -39,7 +39,7 @@ class MLP(Network):
         width: float = 1.0,
         init: str = "he_fan_in",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check(
             len(hidden_sizes) > 0 or dropout == 0,

@@ -25,7 +25,7 @@ from typing import Any
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.init import Keys, scaled
+from cnn_jax.nn.init import InitKeys, scaled
 from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -80,7 +80,7 @@ class NiN(Network):
         norm_decay: float = 0.9,
         init: str = "he_fan_in",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("layout", layout, LAYOUTS)
         check_choice("pool", pool, ("paper", "max", "average", "conv"))

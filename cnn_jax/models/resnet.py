@@ -22,7 +22,7 @@ import jax
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.init import Keys, get_activation, scaled
+from cnn_jax.nn.init import InitKeys, get_activation, scaled
 from cnn_jax.nn.layers import Conv, make_norm, windows
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -192,7 +192,7 @@ class ResNet(Network):
         norm_decay: float = 0.9,
         init: str = "he_fan_out",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("variant", variant, ("v1", "v1.5"))
         check_choice("shortcut", shortcut, ("A", "B", "C"))
@@ -218,13 +218,13 @@ class ResNet(Network):
         )
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
 
-        def make_conv(rngs: Keys) -> Callable[..., Conv]:
+        def make_conv(rngs: InitKeys) -> Callable[..., Conv]:
             return partial(Conv, bias=norm != "batch", init=init, dtype=dtype, rngs=rngs)
 
-        def make_batch_norm(rngs: Keys) -> Callable[..., Any]:
+        def make_batch_norm(rngs: InitKeys) -> Callable[..., Any]:
             return partial(make_norm, norm, decay=norm_decay, dtype=dtype, rngs=rngs)
 
-        def make_block(in_channels: int, plan: Plan, rngs: Keys) -> Block:
+        def make_block(in_channels: int, plan: Plan, rngs: InitKeys) -> Block:
             return Block(
                 in_channels,
                 plan,

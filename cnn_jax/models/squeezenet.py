@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check_choice
-from cnn_jax.nn.init import Keys, scaled
+from cnn_jax.nn.init import InitKeys, scaled
 from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -123,7 +123,7 @@ class SqueezeNet(Network):
         norm_decay: float = 0.9,
         init: str = "glorot_uniform",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("version", version, VERSIONS)
         check_choice("bypass", bypass, BYPASSES)

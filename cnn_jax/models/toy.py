@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.init import Keys, scaled
+from cnn_jax.nn.init import InitKeys, scaled
 from cnn_jax.nn.layers import Conv, ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -70,7 +70,7 @@ class ToyNet(Network):
         width: float = 1.0,
         init: str = "he_fan_in",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("features_from", features_from, ("learning", "lecture"))
         check(stages >= 1, f"stages is {stages}, but must be at least 1: a convolution, ReLU and a pool")

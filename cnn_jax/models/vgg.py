@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from cnn_jax.core.errors import check_choice
-from cnn_jax.nn.init import Keys, scaled
+from cnn_jax.nn.init import InitKeys, scaled
 from cnn_jax.nn.layers import NORMS, ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
@@ -80,7 +80,7 @@ class VGG(Network):
         norm_decay: float = 0.9,
         init: str = "glorot_uniform",
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("configuration", configuration, CONFIGURATIONS)
         check_choice("kernel_plan", kernel_plan, ("stacked", "single"))

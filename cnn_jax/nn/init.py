@@ -68,8 +68,8 @@ def scaled_sizes(sizes: Sequence[int], width: float) -> tuple[int, ...]:
 # ---------------------------------------------------------------- keys and statistics that trace fast
 
 
-class Keys:
-    """Keys for initial parameters, one for each call of `params()`; layers take it in the place of `nnx.Rngs`.
+class InitKeys:
+    """InitKeys for initial parameters, one for each call of `params()`; layers take it in the place of `nnx.Rngs`.
 
     It counts in Python. `nnx.Rngs` counts in an array, and under tracing every assignment `variable[...] = value`
     of Flax asks a tracer for its sharding, which costs time quadratic in the depth (ResNet-1202: 9 minutes).
@@ -85,7 +85,7 @@ class Keys:
 
 
 class Statistic(nnx.BatchStat):
-    """A running average whose assignment does not ask for the sharding; see `Keys`."""
+    """A running average whose assignment does not ask for the sharding; see `InitKeys`."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.set_value(value)

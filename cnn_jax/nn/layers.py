@@ -16,7 +16,7 @@ from jax.nn import initializers
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import emit
-from cnn_jax.nn.init import Keys, Statistic, get_activation, get_init
+from cnn_jax.nn.init import InitKeys, Statistic, get_activation, get_init
 from cnn_jax.nn.windows import check_fits, check_window, per_axis
 
 
@@ -40,7 +40,7 @@ class Conv(nnx.Conv):
         bias: bool = True,
         init: str,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         kernel = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
         dims = len(kernel)
@@ -74,7 +74,7 @@ class Conv(nnx.Conv):
 class Linear(nnx.Linear):
     """Fully connected layer, [B, n_in] -> [B, n_out]."""
 
-    def __init__(self, in_features: int, out_features: int, *, init: str, dtype: Any = None, rngs: Keys):
+    def __init__(self, in_features: int, out_features: int, *, init: str, dtype: Any = None, rngs: InitKeys):
         super().__init__(
             in_features,
             out_features,
@@ -103,7 +103,7 @@ class BatchNorm(nnx.BatchNorm):
         epsilon: float = 1e-5,
         zero_scale: bool = False,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check(0 <= decay < 1, f"norm_decay is {decay}, but must be in [0, 1): the weight of the old running average")
         super().__init__(
@@ -157,7 +157,7 @@ def make_norm(
     epsilon: float = 1e-5,
     zero_scale: bool = False,
     dtype: Any = None,
-    rngs: Keys,
+    rngs: InitKeys,
 ) -> Any:
     """Returns a normalisation of maps with `channels`: None, `LocalResponseNorm` or `BatchNorm`."""
     check_choice("norm", kind, NORMS)
@@ -189,7 +189,7 @@ class ConvBlock(nnx.Module):
         activation: str = "relu",
         init: str,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         self.activation = get_activation(activation)
         self.conv = Conv(

@@ -10,7 +10,7 @@ from flax import nnx
 
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.core.trees import path_name
-from cnn_jax.nn.init import Keys, get_activation, scaled_sizes
+from cnn_jax.nn.init import InitKeys, get_activation, scaled_sizes
 from cnn_jax.nn.layers import Conv, Linear
 from cnn_jax.nn.pooling import GlobalAveragePool
 from cnn_jax.nn.windows import DoesNotFitError
@@ -48,7 +48,7 @@ class Head(nnx.Module):
         init: str,
         classifier_init: str,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("head", kind, HEADS)
         check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")

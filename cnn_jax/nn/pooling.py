@@ -13,7 +13,7 @@ from jax import lax
 from cnn_jax.core.errors import check_choice
 from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import emit
-from cnn_jax.nn.init import Keys
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import Conv
 from cnn_jax.nn.windows import check_fits, check_window, per_axis
 
@@ -105,7 +105,7 @@ def make_pool(
     ceil: bool = False,
     init: str,
     dtype: Any = None,
-    rngs: Keys,
+    rngs: InitKeys,
 ) -> Pool | Conv:
     """Returns what makes maps smaller: "max", "average", or "conv", a strided convolution that learns how.
 

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from cnn_jax.nn.hooks import active
-from cnn_jax.nn.init import Keys
+from cnn_jax.nn.init import InitKeys
 
 
 class Repeated(nnx.Module):
@@ -18,10 +18,10 @@ class Repeated(nnx.Module):
     Who listens (`hooks.capture`) sees them one after another, as attributes "0", "1", ... that they then have.
     """
 
-    def __init__(self, make: Callable[[Keys], nnx.Module], count: int, *, rngs: Keys):
-        graphdef, _ = nnx.split(nnx.eval_shape(lambda: make(Keys(jax.random.key(0)))))
+    def __init__(self, make: Callable[[InitKeys], nnx.Module], count: int, *, rngs: InitKeys):
+        graphdef, _ = nnx.split(nnx.eval_shape(lambda: make(InitKeys(jax.random.key(0)))))
         keys = jax.random.split(rngs.params(), count)
-        self.block = nnx.merge(graphdef, jax.vmap(lambda key: nnx.as_pure(nnx.state(make(Keys(key)))))(keys))
+        self.block = nnx.merge(graphdef, jax.vmap(lambda key: nnx.as_pure(nnx.state(make(InitKeys(key)))))(keys))
         self.count = count
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
 from cnn_jax.models import lenet_1998
-from cnn_jax.nn.init import Keys
+from cnn_jax.nn.init import InitKeys
 
 
 def abstract(**fields):
@@ -181,7 +181,7 @@ def test_one_step_changes_every_parameter():
 
 
 def test_each_weight_of_a_table_has_its_place():
-    layer = lenet_1998.TableConv(3, ((0, 2), (1,)), init="he_fan_in", rngs=Keys(jax.random.key(0)))
+    layer = lenet_1998.TableConv(3, ((0, 2), (1,)), init="he_fan_in", rngs=InitKeys(jax.random.key(0)))
     assert layer.kernel.shape == (5, 5, 3) and layer.bias.shape == (2,)
     layer.kernel[...] = jnp.zeros((5, 5, 3)).at[..., 1].set(1.0)  # of the pair (2, 0)
     x = jnp.ones((1, 5, 5, 3)).at[..., 2].set(2.0)

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import hooks, init, layers, network, pooling
-from cnn_jax.nn.init import Keys
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import BatchNorm, Conv, ConvBlock, Linear, LocalResponseNorm
 from cnn_jax.nn.network import Head
 from cnn_jax.nn.pooling import GlobalAveragePool, Pool
 from cnn_jax.nn.windows import DoesNotFitError
 
 
-def keys(seed: int = 0) -> Keys:
-    return Keys(jax.random.key(seed))
+def keys(seed: int = 0) -> InitKeys:
+    return InitKeys(jax.random.key(seed))
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

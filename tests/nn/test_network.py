@@ -9,7 +9,7 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
-from cnn_jax.nn.init import Keys
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import ConvBlock, windows
 from cnn_jax.nn.network import Head, Network
 
@@ -28,7 +28,7 @@ class Stack(Network):
     """The place of one convolution."""
 
     def __init__(self, plan, kernel, stride, padding, size):
-        keys = Keys(jax.random.key(0))
+        keys = InitKeys(jax.random.key(0))
         self.append_row(
             "conv",
             lambda *window: ConvBlock(*window, activation="linear", init="he_fan_in", rngs=keys),
@@ -217,13 +217,13 @@ def test_what_makes_no_sense_together_is_an_error_that_says_why(name, fields, me
 @pytest.mark.parametrize("kind", ["fc", "flatten", "gap", "conv"])
 def test_a_head_scores_every_position_of_a_larger_map_and_averages(kind):
     options = dict(kind=kind, fc_sizes=(6,), init="he_fan_in", classifier_init="he_fan_in")
-    head = nnx.view(Head((3, 2, 4), 5, **options, rngs=Keys(jax.random.key(0))), deterministic=True)
+    head = nnx.view(Head((3, 2, 4), 5, **options, rngs=InitKeys(jax.random.key(0))), deterministic=True)
     x = jax.random.normal(jax.random.key(1), (2, 5, 3, 4))
     windows = [head(x[:, i : i + 3, j : j + 2]) for i in range(3) for j in range(2)]
     if kind in ("fc", "flatten"):
         np.testing.assert_allclose(head(x), np.mean(windows, axis=0), rtol=1e-5, atol=1e-6)
     else:  # the mean over the whole map
-        wide = nnx.view(Head((5, 3, 4), 5, **options, rngs=Keys(jax.random.key(0))), deterministic=True)
+        wide = nnx.view(Head((5, 3, 4), 5, **options, rngs=InitKeys(jax.random.key(0))), deterministic=True)
         np.testing.assert_allclose(head(x), wide(x), rtol=1e-5, atol=1e-6)
 
 
