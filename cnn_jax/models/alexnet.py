@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from cnn_jax.core.errors import check, check_choice
+from cnn_jax.nn import windows
 from cnn_jax.nn.init import InitKeys, scaled
-from cnn_jax.nn.layers import NORMS, ConvBlock, LocalResponseNorm, windows
+from cnn_jax.nn.layers import NORMS, ConvBlock, LocalResponseNorm
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
 
@@ -121,7 +122,7 @@ class AlexNet(Network):
             )
             plan = kernel_plan if window[0] in (5, 7) else "single"
             before, channels = channels, scaled(maps, width)
-            self.append_row(f"conv{i}", block, before, channels, windows(plan, *window))
+            self.append_row(f"conv{i}", block, before, channels, windows.kernel_plan(plan, *window))
             normalised = norm == "lrn" and i in NORMALISED
             if normalised and not lrn_after_pool:
                 self.append(f"norm{i}", LocalResponseNorm())

@@ -33,8 +33,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
+from cnn_jax.nn import windows
 from cnn_jax.nn.init import InitKeys, scaled
-from cnn_jax.nn.layers import ConvBlock, LocalResponseNorm, windows
+from cnn_jax.nn.layers import ConvBlock, LocalResponseNorm
 from cnn_jax.nn.network import Network, feature_shape, fold_in
 from cnn_jax.nn.pooling import AdaptiveAveragePool, Pool, make_pool
 
@@ -73,7 +74,7 @@ class Inception(nnx.Module):
         self.reduce3x3 = block(in_channels, reduce3, 1) if reduction else None
         self.conv3x3 = block(reduce3 if reduction else in_channels, threes, 3, 1, 1)
         self.reduce5x5 = block(in_channels, reduce5, 1) if reduction else None
-        first, *second = [(3, 1, 1)] if small else windows(kernel_plan, 5, 1, 2)
+        first, *second = [(3, 1, 1)] if small else windows.kernel_plan(kernel_plan, 5, 1, 2)
         self.conv5x5 = block(reduce5 if reduction else in_channels, fives, *first)
         self.conv5x5_second = block(fives, fives, *second[0]) if second else None
         self.pool = Pool("max", 3, 1, 1)
@@ -172,7 +173,7 @@ class GoogLeNet(Network):
         channels, channels2 = scaled(64, width), scaled(192, width)
 
         window = (3 if overlapping else 2, 2)  # size and stride
-        self.append_row("conv1", block, input_shape[-1], channels, windows(kernel_plan, 7, 2, 3))
+        self.append_row("conv1", block, input_shape[-1], channels, windows.kernel_plan(kernel_plan, 7, 2, 3))
         self.append("pool1", make_pool(pool, channels, *window, ceil=True, **options))
         if norm == "lrn":
             self.append("norm1", LocalResponseNorm())

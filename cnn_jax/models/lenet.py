@@ -29,8 +29,9 @@ from typing import Any
 
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models.lenet_1998 import CODES, CONNECTIONS, RadialBasis, Subsampling, TableConv
+from cnn_jax.nn import windows
 from cnn_jax.nn.init import InitKeys, get_activation, scaled
-from cnn_jax.nn.layers import ConvBlock, windows
+from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
 
@@ -107,7 +108,7 @@ class LeNet5(Network):
                 self.append("conv2", TableConv(before, CONNECTIONS, **options))
                 self.append("activation2", get_activation(activation))
             else:
-                self.append_row(f"conv{i}", block, before, maps, windows(kernel_plan, 5, 1, pads))
+                self.append_row(f"conv{i}", block, before, maps, windows.kernel_plan(kernel_plan, 5, 1, pads))
             before = maps
             if pool == "trainable":
                 self.append(f"pool{i}", Subsampling(maps, **options))

@@ -22,8 +22,9 @@ import jax
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
+from cnn_jax.nn import windows
 from cnn_jax.nn.init import InitKeys, get_activation, scaled
-from cnn_jax.nn.layers import Conv, make_norm, windows
+from cnn_jax.nn.layers import Conv, make_norm
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import make_pool
 from cnn_jax.nn.scan import Repeated
@@ -237,7 +238,7 @@ class ResNet(Network):
             )
 
         channels, before = scaled(base, width), input_shape[-1]
-        stem = windows(kernel_plan, 7, 2, 3) if layout == "imagenet" else [(3, 1, 1)]
+        stem = windows.kernel_plan(kernel_plan, 7, 2, 3) if layout == "imagenet" else [(3, 1, 1)]
         for i, window in enumerate(stem, start=1):
             name = f"1_{i}" if len(stem) > 1 else "1"
             self.append(f"conv{name}", make_conv(rngs)(before, channels, *window))

@@ -69,7 +69,7 @@ def scaled_sizes(sizes: Sequence[int], width: float) -> tuple[int, ...]:
 
 
 class InitKeys:
-    """InitKeys for initial parameters, one for each call of `params()`; layers take it in the place of `nnx.Rngs`.
+    """Keys of initial parameters, one for each call of `params()`; layers take it instead of `nnx.Rngs`.
 
     It counts in Python. `nnx.Rngs` counts in an array, and under tracing every assignment `variable[...] = value`
     of Flax asks a tracer for its sharding, which costs time quadratic in the depth (ResNet-1202: 9 minutes).

@@ -213,24 +213,3 @@ class ConvBlock(nnx.Module):
             return self.activation(self.norm(x))
         x = self.activation(x)
         return x if self.norm is None else self.norm(x)
-
-
-def windows(kernel_plan: str, kernel: int, stride: int = 1, padding: int = 0) -> list[tuple[int, int, int]]:
-    """Returns (kernel, stride, padding) of the convolutions that stand in the place of one.
-
-    "single" leaves it; "stacked" takes 3x3 convolutions that see the same together and give the same size: two for a
-    5x5, three for a 7x7 (Simonyan & Zisserman 2015, section 2.3). A stride comes last.
-
-    Raises:
-      UserError: no such plan, an even kernel, or a padding larger than half of it.
-    """
-    check_choice("kernel_plan", kernel_plan, ("single", "stacked"))
-    if kernel_plan == "single":
-        return [(kernel, stride, padding)]
-    number = (kernel - 1) // 2
-    check(
-        kernel % 2 == 1 and 0 <= padding <= number,
-        f"kernel_plan is 'stacked', but a {kernel}x{kernel} convolution with padding {padding} has no such form: its "
-        f"kernel must be odd and its padding at most {number}",
-    )
-    return [(3, stride if i == number - 1 else 1, int(i < padding)) for i in range(number)]

@@ -10,8 +10,9 @@ from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn.init import InitKeys
-from cnn_jax.nn.layers import ConvBlock, windows
+from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Head, Network
+from cnn_jax.nn.windows import kernel_plan
 
 
 def table(name, **fields):
@@ -34,7 +35,7 @@ class Stack(Network):
             lambda *window: ConvBlock(*window, activation="linear", init="he_fan_in", rngs=keys),
             2,
             2,
-            windows(plan, kernel, stride, padding),
+            kernel_plan(plan, kernel, stride, padding),
         )
         options = dict(fc_sizes=(), width=1.0, init="he_fan_in", classifier_init="he_fan_in", rngs=keys)
         self.append_head((size, size, 2), 2, head="flatten", **options)
@@ -57,11 +58,11 @@ def test_stacked_3x3_convolutions_see_and_give_what_one_larger_kernel_does(kerne
 
 def test_what_has_no_stacked_form_is_an_error():
     with pytest.raises(UserError, match=r"7x7 convolution with padding 4.*at most 3"):
-        windows("stacked", 7, 2, 4)
+        kernel_plan("stacked", 7, 2, 4)
     with pytest.raises(UserError, match=r"4x4 convolution.*must be odd"):
-        windows("stacked", 4)
+        kernel_plan("stacked", 4)
     with pytest.raises(UserError, match=r"kernel_plan is 'stack'.*'stacked'"):
-        windows("stack", 5)
+        kernel_plan("stack", 5)
 
 
 # (reduced maps, maps) of the 5x5 convolutions of GoogLeNet's Table 1.
