@@ -39,7 +39,7 @@ MODELS = {
     "vgg19": "vgg:vgg19",
     "mlp": "mlp:MLP",
     "dilated": "dilated:DilatedNet",
-    "c3d": "conv3d:C3D",
+    "c3d": "c3d:C3D",
     "conv1d": "conv1d:ConvNet1D",
     "toy": "toy:ToyNet",
     "lenet5_1998": "lenet:lenet5_1998",
