@@ -17,6 +17,8 @@ from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import Conv
 from cnn_jax.nn.windows import check_fits, check_window, per_axis
 
+POOLS = ("max", "average", "conv")
+
 
 class Pool(nnx.Module):
     """Max or average pooling, [B, *spatial, C] -> [B, *spatial', C].
@@ -111,7 +113,7 @@ def make_pool(
 
     The convolution (after Springenberg et al. 2014) keeps the channels and is linear, as an average is.
     """
-    check_choice("pool", kind, ("max", "average", "conv"))
+    check_choice("pool", kind, POOLS)
     if kind == "conv":
         return StridedConv(channels, kernel, stride, padding, ceil=ceil, init=init, dtype=dtype, rngs=rngs)
     return Pool(kind, kernel, stride, padding, ceil=ceil)

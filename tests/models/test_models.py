@@ -415,10 +415,10 @@ def test_importing_the_package_imports_neither_jax_nor_a_network():
     assert not [name for name in loaded if name.startswith("cnn_jax.models.")]
 
 
-@pytest.mark.parametrize("family", sorted({path.split(":")[0] for path in models.MODELS.values()}))
+@pytest.mark.parametrize("family", sorted({row.module for row in models.MODELS.values()}))
 def test_building_one_family_imports_no_other(family):
-    families = {f"cnn_jax.models.{path.split(':')[0]}" for path in models.MODELS.values()}
-    name = next(name for name, path in models.MODELS.items() if path.split(":")[0] == family)
+    families = {f"cnn_jax.models.{row.module}" for row in models.MODELS.values()}
+    name = next(name for name, row in models.MODELS.items() if row.module == family)
     loaded = modules_after(
         f"from flax import nnx\nfrom cnn_jax import models\nnnx.eval_shape(lambda: models.create({name!r}))"
     )

@@ -29,16 +29,11 @@ class Stack(Network):
     """The place of one convolution."""
 
     def __init__(self, plan, kernel, stride, padding, size):
+        super().__init__((size, size, 2))
         keys = InitKeys(jax.random.key(0))
-        self.append_row(
-            "conv",
-            lambda *window: ConvBlock(*window, activation="linear", init="he_fan_in", rngs=keys),
-            2,
-            2,
-            kernel_plan(plan, kernel, stride, padding),
-        )
-        options = dict(fc_sizes=(), width=1.0, init="he_fan_in", classifier_init="he_fan_in", rngs=keys)
-        self.append_head((size, size, 2), 2, head="flatten", **options)
+        for i, window in enumerate(kernel_plan(plan, kernel, stride, padding), start=1):
+            self.append(f"conv_{i}", ConvBlock(2, 2, *window, activation="linear", init="he_fan_in", rngs=keys))
+        self.append_head(2, kind="flatten", init="he_fan_in", classifier_init="he_fan_in", rngs=keys)
 
 
 @pytest.mark.parametrize(
