@@ -111,6 +111,7 @@ class AuxiliaryNetwork(Network):
             self.deterministic = deterministic
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:
+        self.check_input(x)
         # Auxiliary classifiers run in evaluation too, so that the layer table has them; a compiled program drops what
         # nobody uses.
         others = []

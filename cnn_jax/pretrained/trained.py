@@ -15,6 +15,7 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment
 from cnn_jax.data.arrays import StoredArray
 from cnn_jax.data.images import Frames, Picture
+from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import capture
 from cnn_jax.pretrained import source as pretrained
 
@@ -54,10 +55,12 @@ class Trained:
         def merged(state: Any, images: jax.Array) -> tuple[Any, jax.Array]:
             return nnx.merge(graphdef, state), augment.normalize(images, mean, std)
 
+        @cpu.fast()
         def scores(state: Any, images: jax.Array) -> jax.Array:
             model, values = merged(state, images)
             return model(values)
 
+        @cpu.fast()
         def features(state: Any, images: jax.Array) -> jax.Array:
             model, values = merged(state, images)
             with capture() as calls:
