@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.nn import initializers
 
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import emit
-from cnn_jax.nn.init import InitKeys, Statistic, get_activation, get_init
+from cnn_jax.nn.init import ONES, ZEROS, InitKeys, Statistic, get_activation, get_init
 from cnn_jax.nn.windows import check_fits, check_window, per_axis
 
 
@@ -61,6 +60,7 @@ class Conv(nnx.Conv):
             feature_group_count=groups,
             use_bias=bias,
             kernel_init=get_init(init),
+            bias_init=ZEROS,
             dtype=dtype,
             conv_general_dilated=cpu.conv_general_dilated,
             rngs=rngs,  # pyright: ignore[reportArgumentType]
@@ -79,6 +79,7 @@ class Linear(nnx.Linear):
             in_features,
             out_features,
             kernel_init=get_init(init),
+            bias_init=ZEROS,
             dtype=dtype,
             rngs=rngs,  # pyright: ignore[reportArgumentType]
         )
@@ -107,15 +108,17 @@ class BatchNorm(nnx.BatchNorm):
     ):
         check(0 <= decay < 1, f"norm_decay is {decay}, but must be in [0, 1): the weight of the old running average")
         super().__init__(
-            channels,
+            1,  # for which Flax compiles its zeros and ones, as it would for every number of channels
             momentum=decay,
             epsilon=epsilon,
-            scale_init=initializers.zeros if zero_scale else initializers.ones,
             dtype=dtype,
             rngs=rngs,  # pyright: ignore[reportArgumentType]
         )
-        self.mean = Statistic(jnp.zeros(channels))
-        self.var = Statistic(jnp.ones(channels))
+        self.num_features = channels
+        self.scale = nnx.Param((ZEROS if zero_scale else ONES)(rngs.key, (channels,)))
+        self.bias = nnx.Param(ZEROS(rngs.key, (channels,)))
+        self.mean = Statistic(ZEROS(rngs.key, (channels,)))
+        self.var = Statistic(ONES(rngs.key, (channels,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return emit(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
