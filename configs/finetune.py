@@ -3,7 +3,7 @@
     python -m cnn_jax.finetune --config=configs/finetune.py:resnet50,folder --checkpoint=SOURCE --config.data.dir=photos
 
 The network is one that has a file here, the data set one that --config=configs/NETWORK.py:DATASET takes. The network's
-fields, image size and normalisation come from SOURCE. For few data, with the features of the images computed once:
+fields, image size and normalization come from SOURCE. For few data, with the features of the images computed once:
 
     --config.trainable=head --config.cache_features=True --config.data.augment="()" --config.data.train_crop=resize
 """

@@ -4,9 +4,9 @@ AlexNet, the paper's Fig. 2 on 227x227 (its text says 224, which does not fit an
 
 layer   kernel, maps                 output    parameters   with the paper's 2 groups
 conv1   11x11/4, pad 0, 96           55x55         34,944
-pool1   3x3/2 (normalised before)    27x27
+pool1   3x3/2 (normalized before)    27x27
 conv2   5x5, pad 2, 256              27x27        614,656   307,456 (2 groups)
-pool2   3x3/2 (normalised before)    13x13
+pool2   3x3/2 (normalized before)    13x13
 conv3   3x3, pad 1, 384              13x13        885,120
 conv4   3x3, pad 1, 384              13x13      1,327,488   663,936 (2 groups)
 conv5   3x3, pad 1, 256              13x13        884,992   442,624 (2 groups)

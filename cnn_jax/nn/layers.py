@@ -1,4 +1,4 @@
-"""Convolution, linear layer, normalisation, and the block of them that every family uses.
+"""Convolution, linear layer, normalization, and the block of them that every family uses.
 
 All arrays are channels-last: images are [B, H, W, C]. Paddings and strides are always explicit numbers, because
 "SAME" pads a strided 7x7 convolution differently from the papers' code.
@@ -89,7 +89,7 @@ class Linear(nnx.Linear):
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch normalisation over all axes but the last; statistics are float32 and those of the global batch.
+    """Batch normalization over all axes but the last; statistics are float32 and those of the global batch.
 
     `decay` is the weight of the old value in the running averages (torch's momentum is 1 - decay).
     Unlike torch's, the running variance is the biased one: it differs by the factor (n-1)/n. Variances are those of
@@ -124,14 +124,14 @@ class BatchNorm(nnx.BatchNorm):
         return emit(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
 
     def _evaluate(self, x: jax.Array) -> jax.Array:
-        """Normalises with the running averages. Flax rounds them to the computation's type, a bias in bfloat16."""
+        """Normalizes with the running averages. Flax rounds them to the computation's type, a bias in bfloat16."""
         dtype = self.dtype or x.dtype
         mean, var, scale, bias = (v[...] for v in (self.mean, self.var, self.scale, self.bias) if v is not None)
         return ((x.astype(jnp.float32) - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(dtype)
 
 
 class LocalResponseNorm(nnx.Module):
-    """Local response normalisation over neighbouring channels, [..., C] -> [..., C], in float32.
+    """Local response normalization over neighboring channels, [..., C] -> [..., C], in float32.
 
     x_i / (k + alpha * sum of x_j**2 over the `size` channels around i)**beta, with the constants of Krizhevsky et al.
     2012, section 3.3. Caffe and torch divide alpha by the size: their alpha=1e-4, size=5 is alpha=2e-5 here.
@@ -162,7 +162,7 @@ def make_norm(
     dtype: Any = None,
     rngs: InitKeys,
 ) -> Any:
-    """Returns a normalisation of maps with `channels`: None, `LocalResponseNorm` or `BatchNorm`."""
+    """Returns a normalization of maps with `channels`: None, `LocalResponseNorm` or `BatchNorm`."""
     check_choice("norm", kind, NORMS)
     if kind == "batch":
         return BatchNorm(channels, decay=decay, epsilon=epsilon, zero_scale=zero_scale, dtype=dtype, rngs=rngs)
@@ -170,7 +170,7 @@ def make_norm(
 
 
 class ConvBlock(nnx.Module):
-    """Convolution, normalisation, activation, [B, *spatial, C_in] -> [B, *spatial', C_out].
+    """Convolution, normalization, activation, [B, *spatial, C_in] -> [B, *spatial', C_out].
 
     norm: "none", "batch" (before the activation) or "lrn" (after it, as in AlexNet). bias: of the convolution.
     """

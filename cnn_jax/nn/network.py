@@ -28,12 +28,12 @@ class Head(nnx.Module):
         (Krizhevsky et al. 2012).
       "conv": a 1x1 convolution to one map for each class, activation, global average pooling (Lin et al. 2013, section
         3.2; Iandola et al. 2016): no linear layer.
-    `dropout` is the rate; but for "fc" it stands before the classifier.
+    `dropout` is the rate; without hidden layers it acts before the classifier.
 
     Maps larger than `in_shape` are scored at every position, and the scores averaged: for "flatten" and "fc" the linear
-    layers act as convolutions (Simonyan & Zisserman 2015, section 3.2), for the others that is what they do anyway.
+    layers act as convolutions (Simonyan & Zisserman 2015, section 3.2). The other kinds do so anyway.
 
-    A call is `score(reduce(x))`, so that what comes before the first parameter of the head can be kept.
+    A call is `score(reduce(x))`: `reduce` has no parameters, so its result can be cached.
     """
 
     def __init__(
