@@ -65,7 +65,12 @@ OWN_GROUPS = Rule("at least 1, or 0 for the groups of the variant", lambda group
 class AlexNet(Family):
     """Images [B, H, W, C] -> class scores [B, num_classes]."""
 
-    variant: str = option("grouped", "One of `VARIANTS`.", Choice(*VARIANTS))
+    variant: str = option(
+        "grouped",
+        "grouped: the paper's, halved over two GPUs; ungrouped, unpadded: as lectures have it; one_tower: Krizhevsky "
+        "2014, with norm=none torchvision's; zfnet: ZFNet's; zfnet_wide, zfnet_unpadded: ZFNet's in lectures.",
+        Choice(*VARIANTS),
+    )
     groups: int = option(0, "Groups of conv2, conv4 and conv5; 0: the variant's.", OWN_GROUPS)
     kernel_plan: str = option(
         "single", "stacked: two 3x3 convolutions replace a 5x5, three replace a 7x7.", Choice(*windows.KERNEL_PLANS)
