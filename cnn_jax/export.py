@@ -100,7 +100,7 @@ def torchvision_call(model: Mapping[str, Any], given: Mapping[str, Any], num_cla
 def write_function(source: Any, path: Path) -> str:
     """Writes the function of a `pretrained.Pretrained` from images to probabilities; returns how to use it.
 
-    Convolutions are in XLA's plain form, whatever computer exports them.
+    It has XLA's own operations, on whatever computer it is exported.
 
     Raises:
       StorageError: the file cannot be written.
@@ -112,7 +112,6 @@ def write_function(source: Any, path: Path) -> str:
     from jax import export
 
     from cnn_jax.data import augment
-    from cnn_jax.nn import cpu
     from cnn_jax.pretrained import trained
 
     graphdef, state = nnx.split(trained.build(source))
@@ -125,8 +124,7 @@ def write_function(source: Any, path: Path) -> str:
     images = jax.ShapeDtypeStruct(
         export.symbolic_shape(", ".join(["b", *map(str, sizes)])), jnp.uint8 if len(sizes) > 2 else jnp.float32
     )
-    with cpu.stock():
-        exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
+    exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
     with files.written(path) as partial:
         partial.write_bytes(exported.serialize())
     return f"jax.export.deserialize(...).call(images) takes {images.dtype} {list(images.shape)}, any b"

@@ -12,12 +12,11 @@ from typing import Any
 from absl import flags
 
 from cnn_jax.checkpoint import bucket
-from cnn_jax.config import commandline
+from cnn_jax.config import commandline, recipes
 from cnn_jax.config.commandline import changed, explain, given_config, launch, needed_config
 from cnn_jax.core.errors import UserError, check_folder
 from cnn_jax.training import training_flags
 from cnn_jax.training.training_flags import given_workdir, session, train
-from configs import replay
 
 # jax is imported by start(), so that --help answers at once.
 
@@ -101,7 +100,7 @@ def recorded_config(workdir: Path) -> Any:
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} holds no run: there is no {workdir / 'config.json'}")
     try:
-        return changed(replay.get_config(str(workdir / "config.json")))
+        return changed(recipes.load("replay", str(workdir / "config.json")))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise explain(error) from None
 

@@ -4,19 +4,17 @@
     python -m cnn_jax.main --config=configs/nin.py:imagenet2012   ImageNet, 227x227
 
 The recipe of ImageNet is ours: the paper has none, but says that it trains as Krizhevsky et al. 2012 (section 4), whose
-crops and colours it has, too.
+crops and colors it has, too.
 Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 99.44, 99.44, 98.61% in about 35 s each.
 """
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
-from configs import nin_cifar
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = nin_cifar.get_model("nin")
+    config = fields.get_config(dataset, "nin")
     config.data.image_size = (67, 67)  # conv1 leaves 15x15 of it
     config.batch_size = 128
     config.optim.learning_rate = 0.01

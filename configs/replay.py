@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(path: str = "") -> ConfigDict:
@@ -25,7 +25,7 @@ def get_config(path: str = "") -> ConfigDict:
     try:
         with open(path, encoding="utf-8") as file:
             stored = _tuples(json.load(file))
-        config = base.defaults()
+        config = fields.defaults()
         config.model = stored.pop("model")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None

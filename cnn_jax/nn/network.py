@@ -1,7 +1,7 @@
 """What a network is: named layers in a row, then a head that makes class scores."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,9 +10,10 @@ from flax import nnx
 
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.core.trees import path_name
-from cnn_jax.nn.base import DoesNotFitError, Keys, get_activation, scaled_sizes
+from cnn_jax.nn.init import InitKeys, get_activation
 from cnn_jax.nn.layers import Conv, Linear
 from cnn_jax.nn.pooling import GlobalAveragePool
+from cnn_jax.nn.windows import DoesNotFitError
 
 HEADS = ("gap", "flatten", "fc", "conv")
 
@@ -27,12 +28,12 @@ class Head(nnx.Module):
         (Krizhevsky et al. 2012).
       "conv": a 1x1 convolution to one map for each class, activation, global average pooling (Lin et al. 2013, section
         3.2; Iandola et al. 2016): no linear layer.
-    `dropout` is the rate; but for "fc" it stands before the classifier.
+    `dropout` is the rate; without hidden layers it acts before the classifier.
 
     Maps larger than `in_shape` are scored at every position, and the scores averaged: for "flatten" and "fc" the linear
-    layers act as convolutions (Simonyan & Zisserman 2015, section 3.2), for the others that is what they do anyway.
+    layers act as convolutions (Simonyan & Zisserman 2015, section 3.2). The other kinds do so anyway.
 
-    A call is `score(reduce(x))`, so that what comes before the first parameter of the head can be kept.
+    A call is `score(reduce(x))`: `reduce` has no parameters, so its result can be cached.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Head(nnx.Module):
         init: str,
         classifier_init: str,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("head", kind, HEADS)
         check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")
@@ -121,6 +122,7 @@ def feature_shape(model: Any, input_shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
       UserError: the input is too small; the message names the layer that it does not fit.
     """
+
     graphdef, state = nnx.split(model)
 
     def features(state: Any, x: jax.Array) -> jax.Array:
@@ -139,45 +141,54 @@ def feature_shape(model: Any, input_shape: Sequence[int]) -> tuple[int, ...]:
 class Network(nnx.Module):
     """Named layers in a row, then a head: images [B, *spatial, C] -> class scores [B, num_classes].
 
-    The constructor of a family appends its layers in the order of the paper's table, and last the head.
+    input_shape: of an image without batch, [*spatial, C]. family: the `Family` that built the network, if one did.
+    order: names of the layers before the head.
     """
 
-    order: tuple[str, ...] = ()  # names of the layers
+    def __init__(self, input_shape: Sequence[int], family: Any = None):
+        self.input_shape = tuple(input_shape)
+        self.family = family
+        self.order: tuple[str, ...] = ()
 
     def append(self, name: str, layer: Any) -> None:
-        """Adds a layer, a module or a function, behind the others."""
+        """Adds a layer, a module or a function, after the last one."""
         setattr(self, name, layer)
         self.order += (name,)
 
-    def append_row(
-        self,
-        name: str,
-        block: Callable[..., nnx.Module],
-        in_channels: int,
-        out_channels: int,
-        windows: Sequence[tuple[int, int, int]],
-    ) -> None:
-        """Adds one convolution, or several under numbered names; `windows`: (kernel, stride, padding) of each."""
-        for i, window in enumerate(windows, start=1):
-            self.append(f"{name}_{i}" if len(windows) > 1 else name, block(in_channels, out_channels, *window))
-            in_channels = out_channels
+    def append_head(self, num_classes: int, **options: Any) -> None:
+        """Adds the `Head` with its `options`."""
+        self.head = Head(self.feature_shape(), num_classes, **options)
 
-    def append_head(
-        self,
-        input_shape: Sequence[int],
-        num_classes: int,
-        *,
-        head: str,
-        fc_sizes: Sequence[int],
-        width: float,
-        **options: Any,
-    ) -> None:
-        """Adds the `Head` for images of `input_shape` [*spatial, C]; `width` multiplies its hidden units."""
-        shape = feature_shape(nnx.view(self, deterministic=True, raise_if_not_found=False), input_shape)
-        self.head = Head(shape, num_classes, kind=head, fc_sizes=scaled_sizes(fc_sizes, width), **options)
+    def feature_shape(self) -> tuple[int, ...]:
+        """Returns the shape [*spatial, C] of the maps that the layers so far give; see `feature_shape`."""
+        evaluated = nnx.view(self, deterministic=True, use_running_average=True, raise_if_not_found=False)
+        return feature_shape(evaluated, self.input_shape)
+
+    def check_input(self, x: jax.Array) -> None:
+        """Raises UserError unless x is a batch of images, channels last; their sizes may differ from `input_shape`."""
+        got, (*_, channels) = list(x.shape), self.input_shape
+        if len(got) == len(self.input_shape) + 1 and got[-1] == channels:
+            return
+        wanted = f"[batch, {', '.join(map(str, self.input_shape))}], channels last"
+        if len(got) == len(self.input_shape):
+            raise UserError(f"the input has the shape {got}, but must be {wanted}: add the batch axis, x[None]")
+        if len(got) == 4 and got[1] == channels:
+            raise UserError(
+                f"the input has the shape {got}, which looks like NCHW, but must be NHWC, {wanted}: transpose it, "
+                "x.transpose(0, 2, 3, 1)"
+            )
+        raise UserError(f"the input has the shape {got}, but must be {wanted}")
 
     def features(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        """Returns the feature maps before the head, [B, *spatial', C']; `rngs` is a key for dropout in the layers."""
+        """Returns the feature maps before the head, [B, *spatial', C'].
+
+        Args:
+          x: a batch of images, [B, *spatial, C]. rngs: a key for dropout in the layers.
+
+        Raises:
+          UserError: x is no such batch; see `check_input`.
+        """
+        self.check_input(x)
         for i, name in enumerate(self.order):
             layer = getattr(self, name)
             x = layer(x, rngs=fold_in(rngs, i)) if isinstance(layer, nnx.Dropout) else layer(x)

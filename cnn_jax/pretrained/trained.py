@@ -15,7 +15,8 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment, crops
 from cnn_jax.data.arrays import StoredArray
 from cnn_jax.data.decode import Frames, Picture
-from cnn_jax.nn.base import listen
+from cnn_jax.nn import cpu
+from cnn_jax.nn.hooks import capture
 from cnn_jax.pretrained import source as pretrained
 
 
@@ -54,13 +55,15 @@ class Trained:
         def merged(state: Any, images: jax.Array) -> tuple[Any, jax.Array]:
             return nnx.merge(graphdef, state), augment.normalize(images, mean, std)
 
+        @cpu.fast()
         def scores(state: Any, images: jax.Array) -> jax.Array:
             model, values = merged(state, images)
             return model(values)
 
+        @cpu.fast()
         def features(state: Any, images: jax.Array) -> jax.Array:
             model, values = merged(state, images)
-            with listen() as calls:
+            with capture() as calls:
                 model(values)
             x = next(x for layer, x, _ in calls if layer is model.head.classifier)
             return x.astype(jnp.float32).mean(tuple(range(1, x.ndim - 1)))

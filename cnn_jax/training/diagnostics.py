@@ -8,7 +8,7 @@ import optax
 
 from cnn_jax.core import trees
 from cnn_jax.eval import steps as eval_steps
-from cnn_jax.nn.base import listen
+from cnn_jax.nn.hooks import capture
 from cnn_jax.parallel import collectives
 from cnn_jax.training import step
 from cnn_jax.training.setup import Setup
@@ -31,7 +31,7 @@ def examine(setup: Setup, state: step.TrainState, batch: eval_steps.Batch) -> di
     @jax.jit
     def measure(state: step.TrainState, batch: eval_steps.Batch) -> Any:
         def loss_fn(params: Any) -> Any:
-            with listen() as calls:
+            with capture() as calls:
                 loss, _ = setup.loss(params, state.stats, state.frozen, batch, step.make_keys(state.seed, state.step))
             return loss, [(output.std(), jnp.abs(output).max(), jnp.isfinite(output).all()) for _, _, output in calls]
 

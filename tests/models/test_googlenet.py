@@ -8,13 +8,13 @@ from flax import nnx
 
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, layer_table
+from cnn_jax.config import recipes
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.nn import base, graph, layers
+from cnn_jax.nn import graph, hooks, layers
 from cnn_jax.training import step
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
-from configs import googlenet as config_file
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 # 80x80 is about the smallest image for the auxiliary classifiers of the paper.
@@ -281,7 +281,7 @@ def test_without_them_the_scores_are_an_array_in_training_too():
 
 
 def test_training_calls_the_layers_of_the_table_in_its_order():
-    config = config_file.get_config()
+    config = recipes.get_config("googlenet")
     config.model.update(auxiliary=True, width=0.0625)
     config.data.image_size = (80, 80)
     config.batch_size = 4
@@ -289,7 +289,7 @@ def test_training_calls_the_layers_of_the_table_in_its_order():
     state = jax.eval_shape(States(run).create)
     batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in BATCH.items()}
     batch["image"] = jax.ShapeDtypeStruct((4, 80, 80, 1), jnp.uint8)
-    with base.listen() as calls:
+    with hooks.capture() as calls:
         keys = step.make_keys(0, 0)
         jax.eval_shape(lambda *arrays: run.loss(*arrays, keys), state.params, state.stats, state.frozen, batch)
     assert [output.shape[1:] for _, _, output in calls] == [row.output_shape for row in run.layers]

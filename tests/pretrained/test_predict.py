@@ -15,10 +15,10 @@ from PIL import Image
 
 import cnn_jax
 from cnn_jax import predict
+from cnn_jax.config import recipes
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.splits import Data
 from cnn_jax.pretrained import source as pretrained
-from configs import lenet5, resnet20
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +66,7 @@ def command(*arguments, cwd, code=0):
 def digits(tmp_path_factory):
     """Six test digits as pictures, and what they show."""
     folder = tmp_path_factory.mktemp("digits")
-    examples = Data(lenet5.get_config().data, 0).parts["test"].source.read(range(6))
+    examples = Data(recipes.get_config("lenet5").data, 0).parts["test"].source.read(range(6))
     for i, example in enumerate(examples):
         (folder / f"{i}").mkdir()
         Image.fromarray(example["image"][..., 0]).save(folder / f"{i}/digit.png")
@@ -150,9 +150,9 @@ def test_help_imports_no_jax(module):
 # ---------------------------------------------------------------- bundled networks
 
 CONFIGS = {
-    "lenet5-digits": (lenet5, "digits"),
-    "lenet5-mnist": (lenet5, "mnist"),
-    "resnet20-cifar10": (resnet20, "cifar10"),
+    "lenet5-digits": ("lenet5", "digits"),
+    "lenet5-mnist": ("lenet5", "mnist"),
+    "resnet20-cifar10": ("resnet20", "cifar10"),
 }
 TABLE = (ROOT / "cnn_jax/pretrained/weights/README.md").read_text(encoding="utf-8")
 
@@ -167,8 +167,8 @@ def test_every_bundled_network_is_small_and_stands_in_the_table():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_bundled_network_is_as_good_as_the_table_says(name):
-    module, dataset = CONFIGS[name]
-    config = module.get_config(dataset)
+    recipe, dataset = CONFIGS[name]
+    config = recipes.get_config(recipe, dataset)
     try:
         data = Data(config.data, 0)
     except UserError as absent:

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.config import commandline
+from cnn_jax.config import commandline, recipes
 from cnn_jax.core.errors import UserError
 from cnn_jax.training import evaluate_run
 from cnn_jax.training import loop as train
 from cnn_jax.training.evaluator import Evaluator
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
-from configs import lenet5, local
 
 
 def small(seed: int, **fields):
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     config.update_from_flattened_dict(
         {
             "seed": seed,
@@ -92,7 +91,7 @@ def test_a_run_ends_with_the_protocol_that_its_configuration_asks_for(tmp_path):
 
 
 def test_a_network_of_one_size_says_so_before_it_is_trained():
-    config = local.get_config()
+    config = recipes.get_config("local")
     config.update_from_flattened_dict(
         {"eval.protocol": "dense", "eval.scales": (32,), "data.placement": "stream", "data.mean": (0.3,)}
         | {"data.std": (0.4,), "data.augment": ()}

@@ -8,6 +8,7 @@ from flax import nnx
 
 import cnn_jax
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.core import trees
 from cnn_jax.core.errors import NotFiniteError, UserError
 from cnn_jax.eval import steps as eval_steps
@@ -19,7 +20,6 @@ from cnn_jax.training.evaluator import Evaluator
 from cnn_jax.training.session import Options
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
-from configs import lenet5, resnet20
 
 # ---------------------------------------------------------------- regimes
 
@@ -82,7 +82,7 @@ def test_a_regime_that_freezes_all_or_nothing_is_an_error(name, message):
 
 def small(**fields):
     """Returns the configuration of a residual network of depth 8 on digits of 8x8."""
-    config = resnet20.get_config()
+    config = recipes.get_config("resnet20")
     config.model.name = "cifar_resnet"
     config.model.depth = 8
     config.model.width = 0.25
@@ -299,7 +299,7 @@ def test_another_architecture_is_refused():
     with pytest.raises(
         UserError, match=r"is a cifar_resnet, but the configuration is of lenet5: .*finetune.py:cifar_res"
     ):
-        finetuning.adapt(lenet5.get_config(), source(), set())
+        finetuning.adapt(recipes.get_config("lenet5"), source(), set())
 
 
 def test_the_learning_rate_falls_from_stage_to_stage_towards_the_images():
@@ -386,8 +386,6 @@ def second(first_run, **fields):
 
 
 def test_a_run_starts_from_another_says_so_and_its_record_alone_repeats_it(first_run, tmp_path, console):
-    from configs import replay
-
     config = second(first_run, trainable="head")
     train.run(config, tmp_path / "second", Options(console=console))
     told = console.file.getvalue()
@@ -399,7 +397,7 @@ def test_a_run_starts_from_another_says_so_and_its_record_alone_repeats_it(first
     assert before.keys() == after.keys()
     for path, leaf in before.items():
         assert np.array_equal(leaf, after[path]) != path.startswith("head/"), path
-    again = replay.get_config(str(tmp_path / "second" / "config.json"))
+    again = recipes.get_config("replay", str(tmp_path / "second" / "config.json"))
     train.run(again, tmp_path / "again", Options(console=console))
     with Checkpoints(tmp_path / "again") as checkpoints:
         for path, leaf in checkpoints.read_weights(4).items():

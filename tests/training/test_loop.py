@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.core.errors import NotFiniteError, UserError
 from cnn_jax.tracking.recorder import read_jsonl
 from cnn_jax.training import evaluate_run, session
@@ -14,7 +15,6 @@ from cnn_jax.training.session import Options
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
 from cnn_jax.training.throughput import MEASURED
-from configs import cifar_resnet, resnet18
 from tfds_files import prepare
 
 
@@ -194,7 +194,7 @@ def test_training_on_the_validation_part_leaves_only_the_test(tmp_path, small_co
 
 
 def test_averages_micro_batches_and_recomputed_statistics_work_together(tmp_path, console):
-    config = cifar_resnet.get_config()
+    config = recipes.get_config("cifar_resnet")
     config.model.depth, config.model.width = 8, 0.25
     config.data.image_size = (8, 8)
     config.duration = "12 steps"
@@ -228,7 +228,7 @@ def test_the_recipe_of_imagenet_trains_on_photographs_of_any_size(tmp_path, cons
 
     files = dict(splits=dict(train=100, validation=9), shape=(None, None, 3), num_classes=1000, file_type="jpeg")
     data_dir = prepare(tmp_path / "files", "imagenet2012", "5.1.0", photograph, **files)
-    config = resnet18.get_config("imagenet2012")
+    config = recipes.get_config("resnet18", "imagenet2012")
     config.data.dir = str(data_dir)
     config.data.image_size, config.data.test_resize = (16, 16), 18
     config.model.width = 0.0625

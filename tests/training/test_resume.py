@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.tracking.recorder import read_jsonl
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
 from cnn_jax.training.throughput import MEASURED
-from configs import replay
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -69,7 +69,7 @@ def records(folder):
 
 
 def final_state(folder):
-    run = build(replay.get_config(str(folder / "config.json")))
+    run = build(recipes.get_config("replay", str(folder / "config.json")))
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.select("latest", pytest.fail)
         return step, jax.device_get(States(run).restore(checkpoints, step))

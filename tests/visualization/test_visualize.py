@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import commands
+from cnn_jax.config import recipes
 from cnn_jax.data import augment
 from cnn_jax.data.splits import Data
 from cnn_jax.display import plots
@@ -18,14 +19,13 @@ from cnn_jax.eval import steps as eval_steps
 from cnn_jax.training import step
 from cnn_jax.visualization import visualize_data
 from commands import ROOT
-from configs import resnet20
 
 command = functools.partial(commands.run, "visualize")
 augmented, mixed = (jax.jit(function, static_argnums=3) for function in (augment.augment, augment.mix))
 
 
 def make_config(**fields):
-    config = resnet20.get_config()
+    config = recipes.get_config("resnet20")
     config.data.image_size = (8, 8)
     config.batch_size = 12
     for name, value in fields.items():
