@@ -13,7 +13,7 @@ networks are ahead because they learn faster. What is left of that at the end ne
 from functools import partial
 from typing import Any
 
-from experiments.experiment import Experiment, Part, grid
+from cnn_jax.sweeping.question import Experiment, Part, grid
 
 
 def lecture(reduced: bool):

@@ -10,7 +10,7 @@ by then (see their training error), so what dropout is worth in the end needs th
 width on CIFAR-10.
 """
 
-from experiments.experiment import Experiment, grid
+from cnn_jax.sweeping.question import Experiment, grid
 
 FEW = {"data.train": "10%", "data.validation": "10%", "data.test": "80%", "duration": "60 epochs"}
 

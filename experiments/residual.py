@@ -11,7 +11,7 @@ depth lets a network learn. What depth is worth in the end needs `experiments/re
 which the paper begins the training of the deepest.
 """
 
-from experiments.experiment import Experiment, grid
+from cnn_jax.sweeping.question import Experiment, grid
 
 
 def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:

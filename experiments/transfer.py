@@ -12,7 +12,7 @@ are too few to learn from scratch what 1,000 images of each class have to tell (
 images that arm says how fast a network learns, not how far it comes; the full grid takes 5,000.
 """
 
-from experiments.experiment import Arm, Experiment
+from cnn_jax.sweeping.question import Arm, Experiment
 
 CLASSES = {
     "digits": tuple("0123456789"),

@@ -16,7 +16,7 @@ from cnn_jax.core.errors import Stopped, StorageError, UserError, check
 from cnn_jax.display.tables import duration
 from cnn_jax.tracking.workdir import write_text
 from cnn_jax.training.signals import StopSignals
-from experiments.plan import Task
+from cnn_jax.sweeping.plan import Task
 
 ATTEMPTS = 2  # of a run that crashed or was killed
 NOT_FINITE, MISTAKE = 3, 2  # exit codes of a run that would fail again: see cnn_jax.core.errors

@@ -15,7 +15,7 @@ from typing import Any
 
 from cnn_jax.display.tables import Sheet, Short
 from cnn_jax.tracking import provenance
-from experiments.experiment import Part
+from cnn_jax.sweeping.question import Part
 
 ROUNDS = 9
 SECONDS = 0.1  # of each round of each function, at least
@@ -122,7 +122,7 @@ if __name__ == "__main__":
     from cnn_jax.config import commandline
     from cnn_jax.core.errors import check
     from cnn_jax.display.tables import render
-    from experiments.experiment import load
+    from cnn_jax.sweeping.question import load
 
     _FORMAT = flags.DEFINE_enum("format", "text", ["text", "markdown", "json"], "What to print.")
 

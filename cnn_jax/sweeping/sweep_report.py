@@ -17,10 +17,10 @@ from cnn_jax.display.tables import Sheet, Short, render
 from cnn_jax.reporting import runs
 from cnn_jax.tracking import provenance, workdir
 from cnn_jax.tracking.metrics import read_jsonl
-from experiments import cost, figures
-from experiments.experiment import Arm, Experiment, without
-from experiments.intervals import Mean, mean, paired_difference
-from experiments.plan import Planned, Task, differing, seeds_in, tasks
+from cnn_jax.sweeping import cost, figures
+from cnn_jax.sweeping.question import Arm, Experiment, without
+from cnn_jax.sweeping.intervals import Mean, mean, paired_difference
+from cnn_jax.sweeping.plan import Planned, Task, differing, seeds_in, tasks
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from cnn_jax.display import plots
-from experiments import figures, report
-from experiments.experiment import load
-from experiments.plan import plan, tasks
+from cnn_jax.sweeping import figures
+from cnn_jax.sweeping import sweep_report as report
+from cnn_jax.sweeping.question import load
+from cnn_jax.sweeping.plan import plan, tasks
 from run_folders import START, make
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

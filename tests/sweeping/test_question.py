@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cnn_jax.core.errors import UserError
-from experiments.experiment import Arm, Experiment, experiments, grid, load, without
+from cnn_jax.sweeping.question import Arm, Experiment, experiments, grid, load, without
 
 SMALL = str(Path(__file__).parents[1] / "helpers" / "small_experiment.py")
 
@@ -66,7 +66,7 @@ def test_load_reads_the_docstring_the_data_set_and_full():
     assert other.arms[0].config == "configs/mlp.py:mnist" and "layers" in full.figures
 
 
-START = "from experiments.experiment import *\ndef get_experiment(dataset='d', full=False):\n    "
+START = "from cnn_jax.sweeping.question import *\ndef get_experiment(dataset='d', full=False):\n    "
 
 TWO = "grid('c', {'a': (1, 2)}), ('a',)"
 

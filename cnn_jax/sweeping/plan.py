@@ -15,7 +15,7 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.display.tables import Sheet, Short
 from cnn_jax.reporting import runs
 from cnn_jax.tracking import workdir
-from experiments.experiment import Arm, Experiment
+from cnn_jax.sweeping.question import Arm, Experiment
 
 
 @dataclass(frozen=True)

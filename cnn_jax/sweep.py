@@ -20,9 +20,9 @@ from typing import Any
 from cnn_jax.core.errors import UserError, check, check_folder
 from cnn_jax.display.tables import render
 from cnn_jax.tracking import workdir
-from experiments.experiment import Experiment, experiments, load
-from experiments.launch import Slot, check_not_submitted, run_here, slots, submit
-from experiments.plan import Planned, check_fit, differing, first_tasks, plan, plan_sheet, tasks
+from cnn_jax.sweeping.question import Experiment, experiments, load
+from cnn_jax.sweeping.launch import Slot, check_not_submitted, run_here, slots, submit
+from cnn_jax.sweeping.plan import Planned, check_fit, differing, first_tasks, plan, plan_sheet, tasks
 
 if __name__ == "__main__":
     from absl import flags

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn_jax.display.plots import save, subplots
-from experiments.experiment import Experiment, without, word
-from experiments.intervals import mean
+from cnn_jax.sweeping.question import Experiment, without, word
+from cnn_jax.sweeping.intervals import mean
 
 if TYPE_CHECKING:
-    from experiments.report import Result
+    from cnn_jax.sweeping.sweep_report import Result
 
 
 def draw(experiment: Experiment, results: Sequence["Result"], folder: Path) -> list[tuple[Path, str]]:
