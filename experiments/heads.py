@@ -21,9 +21,7 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     fields = {"model.head": ("gap", "fc"), "model.dropout": (0.0, 0.5)}
     return Experiment(
         arms=tuple(
-            arm
-            for network in networks
-            for arm in grid(f"configs/{network}.py:{dataset}", fields, fixed=fixed, label=network)
+            arm for network in networks for arm in grid(f"{network}:{dataset}", fields, fixed=fixed, label=network)
         ),
         compare=("model.head", "model.dropout"),
     )

@@ -1,48 +1,57 @@
 """A model of the step time at N accelerators, on paper: put your own numbers in.
 
-    python -m experiments.scaling
-    python -m experiments.scaling --network=vgg16 --devices=1,8,64 --peak=125e12 --utilisation=0.4 --bandwidth=12.5e9
+    cnn_jax benchmark scaling --model
+    cnn_jax benchmark scaling --model --network=vgg16 --devices=1,8,64 --peak=125e12 --utilization=0.4
 
 Each accelerator computes its part of the batch, and the gradients are added up by a ring all-reduce, which sends and
 receives 2 (N - 1) / N times their bytes over each link, in 2 (N - 1) messages (Patarasu and Yuan 2009). The backward
 pass, two thirds of the computation, hides a part of that: the gradients of the last layers are ready first.
 
-    compute      = 3 x 2 x MACs x images of a device / (peak x utilisation)
+    compute      = 3 x 2 x MACs x images of a device / (peak x utilization)
     all-reduce   = 2 (N - 1) / N x bytes of gradients / bandwidth + 2 (N - 1) x latency
     step         = compute + max(0, all-reduce - overlap x 2/3 compute)
     efficiency   = compute / step, and compute / (compute + all-reduce) where nothing is hidden
 
 Parameters and MACs are those of the layer table. What the model leaves out: input that comes late, BatchNorm over all
-devices, stragglers, links that are shared, and the optimiser. It is as good as `utilisation`, which one device can
-measure: `share` of `python -m cnn_jax.benchmark`. How much of the communication is hidden is not known before: real
+devices, stragglers, links that are shared, and the optimiser. It is as good as `utilization`, which one device can
+measure: `share` of `cnn_jax benchmark`. How much of the communication is hidden is not known before: real
 systems lie between the two efficiencies, or below both where something that is left out counts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.display.tables import Share, Sheet, Short
+from cnn_jax.core.errors import check
+from cnn_jax.display.tables import Share, Sheet, Short, render
 
 PASSES = 3  # forward, gradient by the input, gradient by the parameters
 BACKWARD = 2 / 3
 IMAGES = 1_281_167  # ILSVRC 2012's training part
 
 
+def _number(default: float, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
+
+
 @dataclass(frozen=True)
 class System:
-    """What the model knows of the hardware and the training."""
+    """What the model knows of the hardware and the training; by default the system of Goyal et al.
 
-    peak: float  # FLOP/s of one accelerator in the precision of training
-    utilisation: float  # share of the peak that the network reaches on one accelerator
-    bandwidth: float  # bytes/s of a device's slowest link in the ring, one way
-    latency: float = 10e-6  # seconds of a message
-    overlap: float = 0.8  # share of the backward pass that hides communication
-    images: int = 32  # of one device in a step
-    gradient_bytes: int = 4  # of one gradient
-    image_bytes: float = 110e3  # of one stored image: about the mean of ImageNet's JPEGs
-    storage: float = 1e9  # bytes/s that a checkpoint is written with
+    P100 with 10.6 TFLOP/s in float32, eight in a server, and 50 Gbit/s between servers, which the ring crosses once.
+    Their 32,000 images/s at 90% are 139 images/s of a GPU, 0.32 of its peak.
+    """
+
+    peak: float = _number(10.6e12, "FLOP/s of one device in the precision of training.")
+    utilization: float = _number(0.32, "Share of the peak that the network reaches on one device.")
+    bandwidth: float = _number(6.25e9, "Bytes/s of the slowest link in the ring, one way.")
+    latency: float = _number(10e-6, "Seconds of a message.")
+    overlap: float = _number(0.8, "Share of the backward pass that hides communication, 0 to 1.")
+    images: int = _number(32, "Images on one device in a step.")
+    gradient_bytes: int = _number(4, "Bytes of one gradient.")
+    image_bytes: float = _number(110e3, "Bytes of one stored image: about the mean of ImageNet's JPEGs.")
+    storage: float = _number(1e9, "Bytes/s that a checkpoint is written with.")
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Step:
 def predict(network: Network, system: System, devices: int) -> Step:
     """Returns what the formulas above say."""
     flops = PASSES * 2 * network.macs * system.images
-    compute = flops / (system.peak * system.utilisation)
+    compute = flops / (system.peak * system.utilization)
     gradients = network.parameters * system.gradient_bytes
     all_reduce = 2 * (devices - 1) / devices * gradients / system.bandwidth + 2 * (devices - 1) * system.latency
     step = compute + max(0.0, all_reduce - system.overlap * BACKWARD * compute)
@@ -94,7 +103,7 @@ def known(name: str) -> Network:
 
     shape = (224, 224, 3)
     rows = layer_table(lambda: cnn_jax.create(name, input_shape=shape), shape)
-    sums = (sum(getattr(row, field) for row in rows) for field in ("parameters", "macs", "statistics"))
+    sums = (sum(getattr(row, count) for row in rows) for count in ("parameters", "macs", "statistics"))
     return Network(name, *sums)
 
 
@@ -180,12 +189,12 @@ def draw(networks: Sequence[Network], system: System, path: Path) -> None:
     figure, (left, right) = subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for i, network in enumerate(networks):
         bounds = [[predict(network, replace(system, overlap=share), n) for n in counts] for share in (0.0, 1.0)]
-        for axis, field in ((left, "efficiency"), (right, "images_per_second")):
-            low, high = ([getattr(step, field) for step in steps] for steps in bounds)
+        for axis, value in ((left, "efficiency"), (right, "images_per_second")):
+            low, high = ([getattr(step, value) for step in steps] for steps in bounds)
             axis.fill_between(counts, low, high, color=f"C{i}", alpha=0.3, label=network.name)
             for run in PUBLISHED:
-                if run.network == network.name and (value := getattr(run, field)):
-                    axis.plot(run.devices, value, "o", color=f"C{i}", mfc="none")
+                if run.network == network.name and (y := getattr(run, value)):
+                    axis.plot(run.devices, y, "o", color=f"C{i}", mfc="none")
     title = "bands: nothing to all of the backward pass\nhides communication; circles: published"
     left.set(xscale="log", ylim=(0, 1.05), xlabel="devices", ylabel="efficiency", title=title)
     right.set(xscale="log", yscale="log", xlabel="devices", ylabel="images/s")
@@ -195,47 +204,25 @@ def draw(networks: Sequence[Network], system: System, path: Path) -> None:
     save(figure, path)
 
 
-if __name__ == "__main__":
-    import dataclasses
+def show(
+    names: Sequence[str], devices: Sequence[str], system: System, *, form: str = "text", plot: Path | None = None
+) -> None:
+    """Prints the tables of networks, and draws the picture if `plot` names a file.
 
-    from absl import flags
-
-    from cnn_jax.config import commandline
-    from cnn_jax.core.errors import check
-    from cnn_jax.display.tables import FORMS, render
-
-    # Of the system of Goyal et al.: P100 with 10.6 TFLOP/s in float32, eight in a server, and 50 Gbit/s between
-    # servers, which the ring crosses once. Their 32,000 images/s at 90% are 139 images/s of a GPU, 0.32 of its peak.
-    _NETWORK = flags.DEFINE_list("network", ["resnet50", "vgg16"], "Networks, by name.")
-    _DEVICES = flags.DEFINE_list("devices", ["1", "8", "64", "256", "1024"], "Numbers of devices.")
-    _PLOT = flags.DEFINE_string("plot", None, "Picture to write, such as scaling.png.")
-    _FORMAT = flags.DEFINE_enum("format", "text", FORMS, "What to print.")
-    flags.DEFINE_float("peak", 10.6e12, "FLOP/s of one device.")
-    flags.DEFINE_float("utilisation", 0.32, "Share of the peak that the network reaches on one device.")
-    flags.DEFINE_float("bandwidth", 6.25e9, "Bytes/s of the slowest link in the ring, one way.")
-    flags.DEFINE_float("latency", 10e-6, "Seconds of a message.")
-    flags.DEFINE_float("overlap", 0.8, "Share of the backward pass that hides communication, 0 to 1.")
-    flags.DEFINE_integer("images", 32, "Images on one device in a step.")
-    flags.DEFINE_integer("gradient_bytes", 4, "Bytes of one gradient.")
-    flags.DEFINE_float("image_bytes", 110e3, "Bytes of one stored image.")
-    flags.DEFINE_float("storage", 1e9, "Bytes/s that a checkpoint is written with.")
-
-    def start() -> None:
-        """Prints the tables and draws the picture."""
-        values: dict[str, Any] = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(System)}
-        for name, value in values.items():
-            least = name in ("latency", "overlap")  # may be 0
-            check(value > 0 or (least and value == 0), f"--{name} is {value}, but must be above 0")
-        for name in ("utilisation", "overlap"):
-            check(values[name] <= 1, f"--{name} is {values[name]}, but must be at most 1")
-        for word in _DEVICES.value:
-            check(word.isdecimal() and int(word) > 0, f"--devices has {word!r}, but must be numbers such as 1,8,64")
-        system, networks = System(**values), [known(name) for name in _NETWORK.value]
-        for network in networks:
-            print(render(sheets(network, system, [int(word) for word in _DEVICES.value]), _FORMAT.value))
-            size = checkpoint_bytes(network)
-            print(f"checkpoint of {network.name}: {size:,} bytes, {size / system.storage:.2g} s\n")
-        if _PLOT.value:
-            draw(networks, system, Path(_PLOT.value))
-
-    commandline.launch(start)
+    Raises:
+      UserError: a value of `system` or a number of devices is impossible, or there is no such network.
+    """
+    for name, value in asdict(system).items():
+        least = name in ("latency", "overlap")  # may be 0
+        check(value > 0 or (least and value == 0), f"--{name} is {value}, but must be above 0")
+    for name in ("utilization", "overlap"):
+        check(getattr(system, name) <= 1, f"--{name} is {getattr(system, name)}, but must be at most 1")
+    for word in devices:
+        check(word.isdecimal() and int(word) > 0, f"--devices has {word!r}, but must be numbers such as 1,8,64")
+    networks = [known(name) for name in names]
+    for network in networks:
+        print(render(sheets(network, system, [int(word) for word in devices]), form))
+        size = checkpoint_bytes(network)
+        print(f"checkpoint of {network.name}: {size:,} bytes, {size / system.storage:.2g} s\n")
+    if plot:
+        draw(networks, system, plot)

@@ -323,14 +323,14 @@ def get_config(dataset: str = "digits") -> ConfigDict:
             "every classification set of TFDS"
         )
     row = datasets.DATASETS.get(dataset, datasets.DATASETS.get(dataset.split("/")[0], datasets.ANY))
-    config = defaults()
+    config: Any = defaults()
     config.data.update(dict(name=dataset) | row)
     return config
 
 
 def defaults() -> ConfigDict:
     """Returns a configuration of all fields of `FIELDS`, without a network."""
-    config = ConfigDict()
+    config: Any = ConfigDict()
     config.model = ConfigDict()  # a recipe sets it: the name of a network and its fields
     for name, field in FIELDS.items():
         section, _, leaf = name.rpartition(".")

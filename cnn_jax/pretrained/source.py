@@ -26,6 +26,7 @@ from cnn_jax import models
 from cnn_jax.checkpoint import storage
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import UserError, check, check_choice
+from cnn_jax.core.files import written
 from cnn_jax.pretrained import files as state_dicts
 from cnn_jax.pretrained import hub
 from cnn_jax.pretrained import torchvision as foreign_weights
@@ -187,7 +188,7 @@ def save(
 
     about = json.dumps({"model": dict(model), "input": {field: given[field] for field in INPUT}, "names": names})
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with workdir.written(path) as partial:
+    with written(path) as partial:
         partial.write_bytes(serialize(contiguous, metadata={METADATA: about}))
 
 

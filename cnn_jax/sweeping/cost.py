@@ -1,6 +1,6 @@
 """What parts of networks cost: parameters, MACs, measured time and memory, forward and backward.
 
-    python -m experiments.cost experiments/bottlenecks.py
+    cnn_jax sweep bottlenecks --cost
 
 What is compared runs in turn, several times each, on random numbers; times are medians. Bytes are XLA's account of what
 a compiled function needs beside its arguments.
@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cnn_jax.display.tables import Sheet, Short
-from cnn_jax.tracking import provenance
+from cnn_jax.display.tables import Sheet, Short, render
 from cnn_jax.sweeping.question import Part
+from cnn_jax.tracking import provenance
 
 ROUNDS = 9
 SECONDS = 0.1  # of each round of each function, at least
@@ -116,25 +116,7 @@ def sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
     return Sheet(f"Cost of the parts: of one image, times and bytes of {batch} images", headings, lines)
 
 
-if __name__ == "__main__":
-    from absl import flags
-
-    from cnn_jax.config import commandline
-    from cnn_jax.core.errors import check
-    from cnn_jax.display.tables import render
-    from cnn_jax.sweeping.question import load
-
-    _FORMAT = flags.DEFINE_enum("format", "text", ["text", "markdown", "json"], "What to print.")
-
-    def start(words: list[str]) -> None:
-        """Prints what the parts of an experiment cost."""
-        check(len(words) == 1, "name one experiment, such as experiments/bottlenecks.py")
-        parts = load(words[0]).parts
-        check(bool(parts), f"{words[0]} names no parts to measure")
-        found = record(parts)
-        if _FORMAT.value == "json":
-            print(json.dumps(found))
-        else:
-            print(render([sheet(found["rows"])], _FORMAT.value) + "\n" + place(found))
-
-    commandline.launch(start, operands=True)
+def show(parts: Sequence[Part], form: str) -> None:
+    """Measures parts and prints what they cost: as text, markdown or json."""
+    found = record(parts)
+    print(json.dumps(found) if form == "json" else render([sheet(found["rows"])], form) + "\n" + place(found))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn_jax.display.plots import save, subplots
-from cnn_jax.sweeping.question import Experiment, without, word
 from cnn_jax.sweeping.intervals import mean
+from cnn_jax.sweeping.question import Experiment, without, word
 
 if TYPE_CHECKING:
     from cnn_jax.sweeping.sweep_report import Result

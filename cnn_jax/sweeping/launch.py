@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import Stopped, StorageError, UserError, check
+from cnn_jax.core.files import write_text
 from cnn_jax.display.tables import duration
-from cnn_jax.tracking.workdir import write_text
-from cnn_jax.training.signals import StopSignals
 from cnn_jax.sweeping.plan import Task
+from cnn_jax.training.signals import StopSignals
 
 ATTEMPTS = 2  # of a run that crashed or was killed
 NOT_FINITE, MISTAKE = 3, 2  # exit codes of a run that would fail again: see cnn_jax.core.errors

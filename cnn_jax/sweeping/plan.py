@@ -1,21 +1,21 @@
 """What a sweep will run: the arms with their sizes, what differs between them, and a task for each arm and seed."""
 
 import json
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.config.commandline import other_config
 from cnn_jax.config.compare import differences, flat
+from cnn_jax.config.configuration import Configuration
 from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import UserError, check
+from cnn_jax.core.files import write_text
 from cnn_jax.display.tables import Sheet, Short
 from cnn_jax.reporting import runs
-from cnn_jax.tracking import workdir
 from cnn_jax.sweeping.question import Arm, Experiment
+from cnn_jax.tracking import workdir
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def plan(experiment: Experiment) -> list[Planned]:
     jax.config.update("jax_platforms", "cpu")  # for tracing; the runs have the accelerators
     planned: list[Planned] = []
     for arm in experiment.arms:
-        config, _ = other_config(None, shlex.join([arm.config, *arm.words]), flag=f"arm {arm.name!r}")
+        config = Configuration.from_recipe(arm.config, arm.words, flag=f"arm {arm.name!r}").config
         for other in planned:
             same = not differences(_plain(other.config), _plain(config))
             check(not same, f"the arms {other.arm.name!r} and {arm.name!r} have one configuration: leave one out")
@@ -154,7 +154,7 @@ class Task:
             path.unlink(missing_ok=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            workdir.write_text(path, why)
+            write_text(path, why)
 
     def last_words(self) -> str:
         """Returns the line of the last attempt's log that says why it ended."""
@@ -179,7 +179,7 @@ def first_tasks(experiment: Experiment) -> list[Task]:
     """Returns the runs that others start from; raises UserError for a field that does not exist."""
     found = []
     for folder, arm in experiment.first.items():
-        config, _ = other_config(None, shlex.join([arm.config, *arm.words]), flag=f"arm {arm.name!r}")
+        config = Configuration.from_recipe(arm.config, arm.words, flag=f"arm {arm.name!r}").config
         found.append(Task(arm, 0, Path(folder), config))
     return found
 

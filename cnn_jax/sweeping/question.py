@@ -1,7 +1,8 @@
 """What an experiment is: a question, the arms that answer it, and what to compare.
 
 An experiment is a Python file whose docstring begins with the question, and goes on with the hypothesis, its source
-and what the task can show. Its `get_experiment(dataset, full)` returns an `Experiment`.
+and what the task can show. Its `get_experiment(dataset, full)` returns an `Experiment`. Ours are in experiments/ of a
+clone; an installed package carries copies.
 """
 
 import importlib.util
@@ -15,6 +16,8 @@ from typing import Any
 
 from cnn_jax.core.errors import UserError, check, near
 
+PACKAGE = Path(__file__).parents[1]
+FOLDERS = (PACKAGE / "questions", PACKAGE.parent / "experiments")  # of a wheel, of a clone
 EQUAL = ("parameters", "macs")  # what an experiment can demand to be equal
 FIGURES = ("curves", "cost", "layers", "trend")
 
@@ -66,7 +69,7 @@ class Experiment:
     equal: what the arms of a group of the first field must have in common, of `EQUAL`; else a sweep refuses to run.
     seeds: of every arm, from 0; arms of one seed see the same examples in the same order.
     figures: of `FIGURES`. trend: the field with numbers on the horizontal axis of the figure of that name.
-    parts: what `experiments.cost` measures beside the runs.
+    parts: what `cost` measures beside the runs.
     first: folder -> an arm that is trained there once, with seed 0, before the others, which start from it.
     """
 
@@ -122,16 +125,20 @@ def grid(
 
 
 def load(spec: str) -> Experiment:
-    """Returns the experiment of "FILE[:DATASET][:full]".
+    """Returns the experiment of "NAME[:DATASET][:full]" or "FILE[:DATASET][:full]".
 
     Raises:
-      UserError: no such file, it is no experiment, it has no such data set, or its arms collide.
+      UserError: no such experiment, no such data set, or its arms collide.
     """
     file, *words = spec.split(":")
     path = Path(file)
-    if path.suffix != ".py" or not path.is_file():
+    if "/" not in file and path.suffix != ".py":
+        names = [other.stem for other in experiments()]
+        check(file in names, f"there is no experiment {file!r}{near(file, names)} (--list shows all)")
+        path = folder() / f"{file}.py"
+    elif path.suffix != ".py" or not path.is_file():
         known = [str(other) for other in experiments(path.parent)]
-        raise UserError(f"there is no experiment {file!r}{near(file, known)}. --list shows those that there are")
+        raise UserError(f"there is no experiment {file!r}{near(file, known)} (--list shows ours)")
     try:
         module = _module(path)
     except SyntaxError as error:
@@ -166,13 +173,23 @@ def load(spec: str) -> Experiment:
     return found
 
 
-def experiments(folder: Path = Path("experiments")) -> list[Path]:
-    """Returns the experiment files in a folder."""
+def folder() -> Path:
+    """Returns the folder of our experiments."""
+    return next((path for path in FOLDERS if path.is_dir()), FOLDERS[0])
+
+
+def experiments(where: Path | None = None) -> list[Path]:
+    """Returns the experiment files in a folder, by default ours."""
     return sorted(
         path
-        for path in folder.glob("*.py")
+        for path in (where or folder()).glob("*.py")
         if re.search(r"^def get_experiment\(", path.read_text(encoding="utf-8"), re.M)
     )
+
+
+def listing() -> str:
+    """Returns the names of our experiments, each with its question."""
+    return "\n".join(f"{path.stem}\n    {load(path.stem).question}" for path in experiments())
 
 
 def _module(path: Path) -> Any:

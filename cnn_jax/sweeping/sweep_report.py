@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import check
+from cnn_jax.core.files import write_text
 from cnn_jax.display.tables import Sheet, Short, render
 from cnn_jax.reporting import runs
-from cnn_jax.tracking import provenance, workdir
-from cnn_jax.tracking.metrics import read_jsonl
 from cnn_jax.sweeping import cost, figures
-from cnn_jax.sweeping.question import Arm, Experiment, without
 from cnn_jax.sweeping.intervals import Mean, mean, paired_difference
 from cnn_jax.sweeping.plan import Planned, Task, differing, seeds_in, tasks
+from cnn_jax.sweeping.question import Arm, Experiment, without
+from cnn_jax.tracking import provenance
+from cnn_jax.tracking.metrics import read_jsonl
 
 
 @dataclass(frozen=True)
@@ -236,8 +237,8 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
     if mixed:
         parts.append(f"**Runs differ in {', '.join(mixed)}: what is compared may not be the arms alone.**")
     text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
-    workdir.write_text(folder / "report.md", text)
-    workdir.write_text(folder / "report.html", page(text, folder))
+    write_text(folder / "report.md", text)
+    write_text(folder / "report.html", page(text, folder))
     return folder / "report.html"
 
 
@@ -292,8 +293,8 @@ def measure_cost(experiment: Experiment, spec: str, folder: Path, say: Callable[
     if path.exists() and cost.fits(json.loads(path.read_text(encoding="utf-8")), experiment.parts):
         return
     say("measuring the cost of the parts")
-    line = [sys.executable, "-m", "experiments.cost", spec, "--format=json"]
+    line = [sys.executable, "-m", "cnn_jax.sweep", spec, "--cost", "--format=json"]
     result = subprocess.run(line, capture_output=True, text=True, check=False)
     words = result.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
     check(result.returncode == 0, f"the cost of the parts could not be measured: {words[0]}")
-    workdir.write_text(path, result.stdout)
+    write_text(path, result.stdout)

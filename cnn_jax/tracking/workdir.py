@@ -1,43 +1,17 @@
 """The folder of a run: its configuration, stored as data, what may change when the run goes on, and its lock."""
 
-import contextlib
-import errno
 import json
-import os
-import re
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from cnn_jax.config.compare import differences
 from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import StorageError, UserError, check
+from cnn_jax.core.files import locked, storage_errors, write_text, written  # noqa: F401  also by these names here
 
-# What the system says when a disk or its owner refuses; other errors of files are defects of the program.
-NAMES = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT")
-REFUSALS = {getattr(errno, name) for name in NAMES if hasattr(errno, name)}
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts
-
-
-@contextlib.contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Turns what is raised when a disk is full or a file cannot be written into one StorageError that begins so."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in REFUSALS:
-            raise
-        place = f" ({error.filename})" if error.filename else ""
-        raise StorageError(f"{what}: {error.strerror}{place}") from None
-    except ValueError as error:
-        reason = re.search(r"([^:]+) \[os_error_code=", str(error))  # of tensorstore, which writes for orbax
-        if reason is None:
-            raise
-        raise StorageError(f"{what}: {reason.group(1).strip()}") from None
 
 
 def retried(action: Callable[[], Any], *, what: str, seconds: float, report: Callable[[str], Any]) -> Any:
@@ -63,33 +37,6 @@ def retried(action: Callable[[], Any], *, what: str, seconds: float, report: Cal
             report(f"{error}; tried again in {min(pause, left):.1f} s, for {left:.0f} s at most")
             time.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)
-
-
-@contextlib.contextmanager
-def locked(workdir: Path, *, flag: str = "--workdir") -> Iterator[None]:
-    """Makes `workdir` and holds it for this process; the lock dies with the process, however it dies.
-
-    Args:
-      flag: that named it, for messages.
-
-    Raises:
-      UserError: another process holds it.
-      StorageError: the folder cannot be made or written.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{flag}={workdir} cannot be made: {error.strerror}") from None
-    holder = workdir / ".lock"
-    with storage_errors(f"{flag}={workdir} cannot be written"):
-        try:
-            lock = filelock.FileLock(holder).acquire(blocking=False)
-        except filelock.Timeout:
-            by = holder.read_text(encoding="utf-8").strip() or "another process"
-            raise UserError(f"{workdir} is in use by {by}: wait until it ends, or give another {flag}") from None
-    with lock:
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        yield
 
 
 def prepare(config: Any, workdir: Path, *, data: dict[str, Any], extend: bool = False) -> None:
@@ -188,26 +135,3 @@ def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), 
             f"{workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
             f"{way_out}{' To train it for longer, add --extend.' if only_duration else ''}"
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file in one piece: readers see the old text or the new, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-@contextlib.contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Gives a path to write a large file to; it is in the place of `path` afterwards, or nowhere if that failed.
-
-    Raises:
-      StorageError: it cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with storage_errors(f"{path} cannot be written"):
-            yield partial
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn_jax.benchmarking.scaling_model import PUBLISHED, Network, System, checkpoint_bytes, draw, known, predict, sheets
+from cnn_jax.benchmarking.scaling_model import (
+    PUBLISHED,
+    Network,
+    System,
+    checkpoint_bytes,
+    draw,
+    known,
+    predict,
+    sheets,
+)
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = System(peak=1e12, utilisation=0.5, bandwidth=1e9, latency=0.0, overlap=0.0, images=10)

@@ -12,9 +12,9 @@ import pytest
 
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.sweeping import launch
-from cnn_jax.sweeping.question import Arm
 from cnn_jax.sweeping.launch import Slot, check_not_submitted, run_here, slots, submit
 from cnn_jax.sweeping.plan import Task
+from cnn_jax.sweeping.question import Arm
 from run_folders import make
 
 ROOT = Path(__file__).parents[2]

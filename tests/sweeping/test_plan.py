@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from cnn_jax.core.errors import UserError
-from cnn_jax.sweeping.question import Experiment, experiments, grid, load
 from cnn_jax.sweeping.plan import check_fit, differing, first_tasks, plan, plan_sheet, seeds_in, tasks
+from cnn_jax.sweeping.question import Experiment, experiments, grid, load
 
 # ml_collections loads configuration files by a method that Python will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

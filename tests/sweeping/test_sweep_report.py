@@ -10,8 +10,8 @@ import pytest
 from cnn_jax.display import plots
 from cnn_jax.sweeping import figures
 from cnn_jax.sweeping import sweep_report as report
-from cnn_jax.sweeping.question import load
 from cnn_jax.sweeping.plan import plan, tasks
+from cnn_jax.sweeping.question import load
 from run_folders import START, make
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

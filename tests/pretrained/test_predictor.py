@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from cnn_jax.pretrained.inference import Reading
+from cnn_jax.pretrained.trained import Trained
 from flax import nnx
 from PIL import Image
 
@@ -13,8 +15,6 @@ from cnn_jax.core.errors import UserError
 from cnn_jax.data.images import UnreadableError
 from cnn_jax.pretrained import inference
 from cnn_jax.pretrained import source as pretrained
-from cnn_jax.pretrained.inference import Reading
-from cnn_jax.pretrained.trained import Trained
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Who is it: distances between features, and how well they tell people (or things) apart. NumPy arrays only.
+"""Distances between features, and how well they tell people (or things) apart.
 
 Verification asks whether two pictures show the same person: they do if their distance is at most a threshold.
 Identification asks which of K known persons a picture shows: the one with the nearest picture, or none of them if even
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.distance import cdist
+from sklearn.metrics import auc, roc_curve
 
 DISTANCES = ("cosine", "euclidean")
 
@@ -19,8 +21,6 @@ def distances(a: np.ndarray, b: np.ndarray, kind: str) -> np.ndarray:
     "cosine": 1 minus the cosine of the angle between them, in [0, 2]; a row of zeros is at 1 from everything.
     "euclidean": the length of their difference.
     """
-    from scipy.spatial.distance import cdist
-
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if kind == "euclidean":
         return cdist(a, b)
@@ -62,17 +62,13 @@ class Roc:
     def auc(self) -> float:
         """The area under the curve of true over false accepts: the probability that a pair of the same person is nearer
         than one of different persons, ties counted half."""
-        return float(np.trapezoid(1 - self.false_rejects, self.false_accepts))
+        return float(auc(self.false_accepts, 1 - self.false_rejects))
 
     @property
     def eer(self) -> float:
         """The equal error rate: where false accepts are as frequent as false rejects, on straight lines between
         thresholds."""
-        after = int(np.argmax(self.false_accepts >= self.false_rejects))  # never 0: everything is rejected there
-        before = after - 1
-        gap_before, gap_after = (self.false_rejects - self.false_accepts)[[before, after]]
-        share = gap_before / (gap_before - gap_after)
-        return float((1 - share) * self.false_accepts[before] + share * self.false_accepts[after])
+        return float(np.interp(0, self.false_accepts - self.false_rejects, self.false_accepts))
 
     @property
     def equal(self) -> int:
@@ -86,10 +82,8 @@ def roc(between: np.ndarray, same: np.ndarray) -> Roc:
     Args:
       between: distances [P]. same: whether a pair is of one person, [P]; there must be pairs of both kinds.
     """
-    thresholds, place = np.unique(between, return_inverse=True)
-    accepted = [np.cumsum(np.bincount(place[kind], minlength=len(thresholds))) for kind in (same, ~same)]
-    true, false = (np.concatenate([[0.0], counts / counts[-1]]) for counts in accepted)
-    return Roc(np.concatenate([[-np.inf], thresholds]), false, 1 - true)
+    false, true, scores = roc_curve(same, -between, drop_intermediate=False)
+    return Roc(-scores, false, 1 - true)
 
 
 def to_persons(between: np.ndarray, gallery: np.ndarray, persons: int) -> np.ndarray:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cnn_jax.pretrained.inference import Embedded
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from cnn_jax import identify, verify
 from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained import inference
-from cnn_jax.pretrained.inference import Embedded
 
 ROOT = Path(__file__).parents[2]
 

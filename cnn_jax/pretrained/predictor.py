@@ -1,5 +1,9 @@
-"""A trained network ready for use: from pictures to class scores, probabilities and features."""
+"""A trained network ready for use: from images, or files, to class scores, probabilities and features."""
 
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,24 +16,42 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
+from cnn_jax.core.progress import progress_bar
 from cnn_jax.data import augment
 from cnn_jax.data.arrays import StoredArray
-from cnn_jax.data.images import Frames, Picture
+from cnn_jax.data.find import find
+from cnn_jax.data.images import Frames, Picture, UnreadableError
+from cnn_jax.data.workers import read_ahead
 from cnn_jax.nn.base import listen
 from cnn_jax.pretrained import source as pretrained
+from cnn_jax.pretrained.features import Features
 
 
-def load(source: str | Path) -> "Trained":
+@dataclass(frozen=True)
+class Computed:
+    """values: [N, F] of the files that could be read. kept: which these are. unreadable: file -> what is wrong."""
+
+    values: np.ndarray
+    kept: list[int]
+    unreadable: dict[str, str]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a file was left out."""
+        return 1 if self.unreadable else 0
+
+
+def load(source: str | Path) -> "Predictor":
     """Returns the trained network that a SOURCE names (see `cnn_jax.pretrained.source`): a run, an exported file.
 
     Raises:
       UserError: there is no such source, or it is damaged.
     """
-    return Trained(pretrained.open_source(str(source)))
+    return Predictor(pretrained.open_source(str(source)))
 
 
-class Trained:
-    """A trained network: `trained(images)` are class scores.
+class Predictor:
+    """A trained network: `predictor(images)` are class scores.
 
     Images are a batch uint8 [B, *spatial, C] of any size, or a list of examples: files as `data.folder` has them (JPEG,
     PNG; clips and sequences of networks that take those), or arrays uint8 [*spatial, C]. They are brought to the
@@ -123,6 +145,81 @@ class Trained:
     def pixels(self, images: Any, *, prepared: bool = False) -> jax.Array:
         """Returns the values that the network gets of each image, float32 [B, F]: what features are compared with."""
         return self._pixels(self._state, images if prepared else self.prepare(images))
+
+    def compute(
+        self, files: Sequence[Path], quantity: str, *, batch_size: int = 64, skip: bool = False, timeout: float = 600.0
+    ) -> Computed:
+        """Returns a quantity of files, "probabilities", "features" or "pixels", in batches that threads read ahead.
+
+        Args:
+          skip: leaves out files that cannot be read, and names them on the error output.
+          timeout: seconds to wait for a file.
+
+        Raises:
+          UserError: a file cannot be read and is not to be left out, or none can.
+        """
+
+        def read(file: Path) -> Any:
+            try:
+                return self.prepare([file])[0]
+            except UnreadableError as error:
+                if not skip:
+                    raise UnreadableError(f"{error}; --on-error=skip leaves such files out") from None
+                return error
+
+        size = min(batch_size, len(files))
+        values, rows, kept, unreadable = [], [], [], {}
+
+        def step() -> None:
+            batch = np.stack(rows + [rows[0]] * (size - len(rows)))  # one shape, which is compiled once
+            values.append(np.asarray(getattr(self, quantity)(batch, prepared=True))[: len(rows)])
+            rows.clear()
+
+        reading = read_ahead(
+            *(read, files),
+            workers=min(32, 2 * (os.cpu_count() or 1)),
+            ahead=2 * size,
+            timeout=timeout,
+            flag="--timeout",
+        )
+        with progress_bar("pictures", len(files)) as advance:
+            for i, result in enumerate(reading):
+                if isinstance(result, UnreadableError):
+                    unreadable[str(files[i])] = str(result)
+                else:
+                    rows.append(result)
+                    kept.append(i)
+                if len(rows) == size:
+                    step()
+                advance(1)
+            if rows:
+                step()
+        for reason in unreadable.values():
+            print(f"left out: {reason}", file=sys.stderr)
+        check(bool(kept), f"none of the {len(files)} files can be read")
+        if unreadable:
+            print(f"{len(unreadable)} of {len(files)} files are left out", file=sys.stderr)
+        return Computed(np.concatenate(values), kept, unreadable)
+
+    def embed(self, words: list[str], *, pixels: bool = False, **reading: Any) -> Features:
+        """Returns the features of the pictures that `words` name: files, folders, patterns (see `data.find`).
+
+        Args:
+          pixels: the values that the network is given, instead of its features. reading: as of `compute`.
+
+        Raises:
+          UserError: as `compute`; a word names nothing.
+        """
+        found = find(words, len(self.image_size))
+        done = self.compute([example.file for example in found], "pixels" if pixels else "features", **reading)
+        kept = [found[i] for i in done.kept]
+        return Features(
+            done.values,
+            [str(example.file) for example in kept],
+            [example.group for example in kept],
+            self.source.name + (":pixels" if pixels else ""),
+            done.exit_code,
+        )
 
 
 def build(source: pretrained.Pretrained) -> Any:
