@@ -61,9 +61,8 @@ def check_pictures(folder: Path) -> None:
     with progress_bar("checking", None) as advance:
         report = folder_check.inspect(folder, advance)
     lines = [(one.part, one.name, one.pictures, one.smallest, one.largest) for one in report.classes]
-    title = (
-        f"{folder}: {sum(one.pictures for one in report.classes):,} pictures, height x width of smallest and largest"
-    )
+    total = sum(one.pictures for one in report.classes)
+    title = f"{folder}: {total:,} pictures, height x width of the smallest and the largest"
     print(render([Sheet(title, ("part", "class", "pictures", "smallest", "largest"), lines)], "text"), end="")
     for note in report.notes:
         print(f"note: {note}")

@@ -3,18 +3,18 @@
 import jax
 import numpy as np
 import pytest
-from cnn_jax.pretrained.inference import Reading
-from cnn_jax.pretrained.trained import Trained
 from flax import nnx
 from PIL import Image
 
 import cnn_jax
 from cnn_jax import models
+from cnn_jax.config import cli
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.images import UnreadableError
-from cnn_jax.pretrained import inference
+from cnn_jax.pretrained import features as stored
 from cnn_jax.pretrained import source as pretrained
+from cnn_jax.pretrained.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def pictures(tmp_path):
 @pytest.mark.parametrize("batch_size", [2, 64])
 def test_batches_of_any_size_give_what_the_network_gives_alone(trained, pictures, quantity, batch_size):
     files = sorted(pictures.rglob("*.png"))
-    done = inference.compute(trained, files, quantity, Reading(batch_size))
+    done = trained.compute(files, quantity, batch_size=batch_size)
     assert (done.kept, done.unreadable, done.exit_code) == ([0, 1, 2, 3, 4], {}, 0)
     alone = [np.asarray(getattr(trained, quantity)([file]))[0] for file in files]
     np.testing.assert_allclose(done.values, alone, rtol=1e-4, atol=1e-5)
@@ -55,29 +55,29 @@ def test_pixels_are_the_normalised_values(trained, pictures):
 
 def test_a_file_that_cannot_be_read_ends_the_command_or_is_left_out_and_counted(trained, pictures, capsys):
     files = sorted(pictures.rglob("*.png"))
-    whole = inference.compute(trained, files, "features", Reading()).values
+    whole = trained.compute(files, "features").values
     files[1].write_bytes(files[1].read_bytes()[:90])
     with pytest.raises(UnreadableError, match=r"10\.png|2\.png") as refused:
-        inference.compute(trained, files, "features", Reading())
+        trained.compute(files, "features")
     assert str(files[1]) in str(refused.value) and "--on-error=skip" in str(refused.value)
-    done = inference.compute(trained, files, "features", Reading(batch_size=3, skip=True))
+    done = trained.compute(files, "features", batch_size=3, skip=True)
     assert (done.kept, list(done.unreadable), done.exit_code) == ([0, 2, 3, 4], [str(files[1])], 1)
     np.testing.assert_allclose(done.values, whole[[0, 2, 3, 4]], rtol=1e-4, atol=1e-5)
     told = capsys.readouterr().err
     assert f"left out: {files[1]}: it cannot be read" in told and "1 of 5 files are left out" in told
     with pytest.raises(UserError, match="none of the 1 files can be read"):
-        inference.compute(trained, files[1:2], "features", Reading(skip=True))
+        trained.compute(files[1:2], "features", skip=True)
 
 
 def test_features_have_the_names_of_their_folders_and_survive_the_disk(trained, pictures, tmp_path):
-    embedded = inference.embed(trained, [str(pictures)], Reading())
+    embedded = trained.embed([str(pictures)])
     assert embedded.labels == ["a", "a", "b", "b", "b"]
     assert [file.removeprefix(f"{pictures}/") for file in embedded.files] == [
         *("a/1.png", "a/2.png", "b/1.png", "b/2.png", "b/10.png")
     ]
     assert embedded.features.dtype == np.float32 and embedded.source == "bundled:lenet5-digits"
-    inference.write_features(tmp_path / "f.npz", embedded)
-    read = inference.read_features(tmp_path / "f.npz")
+    embedded.write(tmp_path / "f.npz")
+    read = stored.read(tmp_path / "f.npz")
     np.testing.assert_array_equal(read.features, embedded.features)
     assert (read.files, read.labels, read.source) == (embedded.files, embedded.labels, embedded.source)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["f.npz"]
@@ -86,13 +86,11 @@ def test_features_have_the_names_of_their_folders_and_survive_the_disk(trained, 
 
 
 def test_without_folders_there_are_no_labels(trained, pictures, tmp_path):
-    embedded = inference.embed(trained, [str(pictures / "a")], Reading(), pixels=True)
+    embedded = trained.embed([str(pictures / "a")], pixels=True)
     assert embedded.features.shape == (2, 28 * 28) and embedded.source == "bundled:lenet5-digits:pixels"
-    inference.write_features(tmp_path / "f.npz", embedded)
+    embedded.write(tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as archive:
         assert sorted(archive.files) == ["features", "files", "source"]
-    with pytest.raises(UserError, match=r"no person's folder, such as .*1\.png"):
-        inference.persons(str(tmp_path / "f.npz"), lambda: None, Reading())
 
 
 class Harmful:
@@ -124,7 +122,7 @@ GOOD = dict(features=np.ones((2, 3), np.float32), files=np.array(["a", "b"]), so
 def test_other_archives_are_refused(tmp_path, change, message):
     np.savez(tmp_path / "f.npz", **(GOOD | change))
     with pytest.raises(UserError, match=message):
-        inference.read_features(tmp_path / "f.npz")
+        stored.read(tmp_path / "f.npz")
 
 
 def test_nothing_in_a_file_is_executed(tmp_path):
@@ -135,17 +133,17 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     (tmp_path / "i.npy").rename(tmp_path / "i.npz")
     for name in "fghi":
         with pytest.raises(UserError, match=r"cannot be read as features|holds no features"):
-            inference.read_features(tmp_path / f"{name}.npz")
+            stored.read(tmp_path / f"{name}.npz")
     assert not (tmp_path / "harm").exists()
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
-        inference.check_output(tmp_path / "no/f.npz", "--output", ".npz")
+        cli.check_output(tmp_path / "no/f.npz", "--output", ".npz")
     with pytest.raises(UserError, match="is a folder"):
-        inference.check_output(tmp_path, "--output")
+        cli.check_output(tmp_path, "--output")
     with pytest.raises(UserError, match=r"must be a file that ends in \.npz"):
-        inference.check_output(tmp_path / "f.txt", "--output", ".npz")
+        cli.check_output(tmp_path / "f.txt", "--output", ".npz")
 
 
 def network(name, size, channels, **fields):
@@ -156,14 +154,14 @@ def network(name, size, channels, **fields):
     leaves = {path: random.normal(0, 0.1, leaf.shape).astype(np.float32) for path, leaf in named}
     given = dict(image_size=size, channels=channels, test_crop="resize", test_resize=8, mean=[0], std=[1])
     model = {"name": name} | fields
-    return Trained(pretrained.Pretrained("x", "x", model, given | {"classes": ["a", "b"]}, leaves))
+    return Predictor(pretrained.Pretrained("x", "x", model, given | {"classes": ["a", "b"]}, leaves))
 
 
 def test_sequences_go_through_networks_that_take_them(tmp_path):
     values = np.random.default_rng(0).normal(size=150)
     np.save(tmp_path / "long.npy", values)
     one = network("conv1d", (128,), 1)
-    done = inference.compute(one, [tmp_path / "long.npy"], "probabilities", Reading())
+    done = one.compute([tmp_path / "long.npy"], "probabilities")
     middle = values[11:139].astype(np.float32)
     np.testing.assert_allclose(done.values, one.probabilities(middle[None, :, None]), rtol=1e-5)
 

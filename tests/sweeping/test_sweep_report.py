@@ -14,7 +14,6 @@ from cnn_jax.sweeping.plan import plan, tasks
 from cnn_jax.sweeping.question import load
 from run_folders import START, make
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 SMALL = Path(__file__).parents[1] / "helpers" / "small_experiment.py"
 ERRORS = {"width=0.1": (0.10, 0.12, 0.11), "width=0.05": (0.15, 0.16, 0.17)}
 
@@ -117,12 +116,12 @@ def test_runs_of_another_configuration_do_not_count_and_are_named(tmp_path):
 def test_the_page_holds_everything_and_asks_for_nothing(tmp_path):
     experiment, planned = sweep(tmp_path, ERRORS)
     tasks(planned, [3], tmp_path)[0].fail("killed <b>")
-    path = report.make(experiment, planned, tmp_path, seeds=4, command="python -m experiments.sweep small.py --seeds=4")
+    path = report.make(experiment, planned, tmp_path, seeds=4, command="cnn_jax sweep small.py --seeds=4")
     page, text = path.read_text(), (tmp_path / "report.md").read_text()
     assert text.startswith("# Is wide better than narrow?\n\n## Answer\n\n- width=0.05 for 0.1: worse")
     for words in (
         "as everybody knows",
-        "python -m experiments.sweep small.py --seeds=4",
+        "cnn_jax sweep small.py --seeds=4",
         "A, 2 cores",
         "0123456789-dirty",
     ):
