@@ -111,7 +111,7 @@ def test_a_signal_reaches_the_runs_which_save_and_the_sweep_ends_with_75(tmp_pat
         "signal.signal(signal.SIGTERM, save); pathlib.Path({folder!r} + '.began').touch(); time.sleep(60)"
     )
     script = (
-        "import sys; sys.path[:0] = ['tests/sweeping', '.']\n"
+        "import sys; sys.path[:0] = ['tests/sweeping', 'tests/helpers', '.']\n"
         "from test_launch import *; from cnn_jax.core.errors import Stopped\n"
         f"try: run(Path({str(tmp_path)!r}), {wait!r}, FINISH)\n"
         "except Stopped as error: print(error); sys.exit(error.exit_code)\n"
