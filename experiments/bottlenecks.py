@@ -46,10 +46,10 @@ def residual(reduction: bool):
     import jax
 
     from cnn_jax.models import resnet
-    from cnn_jax.nn.base import Keys
+    from cnn_jax.nn.init import InitKeys
     from cnn_jax.nn.layers import Conv, make_norm
 
-    rngs = Keys(jax.random.key(0))
+    rngs = InitKeys(jax.random.key(0))
     plan = resnet.bottleneck(256, 1, variant="v1.5", groups=1, width_per_group=64, reduction=reduction)
     conv = partial(Conv, bias=False, init="he_fan_out", rngs=rngs)
     norm = partial(make_norm, "batch", rngs=rngs)
@@ -60,10 +60,10 @@ def residual(reduction: bool):
 def _block():
     import jax
 
-    from cnn_jax.nn.base import Keys
+    from cnn_jax.nn.init import InitKeys
     from cnn_jax.nn.layers import ConvBlock
 
-    return partial(ConvBlock, init="he_fan_in", rngs=Keys(jax.random.key(0)))
+    return partial(ConvBlock, init="he_fan_in", rngs=InitKeys(jax.random.key(0)))
 
 
 PARTS = tuple(

@@ -19,7 +19,8 @@ from cnn_jax.analysis import receptive_field
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.nn import cpu
-from cnn_jax.nn.base import ACTIVATIONS, changed
+from cnn_jax.nn.hooks import intercept
+from cnn_jax.nn.init import ACTIVATIONS
 from cnn_jax.nn.layers import LocalResponseNorm
 from cnn_jax.nn.pooling import AdaptiveAveragePool, Pool
 
@@ -45,7 +46,7 @@ def run(model: Any, x: jax.Array, change: Callable[[str, jax.Array], jax.Array])
         seen.add(names[id(layer)])
         return change(names[id(layer)], y)
 
-    with changed(reported):
+    with intercept(reported):
         for name, layer in members(model):
             x = layer(x)
             x = x if name in seen else change(name, x)
@@ -202,7 +203,7 @@ def deconvolve(model: Any, x: jax.Array, layer: str, channels: jax.Array, positi
             )
             if kind == "relu":
                 setattr(node, attribute, _rectify_both_ways)
-    with changed(_pass_back):
+    with intercept(_pass_back):
         maps, pull = jax.vjp(lambda x: outputs(rectifying, x)[layer], x)
     places = (jnp.arange(len(x)), positions[:, 0], positions[:, 1], channels)
     (signal,) = pull(jnp.zeros_like(maps).at[places].set(maps[places]))

@@ -87,7 +87,7 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
     from cnn_jax.analysis import receptive_field
     from cnn_jax.core import trees
     from cnn_jax.nn import cpu
-    from cnn_jax.nn.base import listen
+    from cnn_jax.nn.hooks import capture
 
     model = nnx.view(nnx.eval_shape(create), deterministic=True, use_running_average=True, raise_if_not_found=False)
     graphdef, state = nnx.split(model)
@@ -95,7 +95,7 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
 
     def forward(state: Any, x: jax.Array) -> Any:
         merged = nnx.merge(graphdef, state)
-        with listen() as calls:
+        with capture() as calls:
             merged(x)
         paths = {id(node): trees.path_name(path) for path, node in nnx.iter_graph(merged)}
         called.extend((paths[id(layer)], layer) for layer, _, _ in calls)

@@ -7,7 +7,7 @@ from cnn_jax import models
 from cnn_jax.config.fields import model_fields
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.models import resnet
-from cnn_jax.nn.base import scaled, scaled_sizes
+from cnn_jax.nn.init import scaled, scaled_sizes
 
 
 def network(config: Any, image_shape: Sequence[int]) -> Any:
@@ -23,8 +23,8 @@ def network(config: Any, image_shape: Sequence[int]) -> Any:
 
     name, fields = config.model.name, models.fields(config.model.name) | model_fields(config)
     twins = {"lenet": (LENET_FIELDS, _lenet_features), "resnet": (RESNET_FIELDS, _resnet_features)}
-    family = models.MODELS[name].split(":")[0]
-    known = ", ".join(other for other, path in models.MODELS.items() if path.split(":")[0] in twins)
+    family = models.MODELS[name].module
+    known = ", ".join(other for other, row in models.MODELS.items() if row.module in twins)
     check(family in twins, f"{name} has no twin in PyTorch yet: --against=torch knows {known}")
     fixed, make_features = twins[family]
     for field, value in fixed.items():

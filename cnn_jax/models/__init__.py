@@ -1,90 +1,107 @@
 """All networks by name. Importing this module imports none of them."""
 
-import functools
+import dataclasses
 import importlib
-import inspect
-from collections.abc import Callable
-from numbers import Integral
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check, check_choice, near
+from cnn_jax.core.fields import Field, check_fields
+from cnn_jax.core.fields import options as options_of
 
-# name -> "module:constructor". The constructor's keyword arguments are the fields of config.model.
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A network's family, as "module:class", and the fields that its name settles: other values are other networks."""
+
+    family: str
+    settles: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        """The module of the family in `cnn_jax.models`."""
+        return self.family.split(":")[0]
+
+
 MODELS = {
-    "lenet5": "lenet:LeNet5",
-    "resnet18": "resnet:resnet18",
-    "resnet34": "resnet:resnet34",
-    "resnet50": "resnet:resnet50",
-    "resnet101": "resnet:resnet101",
-    "resnet152": "resnet:resnet152",
-    "cifar_resnet": "resnet:cifar_resnet",
-    "resnet20": "resnet:resnet20",
-    "resnet32": "resnet:resnet32",
-    "resnet44": "resnet:resnet44",
-    "resnet56": "resnet:resnet56",
-    "resnet110": "resnet:resnet110",
-    "resnet1202": "resnet:resnet1202",
-    "nin": "nin:nin",
-    "nin_cifar": "nin:nin_cifar",
-    "googlenet": "googlenet:GoogLeNet",
-    "squeezenet1_0": "squeezenet:squeezenet1_0",
-    "squeezenet1_1": "squeezenet:squeezenet1_1",
-    "alexnet": "alexnet:AlexNet",
-    "zfnet": "alexnet:zfnet",
-    "vgg11": "vgg:vgg11",
-    "vgg11_lrn": "vgg:vgg11_lrn",
-    "vgg13": "vgg:vgg13",
-    "vgg16c": "vgg:vgg16c",
-    "vgg16": "vgg:vgg16",
-    "vgg19": "vgg:vgg19",
-    "mlp": "mlp:MLP",
-    "dilated": "dilated:DilatedNet",
-    "c3d": "conv3d:C3D",
-    "conv1d": "conv1d:ConvNet1D",
-    "toy": "toy:ToyNet",
-    "lenet5_1998": "lenet:lenet5_1998",
-    "local": "local:LocalNet",
-    "flattened": "flattened:FlattenedNet",
+    "lenet5": Row("lenet:LeNet5"),
+    "resnet18": Row("resnet:ResNet", dict(layout="imagenet", depth=18)),
+    "resnet34": Row("resnet:ResNet", dict(layout="imagenet", depth=34)),
+    "resnet50": Row("resnet:ResNet", dict(layout="imagenet", depth=50)),
+    "resnet101": Row("resnet:ResNet", dict(layout="imagenet", depth=101)),
+    "resnet152": Row("resnet:ResNet", dict(layout="imagenet", depth=152)),
+    "cifar_resnet": Row("resnet:SmallResNet", dict(layout="cifar")),
+    "resnet20": Row("resnet:SmallResNet", dict(layout="cifar", depth=20)),
+    "resnet32": Row("resnet:SmallResNet", dict(layout="cifar", depth=32)),
+    "resnet44": Row("resnet:SmallResNet", dict(layout="cifar", depth=44)),
+    "resnet56": Row("resnet:SmallResNet", dict(layout="cifar", depth=56)),
+    "resnet110": Row("resnet:SmallResNet", dict(layout="cifar", depth=110)),
+    "resnet1202": Row("resnet:SmallResNet", dict(layout="cifar", depth=1202)),
+    "nin": Row("nin:NiN", dict(layout="imagenet")),
+    "nin_cifar": Row("nin:SmallNiN", dict(layout="cifar")),
+    "googlenet": Row("googlenet:GoogLeNet"),
+    "squeezenet1_0": Row("squeezenet:SqueezeNet", dict(version="1.0")),
+    "squeezenet1_1": Row("squeezenet:SqueezeNet", dict(version="1.1")),
+    "alexnet": Row("alexnet:AlexNet"),
+    "zfnet": Row("alexnet:ZFNet"),
+    "vgg11": Row("vgg:VGG", dict(configuration="A")),
+    "vgg11_lrn": Row("vgg:VGGWithLRN", dict(configuration="A")),
+    "vgg13": Row("vgg:VGG", dict(configuration="B")),
+    "vgg16c": Row("vgg:VGG", dict(configuration="C")),
+    "vgg16": Row("vgg:VGG", dict(configuration="D")),
+    "vgg19": Row("vgg:VGG", dict(configuration="E")),
+    "mlp": Row("mlp:MLP"),
+    "dilated": Row("dilated:DilatedNet"),
+    "c3d": Row("c3d:C3D"),
+    "conv1d": Row("conv1d:ConvNet1D"),
+    "toy": Row("toy:ToyNet"),
+    "lenet5_1998": Row("lenet:LeNet1998"),
+    "local": Row("local:LocalNet"),
+    "flattened": Row("flattened:FlattenedNet"),
 }
 
+# Fields that config.model does not have: the data set and the precision settle them.
+FROM_DATA = ("num_classes", "input_shape", "dtype")
 
-def constructor(name: str) -> Callable[..., Any]:
-    """Returns the constructor of the network called `name`; imports its family only.
+
+def family(name: str) -> Any:
+    """Returns the `nn.family.Family` of the network called `name`; imports its module only.
 
     Raises:
       UserError: no such network; the message has the near match.
     """
     check_choice("model.name", name, MODELS)
-    module, attribute = MODELS[name].split(":")
-    return getattr(importlib.import_module(f"cnn_jax.models.{module}"), attribute)
+    module, _, cls = MODELS[name].family.partition(":")
+    return getattr(importlib.import_module(f"cnn_jax.models.{module}"), cls)
 
 
 def fields(name: str) -> dict[str, Any]:
-    """Returns the keyword arguments of a network with their defaults: the fields that config.model may have."""
-    build, given = constructor(name), {}
-    while isinstance(build, functools.partial):
-        build, given = build.func, build.keywords | given
-    parameters = inspect.signature(build.__init__).parameters.values()  # a module's metaclass hides its signature
-    return {p.name: p.default for p in parameters if p.default is not p.empty} | given
+    """Returns all fields of a network with their defaults: the keyword arguments of `create`."""
+    return {field: option.default for field, option in options_of(family(name)).items()} | dict(MODELS[name].settles)
 
 
-# Arguments of the constructors that are no fields of config.model: the data set, the precision and the name set them.
-GIVEN = ("num_classes", "input_shape", "dtype", "layout", "version")
+def options(name: str) -> dict[str, Field]:
+    """Returns the fields that config.model has: default, meaning, rule and type of each.
+
+    They are those that neither the network's name nor the data set or the precision settles.
+    """
+    cls, settled = family(name), MODELS[name].settles
+    given = {*settled, *FROM_DATA, *cls.one_form}
+    return {field: option for field, option in options_of(cls).items() if field not in given}
 
 
 def check_model(model: Any) -> None:
-    """Raises UserError unless `model`, config.model, names a network and has only fields of it."""
+    """Raises UserError unless `model`, config.model, names a network and has possible values of its fields."""
     check("name" in model, "config.model has no name: the config file must set config.model")
-    known = [field for field in fields(model.name) if field not in GIVEN]
+    known, possible = options(model.name), options_of(family(model.name))
     for field in set(model) - {"name"}:
         check(
-            field in known,
+            field in possible and field not in FROM_DATA,
             f"config.model.{field}: {model.name} has no such field{near(field, known)}. Its fields: {', '.join(known)}",
         )
-
-
-# Fields that a name has settled: another value is another network.
-SETTLED = {"layout", "depth", "configuration", "version"}
+    given = [(field, option) for field, option in possible.items() if field in model]
+    check_fields(given, partial(getattr, model), prefix="config.model.")
 
 
 def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
@@ -93,27 +110,23 @@ def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
     Args:
       name: a key of `MODELS`.
       seed: of the initial parameters: an int or a key of `jax.random.key`.
-      **kwargs: the constructor's fields: `num_classes`, `input_shape` (without batch), `dtype` (of the computation)
-        and the network's own, such as `head` or `residual`.
+      **kwargs: of `fields(name)`: `num_classes`, `input_shape` (without batch), `dtype` (of the computation) and the
+        network's own, such as `head` or `residual`.
 
     Raises:
       UserError: an unknown name or field (with the near match), or an impossible value.
     """
     import jax
 
-    from cnn_jax.nn.base import Keys
+    from cnn_jax.nn.init import InitKeys
 
-    known = fields(name)
+    known, settled = fields(name), MODELS[name].settles
     for field, value in kwargs.items():
         if field not in known:
             raise UserError(f"{name} has no field {field!r}{near(field, known)}. Its fields: {', '.join(known)}")
         check(
-            field not in SETTLED or (name, field) == ("cifar_resnet", "depth") or value == known[field],
+            field not in settled or value == settled[field],
             f"{name} is the network whose {field} is {known[field]!r}: for {value!r} take that network's name",
         )
-    shape = kwargs.get("input_shape", known["input_shape"])
-    check(
-        len(shape) >= 2 and all(isinstance(size, Integral) and int(size) >= 1 for size in shape),
-        f"input_shape is {tuple(shape)}, but must be [*spatial, channels]: at least two whole numbers above 0",
-    )
-    return constructor(name)(rngs=Keys(jax.random.key(seed) if isinstance(seed, int) else seed), **kwargs)
+    network = family(name)(**settled, **{field: value for field, value in kwargs.items() if field not in settled})
+    return network.build(InitKeys(jax.random.key(seed) if isinstance(seed, int) else seed))

@@ -18,17 +18,17 @@ fc8     1000                                    4,097,000
 ZFNet, the paper's Fig. 3: conv1 7x7/2, pad 1, 110x110; conv2 5x5/2, 26x26; pool1 and pool2 with padding 1.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, scaled
-from cnn_jax.nn.layers import NORMS, ConvBlock, LocalResponseNorm, windows
+from cnn_jax.core.fields import Choice, Rule, option
+from cnn_jax.nn import windows
+from cnn_jax.nn.family import Family, LayerMaker
+from cnn_jax.nn.init import InitKeys
+from cnn_jax.nn.layers import NORMS, LocalResponseNorm
 from cnn_jax.nn.network import Network
-from cnn_jax.nn.pooling import make_pool
 
 
 class Variant(NamedTuple):
@@ -56,99 +56,62 @@ VARIANTS = {
     "zfnet_unpadded": Variant(ZFNET_UNPADDED),  # "unpadded" with a 7x7 kernel and these maps: no stride changes
 }
 POOLED = (1, 2, 5)  # the convolutions that a pooling layer follows
-NORMALISED = (1, 2)  # those with a local response normalisation (section 3.3)
+NORMALIZED = (1, 2)  # those with a local response normalization (section 3.3)
 BIASED = (2, 4, 5)  # those whose biases start at `initial_bias` (section 5), as do those of the hidden linear layers
 
+OWN_GROUPS = Rule("at least 1, or 0 for the groups of the variant", lambda groups: groups >= 0)
 
-class AlexNet(Network):
-    """AlexNet: images [B, H, W, C] -> class scores [B, num_classes].
 
-    variant: a row of `VARIANTS`. groups: of conv2, conv4 and conv5; 0 takes the variant's.
-    kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of a 5x5, three in that of a 7x7.
-    norm: "lrn" after conv1 and conv2, "batch" after every convolution, or "none".
-    lrn_after_pool: norm="lrn" stands behind the pooling (ZFNet, and lectures) and not before it.
-    activation: "relu", or another of `base.ACTIVATIONS` (section 3.1 compares with tanh).
-    pool: "max", "average" or "conv". overlapping: windows of 3x3, or of 2x2 without padding, with stride 2 (section
-      3.4): from the paper's images the maps have the same sizes.
-    head: "fc" (the paper's) with `fc_sizes`, "gap", "flatten" or "conv"; see `network.Head`, also for `dropout`.
-    width: multiplies maps and hidden units. norm_decay: of BatchNorm's running averages. init: of the kernels.
-    initial_bias: of the biases that the paper starts at 1, those of conv2, conv4, conv5 and the hidden linear layers;
-      the others start at 0. Caffe's reference network takes 0.1.
+class AlexNet(Family):
+    """Images [B, H, W, C] -> class scores [B, num_classes]."""
 
-    Raises:
-      UserError: a field has an impossible value, or the image is too small.
-    """
+    variant: str = option("grouped", "One of `VARIANTS`.", Choice(*VARIANTS))
+    groups: int = option(0, "Groups of conv2, conv4 and conv5; 0: the variant's.", OWN_GROUPS)
+    kernel_plan: str = option(
+        "single", "stacked: two 3x3 convolutions replace a 5x5, three replace a 7x7.", Choice(*windows.KERNEL_PLANS)
+    )
+    norm: str = option("lrn", "lrn: after conv1 and conv2; batch: after every convolution.", Choice(*NORMS))
+    lrn_after_pool: bool = option(False, "norm=lrn follows the pooling (ZFNet, and lectures) and not the convolution.")
+    overlapping: bool = option(True, "Pooling windows of 3x3 with stride 2 (section 3.4); False: 2x2 without padding.")
+    initial_bias: float = option(
+        1.0,
+        "Initial bias of conv2, conv4, conv5 and the hidden linear layers (section 5); all others start at 0. Caffe's "
+        "reference network has 0.1.",
+    )
+    input_shape: tuple[int, ...] = (227, 227, 3)
+    dropout: float = 0.5
+    init: str = "normal_0.01"
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 1000,
-        input_shape: Sequence[int] = (227, 227, 3),
-        variant: str = "grouped",
-        groups: int = 0,
-        kernel_plan: str = "single",
-        norm: str = "lrn",
-        lrn_after_pool: bool = False,
-        activation: str = "relu",
-        pool: str = "max",
-        overlapping: bool = True,
-        head: str = "fc",
-        fc_sizes: Sequence[int] = (4096, 4096),
-        dropout: float = 0.5,
-        width: float = 1.0,
-        norm_decay: float = 0.9,
-        init: str = "normal_0.01",
-        initial_bias: float = 1.0,
-        dtype: Any = None,
-        rngs: Keys,
-    ):
-        check_choice("variant", variant, VARIANTS)
-        check_choice("norm", norm, NORMS)
-        check_choice("kernel_plan", kernel_plan, ("single", "stacked"))
-        check(groups >= 0, f"groups is {groups}, but must be at least 1, or 0 for the groups of the variant")
-        row = VARIANTS[variant]
-        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-
-        channels = input_shape[-1]
+    def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
+        row = VARIANTS[self.variant]
         for i, (maps, *window) in enumerate(row.convolutions, start=1):
-            block = partial(
-                ConvBlock,
-                groups=(groups or row.groups) if i in BIASED else 1,
-                norm="batch" if norm == "batch" else "none",
-                norm_decay=norm_decay,
-                activation=activation,
-                **options,
-            )
-            plan = kernel_plan if window[0] in (5, 7) else "single"
-            before, channels = channels, scaled(maps, width)
-            self.append_row(f"conv{i}", block, before, channels, windows(plan, *window))
-            normalised = norm == "lrn" and i in NORMALISED
-            if normalised and not lrn_after_pool:
-                self.append(f"norm{i}", LocalResponseNorm())
+            plan = self.kernel_plan if window[0] in (5, 7) else "single"
+            groups = (self.groups or row.groups) if i in BIASED else 1
+            norm = "batch" if self.norm == "batch" else "none"
+            yield from make.blocks(f"conv{i}", maps, windows.kernel_plan(plan, *window), groups=groups, norm=norm)
+            normalized = self.norm == "lrn" and i in NORMALIZED
+            if normalized and not self.lrn_after_pool:
+                yield f"norm{i}", LocalResponseNorm()
             if i in POOLED:
-                padding = row.pool_padding if overlapping and i in NORMALISED else 0
-                size = 3 if overlapping else 2
-                self.append(f"pool{POOLED.index(i) + 1}", make_pool(pool, channels, size, 2, padding, **options))
-            if normalised and lrn_after_pool:
-                self.append(f"norm{i}", LocalResponseNorm())
+                padding = row.pool_padding if self.overlapping and i in NORMALIZED else 0
+                size = 3 if self.overlapping else 2
+                yield f"pool{POOLED.index(i) + 1}", make.pool(self.pool, size, 2, padding)
+            if normalized and self.lrn_after_pool:
+                yield f"norm{i}", LocalResponseNorm()
 
-        self.append_head(
-            input_shape,
-            num_classes,
-            head=head,
-            fc_sizes=fc_sizes,
-            width=width,
-            dropout=dropout,
-            activation=activation,
-            classifier_init=init,
-            **options,
-        )
-        # Section 5.
+    def build(self, rngs: InitKeys) -> Network:
+        network = super().build(rngs)
         biased = tuple(f"conv{i}" for i in BIASED)
-        convolutions = [getattr(self, name).conv for name in self.order if name.startswith(biased)]
-        for layer in (*convolutions, *self.head.hidden):
-            layer.bias.set_value(jnp.full(layer.bias.shape, initial_bias, jnp.float32))
+        convolutions = [getattr(network, name).conv for name in network.order if name.startswith(biased)]
+        for layer in (*convolutions, *network.head.hidden):
+            layer.bias.set_value(jnp.full(layer.bias.shape, self.initial_bias, jnp.float32))
+        return network
 
 
-# Section 3.1 of the paper starts all biases at 0, and its normalisation follows the pooling (Fig. 3).
-zfnet = partial(AlexNet, variant="zfnet", input_shape=(224, 224, 3), lrn_after_pool=True, initial_bias=0.0)
+class ZFNet(AlexNet):
+    """Its paper starts all biases at 0 (section 3.1), and normalizes after the pooling (Fig. 3)."""
+
+    variant: str = "zfnet"
+    input_shape: tuple[int, ...] = (224, 224, 3)
+    lrn_after_pool: bool = True
+    initial_bias: float = 0.0

@@ -18,24 +18,25 @@ replaced like the others here. The sizes of the layers are ours:
     head     global average pool, linear
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from flax import nnx
 
-from cnn_jax.core.errors import check
-from cnn_jax.nn.base import Keys, get_activation, scaled
+from cnn_jax.core.fields import Rule, fixed, option
+from cnn_jax.nn.family import NOT_EMPTY, Family, LayerMaker
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import Conv
-from cnn_jax.nn.network import Network
-from cnn_jax.nn.pooling import make_pool
+
+ODD = Rule("odd: an even one changes the size", lambda kernel: kernel >= 1 and kernel % 2 == 1)
 
 
 class FlattenedConv(nnx.Module):
     """1-D convolutions over channels, rows and columns, `sets` times: [B, H, W, C_in] -> [B, H, W, C_out]."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, *, sets: int, init: str, dtype: Any, rngs: Keys
+        self, in_channels: int, out_channels: int, kernel: int, *, sets: int, init: str, dtype: Any, rngs: InitKeys
     ):
         self.sets = sets
         options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
@@ -53,59 +54,31 @@ class FlattenedConv(nnx.Module):
         return x
 
 
-class FlattenedNet(Network):
-    """Stages of convolution, activation and pool: images [B, H, W, C] -> class scores [B, num_classes].
+class FlattenedNet(Family):
+    """Stages of convolution, activation and pool: images [B, H, W, C] -> class scores [B, num_classes]."""
 
-    separable: False puts one dense convolution in each place: the twin.
-    sets: of 1-D convolutions in the place of one dense convolution.
-    channels: of each stage. kernel: of every convolution, odd. pool: "max", "average" or "conv".
-    head, fc_sizes, dropout: see `network.Head`. width: multiplies channels and hidden units.
+    separable: bool = option(True, "False: the twin, with one dense convolution in each stage.")
+    sets: int = option(
+        2,
+        "Sets of 1-D convolutions in a stage.",
+        Rule("at least 1; separable=False is the network without them", lambda sets: sets >= 1),
+    )
+    channels: tuple[int, ...] = option((96, 128, 256), "Channels of each stage.", NOT_EMPTY)
+    kernel: int = option(5, "Size of every convolution, odd.", ODD)
+    num_classes: int = 10
+    input_shape: tuple[int, ...] = (32, 32, 3)
+    norm: str = fixed("none")
+    norm_decay: float = fixed(0.9)
+    head: str = "gap"
+    fc_sizes: tuple[int, ...] = (256,)
+    init: str = "lecun_normal"
 
-    Raises:
-      UserError: a field has an impossible value, or the image is too small.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        input_shape: Sequence[int] = (32, 32, 3),
-        separable: bool = True,
-        sets: int = 2,
-        channels: Sequence[int] = (96, 128, 256),
-        kernel: int = 5,
-        pool: str = "max",
-        activation: str = "relu",
-        head: str = "gap",
-        fc_sizes: Sequence[int] = (256,),
-        dropout: float = 0.0,
-        width: float = 1.0,
-        init: str = "lecun_normal",
-        dtype: Any = None,
-        rngs: Keys,
-    ):
-        check(sets >= 1, f"sets is {sets}, but must be at least 1; separable=False is the network without them")
-        check(kernel >= 1 and kernel % 2 == 1, f"kernel is {kernel}, but must be odd: an even one changes the size")
-        check(len(channels) > 0, "channels is (), but needs one number for each stage: at least one")
-        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        before = input_shape[-1]
-        for i, after in enumerate((scaled(n, width) for n in channels), start=1):
-            if separable:
-                conv = FlattenedConv(before, after, kernel, sets=sets, **options)
+    def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
+        for i, channels in enumerate(self.channels, start=1):
+            if self.separable:
+                before, make.channels = make.channels, make.scaled(channels)
+                yield f"conv{i}", FlattenedConv(before, make.channels, self.kernel, sets=self.sets, **make.options)
             else:
-                conv = Conv(before, after, kernel, 1, kernel // 2, **options)
-            self.append(f"conv{i}", conv)
-            self.append(f"activation{i}", get_activation(activation))
-            self.append(f"pool{i}", make_pool(pool, after, 2, 2, 0, **options))
-            before = after
-        self.append_head(
-            input_shape,
-            num_classes,
-            head=head,
-            fc_sizes=fc_sizes,
-            width=width,
-            dropout=dropout,
-            activation=activation,
-            classifier_init=init,
-            **options,
-        )
+                yield f"conv{i}", make.conv(channels, self.kernel, 1, self.kernel // 2)
+            yield f"activation{i}", make.activation
+            yield f"pool{i}", make.pool(self.pool, 2, 2)

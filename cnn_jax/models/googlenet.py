@@ -24,7 +24,7 @@ Local response normalisation follows pool1 and conv2 (Fig. 3). The auxiliary cla
 5x5/3 average pooling, 1x1 convolution of 128, linear 1024, dropout (70%), linear; their losses count 0.3.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,11 +32,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, scaled
-from cnn_jax.nn.layers import ConvBlock, LocalResponseNorm, windows
-from cnn_jax.nn.network import Network, feature_shape, fold_in
-from cnn_jax.nn.pooling import AdaptiveAveragePool, Pool, make_pool
+from cnn_jax.core.errors import check
+from cnn_jax.core.fields import NOT_NEGATIVE, SHARE, Choice, option
+from cnn_jax.nn import windows
+from cnn_jax.nn.family import Family, LayerMaker
+from cnn_jax.nn.layers import ConvBlock, LocalResponseNorm
+from cnn_jax.nn.network import Network, fold_in
+from cnn_jax.nn.pooling import POOLS, AdaptiveAveragePool, Pool
 
 # The Inception modules in the order of Table 1: (1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj); and max pooling.
 MODULES: dict[str, tuple[int, ...] | None] = {
@@ -53,7 +55,6 @@ MODULES: dict[str, tuple[int, ...] | None] = {
     "inception_5b": (384, 192, 384, 48, 128, 128),
 }
 AUXILIARY = {"inception_4a": "auxiliary_4a", "inception_4d": "auxiliary_4d"}  # the module that each stands on
-VARIANTS = ("paper", "torchvision")
 
 Block = Callable[..., ConvBlock]  # (input channels, output channels, kernel, stride, padding)
 
@@ -73,7 +74,7 @@ class Inception(nnx.Module):
         self.reduce3x3 = block(in_channels, reduce3, 1) if reduction else None
         self.conv3x3 = block(reduce3 if reduction else in_channels, threes, 3, 1, 1)
         self.reduce5x5 = block(in_channels, reduce5, 1) if reduction else None
-        first, *second = [(3, 1, 1)] if small else windows(kernel_plan, 5, 1, 2)
+        first, *second = [(3, 1, 1)] if small else windows.kernel_plan(kernel_plan, 5, 1, 2)
         self.conv5x5 = block(reduce5 if reduction else in_channels, fives, *first)
         self.conv5x5_second = block(fives, fives, *second[0]) if second else None
         self.pool = Pool("max", 3, 1, 1)
@@ -90,130 +91,19 @@ class Inception(nnx.Module):
         return jnp.concatenate([ones, threes, fives, pooled], axis=-1)
 
 
-class AuxiliaryClassifier(Network):
-    """Average pooling, 1x1 convolution, one hidden layer: maps [B, H, W, C] -> class scores [B, num_classes].
+class AuxiliaryNetwork(Network):
+    """A network with auxiliary classifiers, see `GoogLeNet.auxiliary`."""
 
-    variant "torchvision" pools to 4x4 whatever the map.
-    """
+    def __init__(self, input_shape: Sequence[int], family: "GoogLeNet"):
+        super().__init__(input_shape, family)
+        self.auxiliary_weight = family.auxiliary_weight
+        self.deterministic = False  # as that of nnx.Dropout: training
 
-    def __init__(
-        self, in_shape: Sequence[int], num_classes: int, block: Block, *, variant: str, width: float, **head: Any
-    ):
-        self.append("pool", AdaptiveAveragePool(4) if variant == "torchvision" else Pool("average", 5, 3))
-        self.append("conv", block(in_shape[-1], scaled(128, width), 1))
-        self.append_head(in_shape, num_classes, head="fc", fc_sizes=(1024,), width=width, **head)
-
-
-class GoogLeNet(Network):
-    """GoogLeNet: images [B, H, W, C] -> class scores [B, num_classes].
-
-    auxiliary: builds the two auxiliary classifiers. In training the result is then a tuple: scores, (scores of 4a,
-      scores of 4d), `auxiliary_weight`; in evaluation (`nnx.view(model, deterministic=True)`) it is the scores.
-    auxiliary_dropout: the dropout rate of theirs.
-    norm: "lrn" (the paper; constants of Krizhevsky et al. 2012), "batch" (after every convolution, which then has no
-      bias) or "none".
-    variant: "torchvision" has 3x3 in the place of 5x5, a pool4 of 2x2/2, epsilon 1e-3 in BatchNorm and another pooling
-      of the auxiliary classifiers; with norm="batch" it is torchvision's network.
-    reduction: False makes the modules naive (Fig. 2a): no 1x1 reductions and projections.
-    kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of each 5x5 (Szegedy et al. 2016, Fig. 5) and
-      three in that of the first 7x7.
-    pool: "max", "average" or "conv", of the four pools between modules. overlapping: their windows are 3x3, or 2x2.
-    head, fc_sizes, dropout: see `network.Head`. width: multiplies all channels, and the hidden units of the auxiliary
-      classifiers.
-    norm_decay: of BatchNorm's running averages. init: of the kernels, see `base.INITS`.
-
-    Raises:
-      UserError: a field has an impossible value, or the image is too small.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int = 1000,
-        input_shape: Sequence[int] = (224, 224, 3),
-        variant: str = "paper",
-        norm: str = "lrn",
-        auxiliary: bool = False,
-        auxiliary_weight: float = 0.3,
-        auxiliary_dropout: float = 0.7,
-        reduction: bool = True,
-        kernel_plan: str = "single",
-        pool: str = "max",
-        overlapping: bool = True,
-        activation: str = "relu",
-        head: str = "gap",
-        fc_sizes: Sequence[int] = (4096, 4096),
-        dropout: float = 0.4,
-        width: float = 1.0,
-        norm_decay: float = 0.9,
-        init: str = "glorot_uniform",
-        dtype: Any = None,
-        rngs: Keys,
-    ):
-        check_choice("variant", variant, VARIANTS)
-        check_choice("norm", norm, ("lrn", "batch", "none"))
-        check(
-            (variant, kernel_plan) != ("torchvision", "stacked"),
-            "kernel_plan is 'stacked', but variant 'torchvision' has no 5x5 to replace: use variant='paper'",
-        )
-        check(auxiliary_weight >= 0, f"auxiliary_weight is {auxiliary_weight}, but must not be negative")
-        check(0 <= auxiliary_dropout < 1, f"auxiliary_dropout is {auxiliary_dropout}, but must be in [0, 1)")
-        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        block = partial(
-            ConvBlock,
-            bias=norm != "batch",
-            norm="batch" if norm == "batch" else "none",
-            norm_decay=norm_decay,
-            norm_epsilon=1e-3 if variant == "torchvision" else 1e-5,
-            activation=activation,
-            **options,
-        )
-        head_options: dict[str, Any] = dict(activation=activation, classifier_init=init, **options)
-        channels, channels2 = scaled(64, width), scaled(192, width)
-
-        window = (3 if overlapping else 2, 2)  # size and stride
-        self.append_row("conv1", block, input_shape[-1], channels, windows(kernel_plan, 7, 2, 3))
-        self.append("pool1", make_pool(pool, channels, *window, ceil=True, **options))
-        if norm == "lrn":
-            self.append("norm1", LocalResponseNorm())
-        self.append("conv2_reduce", block(channels, channels, 1))
-        self.append("conv2", block(channels, channels2, 3, 1, 1))
-        if norm == "lrn":
-            self.append("norm2", LocalResponseNorm())
-        self.append("pool2", make_pool(pool, channels2, *window, ceil=True, **options))
-
-        # In training the network says what its auxiliary classifiers do; nnx.view sets it, as that of nnx.Dropout.
-        self.deterministic = False
-        self.auxiliary = auxiliary
-        self.auxiliary_weight = auxiliary_weight
-        channels = channels2
-        for name, row in MODULES.items():
-            if row is None:
-                small = name == "pool4" and variant == "torchvision"
-                size = (2, 2) if small else window
-                self.append(name, make_pool(pool, channels, *size, ceil=True, **options))
-                continue
-            row = [scaled(n, width) for n in row]
-            inception = Inception(
-                channels, row, block, reduction=reduction, small=variant == "torchvision", kernel_plan=kernel_plan
-            )
-            self.append(name, inception)
-            channels = inception.out_channels
-            if auxiliary and name in AUXILIARY:
-                shape = feature_shape(self, input_shape)
-                check(
-                    variant == "torchvision" or min(shape[:-1]) >= 5,
-                    f"an image of {input_shape[0]}x{input_shape[1]} is too small for auxiliary classifiers: the map of "
-                    f"{name} is {shape[0]}x{shape[1]}, but they pool 5x5. Use larger images, or auxiliary=False",
-                )
-                classifier = AuxiliaryClassifier(
-                    shape, num_classes, block, variant=variant, width=width, dropout=auxiliary_dropout, **head_options
-                )
-                setattr(self, AUXILIARY[name], classifier)
-
-        self.append_head(
-            input_shape, num_classes, head=head, fc_sizes=fc_sizes, width=width, dropout=dropout, **head_options
-        )
+    def append(self, name: str, layer: Any) -> None:
+        if name in AUXILIARY.values():  # not in the row
+            setattr(self, name, layer)
+        else:
+            super().append(name, layer)
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """Sets the mode; `nnx.view` calls it."""
@@ -221,10 +111,8 @@ class GoogLeNet(Network):
             self.deterministic = deterministic
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:
-        if not self.auxiliary:
-            return super().__call__(x, rngs=rngs)
-        # Auxiliary classifiers run in evaluation too, so that a table of layers has them; a compiled program drops
-        # what nobody uses.
+        # Auxiliary classifiers run in evaluation too, so that the layer table has them; a compiled program drops what
+        # nobody uses.
         others = []
         for i, name in enumerate(self.order):
             x = getattr(self, name)(x)
@@ -232,3 +120,95 @@ class GoogLeNet(Network):
                 others.append(getattr(self, AUXILIARY[name])(x, rngs=fold_in(rngs, i)))
         scores = self.head(x, rngs=fold_in(rngs, len(self.order)))
         return scores if self.deterministic else (scores, tuple(others), self.auxiliary_weight)
+
+
+class GoogLeNet(Family):
+    """Images [B, H, W, C] -> class scores [B, num_classes]."""
+
+    variant: str = option(
+        "paper",
+        "torchvision: 3x3 for 5x5, a pool4 of 2x2/2, epsilon 1e-3 in BatchNorm and another pooling of the auxiliary "
+        "classifiers; with norm=batch it is torchvision's network.",
+        Choice("paper", "torchvision"),
+    )
+    norm: str = option(
+        "lrn",
+        "lrn: after pool1 and conv2, with the constants of Krizhevsky et al. 2012; batch: after every convolution, "
+        "which then has no bias.",
+        Choice("lrn", "batch", "none"),
+    )
+    auxiliary: bool = option(
+        False,
+        "Two auxiliary classifiers. In training the network returns (scores, (scores of 4a, scores of 4d), "
+        "auxiliary_weight), in evaluation the scores. Images need 79x79 pixels.",
+    )
+    auxiliary_weight: float = option(0.3, "Weight of the loss of each auxiliary classifier.", NOT_NEGATIVE)
+    auxiliary_dropout: float = option(0.7, "Dropout rate of the auxiliary classifiers.", SHARE)
+    reduction: bool = option(True, "False: naive modules (Fig. 2a) without 1x1 reductions and projections.")
+    kernel_plan: str = option(
+        "single",
+        "stacked: two 3x3 convolutions replace each 5x5 (Szegedy et al. 2016, Fig. 5), three replace the first 7x7.",
+        Choice(*windows.KERNEL_PLANS),
+    )
+    pool: str = option("max", "The four pools between modules; conv: a strided convolution.", Choice(*POOLS))
+    overlapping: bool = option(True, "Windows of these pools are 3x3 with stride 2; False: 2x2.")
+    head: str = "gap"
+    dropout: float = 0.4
+    init: str = "glorot_uniform"
+
+    bias_before_norm = False
+
+    def check(self) -> None:
+        check(
+            (self.variant, self.kernel_plan) != ("torchvision", "stacked"),
+            "kernel_plan is 'stacked', but variant 'torchvision' has no 5x5 to replace: use variant='paper'",
+        )
+
+    def network(self) -> Network:
+        return AuxiliaryNetwork(self.input_shape, self) if self.auxiliary else super().network()
+
+    def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
+        torchvision, lrn = self.variant == "torchvision", self.norm == "lrn"
+        form = dict(norm="none" if lrn else self.norm, norm_epsilon=1e-3 if torchvision else 1e-5)
+        block = partial(make.ConvBlock, **form)
+        window = (3 if self.overlapping else 2, 2)  # size and stride
+
+        yield from make.blocks("conv1", 64, windows.kernel_plan(self.kernel_plan, 7, 2, 3), **form)
+        yield "pool1", make.pool(self.pool, *window, ceil=True)
+        if lrn:
+            yield "norm1", LocalResponseNorm()
+        yield "conv2_reduce", make.block(64, 1, **form)
+        yield "conv2", make.block(192, 3, 1, 1, **form)
+        if lrn:
+            yield "norm2", LocalResponseNorm()
+        yield "pool2", make.pool(self.pool, *window, ceil=True)
+
+        for name, row in MODULES.items():
+            if row is None:
+                small = name == "pool4" and torchvision
+                yield name, make.pool(self.pool, *((2, 2) if small else window), ceil=True)
+                continue
+            row = [make.scaled(n) for n in row]
+            inception = Inception(
+                make.channels, row, block, reduction=self.reduction, small=torchvision, kernel_plan=self.kernel_plan
+            )
+            make.channels = inception.out_channels
+            yield name, inception
+            if self.auxiliary and name in AUXILIARY:
+                yield AUXILIARY[name], self.classifier(name, make, block)
+
+    def classifier(self, name: str, make: LayerMaker, block: Block) -> Network:
+        """Returns the auxiliary classifier on the module `name`: maps [B, H, W, C] -> class scores."""
+        shape = make.shape()
+        check(
+            self.variant == "torchvision" or min(shape[:-1]) >= 5,
+            f"an image of {self.input_shape[0]}x{self.input_shape[1]} is too small for auxiliary classifiers: the map "
+            f"of {name} is {shape[0]}x{shape[1]}, but they pool 5x5. Use larger images, or auxiliary=False",
+        )
+        classifier = Network(shape)
+        pool = AdaptiveAveragePool(4) if self.variant == "torchvision" else Pool("average", 5, 3)
+        classifier.append("pool", pool)
+        classifier.append("conv", block(shape[-1], make.scaled(128), 1))
+        head = make.head_options(kind="fc", fc_sizes=(1024,), dropout=self.auxiliary_dropout)
+        classifier.append_head(self.num_classes, **head)
+        return classifier

@@ -23,122 +23,222 @@ F6      84 units                                   10,164        10,164
 output  squared distances to 10 fixed codes of 84 = 7x12 numbers, no parameters
 """
 
-from collections.abc import Sequence
-from functools import partial
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cnn_jax.core.errors import check, check_choice
-from cnn_jax.models.lenet_1998 import CODES, CONNECTIONS, RadialBasis, Subsampling, TableConv
-from cnn_jax.nn.base import Keys, get_activation, scaled
-from cnn_jax.nn.layers import ConvBlock, windows
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from cnn_jax.core.errors import check
+from cnn_jax.core.fields import Choice, fixed, option
+from cnn_jax.nn import cpu, windows
+from cnn_jax.nn.family import Family, LayerMaker
+from cnn_jax.nn.hooks import emit
+from cnn_jax.nn.init import ACTIVATIONS, InitKeys, get_init
 from cnn_jax.nn.network import Network
-from cnn_jax.nn.pooling import make_pool
+from cnn_jax.nn.pooling import POOLS
+from cnn_jax.nn.windows import check_fits
+
+# ---------------------------------------------------------------- the layers of 1998 (section II.B)
+
+# Table I: the maps of S2 that each of the 16 maps of C3 sees. 60 of 96 pairs are connected.
+CONNECTIONS = (
+    *((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5)),
+    *((0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5)),
+    *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),
+    (0, 1, 2, 3, 4, 5),
+)
+
+# The codes of the ten classes: 7x12 bitmaps of the digits, drawn for this project in the manner of the paper's Fig. 3,
+# whose own bitmaps are a picture only. "#" is +1, "." is -1.
+BITMAPS = """
+.......  .......  .......  .......  .......  .......  .......  .......  .......  .......
+..###..  ...#...  ..###..  .#####.  .....#.  #######  ...##..  #######  ..###..  ..###..
+.#...#.  ..##...  .#...#.  #.....#  ....##.  #......  ..#....  ......#  .#...#.  .#...#.
+#.....#  .#.#...  #.....#  ......#  ...#.#.  #......  .#.....  .....#.  #.....#  #.....#
+#.....#  ...#...  ......#  ......#  ..#..#.  #......  #......  .....#.  .#...#.  #.....#
+#.....#  ...#...  .....#.  ..####.  .#...#.  ######.  #.###..  ....#..  ..###..  .#...##
+#.....#  ...#...  ....#..  ......#  #....#.  ......#  ##...#.  ....#..  .#...#.  ..###.#
+#.....#  ...#...  ...#...  ......#  #######  ......#  #.....#  ...#...  #.....#  ......#
+#.....#  ...#...  ..#....  ......#  .....#.  ......#  #.....#  ...#...  #.....#  .....#.
+.#...#.  ...#...  .#.....  #.....#  .....#.  #....#.  .#...#.  ..#....  .#...#.  ....#..
+..###..  .#####.  #######  .#####.  .....#.  .####..  ..###..  ..#....  ..###..  .##....
+.......  .......  .......  .......  .......  .......  .......  .......  .......  .......
+"""
+ROWS = [line.split() for line in BITMAPS.split("\n") if line]
+# [10, 84], each row of a bitmap after the other.
+CODES = np.array([[1.0 if c == "#" else -1.0 for row in ROWS for c in row[digit]] for digit in range(10)], np.float32)
 
 
-class LeNet5(Network):
-    """LeNet-5: images [B, H, W, C] -> class scores [B, num_classes].
+class Subsampling(nnx.Module):
+    """The sum over windows of 2x2, times a trainable coefficient of each map, plus a bias: [B, H, W, C] -> half sizes.
 
-    padding: of the first convolution: 2 for 28x28 images, 0 for 32x32 (both have 61,706 parameters with one channel).
-    activation: "scaled_tanh" as in 1998, "tanh", the same without its constants, "sigmoid" as in many lectures, or
-      "relu".
-    norm: "none", "batch" or "lrn", in every convolution.
-    kernel_plan: "single", or "stacked": two 3x3 convolutions in the place of each 5x5.
-    pool: "average", "max", "conv" (strided convolution), or "trainable": the sum, times a coefficient, plus a bias,
-      then the activation.
-    connections: "full", or "table": maps of the second convolution see the maps of Table I only (width 1).
-    output: "linear", or "rbf": minus the squared distance to fixed codes (head "fc", width 1, at most 10 classes).
-    c5: "linear", or "conv": the same layer as a 5x5 convolution, which slides over larger images.
-    head: "fc" (the paper's), "flatten", "gap" or "conv"; without "fc" there is no F6, and no C5 but as a convolution.
-    width: multiplies the number of maps and hidden units.
+    A rest of one row or column is left out.
+    """
 
-    Raises:
-      UserError: a field has an impossible value, fields exclude one another, or the image is too small.
+    def __init__(self, channels: int, *, init: str, dtype: Any = None, rngs: InitKeys):
+        self.kernel_size, self.pads, self.dtype = (2, 2), (0, 0), dtype
+        # A unit has 4 inputs, which share one weight.
+        self.coefficient = nnx.Param(get_init(init)(rngs.params(), (2, 2, 1, channels))[0, 0, 0])
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_fits(self, x.shape)
+        coefficient, bias = (v[...].astype(self.dtype or x.dtype) for v in (self.coefficient, self.bias))
+        total = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        return emit(self, x, total.astype(x.dtype) * coefficient + bias)
+
+    def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
+        """Returns (kind, detail, macs) for the layer table."""
+        return "pool", "sum 2x2/2, trainable", 0
+
+
+class TableConv(nnx.Module):
+    """A 5x5 convolution whose output maps see the input maps of `table` only: [B, H, W, C_in] -> [B, H-4, W-4, C_out].
+
+    The weights of pairs that are not connected do not exist: the kernel is [5, 5, number of pairs].
     """
 
     def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        input_shape: Sequence[int] = (28, 28, 1),
-        padding: int = 2,
-        activation: str = "tanh",
-        pool: str = "average",
-        norm: str = "none",
-        norm_decay: float = 0.9,
-        kernel_plan: str = "single",
-        connections: str = "full",
-        output: str = "linear",
-        c5: str = "linear",
-        head: str = "fc",
-        dropout: float = 0.0,
-        width: float = 1.0,
-        init: str = "glorot_uniform",
-        dtype: Any = None,
-        rngs: Keys,
+        self, in_channels: int, table: Sequence[Sequence[int]], *, init: str, dtype: Any = None, rngs: InitKeys
     ):
-        check_choice("pool", pool, ("max", "average", "conv", "trainable"))
-        check_choice("connections", connections, ("full", "table"))
-        check_choice("output", output, ("linear", "rbf"))
-        check_choice("c5", c5, ("linear", "conv"))
-        table = connections == "table"
+        self.pairs = tuple((i, o) for o, inputs in enumerate(table) for i in inputs)
+        self.shape = (5, 5, in_channels, len(table))
+        self.kernel_size, self.pads, self.dtype = (5, 5), (0, 0), dtype
+        # Each output map is initialised by its own fan-in.
+        shapes = [(5, 5, len(inputs), len(table)) for inputs in table]
+        kernels = [get_init(init)(rngs.params(), shape)[..., o] for o, shape in enumerate(shapes)]
+        self.kernel = nnx.Param(jnp.concatenate(kernels, axis=-1))
+        self.bias = nnx.Param(jnp.zeros(len(table)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_fits(self, x.shape)
+        y, kernel, bias = (v.astype(self.dtype or x.dtype) for v in (x, self.kernel[...], self.bias[...]))
+        inputs, outputs = np.transpose(self.pairs)
+        dense = jnp.zeros(self.shape, kernel.dtype).at[:, :, inputs, outputs].set(kernel)
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = cpu.conv_general_dilated(y, dense, (1, 1), ((0, 0), (0, 0)), dimension_numbers=layout)
+        return emit(self, x, y + bias)
+
+    def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
+        """Returns (kind, detail, macs) for the layer table."""
+        pairs = len(self.pairs)
+        detail = f"5x5/1, pad 0, {pairs} of {self.shape[2] * self.shape[3]} pairs"
+        return "conv", detail, pairs * 25 * math.prod(out_shape[:-1])
+
+
+class RadialBasis(nnx.Module):
+    """Minus the squared Euclidean distance to each class's code, [B, 84] -> [B, num_classes], in float32.
+
+    The codes are fixed. With the cross-entropy of the softmax of these scores, the loss is the paper's eq. 9 without
+    its constant j: the distance to the right class, plus the log of the sum of exp(-distance) over all classes.
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        differences = x.astype(jnp.float32)[:, None] - CODES[: self.num_classes]
+        return emit(self, x, -jnp.square(differences).sum(axis=-1))
+
+    def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
+        """Returns (kind, detail, macs) for the layer table."""
+        return "distance", f"to {self.num_classes} fixed codes", 0
+
+
+# ---------------------------------------------------------------- the network
+
+
+class LeNet5(Family):
+    """Images [B, H, W, C] -> class scores [B, num_classes]."""
+
+    padding: int = option(
+        2, "Of the first convolution: 2 for 28x28 images, 0 for 32x32. Both have 61,706 parameters with one channel."
+    )
+    kernel_plan: str = option(
+        "single", "stacked: two 3x3 convolutions replace each 5x5.", Choice(*windows.KERNEL_PLANS)
+    )
+    pool: str = option(
+        "average",
+        "conv: a strided convolution; trainable: the sum, times a coefficient, plus a bias, then the activation.",
+        Choice(*POOLS, "trainable"),
+    )
+    activation: str = option("tanh", "Activation function; scaled_tanh is that of 1998.", Choice(*ACTIVATIONS))
+    connections: str = option(
+        "full", "table: maps of the second convolution see the maps of Table I only (width 1).", Choice("full", "table")
+    )
+    output: str = option(
+        "linear",
+        "rbf: minus the squared distance to fixed codes (head=fc, width 1, at most 10 classes).",
+        Choice("linear", "rbf"),
+    )
+    c5: str = option(
+        "linear",
+        "conv: C5 as a 5x5 convolution, the same layer, which slides over larger images and which other heads keep.",
+        Choice("linear", "conv"),
+    )
+    num_classes: int = 10
+    input_shape: tuple[int, ...] = (28, 28, 1)
+    fc_sizes: tuple[int, ...] = fixed(())  # C5 and F6
+    init: str = "glorot_uniform"
+
+    def check(self) -> None:
+        table = self.connections == "table"
         check(
-            not table or (norm == "none" and kernel_plan == "single"),
-            f"connections is 'table', one 5x5 convolution without normalisation, but norm is {norm!r} and kernel_plan "
-            f"{kernel_plan!r}: use norm='none' and kernel_plan='single', or connections='full'",
+            not table or (self.norm == "none" and self.kernel_plan == "single"),
+            f"connections is 'table', one 5x5 convolution without normalization, but norm is {self.norm!r} and "
+            f"kernel_plan {self.kernel_plan!r}: use norm='none' and kernel_plan='single', or connections='full'",
         )
         check(
-            not table or width == 1,
-            f"connections is 'table', which joins 6 maps with 16, but width is {width}: use width=1 or "
+            not table or self.width == 1,
+            f"connections is 'table', which joins 6 maps with 16, but width is {self.width}: use width=1 or "
             "connections='full'",
         )
         check(
-            output == "linear" or (head == "fc" and width == 1 and num_classes <= len(CODES)),
+            self.output == "linear" or (self.head == "fc" and self.width == 1 and self.num_classes <= len(CODES)),
             f"output is 'rbf', which compares the paper's 84 units with the codes of {len(CODES)} digits, but head is "
-            f"{head!r}, width {width} and num_classes {num_classes}: use head='fc', width=1 and at most {len(CODES)} "
-            "classes, or output='linear'",
+            f"{self.head!r}, width {self.width} and num_classes {self.num_classes}: use head='fc', width=1 and at most "
+            f"{len(CODES)} classes, or output='linear'",
         )
-        maps1, maps2, units5 = (scaled(n, width) for n in (6, 16, 120))
-        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        block = partial(ConvBlock, norm=norm, norm_decay=norm_decay, activation=activation, **options)
 
-        before = input_shape[-1]
-        for i, (maps, pads) in enumerate(((maps1, padding), (maps2, 0)), start=1):
-            if table and i == 2:
-                self.append("conv2", TableConv(before, CONNECTIONS, **options))
-                self.append("activation2", get_activation(activation))
+    def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
+        for i, (maps, padding) in enumerate(((6, self.padding), (16, 0)), start=1):
+            if self.connections == "table" and i == 2:
+                yield "conv2", TableConv(make.channels, CONNECTIONS, **make.options)
+                make.channels = len(CONNECTIONS)
+                yield "activation2", make.activation
             else:
-                self.append_row(f"conv{i}", block, before, maps, windows(kernel_plan, 5, 1, pads))
-            before = maps
-            if pool == "trainable":
-                self.append(f"pool{i}", Subsampling(maps, **options))
-                self.append(f"pool{i}_activation", get_activation(activation))
+                yield from make.blocks(f"conv{i}", maps, windows.kernel_plan(self.kernel_plan, 5, 1, padding))
+            if self.pool == "trainable":
+                yield f"pool{i}", Subsampling(make.channels, **make.options)
+                yield f"pool{i}_activation", make.activation
             else:
-                self.append(f"pool{i}", make_pool(pool, maps, 2, 2, **options))
-        if c5 == "conv":
-            self.append("conv3", block(maps2, units5, 5))
-        self.append_head(
-            input_shape,
-            num_classes,
-            head=head,
-            fc_sizes=(84,) if c5 == "conv" else (120, 84),
-            width=width,
-            dropout=dropout,
-            activation=activation,
-            classifier_init=init,
-            **options,
-        )
-        if output == "rbf":
-            self.head.classifier = RadialBasis(num_classes)  # pyright: ignore[reportAttributeAccessIssue]
+                yield f"pool{i}", make.pool(self.pool, 2, 2)
+        if self.c5 == "conv":
+            yield "conv3", make.block(120, 5)
+
+    def head_options(self) -> dict[str, Any]:
+        return dict(fc_sizes=(84,) if self.c5 == "conv" else (120, 84))
+
+    def build(self, rngs: InitKeys) -> Network:
+        network = super().build(rngs)
+        if self.output == "rbf":
+            network.head.classifier = RadialBasis(self.num_classes)  # pyright: ignore[reportAttributeAccessIssue]
+        return network
 
 
-lenet5_1998 = partial(
-    LeNet5,
-    input_shape=(32, 32, 1),
-    padding=0,
-    activation="scaled_tanh",
-    pool="trainable",
-    connections="table",
-    output="rbf",
-    c5="conv",
-    init="lecun_uniform_1998",
-)
+class LeNet1998(LeNet5):
+    """The paper's network (section II.B)."""
+
+    input_shape: tuple[int, ...] = (32, 32, 1)
+    padding: int = 0
+    activation: str = "scaled_tanh"
+    pool: str = "trainable"
+    connections: str = "table"
+    output: str = "rbf"
+    c5: str = "conv"
+    init: str = "lecun_uniform_1998"

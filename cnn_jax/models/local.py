@@ -13,17 +13,21 @@ A first layer connected fully would have (16*16 + 1) * 8*8*8 = 131,584.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, get_activation, get_init, report, scaled
+from cnn_jax.core.errors import check
+from cnn_jax.core.fields import Choice, Rule, fixed, option
+from cnn_jax.nn.family import NOT_EMPTY, Family, LayerMaker
+from cnn_jax.nn.hooks import emit
+from cnn_jax.nn.init import InitKeys, get_init
 from cnn_jax.nn.layers import Conv
-from cnn_jax.nn.network import Network, feature_shape
+
+AT_LEAST_ONE = Rule("at least 1", lambda size: size >= 1)
 
 
 class LocallyConnected(nnx.Module):
@@ -45,7 +49,7 @@ class LocallyConnected(nnx.Module):
         *,
         init: str,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         self.size, self.stride, self.padding, self.dtype = kernel, stride, padding, dtype
         self.in_shape = tuple(in_shape)
@@ -75,7 +79,7 @@ class LocallyConnected(nnx.Module):
             for j in range(self.size)
         ]
         windows = jnp.concatenate(views, axis=-1)
-        return report(self, x, jnp.einsum("bhwp,hwpf->bhwf", windows, kernel) + bias)
+        return emit(self, x, jnp.einsum("bhwp,hwpf->bhwf", windows, kernel) + bias)
 
     def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
         """Returns (kind, detail, macs) for the layer table."""
@@ -83,64 +87,39 @@ class LocallyConnected(nnx.Module):
         return "conv", detail, math.prod(out_shape) * self.size**2 * in_shape[-1]
 
 
-class LocalNet(Network):
-    """Locally connected layers, then a head: images [B, H, W, C] -> class scores [B, num_classes].
+class LocalNet(Family):
+    """Locally connected layers, then a head: images [B, H, W, C] -> class scores [B, num_classes]."""
 
-    sharing: "none": every position has its own weights; "full": a convolution, the same network otherwise.
-    channels: of each layer. kernel, stride, padding: of every layer's windows.
-    head, fc_sizes, dropout: see `network.Head`. width: multiplies channels and hidden units.
+    sharing: str = option(
+        "none",
+        "none: every position has its own weights; full: a convolution, the same network otherwise.",
+        Choice("none", "full"),
+    )
+    channels: tuple[int, ...] = option((8, 16), "Channels of each layer.", NOT_EMPTY)
+    kernel: int = option(5, "Size of every window.", AT_LEAST_ONE)
+    stride: int = option(2, "Stride of every window.", AT_LEAST_ONE)
+    padding: int = option(2, "Padding of every layer.", Rule("at least 0", lambda padding: padding >= 0))
+    num_classes: int = 10
+    input_shape: tuple[int, ...] = (16, 16, 1)
+    pool: str = fixed("max")
+    norm: str = fixed("none")
+    norm_decay: float = fixed(0.9)
+    head: str = "flatten"
+    fc_sizes: tuple[int, ...] = (64,)
 
-    Raises:
-      UserError: a field has an impossible value, or the image is too small.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        input_shape: Sequence[int] = (16, 16, 1),
-        sharing: str = "none",
-        channels: Sequence[int] = (8, 16),
-        kernel: int = 5,
-        stride: int = 2,
-        padding: int = 2,
-        activation: str = "relu",
-        head: str = "flatten",
-        fc_sizes: Sequence[int] = (64,),
-        dropout: float = 0.0,
-        width: float = 1.0,
-        init: str = "he_fan_in",
-        dtype: Any = None,
-        rngs: Keys,
-    ):
-        check_choice("sharing", sharing, ("none", "full"))
-        check(len(channels) > 0, "channels is (), but needs one number for each layer: at least one")
-        for field, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("padding", padding, 0)):
-            check(value >= least, f"{field} is {value}, but must be at least {least}")
-        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        shape = tuple(input_shape)
-        for i, after in enumerate((scaled(n, width) for n in channels), start=1):
-            image = "x".join(map(str, input_shape[:-1]))
+    def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
+        shape = self.input_shape
+        for i, channels in enumerate(self.channels, start=1):
+            image = "x".join(map(str, self.input_shape[:-1]))
             check(
-                min(shape[:-1]) + 2 * padding >= kernel,
-                f"an image of {image} is too small for this network: in layer 'layer{i}', a window of {kernel} with "
-                f"padding {padding} does not fit its {'x'.join(map(str, shape[:-1]))} input",
+                min(shape[:-1]) + 2 * self.padding >= self.kernel,
+                f"an image of {image} is too small for this network: in layer 'layer{i}', a window of {self.kernel} "
+                f"with padding {self.padding} does not fit its {'x'.join(map(str, shape[:-1]))} input",
             )
-            if sharing == "full":
-                layer = Conv(shape[-1], after, kernel, stride, padding, **options)
+            window = (make.scaled(channels), self.kernel, self.stride, self.padding)
+            if self.sharing == "full":
+                yield f"layer{i}", Conv(shape[-1], *window, **make.options)
             else:
-                layer = LocallyConnected(shape, after, kernel, stride, padding, **options)
-            self.append(f"layer{i}", layer)
-            self.append(f"activation{i}", get_activation(activation))
-            shape = feature_shape(self, input_shape)
-        self.append_head(
-            input_shape,
-            num_classes,
-            head=head,
-            fc_sizes=fc_sizes,
-            width=width,
-            dropout=dropout,
-            activation=activation,
-            classifier_init=init,
-            **options,
-        )
+                yield f"layer{i}", LocallyConnected(shape, *window, **make.options)
+            yield f"activation{i}", make.activation
+            shape = make.shape()

@@ -9,52 +9,36 @@ image       units    first layer, weights    with 26 classes and biases
 256x256x3   100                19,660,800
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.nn.base import Keys
-from cnn_jax.nn.network import Network
+from cnn_jax.core.fields import fixed, option
+from cnn_jax.nn.family import Family, LayerMaker
 
 
-class MLP(Network):
-    """Fully connected network: images [B, *spatial, C] -> class scores [B, num_classes].
+class MLP(Family):
+    """Images [B, *spatial, C] -> class scores [B, num_classes]."""
 
-    hidden_sizes: units of each hidden layer; () leaves one linear layer, multinomial logistic regression.
-    activation: of the hidden layers, see `base.ACTIVATIONS`. dropout: its rate after each hidden layer.
-    width: multiplies the hidden units. init: of the kernels, see `base.INITS`.
+    hidden_sizes: tuple[int, ...] = option(
+        (100,), "Units of each hidden layer; (): one linear layer, multinomial logistic regression."
+    )
+    num_classes: int = 10
+    input_shape: tuple[int, ...] = (28, 28, 1)
+    pool: str = fixed("max")
+    norm: str = fixed("none")
+    norm_decay: float = fixed(0.9)
+    head: str = fixed("fc")
+    fc_sizes: tuple[int, ...] = fixed(())
 
-    Raises:
-      UserError: a field has an impossible value.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        input_shape: Sequence[int] = (28, 28, 1),
-        hidden_sizes: Sequence[int] = (100,),
-        activation: str = "relu",
-        dropout: float = 0.0,
-        width: float = 1.0,
-        init: str = "he_fan_in",
-        dtype: Any = None,
-        rngs: Keys,
-    ):
+    def check(self) -> None:
         check(
-            len(hidden_sizes) > 0 or dropout == 0,
-            f"dropout is {dropout}, but acts behind hidden layers, and hidden_sizes is (): use dropout=0",
+            len(self.hidden_sizes) > 0 or self.dropout == 0,
+            f"dropout is {self.dropout}, but acts after hidden layers, and hidden_sizes is (): use dropout=0",
         )
-        self.append_head(
-            input_shape,
-            num_classes,
-            head="fc",
-            fc_sizes=hidden_sizes,
-            width=width,
-            dropout=dropout,
-            activation=activation,
-            init=init,
-            classifier_init=init,
-            dtype=dtype,
-            rngs=rngs,
-        )
+
+    def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
+        yield from ()
+
+    def head_options(self) -> dict[str, Any]:
+        return dict(fc_sizes=self.hidden_sizes)

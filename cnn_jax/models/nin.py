@@ -18,17 +18,14 @@ section 3.1). The last 1x1 convolution has one map for each class, and global av
 Pools reach over the end where the strides leave a rest (Caffe's rule); an average counts only what is there.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 from flax import nnx
 
-from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, scaled
-from cnn_jax.nn.layers import ConvBlock
-from cnn_jax.nn.network import Network
-from cnn_jax.nn.pooling import make_pool
+from cnn_jax.core.fields import Choice, option
+from cnn_jax.nn.family import DROPOUT, Family, LayerMaker
+from cnn_jax.nn.pooling import POOLS
 
 # One row for each stage: kernel, stride, padding, channels of its convolutions, and ("max" or "average", dropout
 # follows?) for the pooling behind it. The head adds the last 1x1 convolution.
@@ -47,73 +44,36 @@ LAYOUTS = {
 }
 
 
-class NiN(Network):
-    """Network in Network: images [B, H, W, C] -> class scores [B, num_classes].
+class NiN(Family):
+    """Images [B, H, W, C] -> class scores [B, num_classes]."""
 
-    layout: "imagenet" or "cifar", a table above.
-    mlpconv: False leaves the 1x1 convolutions of the stages out: plain convolutions.
-    pool: "paper", or one kind for all: "max", "average" or "conv". overlapping: windows of 3x3, or of 2x2, stride 2.
-    norm: "none" (the paper), "lrn", or "batch", after every convolution of the stages, which then has no bias.
-    head: "conv" (the paper) or "gap", "flatten", "fc" with `fc_sizes`; see `network.Head`.
-    dropout: the rate after the pools of the table. width: multiplies all channels.
-    norm_decay: of BatchNorm's running averages. init: of the kernels, see `base.INITS`.
+    layout: str = option("imagenet", "One of the two networks above.", Choice(*LAYOUTS))
+    mlpconv: bool = option(True, "False: the stages without their 1x1 convolutions, plain convolutions.")
+    pool: str = option("paper", "paper: the table's; or one kind for all.", Choice("paper", *POOLS))
+    overlapping: bool = option(True, "Pooling windows of 3x3 with stride 2; False: 2x2.")
+    input_shape: tuple[int, ...] = (227, 227, 3)
+    head: str = "conv"
+    dropout: float = option(0.5, "Dropout rate after the pools of the table, and in head=fc.", DROPOUT)
 
-    Raises:
-      UserError: a field has an impossible value, or the image is too small.
-    """
+    bias_before_norm = False
 
-    def __init__(
-        self,
-        *,
-        layout: str,
-        num_classes: int = 1000,
-        input_shape: Sequence[int] = (227, 227, 3),
-        mlpconv: bool = True,
-        pool: str = "paper",
-        overlapping: bool = True,
-        norm: str = "none",
-        activation: str = "relu",
-        head: str = "conv",
-        fc_sizes: Sequence[int] = (4096, 4096),
-        dropout: float = 0.5,
-        width: float = 1.0,
-        norm_decay: float = 0.9,
-        init: str = "he_fan_in",
-        dtype: Any = None,
-        rngs: Keys,
-    ):
-        check_choice("layout", layout, LAYOUTS)
-        check_choice("pool", pool, ("paper", "max", "average", "conv"))
-        check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")
-        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        block = partial(
-            ConvBlock, bias=norm != "batch", norm=norm, norm_decay=norm_decay, activation=activation, **options
-        )
-        channels = input_shape[-1]
-        for stage, (*window, maps, pooling) in enumerate(LAYOUTS[layout], start=1):
-            for i, n in enumerate(maps if mlpconv else maps[:1], start=1):
-                before, channels = channels, scaled(n, width)
-                self.append(f"conv{stage}_{i}", block(before, channels, *(window if i == 1 else (1, 1, 0))))
+    def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
+        for stage, (*window, maps, pooling) in enumerate(LAYOUTS[self.layout], start=1):
+            for i, channels in enumerate(maps if self.mlpconv else maps[:1], start=1):
+                yield f"conv{stage}_{i}", make.block(channels, *(window if i == 1 else (1, 1, 0)))
             if pooling is not None:
                 kind, drops = pooling
-                kind = kind if pool == "paper" else pool
-                size = 3 if overlapping else 2
-                self.append(f"pool{stage}", make_pool(kind, channels, size, 2, ceil=True, **options))
+                kind = kind if self.pool == "paper" else self.pool
+                yield f"pool{stage}", make.pool(kind, 3 if self.overlapping else 2, 2, ceil=True)
                 if drops:
-                    self.append(f"dropout{stage}", nnx.Dropout(dropout))
+                    yield f"dropout{stage}", nnx.Dropout(self.dropout)
 
-        self.append_head(
-            input_shape,
-            num_classes,
-            head=head,
-            fc_sizes=fc_sizes,
-            width=width,
-            dropout=dropout if head == "fc" else 0.0,
-            activation=activation,
-            classifier_init=init,
-            **options,
-        )
+    def head_options(self) -> dict[str, Any]:
+        return {} if self.head == "fc" else dict(dropout=0.0)
 
 
-nin = partial(NiN, layout="imagenet")
-nin_cifar = partial(NiN, layout="cifar", num_classes=10, input_shape=(32, 32, 3))
+class SmallNiN(NiN):
+    """The network for images of 32x32, with `layout="cifar"`."""
+
+    num_classes: int = 10
+    input_shape: tuple[int, ...] = (32, 32, 3)

@@ -14,7 +14,7 @@ Table 1 of the paper (ImageNet). Each row of blocks halves the map and doubles t
 Section 4.2 (CIFAR): conv1 is 3x3, 16; then three stages of n blocks with 16, 32, 64 channels: depth 6n+2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -22,10 +22,12 @@ import jax
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, get_activation, scaled
-from cnn_jax.nn.layers import Conv, make_norm, windows
-from cnn_jax.nn.network import Network
-from cnn_jax.nn.pooling import make_pool
+from cnn_jax.core.fields import Choice, option
+from cnn_jax.nn import windows
+from cnn_jax.nn.family import Family, LayerMaker
+from cnn_jax.nn.init import get_activation
+from cnn_jax.nn.layers import Conv
+from cnn_jax.nn.pooling import POOLS
 from cnn_jax.nn.scan import Repeated
 
 Plan = list[tuple[int, int, int, int]]  # one (kernel, channels, stride, groups) for each convolution of a block
@@ -146,144 +148,116 @@ class Stage(nnx.List):
         return x
 
 
-class ResNet(Network):
-    """Residual network: images [B, H, W, C] -> class scores [B, num_classes].
+class ResNet(Family):
+    """Images [B, H, W, C] -> class scores [B, num_classes].
 
-    layout, depth: "imagenet" with 18, 34, 50, 101 or 152; "cifar" with any 6n+2.
-    variant: "v1" or "v1.5", where the stride of a bottleneck stands; basic blocks have one form.
-    shortcut: "A", "B" or "C", see `Block`; residual=False is the plain twin.
-    groups, width_per_group: 32 and 4 make ResNeXt-50 32x4d, 1 and 128 Wide-ResNet-50-2 (bottlenecks only).
-    reduction: False leaves the first 1x1 convolution of the bottlenecks out: their 3x3 sees all channels.
-    kernel_plan: of the stem: "single", or "stacked": three 3x3 convolutions in the place of the 7x7. pool: of the stem:
-      "max", "average" or "conv"; overlapping: its window is 3x3, or 2x2. (The networks for small images begin with one
-      3x3 convolution and have no pool.)
-    norm: "batch", or "none", with which the convolutions have biases. activation: see `base.ACTIVATIONS`.
-    head, fc_sizes, dropout: see `network.Head`. width: multiplies all channels and hidden units.
-    zero_gamma: the last BatchNorm scale of each block starts at 0 (Goyal et al. 2017, section 5.1).
-    norm_decay: of BatchNorm's running averages. init: of the kernels, see `base.INITS`.
-
-    Raises:
-      UserError: a field has an impossible value, fields exclude one another, or the image is too small.
+    The classifier's kernel starts as N(0, 0.01) (Goyal et al. 2017, section 5.1).
     """
 
-    def __init__(
-        self,
-        *,
-        layout: str,
-        depth: int,
-        num_classes: int = 1000,
-        input_shape: Sequence[int] = (224, 224, 3),
-        variant: str = "v1.5",
-        shortcut: str = "B",
-        residual: bool = True,
-        groups: int = 1,
-        width_per_group: int = 64,
-        reduction: bool = True,
-        kernel_plan: str = "single",
-        pool: str = "max",
-        overlapping: bool = True,
-        norm: str = "batch",
-        activation: str = "relu",
-        head: str = "gap",
-        fc_sizes: Sequence[int] = (4096, 4096),
-        dropout: float = 0.0,
-        width: float = 1.0,
-        zero_gamma: bool = False,
-        norm_decay: float = 0.9,
-        init: str = "he_fan_out",
-        dtype: Any = None,
-        rngs: Keys,
-    ):
-        check_choice("variant", variant, ("v1", "v1.5"))
-        check_choice("shortcut", shortcut, ("A", "B", "C"))
-        check_choice("norm", norm, ("batch", "none"))
-        block, blocks_per_stage, base = table(layout, depth)
+    layout: str = option("imagenet", "imagenet: Table 1; cifar: section 4.2.", Choice("imagenet", "cifar"))
+    depth: int = option(50, "Layers: 18, 34, 50, 101 or 152 of Table 1; with layout=cifar any 6n+2.")
+    variant: str = option(
+        "v1.5", "Where a bottleneck has its stride. v1: in the first 1x1; v1.5: in the 3x3.", Choice("v1", "v1.5")
+    )
+    shortcut: str = option(
+        "B", "A: identity, zero channels; B: projections where shapes change; C: in every block.", Choice("A", "B", "C")
+    )
+    residual: bool = option(True, "False: the plain twin, without shortcuts.")
+    groups: int = option(1, "Groups of the 3x3 in a bottleneck; 32 with width_per_group=4: ResNeXt-50 32x4d.")
+    width_per_group: int = option(64, "Channels of a group; 128 with groups=1: Wide-ResNet-50-2.")
+    reduction: bool = option(True, "False: bottlenecks without their first 1x1; their 3x3 sees all channels.")
+    kernel_plan: str = option(
+        "single", "Of the stem. stacked: three 3x3 convolutions replace the 7x7.", Choice(*windows.KERNEL_PLANS)
+    )
+    pool: str = option("max", "Pooling of the stem; conv: a strided convolution.", Choice(*POOLS))
+    overlapping: bool = option(True, "Pooling window of 3x3 with stride 2; False: 2x2.")
+    norm: str = option("batch", "none: convolutions have biases.", Choice("batch", "none"))
+    zero_gamma: bool = option(
+        False, "The last BatchNorm scale of each block starts at 0 (Goyal et al. 2017, section 5.1)."
+    )
+    head: str = "gap"
+    init: str = "he_fan_out"
+
+    bias_before_norm = False
+
+    def check(self) -> None:
+        block, _, _ = table(self.layout, self.depth)
         check(
-            block is bottleneck or (groups, width_per_group, reduction) == (1, 64, True),
-            f"groups is {groups}, width_per_group {width_per_group} and reduction {reduction}, but a network of depth "
-            f"{depth} has basic blocks: grouped, wide and unreduced forms need the bottlenecks of depth 50, 101 or 152",
+            block is bottleneck or (self.groups, self.width_per_group, self.reduction) == (1, 64, True),
+            f"groups is {self.groups}, width_per_group {self.width_per_group} and reduction {self.reduction}, but a "
+            f"network of depth {self.depth} has basic blocks: grouped, wide and unreduced forms need the bottlenecks "
+            "of depth 50, 101 or 152",
         )
         check(
-            layout == "imagenet" or (kernel_plan, pool, overlapping) == ("single", "max", True),
-            f"kernel_plan is {kernel_plan!r}, pool {pool!r} and overlapping {overlapping}, but the network for small "
-            "images begins with one 3x3 convolution and has no pool: leave the three at their defaults",
+            self.layout == "imagenet" or (self.kernel_plan, self.pool, self.overlapping) == ("single", "max", True),
+            f"kernel_plan is {self.kernel_plan!r}, pool {self.pool!r} and overlapping {self.overlapping}, but the "
+            "network for small images begins with one 3x3 convolution and has no pool: leave the three at their "
+            "defaults",
         )
         check(
-            reduction or variant == "v1.5",
+            self.reduction or self.variant == "v1.5",
             "reduction is False, but variant 'v1' has its stride in the reduction: use variant='v1.5'",
         )
         check(
-            norm == "batch" or not zero_gamma,
-            f"zero_gamma is True, which is about BatchNorm's scales, but norm is {norm!r}: use zero_gamma=False",
+            self.norm == "batch" or not self.zero_gamma,
+            f"zero_gamma is True, which is about BatchNorm's scales, but norm is {self.norm!r}: use zero_gamma=False",
         )
-        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
 
-        def make_conv(rngs: Keys) -> Callable[..., Conv]:
-            return partial(Conv, bias=norm != "batch", init=init, dtype=dtype, rngs=rngs)
-
-        def make_batch_norm(rngs: Keys) -> Callable[..., Any]:
-            return partial(make_norm, norm, decay=norm_decay, dtype=dtype, rngs=rngs)
-
-        def make_block(in_channels: int, plan: Plan, rngs: Keys) -> Block:
-            return Block(
-                in_channels,
-                plan,
-                conv=make_conv(rngs),
-                norm=make_batch_norm(rngs),
-                activation=activation,
-                shortcut=shortcut,
-                residual=residual,
-                zero_gamma=zero_gamma,
-            )
-
-        channels, before = scaled(base, width), input_shape[-1]
-        stem = windows(kernel_plan, 7, 2, 3) if layout == "imagenet" else [(3, 1, 1)]
+    def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
+        block, blocks_per_stage, base = table(self.layout, self.depth)
+        large = self.layout == "imagenet"
+        stem = windows.kernel_plan(self.kernel_plan, 7, 2, 3) if large else [(3, 1, 1)]
         for i, window in enumerate(stem, start=1):
-            name = f"1_{i}" if len(stem) > 1 else "1"
-            self.append(f"conv{name}", make_conv(rngs)(before, channels, *window))
-            if norm == "batch":
-                self.append(f"norm{name}", make_batch_norm(rngs)(channels))
-            self.append(f"activation{name}", get_activation(activation))
-            before = channels
-        if layout == "imagenet":
-            self.append("pool1", make_pool(pool, channels, *((3, 2, 1) if overlapping else (2, 2, 0)), **options))
-
-        for i, num_blocks in enumerate(blocks_per_stage):
-            make_plan = partial(
-                block,
-                scaled(base * 2**i, width),
-                variant=variant,
-                groups=groups,
-                width_per_group=width_per_group,
-                reduction=reduction,
-            )
-            first, others = make_plan(stride=2 if i > 0 else 1), make_plan(stride=1)
-            stage = Stage([make_block(channels, first, rngs)])
-            channels = first[-1][1]
-            make_other = partial(make_block, channels, others)
-            if num_blocks > UNROLLED:
-                stage.append(Repeated(make_other, num_blocks - 1, rngs=rngs))
-            else:
-                stage.extend(make_other(rngs) for _ in range(num_blocks - 1))
-            self.append(f"conv{i + 2}_x", stage)
-
-        self.append_head(
-            input_shape,
-            num_classes,
-            head=head,
-            fc_sizes=fc_sizes,
-            width=width,
-            dropout=dropout,
-            activation=activation,
-            classifier_init="normal_0.01",  # Goyal et al. 2017, section 5.1
-            **options,
+            number = f"1_{i}" if len(stem) > 1 else "1"
+            yield f"conv{number}", make.conv(base, *window)
+            if self.norm == "batch":
+                yield f"norm{number}", make.norm(make.channels)
+            yield f"activation{number}", make.activation
+        if large:
+            yield "pool1", make.pool(self.pool, *((3, 2, 1) if self.overlapping else (2, 2, 0)))
+        bottlenecks = dict(
+            variant=self.variant,
+            groups=self.groups,
+            width_per_group=self.width_per_group,
+            reduction=self.reduction,
         )
+        for i, count in enumerate(blocks_per_stage):
+            plan = partial(block, make.scaled(base * 2**i), **bottlenecks)
+            yield f"conv{i + 2}_x", self.stage(make, plan(stride=2 if i > 0 else 1), plan(stride=1), count)
+
+    def stage(self, make: LayerMaker, first: Plan, other: Plan, count: int) -> Stage:
+        """Returns `count` blocks: one of the plan `first`, then equal ones."""
+
+        def block(plan: Plan, make: LayerMaker) -> Block:
+            return Block(
+                make.channels,
+                plan,
+                conv=make.Conv,
+                norm=make.norm,
+                activation=self.activation,
+                shortcut=self.shortcut,
+                residual=self.residual,
+                zero_gamma=self.zero_gamma,
+            )
+
+        stage = Stage([block(first, make)])
+        make.channels = first[-1][1]
+        if count > UNROLLED:
+            stage.append(Repeated(lambda keys: block(other, make.with_keys(keys)), count - 1, rngs=make.rngs))
+        else:
+            stage.extend(block(other, make) for _ in range(count - 1))
+        return stage
+
+    def head_options(self) -> dict[str, Any]:
+        return dict(classifier_init="normal_0.01")
 
 
-resnet18, resnet34, resnet50, resnet101, resnet152 = (
-    partial(ResNet, layout="imagenet", depth=depth) for depth in IMAGENET
-)
-cifar_resnet = partial(ResNet, layout="cifar", depth=20, num_classes=10, input_shape=(32, 32, 3), shortcut="A")
-resnet20, resnet32, resnet44, resnet56, resnet110, resnet1202 = (
-    partial(cifar_resnet, depth=depth) for depth in (20, 32, 44, 56, 110, 1202)
-)
+class SmallResNet(ResNet):
+    """The networks for images of 32x32, with `layout="cifar"`."""
+
+    num_classes: int = 10
+    input_shape: tuple[int, ...] = (32, 32, 3)
+    depth: int = 20
+    shortcut: str = "A"
+
+    one_form = ("variant", "groups", "width_per_group", "reduction", "kernel_plan", "pool", "overlapping")

@@ -25,19 +25,16 @@ paper's sizes are those of 227x227):
 Pools reach over the end where the strides leave a rest (Caffe's rule).
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnn_jax.core.errors import check_choice
-from cnn_jax.nn.base import Keys, scaled
+from cnn_jax.core.fields import Choice, option
+from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.layers import ConvBlock
-from cnn_jax.nn.network import Network
-from cnn_jax.nn.pooling import make_pool
 
 # (squeeze 1x1, expand 1x1, expand 3x3) of both versions.
 FIRES = {
@@ -87,75 +84,35 @@ class Fire(nnx.Module):
         return y + (x if self.projection is None else self.projection(x))
 
 
-class SqueezeNet(Network):
-    """SqueezeNet: images [B, H, W, C] -> class scores [B, num_classes].
+class SqueezeNet(Family):
+    """Images [B, H, W, C] -> class scores [B, num_classes]. The classifier's kernel starts as N(0, 0.01)."""
 
-    version: "1.0" or "1.1", a table above.
-    bypass: "none"; "simple": the input is added to the output of Fire modules 3, 5, 7 and 9; "complex": also to the
-      others', through a 1x1 convolution (section 6, Fig. 2).
-    reduction: False leaves the squeeze layers out, and the Fire modules expand their input.
-    pool: "max", "average" or "conv". overlapping: windows of 3x3, or of 2x2, stride 2.
-    norm: "none" (the paper), "lrn", or "batch", in every convolution but the last; those have no bias with "batch".
-    head: "conv" (the paper) or "gap", "flatten", "fc" with `fc_sizes`; dropout: see `network.Head`.
-    width: multiplies all channels. norm_decay: of BatchNorm's running averages.
-    init: of the kernels, see `base.INITS`; the last one's is N(0, 0.01).
+    version: str = option("1.0", "1.0, Table 1 of the paper, or 1.1, the authors' later network.", Choice(*VERSIONS))
+    bypass: str = option(
+        "none",
+        "simple: the input is added to the output of Fire modules 3, 5, 7 and 9; complex: also to the others', through "
+        "a 1x1 convolution (section 6, Fig. 2).",
+        Choice(*BYPASSES),
+    )
+    reduction: bool = option(True, "False: no squeeze layers; the Fire modules expand their input.")
+    overlapping: bool = option(True, "Pooling windows of 3x3 with stride 2; False: 2x2.")
+    head: str = "conv"
+    dropout: float = 0.5
+    init: str = "glorot_uniform"
 
-    Raises:
-      UserError: a field has an impossible value, or the image is too small.
-    """
+    bias_before_norm = False
 
-    def __init__(
-        self,
-        *,
-        version: str,
-        num_classes: int = 1000,
-        input_shape: Sequence[int] = (224, 224, 3),
-        bypass: str = "none",
-        reduction: bool = True,
-        pool: str = "max",
-        overlapping: bool = True,
-        norm: str = "none",
-        activation: str = "relu",
-        head: str = "conv",
-        fc_sizes: Sequence[int] = (4096, 4096),
-        dropout: float = 0.5,
-        width: float = 1.0,
-        norm_decay: float = 0.9,
-        init: str = "glorot_uniform",
-        dtype: Any = None,
-        rngs: Keys,
-    ):
-        check_choice("version", version, VERSIONS)
-        check_choice("bypass", bypass, BYPASSES)
-        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        block = partial(
-            ConvBlock, bias=norm != "batch", norm=norm, norm_decay=norm_decay, **options | dict(activation=activation)
-        )
-        kernel, base, pooled = VERSIONS[version]
-        channels = scaled(base, width)
-        self.append("conv1", block(input_shape[-1], channels, kernel, 2, 0))
+    def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
+        kernel, maps, pooled = VERSIONS[self.version]
+        yield (last := "conv1"), make.block(maps, kernel, 2, 0)
         for name, row in FIRES.items():
-            last = self.order[-1]
             if last in pooled:
-                window = (3 if overlapping else 2, 2)
-                place = last.removeprefix("conv").removeprefix("fire")
-                self.append(f"pool{place}", make_pool(pool, channels, *window, ceil=True, **options))
-            row = [scaled(n, width) for n in row]
-            fire = Fire(channels, row, block, reduction=reduction, bypass=bypass)
-            self.append(name, fire)
-            channels = fire.out_channels
+                number = last.removeprefix("conv").removeprefix("fire")
+                yield f"pool{number}", make.pool(self.pool, 3 if self.overlapping else 2, 2, ceil=True)
+            row = [make.scaled(n) for n in row]
+            fire = Fire(make.channels, row, make.ConvBlock, reduction=self.reduction, bypass=self.bypass)
+            make.channels = fire.out_channels
+            yield (last := name), fire
 
-        self.append_head(
-            input_shape,
-            num_classes,
-            head=head,
-            fc_sizes=fc_sizes,
-            width=width,
-            dropout=dropout,
-            activation=activation,
-            classifier_init="normal_0.01",
-            **options,
-        )
-
-
-squeezenet1_0, squeezenet1_1 = (partial(SqueezeNet, version=version) for version in VERSIONS)
+    def head_options(self) -> dict[str, Any]:
+        return dict(classifier_init="normal_0.01")

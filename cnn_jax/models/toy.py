@@ -10,17 +10,16 @@ White pixels are 1, black ones -1. The three features are the pieces of an X: bo
 feature agrees with all 9 pixels of a patch, the match is 9/9 = 1.00; 8 of 9 give 7/9 = 0.77, as the lecture cuts it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.core.errors import check, check_choice
-from cnn_jax.nn.base import Keys, scaled
-from cnn_jax.nn.layers import Conv, ConvBlock
-from cnn_jax.nn.network import Network
-from cnn_jax.nn.pooling import make_pool
+from cnn_jax.core.errors import check
+from cnn_jax.core.fields import Choice, Rule, option
+from cnn_jax.nn.family import Family, LayerMaker
+from cnn_jax.nn.layers import Conv
 
 FEATURES = {
     "diagonal": ((1, -1, -1), (-1, 1, -1), (-1, -1, 1)),
@@ -34,71 +33,39 @@ def lecture_kernels() -> np.ndarray:
     return np.stack([np.asarray(feature, np.float32) / 9 for feature in FEATURES.values()], axis=-1)[:, :, None]
 
 
-class ToyNet(Network):
-    """Convolution, ReLU and pooling, stacked, then votes: images [B, H, W, C] -> class scores [B, num_classes].
+class ToyNet(Family):
+    """Convolution, ReLU and pooling, stacked, then votes: images [B, H, W, C] -> class scores [B, num_classes]."""
 
-    The lecture's knobs: num_features and kernel (number and size of the features), pool_size and pool_stride (of the
-    window), fc_sizes (neurons of hidden layers that vote on votes).
-    features_from: "learning" starts conv1 at random; "lecture" at the three features above, with zero biases, for
-      images of one channel. Training goes on from there (`optim.lr_multipliers` of 0 for conv1 keeps them).
-    stages: how often convolution, ReLU and pooling follow one another.
-    norm: "none", "batch" or "lrn". pool: "max", "average" or "conv". head, fc_sizes, dropout: see `network.Head`.
-    width: multiplies features and hidden units.
+    features_from: str = option(
+        "learning",
+        "lecture: conv1 starts at the three features above, with zero biases, for images of one channel. Training goes "
+        "on from there; optim.lr_multipliers of 0 for conv1 keeps them.",
+        Choice("learning", "lecture"),
+    )
+    num_features: int = option(3, "Number of features.")
+    kernel: int = option(3, "Size of a feature, pixels.")
+    stages: int = option(
+        1,
+        "Number of stages of convolution, ReLU and pool.",
+        Rule("at least 1: a convolution, ReLU and a pool", lambda stages: stages >= 1),
+    )
+    pool_size: int = option(2, "Pooling window, pixels.")
+    pool_stride: int = option(2, "Stride of the pooling window, pixels.")
+    num_classes: int = 2
+    input_shape: tuple[int, ...] = (9, 9, 1)
+    fc_sizes: tuple[int, ...] = option((), "Neurons of hidden layers of head=fc, which vote on votes.")
 
-    Raises:
-      UserError: a field has an impossible value, or the image is too small.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int = 2,
-        input_shape: Sequence[int] = (9, 9, 1),
-        features_from: str = "learning",
-        num_features: int = 3,
-        kernel: int = 3,
-        stages: int = 1,
-        pool: str = "max",
-        pool_size: int = 2,
-        pool_stride: int = 2,
-        activation: str = "relu",
-        norm: str = "none",
-        norm_decay: float = 0.9,
-        head: str = "fc",
-        fc_sizes: Sequence[int] = (),
-        dropout: float = 0.0,
-        width: float = 1.0,
-        init: str = "he_fan_in",
-        dtype: Any = None,
-        rngs: Keys,
-    ):
-        check_choice("features_from", features_from, ("learning", "lecture"))
-        check(stages >= 1, f"stages is {stages}, but must be at least 1: a convolution, ReLU and a pool")
-        options: dict[str, Any] = dict(init=init, dtype=dtype, rngs=rngs)
-        before, channels = input_shape[-1], scaled(num_features, width)
-        for i in range(1, 1 + stages):
-            block = ConvBlock(
-                before, channels, kernel, norm=norm, norm_decay=norm_decay, activation=activation, **options
-            )
-            if i == 1 and features_from == "lecture":
-                self._set_features(block.conv)
-            self.append(f"conv{i}", block)
-            self.append(f"pool{i}", make_pool(pool, channels, pool_size, pool_stride, 0, ceil=True, **options))
-            before = channels
-        self.append_head(
-            input_shape,
-            num_classes,
-            head=head,
-            fc_sizes=fc_sizes,
-            width=width,
-            dropout=dropout,
-            activation=activation,
-            classifier_init=init,
-            **options,
-        )
+    def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
+        for i in range(1, 1 + self.stages):
+            block = make.block(self.num_features, self.kernel)
+            if i == 1 and self.features_from == "lecture":
+                self.set_features(block.conv)
+            yield f"conv{i}", block
+            yield f"pool{i}", make.pool(self.pool, self.pool_size, self.pool_stride, 0, ceil=True)
 
     @staticmethod
-    def _set_features(conv: Conv) -> None:
+    def set_features(conv: Conv) -> None:
+        """Starts a convolution at the lecture's features; raises UserError unless its kernel has their shape."""
         patterns, (*size, inputs, outputs) = lecture_kernels(), conv.kernel.shape
         check(
             patterns.shape == conv.kernel.shape,

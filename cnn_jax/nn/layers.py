@@ -15,7 +15,9 @@ from jax.nn import initializers
 
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.nn import cpu
-from cnn_jax.nn.base import Keys, Statistic, check_fits, check_window, get_activation, get_init, per_axis, report
+from cnn_jax.nn.hooks import emit
+from cnn_jax.nn.init import InitKeys, Statistic, get_activation, get_init
+from cnn_jax.nn.windows import check_fits, check_window, per_axis
 
 
 class Conv(nnx.Conv):
@@ -38,7 +40,7 @@ class Conv(nnx.Conv):
         bias: bool = True,
         init: str,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         kernel = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
         dims = len(kernel)
@@ -66,13 +68,13 @@ class Conv(nnx.Conv):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         check_fits(self, x.shape, self.dilation)
-        return report(self, x, super().__call__(x))
+        return emit(self, x, super().__call__(x))
 
 
 class Linear(nnx.Linear):
     """Fully connected layer, [B, n_in] -> [B, n_out]."""
 
-    def __init__(self, in_features: int, out_features: int, *, init: str, dtype: Any = None, rngs: Keys):
+    def __init__(self, in_features: int, out_features: int, *, init: str, dtype: Any = None, rngs: InitKeys):
         super().__init__(
             in_features,
             out_features,
@@ -82,7 +84,7 @@ class Linear(nnx.Linear):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return report(self, x, super().__call__(x))
+        return emit(self, x, super().__call__(x))
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -101,7 +103,7 @@ class BatchNorm(nnx.BatchNorm):
         epsilon: float = 1e-5,
         zero_scale: bool = False,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check(0 <= decay < 1, f"norm_decay is {decay}, but must be in [0, 1): the weight of the old running average")
         super().__init__(
@@ -116,7 +118,7 @@ class BatchNorm(nnx.BatchNorm):
         self.var = Statistic(jnp.ones(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return report(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
+        return emit(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
 
     def _evaluate(self, x: jax.Array) -> jax.Array:
         """Normalises with the running averages. Flax rounds them to the computation's type, a bias in bfloat16."""
@@ -141,7 +143,7 @@ class LocalResponseNorm(nnx.Module):
         window, ones, half = (1,) * (x.ndim - 1) + (self.size,), (1,) * x.ndim, self.size // 2
         padding = ((0, 0),) * (x.ndim - 1) + ((half, half),)
         total = lax.reduce_window(jnp.square(wide), 0.0, lax.add, window, ones, padding)
-        return report(self, x, (wide * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
+        return emit(self, x, (wide * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
 
 
 NORMS = ("none", "lrn", "batch")
@@ -155,7 +157,7 @@ def make_norm(
     epsilon: float = 1e-5,
     zero_scale: bool = False,
     dtype: Any = None,
-    rngs: Keys,
+    rngs: InitKeys,
 ) -> Any:
     """Returns a normalisation of maps with `channels`: None, `LocalResponseNorm` or `BatchNorm`."""
     check_choice("norm", kind, NORMS)
@@ -187,7 +189,7 @@ class ConvBlock(nnx.Module):
         activation: str = "relu",
         init: str,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         self.activation = get_activation(activation)
         self.conv = Conv(
@@ -211,24 +213,3 @@ class ConvBlock(nnx.Module):
             return self.activation(self.norm(x))
         x = self.activation(x)
         return x if self.norm is None else self.norm(x)
-
-
-def windows(kernel_plan: str, kernel: int, stride: int = 1, padding: int = 0) -> list[tuple[int, int, int]]:
-    """Returns (kernel, stride, padding) of the convolutions that stand in the place of one.
-
-    "single" leaves it; "stacked" takes 3x3 convolutions that see the same together and give the same size: two for a
-    5x5, three for a 7x7 (Simonyan & Zisserman 2015, section 2.3). A stride comes last.
-
-    Raises:
-      UserError: no such plan, an even kernel, or a padding larger than half of it.
-    """
-    check_choice("kernel_plan", kernel_plan, ("single", "stacked"))
-    if kernel_plan == "single":
-        return [(kernel, stride, padding)]
-    number = (kernel - 1) // 2
-    check(
-        kernel % 2 == 1 and 0 <= padding <= number,
-        f"kernel_plan is 'stacked', but a {kernel}x{kernel} convolution with padding {padding} has no such form: its "
-        f"kernel must be odd and its padding at most {number}",
-    )
-    return [(3, stride if i == number - 1 else 1, int(i < padding)) for i in range(number)]

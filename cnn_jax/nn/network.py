@@ -1,7 +1,7 @@
 """What a network is: named layers in a row, then a head that makes class scores."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,9 +10,10 @@ from flax import nnx
 
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.core.trees import path_name
-from cnn_jax.nn.base import DoesNotFitError, Keys, get_activation, scaled_sizes
+from cnn_jax.nn.init import InitKeys, get_activation
 from cnn_jax.nn.layers import Conv, Linear
 from cnn_jax.nn.pooling import GlobalAveragePool
+from cnn_jax.nn.windows import DoesNotFitError
 
 HEADS = ("gap", "flatten", "fc", "conv")
 
@@ -47,7 +48,7 @@ class Head(nnx.Module):
         init: str,
         classifier_init: str,
         dtype: Any = None,
-        rngs: Keys,
+        rngs: InitKeys,
     ):
         check_choice("head", kind, HEADS)
         check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")
@@ -139,42 +140,27 @@ def feature_shape(model: Any, input_shape: Sequence[int]) -> tuple[int, ...]:
 class Network(nnx.Module):
     """Named layers in a row, then a head: images [B, *spatial, C] -> class scores [B, num_classes].
 
-    The constructor of a family appends its layers in the order of the paper's table, and last the head.
+    input_shape: of an image without batch, [*spatial, C]. family: the `Family` that built the network, if one did.
+    order: names of the layers before the head.
     """
 
-    order: tuple[str, ...] = ()  # names of the layers
+    def __init__(self, input_shape: Sequence[int], family: Any = None):
+        self.input_shape = tuple(input_shape)
+        self.family = family
+        self.order: tuple[str, ...] = ()
 
     def append(self, name: str, layer: Any) -> None:
-        """Adds a layer, a module or a function, behind the others."""
+        """Adds a layer, a module or a function, after the last one."""
         setattr(self, name, layer)
         self.order += (name,)
 
-    def append_row(
-        self,
-        name: str,
-        block: Callable[..., nnx.Module],
-        in_channels: int,
-        out_channels: int,
-        windows: Sequence[tuple[int, int, int]],
-    ) -> None:
-        """Adds one convolution, or several under numbered names; `windows`: (kernel, stride, padding) of each."""
-        for i, window in enumerate(windows, start=1):
-            self.append(f"{name}_{i}" if len(windows) > 1 else name, block(in_channels, out_channels, *window))
-            in_channels = out_channels
+    def append_head(self, num_classes: int, **options: Any) -> None:
+        """Adds the `Head` with its `options`."""
+        self.head = Head(self.feature_shape(), num_classes, **options)
 
-    def append_head(
-        self,
-        input_shape: Sequence[int],
-        num_classes: int,
-        *,
-        head: str,
-        fc_sizes: Sequence[int],
-        width: float,
-        **options: Any,
-    ) -> None:
-        """Adds the `Head` for images of `input_shape` [*spatial, C]; `width` multiplies its hidden units."""
-        shape = feature_shape(nnx.view(self, deterministic=True, raise_if_not_found=False), input_shape)
-        self.head = Head(shape, num_classes, kind=head, fc_sizes=scaled_sizes(fc_sizes, width), **options)
+    def feature_shape(self) -> tuple[int, ...]:
+        """Returns the shape [*spatial, C] of the maps that the layers so far give; see `feature_shape`."""
+        return feature_shape(nnx.view(self, deterministic=True, raise_if_not_found=False), self.input_shape)
 
     def features(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
         """Returns the feature maps before the head, [B, *spatial', C']; `rngs` is a key for dropout in the layers."""

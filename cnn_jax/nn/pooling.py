@@ -12,8 +12,12 @@ from jax import lax
 
 from cnn_jax.core.errors import check_choice
 from cnn_jax.nn import cpu
-from cnn_jax.nn.base import Keys, check_fits, check_window, per_axis, report
+from cnn_jax.nn.hooks import emit
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import Conv
+from cnn_jax.nn.windows import check_fits, check_window, per_axis
+
+POOLS = ("max", "average", "conv")
 
 
 class Pool(nnx.Module):
@@ -51,7 +55,7 @@ class Pool(nnx.Module):
             wide = x.astype(jnp.float32)
             total = lax.reduce_window(wide, 0.0, lax.add, window, strides, ((0, 0), *padding, (0, 0)))
             y = (total / self._counts(x.shape[1:-1], padding).astype(np.float32)).astype(x.dtype)
-        return report(self, x, y)
+        return emit(self, x, y)
 
     def _counts(self, sizes: Sequence[int], padding: Sequence[tuple[int, int]]) -> np.ndarray:
         """Returns how many values each window averages, broadcastable to the output; `ceil` adds none."""
@@ -103,13 +107,13 @@ def make_pool(
     ceil: bool = False,
     init: str,
     dtype: Any = None,
-    rngs: Keys,
+    rngs: InitKeys,
 ) -> Pool | Conv:
     """Returns what makes maps smaller: "max", "average", or "conv", a strided convolution that learns how.
 
     The convolution (after Springenberg et al. 2014) keeps the channels and is linear, as an average is.
     """
-    check_choice("pool", kind, ("max", "average", "conv"))
+    check_choice("pool", kind, POOLS)
     if kind == "conv":
         return StridedConv(channels, kernel, stride, padding, ceil=ceil, init=init, dtype=dtype, rngs=rngs)
     return Pool(kind, kernel, stride, padding, ceil=ceil)
@@ -127,7 +131,7 @@ class AdaptiveAveragePool(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         rows, columns = (jnp.asarray(self._weights(size), x.dtype) for size in x.shape[1:-1])
         y = jnp.einsum("bhwc,ph,qw->bpqc", x, rows, columns, precision="highest")
-        return report(self, x, y)
+        return emit(self, x, y)
 
     def _weights(self, size: int) -> np.ndarray:
         """Returns the weights [output, input] of the averages along an axis."""
@@ -143,4 +147,4 @@ class GlobalAveragePool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32).astype(x.dtype)
-        return report(self, x, y)
+        return emit(self, x, y)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from cnn_jax.nn.base import Keys, listened
+from cnn_jax.nn.hooks import active
+from cnn_jax.nn.init import InitKeys
 
 
 class Repeated(nnx.Module):
@@ -14,19 +15,19 @@ class Repeated(nnx.Module):
     Every leaf of `block` has a leading axis with an entry for each of them. So a compiler sees one block, and an
     optimiser one array for all: ResNet-1202 block by block is 7,000 arrays, which XLA compiles for many minutes.
 
-    Who listens (`base.listen`) sees them one after another, as attributes "0", "1", ... that they then have.
+    Who listens (`hooks.capture`) sees them one after another, as attributes "0", "1", ... that they then have.
     """
 
-    def __init__(self, make: Callable[[Keys], nnx.Module], count: int, *, rngs: Keys):
-        graphdef, _ = nnx.split(nnx.eval_shape(lambda: make(Keys(jax.random.key(0)))))
+    def __init__(self, make: Callable[[InitKeys], nnx.Module], count: int, *, rngs: InitKeys):
+        graphdef, _ = nnx.split(nnx.eval_shape(lambda: make(InitKeys(jax.random.key(0)))))
         keys = jax.random.split(rngs.params(), count)
-        self.block = nnx.merge(graphdef, jax.vmap(lambda key: nnx.as_pure(nnx.state(make(Keys(key)))))(keys))
+        self.block = nnx.merge(graphdef, jax.vmap(lambda key: nnx.as_pure(nnx.state(make(InitKeys(key)))))(keys))
         self.count = count
 
     def __call__(self, x: jax.Array) -> jax.Array:
         graphdef, state = nnx.split(self.block)
         state = nnx.as_pure(state)
-        if listened():
+        if active():
             for i in range(self.count):
                 block = nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
                 setattr(self, str(i), block)

@@ -22,7 +22,7 @@ from cnn_jax.data.arrays import StoredArray
 from cnn_jax.data.find import find
 from cnn_jax.data.images import Frames, Picture, UnreadableError
 from cnn_jax.data.workers import read_ahead
-from cnn_jax.nn.base import listen
+from cnn_jax.nn.hooks import capture
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained.features import Features
 
@@ -82,7 +82,7 @@ class Predictor:
 
         def features(state: Any, images: jax.Array) -> jax.Array:
             model, values = merged(state, images)
-            with listen() as calls:
+            with capture() as calls:
                 model(values)
             x = next(x for layer, x, _ in calls if layer is model.head.classifier)
             return x.astype(jnp.float32).mean(tuple(range(1, x.ndim - 1)))

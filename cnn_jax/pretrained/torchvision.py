@@ -96,7 +96,7 @@ def _resnet(leaves: Leaves) -> dict[str, str]:
     return found
 
 
-# by the class of the network
+# by the class of the family
 FAMILIES = dict(AlexNet=_alexnet, VGG=_vgg, SqueezeNet=_squeezenet, GoogLeNet=_googlenet, ResNet=_resnet)
 KINDS = dict(kernel="weight", scale="weight", bias="bias", mean="running_mean", var="running_var")
 
@@ -134,13 +134,19 @@ def _leaves(model: nnx.Module) -> Leaves:
     return dict(trees.named_leaves(nnx.to_pure_dict(nnx.state(model))))
 
 
+def _family(model: Any) -> str:
+    """Returns the name of the class of the model's family, or of the one of `FAMILIES` that it is derived from."""
+    names = [cls.__name__ for cls in type(getattr(model, "family", model)).__mro__]
+    return next((name for name in names if name in FAMILIES), names[0])
+
+
 def names(model: nnx.Module) -> dict[str, str]:
     """Returns torchvision's name for each of our paths that has one; `model` may be shapes only (`nnx.eval_shape`).
 
     Raises:
       UserError: torchvision has no network of this family.
     """
-    family, leaves = type(model).__name__, _leaves(model)
+    family, leaves = _family(model), _leaves(model)
     known = ", ".join(sorted({name for name, _ in NETWORKS.values()}))
     check(family in FAMILIES, f"torchvision has no {family} that is known here: take one of {known}")
     layers = FAMILIES[family](leaves)
@@ -192,7 +198,7 @@ def load(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
     listed = misfits(model, {name: np.shape(value) for name, value in weights.items()})
     check(
         not listed,
-        f"these are not the weights of this {type(model).__name__}: {listed}. Build the network with the fields, "
+        f"these are not the weights of this {_family(model)}: {listed}. Build the network with the fields, "
         "the number of classes and the image size that the weights were made for (foreign_weights.NETWORKS)",
     )
     own = convert(model, weights)
@@ -212,5 +218,5 @@ def export(model: nnx.Module) -> dict[str, np.ndarray]:
     """
     theirs, leaves = names(model), _leaves(model)
     unknown = [path for path in leaves if path not in theirs]
-    check(not unknown, f"torchvision's {type(model).__name__} has no {', '.join(unknown)}: it cannot be exported")
+    check(not unknown, f"torchvision's {_family(model)} has no {', '.join(unknown)}: it cannot be exported")
     return {name: _to_theirs(np.asarray(leaves[path]), _channels(path, leaves)) for path, name in theirs.items()}

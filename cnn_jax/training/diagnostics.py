@@ -8,7 +8,7 @@ import optax
 
 from cnn_jax.core import trees
 from cnn_jax.eval import steps as eval_steps
-from cnn_jax.nn.base import listen
+from cnn_jax.nn.hooks import capture
 from cnn_jax.parallel import together
 from cnn_jax.training import step
 from cnn_jax.training.build import Run
@@ -31,7 +31,7 @@ def examine(run: Run, state: step.TrainState, batch: eval_steps.Batch) -> dict[s
     @jax.jit
     def measure(state: step.TrainState, batch: eval_steps.Batch) -> Any:
         def loss_fn(params: Any) -> Any:
-            with listen() as calls:
+            with capture() as calls:
                 loss, _ = run.loss(params, state.stats, state.frozen, batch, step.make_keys(state.seed, state.step))
             return loss, [(output.std(), jnp.abs(output).max(), jnp.isfinite(output).all()) for _, _, output in calls]
 

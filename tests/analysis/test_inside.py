@@ -14,7 +14,7 @@ from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.analysis.receptive_field import Field, Seen
 from cnn_jax.core.errors import UserError
 from cnn_jax.models import resnet
-from cnn_jax.nn import base
+from cnn_jax.nn import hooks
 from cnn_jax.nn.pooling import Pool
 from small_models import EVAL, filled, noise
 
@@ -82,8 +82,8 @@ def test_a_change_reaches_what_comes_behind_it_and_ends_with_its_block():
         return jnp.ones_like(y) if name == "head/hidden/1" else y
 
     np.testing.assert_allclose(inside.run(model, x, change), [kernel.sum(0) + bias] * 2, rtol=1e-5)
-    assert not base.listened()
-    with base.changed(lambda layer, x, y: -y), base.listen() as calls:
+    assert not hooks.active()
+    with hooks.intercept(lambda layer, x, y: -y), hooks.capture() as calls:
         changed = Pool("max", 2, 2)(x)
     np.testing.assert_array_equal(changed, -Pool("max", 2, 2)(x))
     np.testing.assert_array_equal(calls[0][2], changed)  # what listeners hear

@@ -6,7 +6,7 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, layer_table, stages, totals, training_bytes
 from cnn_jax.nn import cpu
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import BatchNorm, Conv, Linear
 from cnn_jax.nn.pooling import GlobalAveragePool, Pool
 
@@ -15,13 +15,13 @@ class Small(nnx.Module):
     """One layer of each kind; `again` is called twice."""
 
     def __init__(self):
-        options = dict(init="he_fan_in", rngs=Keys(jax.random.key(0)))
+        options = dict(init="he_fan_in", rngs=InitKeys(jax.random.key(0)))
         self.conv = Conv(3, 8, 5, 2, 1, **options)
         self.pool = Pool("max", (2, 3), 2)
         self.blocks = nnx.List(
             [Conv(8, 6, 1, bias=False, **options), Conv(6, 4, (3, 1), padding=(1, 0), groups=2, **options)]
         )
-        self.norm = BatchNorm(4, rngs=Keys(jax.random.key(1)))
+        self.norm = BatchNorm(4, rngs=InitKeys(jax.random.key(1)))
         self.again = Conv(4, 4, 3, padding=2, dilation=2, **options)
         self.mean = GlobalAveragePool()
         self.linear = Linear(4, 7, **options)
@@ -285,7 +285,7 @@ class Branches(nnx.Module):
     """Two convolutions of one input that end in a concatenation or an addition, and one that sees both."""
 
     def __init__(self, axes=2, join=None):
-        options = dict(init="he_fan_in", rngs=Keys(jax.random.key(0)))
+        options = dict(init="he_fan_in", rngs=InitKeys(jax.random.key(0)))
         one = (1,) * axes
         self.join = join
         self.small = Conv(2, 2, one, 2 if join else 1, **options)

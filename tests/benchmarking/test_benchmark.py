@@ -328,7 +328,7 @@ def test_a_network_or_field_without_a_twin_is_named(monkeypatch):
         config.model[field] = value
         with pytest.raises(UserError, match=rf"config\.model\.{field} is '{value}'"):
             torch_twins.network(config, (28, 28, 1))
-    monkeypatch.setitem(models.MODELS, "lenet5", "other:LeNet5")
+    monkeypatch.setitem(models.MODELS, "lenet5", models.Row("other:LeNet5"))
     monkeypatch.setattr(models, "fields", lambda name: {})
     config.model.name = "lenet5"
     with pytest.raises(UserError, match=r"lenet5 has no twin in PyTorch yet: --against=torch knows resnet18, "):

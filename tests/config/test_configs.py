@@ -14,7 +14,7 @@ from cnn_jax.config import datasets, fields
 from cnn_jax.config import fields as base
 from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core.errors import UserError
-from cnn_jax.models import GIVEN
+from cnn_jax.models import FROM_DATA
 from cnn_jax.training.config_check import check_config
 from configs import replay
 from recipes import FILES, NETWORKS, get_config
@@ -164,7 +164,7 @@ def test_the_fields_of_the_network_have_the_constructors_defaults(name, dataset)
 
 @every_network
 def test_every_field_of_the_network_can_be_set_on_the_command_line(name):
-    hidden = set(GIVEN) | (LARGE_IMAGES_ONLY if name in SMALL_IMAGES else set())
+    hidden = {*FROM_DATA, "layout", "version"} | (LARGE_IMAGES_ONLY if name in SMALL_IMAGES else set())
     if name != "cifar_resnet":
         hidden |= {"depth", "configuration"}  # the name says it
     assert set(model_fields(get_config(name))) == set(models.fields(name)) - hidden

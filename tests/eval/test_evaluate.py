@@ -17,7 +17,7 @@ from cnn_jax.data import pipeline, sources
 from cnn_jax.eval import evaluate
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import InitKeys
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
 COUNT = 45
@@ -26,7 +26,7 @@ COUNT = 45
 class Toy(nnx.Module):
     """Two convolutions with BatchNorm and a head with dropout."""
 
-    def __init__(self, rngs: Keys):
+    def __init__(self, rngs: InitKeys):
         options = dict(bias=False, init="he_fan_out", rngs=rngs)
         self.conv1, self.norm1 = layers.Conv(1, 4, 3, 2, 1, **options), layers.BatchNorm(4, rngs=rngs)
         self.conv2, self.norm2 = layers.Conv(4, 5, 3, 2, 1, **options), layers.BatchNorm(5, rngs=rngs)
@@ -41,7 +41,7 @@ class Toy(nnx.Module):
 @functools.cache
 def toy():
     """Returns (network, parameters, statistics) with arrays from NumPy."""
-    network, params, stats = graph.split(jax.eval_shape(lambda: Toy(Keys(jax.random.key(0)))))
+    network, params, stats = graph.split(jax.eval_shape(lambda: Toy(InitKeys(jax.random.key(0)))))
     random = np.random.default_rng(0)
 
     def fill(path, leaf):

@@ -10,7 +10,7 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.models import resnet
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import Conv, make_norm
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
@@ -25,7 +25,7 @@ def abstract(name: str, **fields):
 
 def make_block(in_channels, plan, *, shortcut="B", zero_gamma=False):
     """Returns a residual block on its own."""
-    keys = Keys(jax.random.key(0))
+    keys = InitKeys(jax.random.key(0))
     conv = functools.partial(Conv, bias=False, init="he_fan_out", rngs=keys)
     norm = functools.partial(make_norm, "batch", rngs=keys)
     options = dict(conv=conv, norm=norm, activation="relu", residual=True)

@@ -9,7 +9,8 @@ from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.nn import base, network
+from cnn_jax.nn import network
+from cnn_jax.nn.init import INITS
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 SMALL = dict(input_shape=(67, 67, 3), width=0.0625, num_classes=5)  # 6, 16, 24, 24, 16 maps, 256 units
@@ -223,9 +224,9 @@ def test_pooling_can_average_or_be_a_convolution():
 @pytest.fixture
 def sevens(monkeypatch):
     """The initialisers give 7, in no time."""
-    for init in base.INITS:
+    for init in INITS:
         value = 7.0 if init == "normal_0.01" else 8.0
-        monkeypatch.setitem(base.INITS, init, lambda key, shape, dtype, value=value, **_: jnp.full(shape, value, dtype))
+        monkeypatch.setitem(INITS, init, lambda key, shape, dtype, value=value, **_: jnp.full(shape, value, dtype))
 
 
 def initial_values(name="alexnet", **fields):

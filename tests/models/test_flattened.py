@@ -9,7 +9,7 @@ from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.models.flattened import FlattenedConv
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import InitKeys
 
 
 def abstract(**fields):
@@ -18,7 +18,7 @@ def abstract(**fields):
 
 def test_one_set_has_the_cost_of_the_table():
     def create():
-        return FlattenedConv(192, 32, 5, sets=1, init="lecun_normal", dtype=None, rngs=Keys(jax.random.key(0)))
+        return FlattenedConv(192, 32, 5, sets=1, init="lecun_normal", dtype=None, rngs=InitKeys(jax.random.key(0)))
 
     rows = layer_table(create, (28, 28, 192))
     assert [(row.name, row.macs) for row in rows] == [
@@ -41,7 +41,7 @@ def test_the_layers_are_those_of_the_table():
 
 def test_one_set_is_a_convolution_with_kernels_of_rank_one():
     torch = pytest.importorskip("torch")
-    layer = FlattenedConv(3, 4, 5, sets=1, init="lecun_normal", dtype=None, rngs=Keys(jax.random.key(0)))
+    layer = FlattenedConv(3, 4, 5, sets=1, init="lecun_normal", dtype=None, rngs=InitKeys(jax.random.key(0)))
     a, b, c = (np.asarray(v.kernel[...]) for v in (layer.lateral1, layer.vertical1, layer.horizontal1))
     dense = np.einsum("if,yf,xf->fiyx", a[0, 0], b[:, 0, 0], c[0, :, 0])
     bias = np.random.default_rng(1).normal(size=4).astype(np.float32)
@@ -52,7 +52,7 @@ def test_one_set_is_a_convolution_with_kernels_of_rank_one():
 
 
 def test_two_sets_follow_one_another():
-    layer = FlattenedConv(3, 4, 3, sets=2, init="lecun_normal", dtype=None, rngs=Keys(jax.random.key(0)))
+    layer = FlattenedConv(3, 4, 3, sets=2, init="lecun_normal", dtype=None, rngs=InitKeys(jax.random.key(0)))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 5, 3)), jnp.float32)
     first = layer.horizontal1(layer.vertical1(layer.lateral1(x)))
     second = layer.horizontal2(layer.vertical2(layer.lateral2(first)))

@@ -10,7 +10,7 @@ from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.nn import base, graph, layers
+from cnn_jax.nn import graph, hooks, layers
 from cnn_jax.training import step
 from cnn_jax.training.build import Run
 from configs import googlenet as config_file
@@ -288,7 +288,7 @@ def test_training_calls_the_layers_of_the_table_in_its_order():
     state = jax.eval_shape(run.create_state)
     batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in BATCH.items()}
     batch["image"] = jax.ShapeDtypeStruct((4, 80, 80, 1), jnp.uint8)
-    with base.listen() as calls:
+    with hooks.capture() as calls:
         keys = step.make_keys(0, 0)
         jax.eval_shape(lambda *arrays: run.loss(*arrays, keys), state.params, state.stats, state.frozen, batch)
     assert [output.shape[1:] for _, _, output in calls] == [row.output_shape for row in run.layers]

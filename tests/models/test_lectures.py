@@ -16,7 +16,7 @@ from cnn_jax.models.flattened import FlattenedConv
 from cnn_jax.models.googlenet import MODULES, Inception
 from cnn_jax.models.resnet import Block, basic, bottleneck
 from cnn_jax.models.squeezenet import Fire
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import Conv, ConvBlock, make_norm
 
 
@@ -583,7 +583,7 @@ class Chain(nnx.Module):
 
 
 def options() -> dict[str, Any]:
-    return dict(init="he_fan_in", rngs=Keys(jax.random.key(0)))
+    return dict(init="he_fan_in", rngs=InitKeys(jax.random.key(0)))
 
 
 def conv(*arguments, **fields):
@@ -599,7 +599,7 @@ def inception(reduction):
 
 
 def residual(plan, channels):
-    norm = functools.partial(make_norm, "batch", rngs=Keys(jax.random.key(0)))
+    norm = functools.partial(make_norm, "batch", rngs=InitKeys(jax.random.key(0)))
     fields: dict[str, Any] = dict(shortcut="B", residual=True, zero_gamma=False, activation="relu")
     return Block(channels, plan, conv=functools.partial(conv, bias=False), norm=norm, **fields)
 

@@ -7,8 +7,8 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
-from cnn_jax.models import lenet_1998
-from cnn_jax.nn.base import Keys
+from cnn_jax.models import lenet
+from cnn_jax.nn.init import InitKeys
 
 
 def abstract(**fields):
@@ -49,21 +49,19 @@ def test_the_layers_have_the_parameters_and_connections_of_the_paper():
 
 
 def test_the_table_of_connections_has_the_counts_of_the_paper():
-    assert [len(maps) for maps in lenet_1998.CONNECTIONS] == 6 * [3] + 9 * [4] + [6]
-    assert len(set(lenet_1998.CONNECTIONS)) == 16 and all(
-        list(maps) == sorted(set(maps)) for maps in lenet_1998.CONNECTIONS
-    )
+    assert [len(maps) for maps in lenet.CONNECTIONS] == 6 * [3] + 9 * [4] + [6]
+    assert len(set(lenet.CONNECTIONS)) == 16 and all(list(maps) == sorted(set(maps)) for maps in lenet.CONNECTIONS)
     # Each map of S2 goes to ten maps of C3.
-    assert [sum(i in maps for maps in lenet_1998.CONNECTIONS) for i in range(6)] == 6 * [10]
-    assert all({(i + j) % 6 for j in range(3)} == set(lenet_1998.CONNECTIONS[i]) for i in range(6))
-    assert all({(i + j) % 6 for j in range(4)} == set(lenet_1998.CONNECTIONS[6 + i]) for i in range(6))
+    assert [sum(i in maps for maps in lenet.CONNECTIONS) for i in range(6)] == 6 * [10]
+    assert all({(i + j) % 6 for j in range(3)} == set(lenet.CONNECTIONS[i]) for i in range(6))
+    assert all({(i + j) % 6 for j in range(4)} == set(lenet.CONNECTIONS[6 + i]) for i in range(6))
 
 
 def test_c3_sees_the_maps_of_the_table_only(model):
     x = jnp.asarray(noise(1, 5, 5, 6))
     gradient = jax.jacobian(lambda x: model.conv2(x)[0, 0, 0])(x)  # [16, 1, 5, 5, 6]
     seen = [tuple(np.flatnonzero(np.abs(np.asarray(g)).sum(axis=(0, 1, 2))).tolist()) for g in gradient]
-    assert tuple(seen) == lenet_1998.CONNECTIONS
+    assert tuple(seen) == lenet.CONNECTIONS
 
 
 def test_subsampling_is_the_sum_times_a_coefficient_plus_a_bias(model):
@@ -79,7 +77,7 @@ def test_subsampling_is_the_sum_times_a_coefficient_plus_a_bias(model):
 def test_the_initial_weights_have_the_limits_of_the_paper():
     model = models.create("lenet5_1998")
     start = 0
-    for inputs in lenet_1998.CONNECTIONS:  # 2.4 / fan-in
+    for inputs in lenet.CONNECTIONS:  # 2.4 / fan-in
         values = np.abs(np.asarray(model.conv2.kernel[..., start : start + len(inputs)]))
         assert 0.8 * 2.4 / (25 * len(inputs)) < values.max() <= 2.4 / (25 * len(inputs))
         start += len(inputs)
@@ -107,31 +105,31 @@ def test_it_gives_the_distances_of_pytorch(model):
     y = squash(functional.conv2d(y, tensor(model.conv1.conv.kernel).permute(3, 2, 0, 1), tensor(model.conv1.conv.bias)))
     y = squash(subsample(y, model.pool1))
     maps, start, kernel = [], 0, tensor(model.conv2.kernel)
-    for o, inputs in enumerate(lenet_1998.CONNECTIONS):  # one small convolution for each map
+    for o, inputs in enumerate(lenet.CONNECTIONS):  # one small convolution for each map
         own = kernel[..., start : start + len(inputs)].permute(2, 0, 1)[None]
         maps.append(functional.conv2d(y[:, list(inputs)], own, tensor(model.conv2.bias)[o : o + 1]))
         start += len(inputs)
     y = squash(subsample(squash(torch.cat(maps, 1)), model.pool2))
     y = squash(functional.conv2d(y, tensor(model.conv3.conv.kernel).permute(3, 2, 0, 1), tensor(model.conv3.conv.bias)))
     y = squash(y.flatten(1) @ tensor(model.head.hidden[0].kernel) + tensor(model.head.hidden[0].bias))
-    expected = -(torch.cdist(y, torch.tensor(lenet_1998.CODES)) ** 2)
+    expected = -(torch.cdist(y, torch.tensor(lenet.CODES)) ** 2)
     scores = model(jnp.asarray(x))
     assert scores.dtype == jnp.float32
     np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-4, atol=1e-3)
 
 
 def test_the_codes_are_ten_different_bitmaps_of_one_and_minus_one():
-    assert lenet_1998.CODES.shape == (10, 7 * 12) and set(np.unique(lenet_1998.CODES)) == {-1, 1}
-    differing = (lenet_1998.CODES[:, None] != lenet_1998.CODES).sum(axis=-1)
+    assert lenet.CODES.shape == (10, 7 * 12) and set(np.unique(lenet.CODES)) == {-1, 1}
+    differing = (lenet.CODES[:, None] != lenet.CODES).sum(axis=-1)
     assert differing[~np.eye(10, dtype=bool)].min() >= 8  # pixels between any two digits
-    scores = lenet_1998.RadialBasis(10)(jnp.asarray(lenet_1998.CODES))
+    scores = lenet.RadialBasis(10)(jnp.asarray(lenet.CODES))
     np.testing.assert_array_equal(scores, -4.0 * differing)
-    one = lenet_1998.CODES[1].reshape(12, 7)
+    one = lenet.CODES[1].reshape(12, 7)
     assert (one[1:11, 3] == 1).all()  # rows of 7 after one another: the stem of the 1 is a column
 
 
 def test_codes_are_no_parameters():
-    assert jax.tree.leaves(nnx.state(lenet_1998.RadialBasis(10))) == []
+    assert jax.tree.leaves(nnx.state(lenet.RadialBasis(10))) == []
 
 
 def test_fields_do_what_they_say():
@@ -181,7 +179,7 @@ def test_one_step_changes_every_parameter():
 
 
 def test_each_weight_of_a_table_has_its_place():
-    layer = lenet_1998.TableConv(3, ((0, 2), (1,)), init="he_fan_in", rngs=Keys(jax.random.key(0)))
+    layer = lenet.TableConv(3, ((0, 2), (1,)), init="he_fan_in", rngs=InitKeys(jax.random.key(0)))
     assert layer.kernel.shape == (5, 5, 3) and layer.bias.shape == (2,)
     layer.kernel[...] = jnp.zeros((5, 5, 3)).at[..., 1].set(1.0)  # of the pair (2, 0)
     x = jnp.ones((1, 5, 5, 3)).at[..., 2].set(2.0)

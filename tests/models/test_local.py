@@ -8,7 +8,7 @@ from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
 from cnn_jax.models.local import LocallyConnected
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import Conv
 
 
@@ -21,7 +21,7 @@ def noise(*shape):
 
 
 def keys():
-    return Keys(jax.random.key(0))
+    return InitKeys(jax.random.key(0))
 
 
 @pytest.mark.parametrize("sharing", ["none", "full"])

@@ -16,7 +16,7 @@ from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.models import resnet
-from cnn_jax.nn.base import listen
+from cnn_jax.nn.hooks import capture
 from cnn_jax.nn.layers import Conv, Linear
 from small_models import EVAL, SMALL, TRAIN, abstract, filled, forward, make_block, named, noise
 
@@ -415,10 +415,10 @@ def test_importing_the_package_imports_neither_jax_nor_a_network():
     assert not [name for name in loaded if name.startswith("cnn_jax.models.")]
 
 
-@pytest.mark.parametrize("family", sorted({path.split(":")[0] for path in models.MODELS.values()}))
+@pytest.mark.parametrize("family", sorted({row.module for row in models.MODELS.values()}))
 def test_building_one_family_imports_no_other(family):
-    families = {f"cnn_jax.models.{path.split(':')[0]}" for path in models.MODELS.values()}
-    name = next(name for name, path in models.MODELS.items() if path.split(":")[0] == family)
+    families = {f"cnn_jax.models.{row.module}" for row in models.MODELS.values()}
+    name = next(name for name, row in models.MODELS.items() if row.module == family)
     loaded = modules_after(
         f"from flax import nnx\nfrom cnn_jax import models\nnnx.eval_shape(lambda: models.create({name!r}))"
     )
@@ -472,7 +472,7 @@ def test_every_layer_computes_in_the_asked_precision_and_mixes_none(name, fields
 
         def run(state, x, graphdef=graphdef, key=key, dtypes=dtypes):
             merged = nnx.merge(graphdef, state)
-            with listen() as calls:
+            with capture() as calls:
                 y = merged(x, rngs=key)
             dtypes.update({type(layer): out.dtype for layer, _, out in calls})
             return y, nnx.as_pure(nnx.state(merged))

@@ -12,7 +12,7 @@ from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core import trees
 from cnn_jax.models import resnet
-from cnn_jax.nn import base
+from cnn_jax.nn.init import INITS
 from small_models import EVAL, SMALL, TRAIN, abstract, filled, make_block, named, noise
 
 
@@ -132,7 +132,7 @@ def quick_init(monkeypatch):
         return jnp.asarray(np.random.default_rng(0).normal(0, 0.3, shape), dtype)
 
     for name in ("he_fan_out", "normal_0.01"):
-        monkeypatch.setitem(base.INITS, name, normal)
+        monkeypatch.setitem(INITS, name, normal)
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
@@ -175,7 +175,7 @@ def test_option_a_is_the_identity_where_shapes_stay():
 
 def test_the_classifier_of_a_resnet_starts_small_and_all_other_kernels_as_asked(monkeypatch):
     for name, value in (("glorot_normal", 3.0), ("normal_0.01", 7.0)):
-        monkeypatch.setitem(base.INITS, name, lambda key, shape, dtype, value=value: jnp.full(shape, value, dtype))
+        monkeypatch.setitem(INITS, name, lambda key, shape, dtype, value=value: jnp.full(shape, value, dtype))
     model = small(init="glorot_normal", shortcut="B", head="fc", fc_sizes=(8,))
     kernels = {name: set(np.unique(leaf)) for name, leaf in named(nnx.state(model)) if name.endswith("kernel")}
     assert kernels.pop("head/classifier/kernel") == {7.0}

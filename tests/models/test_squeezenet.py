@@ -11,7 +11,7 @@ from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.models.squeezenet import FIRES, Fire
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import ConvBlock
 
 
@@ -34,7 +34,7 @@ def filled(create, seed: int = 0):
 
 
 def block(*args, **options) -> ConvBlock:
-    return ConvBlock(*args, **dict(init="he_fan_in", rngs=Keys(jax.random.key(0))) | options)
+    return ConvBlock(*args, **dict(init="he_fan_in", rngs=InitKeys(jax.random.key(0))) | options)
 
 
 # ---------------------------------------------------------------- Table 1

@@ -9,7 +9,8 @@ from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.models.vgg import CONFIGURATIONS, one_kernel
-from cnn_jax.nn import base, layers
+from cnn_jax.nn import layers
+from cnn_jax.nn.init import INITS
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 SMALL = dict(input_shape=(32, 32, 3), width=0.0625, num_classes=5)  # 4, 8, 16, 32, 32 maps, 256 units
@@ -183,9 +184,9 @@ def test_activation_and_dropout():
 
 
 def test_the_kernels_start_as_the_field_says_and_the_biases_at_zero(monkeypatch):
-    for init in base.INITS:
+    for init in INITS:
         value = 7.0 if init == "glorot_uniform" else 8.0
-        monkeypatch.setitem(base.INITS, init, lambda key, shape, dtype, value=value, **_: jnp.full(shape, value, dtype))
+        monkeypatch.setitem(INITS, init, lambda key, shape, dtype, value=value, **_: jnp.full(shape, value, dtype))
     for fields, value in (({}, 7.0), (dict(init="he_fan_in"), 8.0)):
         state = nnx.as_pure(nnx.state(models.create("vgg11", **SMALL, **fields), nnx.Param))
         found = [(name.split("/")[-1], np.unique(leaf).tolist()) for name, leaf in trees.named_leaves(state)]

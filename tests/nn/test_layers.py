@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn_jax.core.errors import UserError
-from cnn_jax.nn import base, layers, network, pooling
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn import hooks, init, layers, network, pooling
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import BatchNorm, Conv, ConvBlock, Linear, LocalResponseNorm
 from cnn_jax.nn.network import Head
 from cnn_jax.nn.pooling import GlobalAveragePool, Pool
+from cnn_jax.nn.windows import DoesNotFitError
 
 
-def keys(seed: int = 0) -> Keys:
-    return Keys(jax.random.key(seed))
+def keys(seed: int = 0) -> InitKeys:
+    return InitKeys(jax.random.key(seed))
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -105,10 +106,10 @@ def test_groups_that_do_not_divide_the_channels_are_an_error():
 
 def test_a_kernel_larger_than_its_padded_input_is_an_error_of_that_layer():
     conv = nnx.eval_shape(lambda: Conv(1, 1, 3, padding=1, dilation=3, init="he_fan_in", rngs=keys()))
-    with pytest.raises(base.DoesNotFitError, match="kernel of 3 with padding 1 does not fit its 6x4") as error:
+    with pytest.raises(DoesNotFitError, match="kernel of 3 with padding 1 does not fit its 6x4") as error:
         conv(jnp.zeros((1, 6, 4, 1)))  # 4 + 2 < 3 * 2 + 1
     assert error.value.layer is conv
-    with pytest.raises(base.DoesNotFitError, match="kernel of 2 with padding 0"):
+    with pytest.raises(DoesNotFitError, match="kernel of 2 with padding 0"):
         Pool("max", 2, 2)(jnp.zeros((1, 1, 4, 1)))
 
 
@@ -411,7 +412,7 @@ def test_a_convolutional_head_averages_one_map_for_each_class(in_shape):
     y = nnx.view(model, deterministic=True)(jnp.asarray(x))
     assert y.dtype == jnp.float32
     np.testing.assert_allclose(y, expected, atol=1e-5)
-    with base.listen() as calls:
+    with hooks.capture() as calls:
         model(jnp.asarray(x), rngs=jax.random.key(0))
     seen = np.asarray(calls[0][1])  # what the convolution sees: dropout of single features stands before it
     kept = seen != 0
@@ -444,7 +445,7 @@ def test_dropout_before_the_classifier_zeroes_its_share_and_scales_the_rest():
 
 def test_every_hidden_layer_has_its_own_dropout_after_its_activation():
     model = head((64,), 64, kind="fc", fc_sizes=(64, 64), dropout=0.5, activation="sigmoid")
-    with base.listen() as calls:
+    with hooks.capture() as calls:
         model(jnp.asarray(noise(32, 64)), rngs=jax.random.key(0))
     assert [layer for layer, _, _ in calls] == [*model.hidden, model.classifier]
     masks = []
@@ -495,13 +496,13 @@ INITS = {
 
 
 def test_every_initialiser_has_a_formula_here():
-    assert set(INITS) == set(base.INITS)
+    assert set(INITS) == set(init.INITS)
 
 
 @pytest.mark.parametrize("name", INITS)
 def test_initial_values_have_the_spread_of_their_formula(name):
     deviation, largest = INITS[name]
-    values = np.asarray(base.get_init(name)(jax.random.key(0), SHAPE, jnp.float32))
+    values = np.asarray(init.get_init(name)(jax.random.key(0), SHAPE, jnp.float32))
     assert values.shape == SHAPE
     assert np.std(values) == pytest.approx(deviation, rel=0.03)  # of 18,432: the standard error is 0.5%
     assert np.mean(values) == pytest.approx(0, abs=0.03 * deviation)
@@ -520,9 +521,9 @@ def test_layers_start_with_the_initialiser_that_they_name(layer):
 
 def test_unknown_names_are_errors_with_the_near_match():
     with pytest.raises(UserError, match="did you mean 'glorot_normal'"):
-        base.get_init("glorot_norma")
+        init.get_init("glorot_norma")
     with pytest.raises(UserError, match="did you mean 'relu'"):
-        base.get_activation("rleu")
+        init.get_activation("rleu")
 
 
 def test_the_activations_are_their_formulas():
@@ -532,16 +533,16 @@ def test_the_activations_are_their_formulas():
         ("sigmoid", 1 / (1 + np.exp(-x))),
         ("tanh", (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1)),
     ):
-        np.testing.assert_allclose(base.get_activation(name)(jnp.asarray(x)), expected, atol=1e-6)
+        np.testing.assert_allclose(init.get_activation(name)(jnp.asarray(x)), expected, atol=1e-6)
 
 
 def test_a_width_scales_channels_to_the_nearest_number_but_not_to_none():
-    assert [base.scaled(64, width) for width in (1, 0.5, 2, 0.13, 0.001)] == [64, 32, 128, 8, 1]
+    assert [init.scaled(64, width) for width in (1, 0.5, 2, 0.13, 0.001)] == [64, 32, 128, 8, 1]
     for width in (0, -1):
         with pytest.raises(UserError, match=f"width is {width}"):
-            base.scaled(64, width)
+            init.scaled(64, width)
     with pytest.raises(UserError, match="a layer is to have 0 channels"):
-        base.scaled(0, 1.0)
+        init.scaled(0, 1.0)
 
 
 # ---------------------------------------------------------------- listening, shapes
@@ -562,7 +563,7 @@ class Small(nnx.Module):
 
 def test_listening_collects_inputs_and_outputs_in_the_order_of_calls():
     model, x = Small(), jnp.asarray(noise(2, 10, 12, 2))
-    with base.listen() as calls:
+    with hooks.capture() as calls:
         y = model.features(x)
     model.features(x)  # not heard
     assert [layer for layer, _, _ in calls] == [model.conv1, model.pool, model.norm, model.conv2]
@@ -574,7 +575,7 @@ def test_listening_collects_inputs_and_outputs_in_the_order_of_calls():
 
 def test_listening_ends_with_an_exception_too():
     pool, x = Pool("max", 2, 2), jnp.zeros((1, 2, 2, 1))
-    with pytest.raises(RuntimeError), base.listen() as calls:
+    with pytest.raises(RuntimeError), hooks.capture() as calls:
         raise RuntimeError
     pool(x)
     assert calls == []
@@ -597,8 +598,8 @@ def test_an_image_that_is_too_small_names_the_layer():
 
 def test_a_listener_inside_another_ends_alone():
     pool, x = Pool("max", 2, 2), jnp.zeros((1, 2, 2, 1))
-    with base.listen() as outer:
-        with base.listen() as inner:
+    with hooks.capture() as outer:
+        with hooks.capture() as inner:
             pass
         pool(x)
     assert (len(outer), len(inner)) == (1, 0)

@@ -9,9 +9,10 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
-from cnn_jax.nn.base import Keys
-from cnn_jax.nn.layers import ConvBlock, windows
+from cnn_jax.nn.init import InitKeys
+from cnn_jax.nn.layers import ConvBlock
 from cnn_jax.nn.network import Head, Network
+from cnn_jax.nn.windows import kernel_plan
 
 
 def table(name, **fields):
@@ -28,16 +29,11 @@ class Stack(Network):
     """The place of one convolution."""
 
     def __init__(self, plan, kernel, stride, padding, size):
-        keys = Keys(jax.random.key(0))
-        self.append_row(
-            "conv",
-            lambda *window: ConvBlock(*window, activation="linear", init="he_fan_in", rngs=keys),
-            2,
-            2,
-            windows(plan, kernel, stride, padding),
-        )
-        options = dict(fc_sizes=(), width=1.0, init="he_fan_in", classifier_init="he_fan_in", rngs=keys)
-        self.append_head((size, size, 2), 2, head="flatten", **options)
+        super().__init__((size, size, 2))
+        keys = InitKeys(jax.random.key(0))
+        for i, window in enumerate(kernel_plan(plan, kernel, stride, padding), start=1):
+            self.append(f"conv_{i}", ConvBlock(2, 2, *window, activation="linear", init="he_fan_in", rngs=keys))
+        self.append_head(2, kind="flatten", init="he_fan_in", classifier_init="he_fan_in", rngs=keys)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +53,11 @@ def test_stacked_3x3_convolutions_see_and_give_what_one_larger_kernel_does(kerne
 
 def test_what_has_no_stacked_form_is_an_error():
     with pytest.raises(UserError, match=r"7x7 convolution with padding 4.*at most 3"):
-        windows("stacked", 7, 2, 4)
+        kernel_plan("stacked", 7, 2, 4)
     with pytest.raises(UserError, match=r"4x4 convolution.*must be odd"):
-        windows("stacked", 4)
+        kernel_plan("stacked", 4)
     with pytest.raises(UserError, match=r"kernel_plan is 'stack'.*'stacked'"):
-        windows("stack", 5)
+        kernel_plan("stack", 5)
 
 
 # (reduced maps, maps) of the 5x5 convolutions of GoogLeNet's Table 1.
@@ -217,13 +213,13 @@ def test_what_makes_no_sense_together_is_an_error_that_says_why(name, fields, me
 @pytest.mark.parametrize("kind", ["fc", "flatten", "gap", "conv"])
 def test_a_head_scores_every_position_of_a_larger_map_and_averages(kind):
     options = dict(kind=kind, fc_sizes=(6,), init="he_fan_in", classifier_init="he_fan_in")
-    head = nnx.view(Head((3, 2, 4), 5, **options, rngs=Keys(jax.random.key(0))), deterministic=True)
+    head = nnx.view(Head((3, 2, 4), 5, **options, rngs=InitKeys(jax.random.key(0))), deterministic=True)
     x = jax.random.normal(jax.random.key(1), (2, 5, 3, 4))
     windows = [head(x[:, i : i + 3, j : j + 2]) for i in range(3) for j in range(2)]
     if kind in ("fc", "flatten"):
         np.testing.assert_allclose(head(x), np.mean(windows, axis=0), rtol=1e-5, atol=1e-6)
     else:  # the mean over the whole map
-        wide = nnx.view(Head((5, 3, 4), 5, **options, rngs=Keys(jax.random.key(0))), deterministic=True)
+        wide = nnx.view(Head((5, 3, 4), 5, **options, rngs=InitKeys(jax.random.key(0))), deterministic=True)
         np.testing.assert_allclose(head(x), wide(x), rtol=1e-5, atol=1e-6)
 
 

@@ -21,7 +21,7 @@ from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
-from cnn_jax.nn.base import Keys
+from cnn_jax.nn.init import InitKeys
 from cnn_jax.training import optim, step
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
@@ -31,7 +31,7 @@ RATE = 0.1
 class Toy(nnx.Module):
     """Convolution, BatchNorm, ReLU, head: the least network with statistics and dropout; compiles in a second."""
 
-    def __init__(self, *, dropout: float = 0.0, rngs: Keys):
+    def __init__(self, *, dropout: float = 0.0, rngs: InitKeys):
         self.conv = layers.Conv(1, 4, 3, 2, 1, bias=False, init="he_fan_out", rngs=rngs)
         self.norm = layers.BatchNorm(4, rngs=rngs)
         options = dict(kind="flatten", dropout=dropout, init="he_fan_out", classifier_init="he_fan_out", rngs=rngs)
@@ -42,7 +42,7 @@ class Toy(nnx.Module):
 
 
 def toy(**fields):
-    return Toy(rngs=Keys(jax.random.key(0)), **fields)
+    return Toy(rngs=InitKeys(jax.random.key(0)), **fields)
 
 
 lenet5 = functools.partial(models.create, "lenet5", width=0.5, padding=4, input_shape=(8, 8, 1))
