@@ -8,6 +8,7 @@ from typing import Any
 
 from absl.flags import Flag
 
+from cnn_jax import models
 from cnn_jax.config.configuration import Configuration, values
 from cnn_jax.config.fields import FIELDS
 
@@ -71,16 +72,13 @@ def _entry(form: str, meaning: str, width: int) -> str:
 
 def _fields(config: Any, width: int) -> list[str]:
     """Returns an entry for each field of a configuration, the network's first."""
-    meanings = {name: field.help for name, field in FIELDS.items()} | _of_model(config.model.get("name"))
+    meanings = {name: field.help for name, field in FIELDS.items()}
+    meanings |= {f"model.{name}": option.help for name, option in models.options(config.model.name).items()}
     return [
         _entry(f"--config.{name}={_word(value)}", meanings.get(name, ""), width)
         for name, value in values(config).items()
+        if name != "model.name"  # the recipe's; another network has other fields
     ]
-
-
-def _of_model(name: str | None) -> dict[str, str]:
-    """Returns "model.FIELD" -> its meaning, as far as the network says it."""
-    return {"model.name": "The network."} if name else {}
 
 
 def _word(value: Any) -> str:

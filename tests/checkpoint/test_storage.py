@@ -473,7 +473,9 @@ def test_missing_credentials_are_one_message(files, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("url", "extra"), [("s3://bucket/run", "s3"), ("gs://bucket/run", "gcs")])
 def test_what_is_not_installed_is_named(url, extra):
-    program = "import sys; sys.modules['s3fs'] = sys.modules['gcsfs'] = None; from cnn_jax import main; main.cli()"
+    program = (
+        "import sys; sys.modules['s3fs'] = sys.modules['gcsfs'] = None; from cnn_jax import main; sys.exit(main.main())"
+    )
     line = [sys.executable, "-c", program, "--mode=eval", f"--workdir={url}"]
     result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
