@@ -11,36 +11,17 @@ the paper subtracts the mean image.
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
-def get_config(dataset: str = "digits") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name="alexnet",
-        variant="grouped",  # or "ungrouped", "unpadded", "one_tower", "zfnet", "zfnet_wide", "zfnet_unpadded"
-        groups=0,  # of conv2, conv4, conv5; 0: the variant's
-        kernel_plan="single",  # or "stacked": two 3x3 convolutions in the place of a 5x5, three in that of a 7x7
-        norm="lrn",  # or "batch", "none"
-        lrn_after_pool=False,
-        activation="relu",
-        pool="max",  # or "average", "conv"
-        overlapping=True,  # pooling of 3x3 with stride 2; False: 2x2
-        head="fc",  # or "gap", "flatten", "conv"
-        fc_sizes=(4096, 4096),  # of head="fc"
-        dropout=0.5,
-        width=1.0,
-        norm_decay=0.9,
-        init="normal_0.01",
-        initial_bias=1.0,  # of conv2, conv4, conv5 and the hidden linear layers; Caffe's network: 0.1
-    )
-    return recipe(config, dataset, image_size=(227, 227), small_image_size=(67, 67))
-
-
-def recipe(
-    config: ConfigDict, dataset: str, *, image_size: tuple[int, int], small_image_size: tuple[int, int]
+def get_config(
+    dataset: str = "digits",
+    name: str = "alexnet",
+    image_size: tuple[int, int] = (227, 227),
+    small_image_size: tuple[int, int] = (67, 67),
 ) -> ConfigDict:
-    """Sets the recipe of the paper for ImageNet, ours for the other data sets."""
+    """Returns the paper's recipe for ImageNet, ours for the other data sets."""
+    config = fields.get_config(dataset, name)
     config.batch_size = 128
     config.optim.learning_rate = 0.01
     config.optim.weight_decay = 5e-4

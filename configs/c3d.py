@@ -12,24 +12,11 @@ networks on UCF101 (section 3): batch 30, learning rate 0.003, divided by 10 aft
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "moving_digits") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name="c3d",
-        temporal_kernel=3,  # frames, odd; 1: every frame by itself up to the pools
-        pool="max",  # or "average", "conv"
-        activation="relu",
-        norm="none",  # or "batch", "lrn"
-        head="fc",  # or "flatten", "gap", "conv"
-        fc_sizes=(4096, 4096),  # of head="fc"
-        dropout=0.5,
-        width=1.0,
-        norm_decay=0.9,
-        init="he_fan_in",
-    )
+    config = fields.get_config(dataset, "c3d")
     if dataset in ("folder", "synthetic"):
         config.recipe = "Tran et al. 2015, section 3 (UCF101)"
         config.data.image_size = (16, 112, 112)

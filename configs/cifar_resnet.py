@@ -5,10 +5,8 @@ python -m cnn_jax.main --config=configs/cifar_resnet.py --config.model.depth=14
 
 from ml_collections import ConfigDict
 
-from configs import resnet20
+from cnn_jax.config import recipes
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    config = resnet20.get_config(dataset, name="cifar_resnet")
-    config.model.depth = 20
-    return config
+    return recipes.get_config("resnet20", dataset, name="cifar_resnet")

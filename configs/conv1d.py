@@ -11,28 +11,11 @@ The recipe is ours.
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "sequences") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name="conv1d",
-        channels=(32, 64, 128),  # of each stage: convolution, activation, pool
-        kernel=3,  # steps
-        stride=1,
-        padding=1,  # steps, on both sides
-        pool="max",  # or "average", "conv"
-        pool_size=2,
-        activation="relu",
-        norm="none",  # or "batch", "lrn"
-        norm_decay=0.9,
-        head="gap",  # or "flatten", "fc", "conv"
-        fc_sizes=(128,),  # of head="fc"
-        dropout=0.0,
-        width=1.0,
-        init="he_fan_in",
-    )
+    config = fields.get_config(dataset, "conv1d")
     config.duration = "20 epochs"
     config.batch_size = 64
     config.optim.learning_rate = 0.05

@@ -10,25 +10,11 @@ The recipe is ours: the paper labels pixels. Digits, seeds 0, 1, 2 on two CPU co
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name="dilated",
-        rates=(1, 2, 4, 8),  # dilation of each layer; (1, 1, 1, 1) is the plain twin
-        channels=32,
-        kernel=3,
-        activation="relu",
-        norm="none",  # or "batch", "lrn"
-        norm_decay=0.9,
-        head="gap",  # or "flatten", "fc", "conv"
-        fc_sizes=(128,),  # of head="fc"
-        dropout=0.0,
-        width=1.0,
-        init="he_fan_in",
-    )
+    config = fields.get_config(dataset, "dilated")
     config.duration = "60 epochs"
     config.batch_size = 128
     config.optim.learning_rate = 0.05

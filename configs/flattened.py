@@ -10,25 +10,11 @@ s each.
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name="flattened",
-        separable=True,  # False: one dense convolution in each place
-        sets=2,  # of 1-D convolutions in the place of a dense one
-        channels=(96, 128, 256),  # of each stage
-        kernel=5,
-        pool="max",  # or "average", "conv"
-        activation="relu",
-        head="gap",  # or "flatten", "fc", "conv"
-        fc_sizes=(256,),  # of head="fc"
-        dropout=0.0,
-        width=1.0,
-        init="lecun_normal",
-    )
+    config = fields.get_config(dataset, "flattened")
     config.duration = "20 epochs"
     config.batch_size = 128
     config.optim.learning_rate = 0.05

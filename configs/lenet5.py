@@ -10,27 +10,11 @@ The optimiser is ours: the paper's (stochastic diagonal Levenberg-Marquardt) is 
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name="lenet5",
-        padding=2,  # of conv1: 2 for 28x28 images, 0 for 32x32
-        activation="tanh",  # or "scaled_tanh", "sigmoid", "relu"
-        pool="average",  # or "max", "trainable"
-        norm="none",  # or "batch", "lrn"
-        kernel_plan="single",  # or "stacked": two 3x3 convolutions in the place of each 5x5
-        connections="full",  # or "table": Table I of the paper
-        output="linear",  # or "rbf": distances to fixed codes
-        c5="linear",  # or "conv": the same layer as a convolution
-        head="fc",  # or "flatten", "gap"
-        dropout=0.0,
-        width=1.0,
-        norm_decay=0.9,
-        init="glorot_uniform",
-    )
+    config = fields.get_config(dataset, "lenet5")
     if config.data.image_size == (32, 32):
         config.model.padding = 0
     else:

@@ -9,25 +9,11 @@ each.
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name="local",
-        sharing="none",  # every position has its own weights; or "full": a convolution
-        channels=(8, 16),  # of each layer
-        kernel=5,
-        stride=2,
-        padding=2,
-        activation="relu",
-        head="flatten",  # or "gap", "fc", "conv"
-        fc_sizes=(64,),  # of head="fc"
-        dropout=0.0,
-        width=1.0,
-        init="he_fan_in",
-    )
+    config = fields.get_config(dataset, "local")
     config.duration = "20 epochs"
     config.batch_size = 128
     config.optim.learning_rate = 0.05

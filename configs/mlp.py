@@ -9,19 +9,11 @@ each.
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name="mlp",
-        hidden_sizes=(100,),  # units of each hidden layer
-        activation="relu",  # or "tanh", "sigmoid"
-        dropout=0.0,
-        width=1.0,
-        init="he_fan_in",
-    )
+    config = fields.get_config(dataset, "mlp")
     config.duration = "20 epochs"
     config.batch_size = 128
     config.optim.learning_rate = 0.05

@@ -8,34 +8,13 @@ gives no learning rate and no weight decay, and whitens its images, which this d
 Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 95.54, 97.49, 96.66% in about 57 s each.
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
-
-
-def get_model(name: str) -> dict[str, Any]:
-    """Returns config.model of both networks."""
-    return dict(
-        name=name,
-        mlpconv=True,  # False: plain convolutions, without the 1x1 ones
-        pool="paper",  # or one kind for all: "max", "average", "conv"
-        overlapping=True,  # pooling of 3x3 with stride 2; False: 2x2
-        norm="none",  # or "batch", "lrn"
-        activation="relu",
-        head="conv",  # or "gap", "flatten", "fc"
-        fc_sizes=(4096, 4096),  # of head="fc"
-        dropout=0.5,
-        width=1.0,
-        norm_decay=0.9,
-        init="he_fan_in",
-    )
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = get_model("nin_cifar")
+    config = fields.get_config(dataset, "nin_cifar")
     config.batch_size = 128
     config.duration = "160 epochs"
     config.optim.learning_rate = 0.02

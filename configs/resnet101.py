@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from configs import resnet50
+from cnn_jax.config import recipes
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    return resnet50.get_config(dataset, name="resnet101")
+    return recipes.get_config("resnet50", dataset, name="resnet101")

@@ -14,25 +14,11 @@ plain twin 76.86%; 93 images of that copy of CIFAR-10 come from JPEG files. The 
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits", name: str = "resnet20") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name=name,
-        shortcut="A",  # or "B", "C"
-        residual=True,  # False: the plain twin
-        norm="batch",  # or "none"
-        activation="relu",
-        head="gap",  # or "flatten", "fc"
-        fc_sizes=(4096, 4096),  # of head="fc"
-        dropout=0.0,
-        width=1.0,
-        zero_gamma=False,
-        norm_decay=0.9,
-        init="he_fan_out",
-    )
+    config = fields.get_config(dataset, name)
     config.batch_size = 128
     config.optim.weight_decay = 1e-4
     if dataset.startswith("cifar"):

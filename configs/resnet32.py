@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from configs import resnet20
+from cnn_jax.config import recipes
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    return resnet20.get_config(dataset, name="resnet32")
+    return recipes.get_config("resnet20", dataset, name="resnet32")

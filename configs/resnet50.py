@@ -13,32 +13,12 @@ GoogLeNet; for those of the ResNet paper (section 3.4) add --config.data.train_c
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits", name: str = "resnet50") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name=name,
-        variant="v1.5",  # or "v1": where the stride of a bottleneck stands
-        shortcut="B",  # or "A", "C"
-        residual=True,  # False: the plain twin
-        groups=1,
-        width_per_group=64,
-        reduction=True,  # False: no 1x1 convolution before the 3x3 of a bottleneck
-        kernel_plan="single",  # of the stem; or "stacked": three 3x3 convolutions in the place of the 7x7
-        pool="max",  # of the stem; or "average", "conv"
-        overlapping=True,  # pooling of 3x3 with stride 2; False: 2x2
-        norm="batch",  # or "none", with zero_gamma=False
-        activation="relu",
-        head="gap",  # or "flatten", "fc"
-        fc_sizes=(4096, 4096),  # of head="fc"
-        dropout=0.0,
-        width=1.0,
-        zero_gamma=True,
-        norm_decay=0.9,
-        init="he_fan_out",
-    )
+    config = fields.get_config(dataset, name)
+    config.model.zero_gamma = True
     config.optim.schedule.warmup = "5 epochs"
     if dataset == "imagenet2012":
         # Batch 256 and 90 epochs: the recipe of the ResNet paper with fixed drops, warm-up and zero-gamma.

@@ -12,26 +12,11 @@ in 24 s.
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits", name: str = "squeezenet1_0") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name=name,
-        bypass="none",  # or "simple", "complex"
-        reduction=True,  # False: no squeeze layers
-        pool="max",  # or "average", "conv"
-        overlapping=True,  # pooling of 3x3 with stride 2; False: 2x2
-        norm="none",  # or "batch", "lrn"
-        activation="relu",
-        head="conv",  # or "gap", "flatten", "fc"
-        fc_sizes=(4096, 4096),  # of head="fc"
-        dropout=0.5,
-        width=1.0,
-        norm_decay=0.9,
-        init="glorot_uniform",
-    )
+    config = fields.get_config(dataset, name)
     config.optim.schedule.name = "polynomial"
     config.optim.schedule.power = 1.0
     if dataset == "imagenet2012":

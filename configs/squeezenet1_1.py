@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from configs import squeezenet1_0
+from cnn_jax.config import recipes
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    return squeezenet1_0.get_config(dataset, name="squeezenet1_1")
+    return recipes.get_config("squeezenet1_0", dataset, name="squeezenet1_1")

@@ -11,29 +11,11 @@ The recipe is ours.
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "xo") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name="toy",
-        features_from="learning",  # or "lecture": conv1 starts at both diagonals and the crossing
-        num_features=3,
-        kernel=3,  # pixels, of a feature
-        stages=1,  # of convolution, ReLU, pool
-        pool="max",  # or "average", "conv"
-        pool_size=2,
-        pool_stride=2,
-        activation="relu",
-        norm="none",  # or "batch", "lrn"
-        head="fc",  # or "flatten", "gap", "conv"
-        fc_sizes=(),  # hidden neurons of head="fc"
-        dropout=0.0,
-        width=1.0,
-        norm_decay=0.9,
-        init="he_fan_in",
-    )
+    config = fields.get_config(dataset, "toy")
     config.duration = "20 epochs"
     config.batch_size = 128
     config.optim.learning_rate = 0.2

@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from configs import vgg16
+from cnn_jax.config import recipes
 
 
 def get_config(dataset: str = "digits") -> ConfigDict:
-    return vgg16.get_config(dataset, name="vgg11")
+    return recipes.get_config("vgg16", dataset, name="vgg11")

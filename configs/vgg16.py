@@ -12,24 +12,11 @@ colours: the paper's best of Table 3. For its fixed scale add --config.data.trai
 
 from ml_collections import ConfigDict
 
-from cnn_jax.config import fields as base
+from cnn_jax.config import fields
 
 
 def get_config(dataset: str = "digits", name: str = "vgg16") -> ConfigDict:
-    config = base.get_config(dataset)
-    config.model = dict(
-        name=name,
-        kernel_plan="stacked",  # "single": one larger kernel in the place of each stack of 3x3
-        norm="lrn" if name == "vgg11_lrn" else "none",  # or "batch"
-        activation="relu",
-        pool="max",  # or "average", "conv"
-        head="fc",  # or "gap", "flatten", "conv"
-        fc_sizes=(4096, 4096),  # of head="fc"
-        dropout=0.5,
-        width=1.0,
-        norm_decay=0.9,
-        init="glorot_uniform",
-    )
+    config = fields.get_config(dataset, name)
     config.optim.weight_decay = 5e-4
     config.optim.learning_rate = 0.01
     if dataset == "imagenet2012":
@@ -45,7 +32,8 @@ def get_config(dataset: str = "digits", name: str = "vgg16") -> ConfigDict:
 
     # Small images, trained from scratch: BatchNorm and one hidden layer are ours.
     config.data.image_size = (32, 32)  # one position is left after the fifth pooling
-    config.model.norm = config.model.norm if name == "vgg11_lrn" else "batch"
+    if name != "vgg11_lrn":
+        config.model.norm = "batch"
     config.model.fc_sizes = (512,)
     config.model.init = "he_fan_in"
     config.duration = "100 epochs"

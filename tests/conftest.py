@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 from rich.console import Console
 
-from configs import lenet5
+from cnn_jax.config import recipes
 
 ROOT = Path(__file__).parents[1]
 settings.register_profile("project", deadline=None)  # speed is not tested
@@ -75,7 +75,7 @@ def console():
 @pytest.fixture
 def small_config():
     """LeNet-5 of a quarter of the width on digits: 20 steps of 64."""
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     config.model.width = 0.25
     config.duration = "20 steps"
     config.optim.schedule.warmup = "2 steps"

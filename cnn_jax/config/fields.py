@@ -1,8 +1,8 @@
 """Every field of a configuration once: default, meaning with its unit, rule, and whether it may change on resume.
 
 Durations are strings of a number and a unit: "14 epochs", "64000 steps" or "1000000 examples". A recipe calls
-`get_config`, sets `config.model` and what its paper says, and locks nothing: the command line locks the result, so that
-a mistyped field fails.
+`get_config(dataset, network)`, sets what its paper says otherwise, and locks nothing: the command line locks the
+result, so that a mistyped field fails. The fields of a network are those of its family (`cnn_jax.models`).
 """
 
 import re
@@ -25,6 +25,7 @@ from cnn_jax.core.fields import (
     Rule,
     is_number,
 )
+from cnn_jax.models import options
 
 MESH_AXES = ("data", "model")
 
@@ -311,11 +312,16 @@ RESUMABLE += tuple(
 )
 
 
-def get_config(dataset: str = "digits") -> ConfigDict:
-    """Returns the defaults of all fields for a data set: its row of `datasets.DATASETS`, else `datasets.ANY`.
+def get_config(dataset: str = "digits", network: str | None = None) -> ConfigDict:
+    """Returns the defaults of all fields for a data set and a network.
+
+    Args:
+      dataset: its row of `datasets.DATASETS`, or else `datasets.ANY`, sets config.data.
+      network: a key of `models.MODELS`: config.model is its name and its fields with their defaults. None: it is empty.
 
     Raises:
       ValueError: `dataset` is not of the form NAME or NAME/VARIANT. Whether TFDS has it is seen when it is opened.
+      UserError: no such network.
     """
     if not re.fullmatch(r"\w+(/\w[\w.+-]*)?", dataset):
         raise ValueError(
@@ -325,13 +331,15 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     row = datasets.DATASETS.get(dataset, datasets.DATASETS.get(dataset.split("/")[0], datasets.ANY))
     config: Any = defaults()
     config.data.update(dict(name=dataset) | row)
+    if network is not None:
+        config.model = dict(name=network) | {field: option.default for field, option in options(network).items()}
     return config
 
 
 def defaults() -> ConfigDict:
     """Returns a configuration of all fields of `FIELDS`, without a network."""
     config: Any = ConfigDict()
-    config.model = ConfigDict()  # a recipe sets it: the name of a network and its fields
+    config.model = ConfigDict()
     for name, field in FIELDS.items():
         section, _, leaf = name.rpartition(".")
         place = config

@@ -16,7 +16,7 @@ def get_config(network: str, dataset: str = "digits", trainable: str = "full") -
     Raises:
       UserError: there is no recipe for this network.
     """
-    recipe = recipes.load(network, dataset)
+    recipe = recipes.get_config(network, dataset)
     config: Any = fields.get_config(dataset)
     config.model, config.data = recipe.model, recipe.data
     config.duration = "20 epochs"

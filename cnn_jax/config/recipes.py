@@ -1,71 +1,98 @@
-"""The recipes by name: configs/ of a clone, or the copies that an installed package carries."""
+"""Recipes by name: the files in configs/ of a clone, which are in cnn_jax/recipes/ of an installed package.
+
+A recipe has `get_config(dataset) -> ConfigDict`. It is run from its file, not imported, and imports `cnn_jax` and
+`ml_collections` only. One that builds on another calls `get_config` here:
+
+    def get_config(dataset: str = "digits") -> ConfigDict:
+        return recipes.get_config("resnet50", dataset, name="resnet18")
+"""
 
 import ast
 import importlib.util
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.core.errors import UserError, check, near
+from ml_collections import ConfigDict
+
+from cnn_jax.core.errors import UserError, check, check_choice, near
 
 PACKAGE = Path(__file__).parents[1]
-FOLDERS = (PACKAGE / "recipes", PACKAGE.parent / "configs")  # of a wheel, of a clone
 
 
 def folder() -> Path:
-    """Returns the folder of the recipes."""
-    return next((path for path in FOLDERS if path.is_dir()), FOLDERS[0])
+    """Returns the folder of the recipes.
+
+    Raises:
+      UserError: there is none.
+    """
+    inside, beside = PACKAGE / "recipes", PACKAGE.parent / "configs"
+    found = next((path for path in (inside, beside) if path.is_dir()), None)
+    if found is None:
+        raise UserError(f"there are no recipes: neither {inside} nor {beside} is a folder. Install the package again")
+    return found
 
 
 def names() -> list[str]:
     """Returns the names of all recipes."""
-    return sorted(path.stem for path in folder().glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
 
 
 def find(name: str) -> Path:
-    """Returns the file of a recipe; raises UserError, with the near match, if there is none of that name."""
-    check(name in names(), f"no recipe is called {name!r}{near(name, names())} (`cnn_jax train --list` shows all)")
+    """Returns the file of a recipe; raises UserError with the near match if there is none."""
+    check_choice("the recipe", name, names())
     return folder() / f"{name}.py"
 
 
-def summary(name: str) -> str:
-    """Returns the first line of a recipe's docstring."""
+def get_config(recipe: str, /, *args: Any, **kwargs: Any) -> ConfigDict:
+    """Returns `get_config(*args, **kwargs)` of a recipe, by its name."""
+    return _run(find(recipe), *args, **kwargs)
+
+
+def load(recipe: str | Path, argument: str | None = None) -> ConfigDict:
+    """Returns the configuration of a recipe, not locked.
+
+    Args:
+      recipe: a name, or the path of a file that ends in .py.
+      argument: what follows the colon on the command line, such as a data set; None: the recipe's default.
+
+    Raises:
+      UserError: there is no such recipe, it cannot be parsed, or it refuses the argument.
+    """
+    path = Path(recipe)
+    is_name = len(path.parts) == 1 and path.suffix != ".py" and not path.is_file()
+    path = find(str(recipe)) if is_name else _file(path)
+    try:
+        return _run(path) if argument is None else _run(path, argument)
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def listing() -> str:
+    """Returns the names of all recipes, each with the first line of its docstring."""
+    shown = [name for name in names() if name not in ("finetune", "replay")]  # `cnn_jax finetune`, and --from
+    return "\n".join(f"{name:16} {_summary(name)}" for name in shown)
+
+
+def _summary(name: str) -> str:
     text = ast.get_docstring(ast.parse(find(name).read_text(encoding="utf-8"))) or ""
     return text.partition("\n")[0]
 
 
-def listing() -> str:
-    """Returns the names of all recipes, each with its line."""
-    shown = [name for name in names() if name not in ("finetune", "replay")]  # commands of their own
-    return "\n".join(f"{name:16} {summary(name)}" for name in shown)
+def _file(path: Path) -> Path:
+    """Returns the path of a recipe's file; raises UserError, with the near match, if there is none."""
+    check(path.suffix == ".py" or not path.is_file(), f"{str(path)!r} is no configuration file: those end in .py")
+    if not path.is_file():
+        files = sorted(map(str, path.parent.glob("*.py")))
+        named = f"; the recipe of that name is {path.stem}" if path.stem in names() else ""
+        raise UserError(f"there is no file {str(path)!r}{near(str(path), files) or named}")
+    return path
 
 
-def load(recipe: str, argument: str | None = None) -> Any:
-    """Returns the configuration of a recipe, by its name or the path of its file.
-
-    Args:
-      argument: what stands behind the colon, the data set; None: the recipe's default.
-
-    Raises:
-      UserError: there is no such recipe, or it refuses the argument.
-    """
-    path = _path(recipe) if "/" in recipe or recipe.endswith(".py") or Path(recipe).is_file() else find(recipe)
+def _run(path: Path, /, *args: Any, **kwargs: Any) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        return module.get_config(*([] if argument is None else [argument]))
-    except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
-    except (ValueError, KeyError) as error:
-        raise UserError(str(error)) from None
-
-
-def _path(recipe: str) -> Path:
-    path = Path(recipe)
-    check(path.suffix == ".py" or not path.is_file(), f"{recipe!r} is no configuration file: those end in .py")
-    if not path.is_file():
-        known = sorted(str(other) for other in path.parent.glob("*.py"))
-        by_name = f"; the recipe of that name is --config={path.stem}" if path.stem in names() else ""
-        raise UserError(f"there is no file {recipe!r}{near(recipe, known) or by_name}")
-    return path
+    spec.loader.exec_module(module)
+    return module.get_config(*args, **kwargs)

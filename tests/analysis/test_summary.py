@@ -7,9 +7,9 @@ import pytest
 
 from cnn_jax.analysis import layer_sheets
 from cnn_jax.analysis.layer_table import LayerRow
+from cnn_jax.config import recipes
 from cnn_jax.display import plots
 from cnn_jax.display.tables import render
-from configs import alexnet, googlenet, lenet5, resnet50, vgg16
 
 LENET = "--config=configs/lenet5.py"
 
@@ -46,7 +46,7 @@ def test_the_text_has_layers_stages_and_totals_and_a_run_gets_the_same(command, 
         ["receptive field of the last convolution", "14x14"],
     ):
         assert line in lines
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     layer_sheets.write(config, layer_sheets.trace(config), tmp_path / "summary.txt")
     assert (tmp_path / "summary.txt").read_text(encoding="utf-8") == text
 
@@ -62,9 +62,9 @@ def test_markdown_and_csv_have_the_same_layers(command):
     )
 
 
-@pytest.mark.parametrize("module", [googlenet, resnet50, vgg16])
-def test_the_tables_fit_a_terminal_and_cut_nothing_off(module):
-    config = module.get_config("imagenet2012")
+@pytest.mark.parametrize("name", ["googlenet", "resnet50", "vgg16"])
+def test_the_tables_fit_a_terminal_and_cut_nothing_off(name):
+    config = recipes.get_config(name, "imagenet2012")
     one = network(config)
     text = render(layer_sheets.sheets(one), "text")
     assert max(map(len, text.splitlines())) <= 120
@@ -73,7 +73,7 @@ def test_the_tables_fit_a_terminal_and_cut_nothing_off(module):
 
 
 def test_stages_are_sums_over_their_layers():
-    one = network(vgg16.get_config("imagenet2012"))
+    one = network(recipes.get_config("vgg16", "imagenet2012"))
     assert list(one.stages) == [f"{kind}{i}" for i in range(1, 6) for kind in ("conv", "pool")] + ["head"]
     assert one.stages["conv3"].parameters == 295_168 + 2 * 590_080
     assert one.stages["head"].linear_parameters == 123_642_856
@@ -106,7 +106,7 @@ def test_networks_stand_side_by_side_with_their_ratios(command):
 
 
 def test_stages_of_both_networks_stand_in_their_order():
-    vgg, inception = (network(module.get_config("imagenet2012")) for module in (vgg16, googlenet))
+    vgg, inception = (network(recipes.get_config(name, "imagenet2012")) for name in ("vgg16", "googlenet"))
     totals, parameters, macs = layer_sheets.comparison([vgg, inception])
     assert totals.headings == ("quantity", "vgg16 for imagenet2012", "googlenet for imagenet2012", "ratio")
     stages = [line[0] for line in parameters.lines]  # without pooling, which has neither
@@ -133,7 +133,8 @@ def test_json_of_a_comparison_has_the_ratios(command):
 
 def test_bars_are_layers_blocks_or_stages():
     layers, blocks, stages = (
-        layer_sheets.bars(network(module.get_config("imagenet2012")).rows) for module in (alexnet, resnet50, googlenet)
+        layer_sheets.bars(network(recipes.get_config(name, "imagenet2012")).rows)
+        for name in ("alexnet", "resnet50", "googlenet")
     )
     assert [bar[0] for bar in layers] == [
         *(f"conv{i}" for i in range(1, 6)),

@@ -12,11 +12,11 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.benchmarking import baselines, measure, results, torch_twins
+from cnn_jax.config import recipes
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import cpu, graph
 from cnn_jax.training.build import Run
-from configs import cifar_resnet, lenet5, resnet18, resnet50
 
 # ---------------------------------------------------------------- the command
 
@@ -159,14 +159,14 @@ def test_ratios_are_taken_within_each_round():
 
 
 @pytest.mark.parametrize(
-    ("get_config", "fields"),
+    ("name", "fields"),
     [
-        (lenet5.get_config, {"optim.nesterov": True}),
-        (cifar_resnet.get_config, {"model.depth": 8, "model.width": 0.25, "optim.decay_rule": "(?!.*norm).*"}),
+        ("lenet5", {"optim.nesterov": True}),
+        ("cifar_resnet", {"model.depth": 8, "model.width": 0.25, "optim.decay_rule": "(?!.*norm).*"}),
     ],
 )
-def test_the_flax_loop_equals_ours(get_config, fields):
-    config = get_config()
+def test_the_flax_loop_equals_ours(name, fields):
+    config = recipes.get_config(name)
     plain = {"data.augment": (), "optim.schedule.warmup": "0 steps", "optim.weight_decay": 0.1}
     config.update_from_flattened_dict(plain | fields)
     run = Run(config.lock())
@@ -208,7 +208,7 @@ def test_the_flax_loop_has_stock_operations(small_config, monkeypatch):
 
 @pytest.mark.parametrize("field", baselines.PLAIN)
 def test_a_setting_that_the_references_do_not_have_is_refused(field):
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     baselines.check_comparable(config)
     other = {"optim.lr_multipliers": ((".*", 2.0),), "optim.decay_style": "decoupled", "accumulation": 2}.get(
         field, 0.5
@@ -259,16 +259,16 @@ def copy_to_twin(twin, rows, values, torch):
 SMALL = {"data.image_size": (32, 32)}
 DEPTH_8 = {"model.depth": 8}
 TWINS = {
-    "lenet5": (lenet5, {}),
-    "lenet5-variants": (lenet5, {"model.activation": "relu", "model.pool": "max", "model.c5": "conv"}),
-    "lenet5-gap": (lenet5, {"model.head": "gap", "model.width": 0.5, "model.activation": "sigmoid"}),
-    "cifar-A": (cifar_resnet, DEPTH_8),
-    "cifar-plain": (cifar_resnet, DEPTH_8 | {"model.residual": False, "model.head": "flatten"}),
-    "cifar-C": (cifar_resnet, DEPTH_8 | {"model.shortcut": "C", "model.width": 0.5}),
-    "resnet18-B": (resnet18, SMALL | {"model.width": 0.125}),
-    "resnet50-v1": (resnet50, SMALL | {"model.variant": "v1", "model.width": 0.125}),
+    "lenet5": ("lenet5", {}),
+    "lenet5-variants": ("lenet5", {"model.activation": "relu", "model.pool": "max", "model.c5": "conv"}),
+    "lenet5-gap": ("lenet5", {"model.head": "gap", "model.width": 0.5, "model.activation": "sigmoid"}),
+    "cifar-A": ("cifar_resnet", DEPTH_8),
+    "cifar-plain": ("cifar_resnet", DEPTH_8 | {"model.residual": False, "model.head": "flatten"}),
+    "cifar-C": ("cifar_resnet", DEPTH_8 | {"model.shortcut": "C", "model.width": 0.5}),
+    "resnet18-B": ("resnet18", SMALL | {"model.width": 0.125}),
+    "resnet50-v1": ("resnet50", SMALL | {"model.variant": "v1", "model.width": 0.125}),
     "resnet50-groups": (
-        resnet50,
+        "resnet50",
         SMALL
         | {"model.groups": 4, "model.width_per_group": 4, "model.width": 0.5}
         | {"model.head": "fc", "model.fc_sizes": (20, 30)},
@@ -276,11 +276,11 @@ TWINS = {
 }
 
 
-@pytest.mark.parametrize(("module", "fields"), TWINS.values(), ids=TWINS)
-def test_the_twin_in_pytorch_gives_our_logits(module, fields):
+@pytest.mark.parametrize(("name", "fields"), TWINS.values(), ids=TWINS)
+def test_the_twin_in_pytorch_gives_our_logits(name, fields):
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
-    config = module.get_config()
+    config = recipes.get_config(name)
     config.update_from_flattened_dict(fields)
     shape = (*config.data.image_size, config.data.channels)
     options = {name: value for name, value in config.model.items() if name != "name"}
@@ -323,7 +323,7 @@ def test_a_network_or_field_without_a_twin_is_named(monkeypatch):
         ("lenet5", "head", "conv"),
         ("lenet5_1998", "output", "rbf"),
     ):
-        config = lenet5.get_config()
+        config = recipes.get_config("lenet5")
         config.model.name = name
         config.model[field] = value
         with pytest.raises(UserError, match=rf"config\.model\.{field} is '{value}'"):

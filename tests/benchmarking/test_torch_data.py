@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from cnn_jax.benchmarking import measure, torch_data
+from cnn_jax.config import recipes
 from cnn_jax.core.errors import UserError
 from cnn_jax.training.build import Run
-from configs import resnet18
 
 torch = pytest.importorskip("torch")
 
@@ -20,7 +20,7 @@ def run(tmp_path):
         for i in range(10):
             noise = random.integers(0, 256, (5, 6, 3), np.uint8)
             Image.fromarray(noise).resize((60 + i, 50)).save(tmp_path / part / name / f"{i}.jpg")
-    config = resnet18.get_config("folder")
+    config = recipes.get_config("resnet18", "folder")
     config.model.width = 0.125
     config.batch_size = config.eval.batch_size = 4
     config.data.update(dir=str(tmp_path), image_size=(32, 32), workers=1)

@@ -18,13 +18,13 @@ import several_storage
 from cnn_jax.checkpoint import storage
 from cnn_jax.checkpoint.lease import Lease
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.tracking.metrics import read_jsonl
 from cnn_jax.training import loop as train
 from cnn_jax.training.build import Run
 from cnn_jax.training.clock import MEASURED
-from configs import replay
 from several_processes import ROOT, finish, free_port, started, wait_for
 
 LONG = (
@@ -69,7 +69,7 @@ def records(path):
 def final(where, step=None):
     """Returns the step and the state of a checkpoint, by default of the latest, and the records without their times."""
     with storage.opened(where) as kept, Checkpoints(kept.path, storage=kept) as checkpoints:
-        run = Run(replay.get_config(str(kept.path / "config.json")))
+        run = Run(recipes.get_config("replay", str(kept.path / "config.json")))
         at = checkpoints.select(str(step or "latest"), pytest.fail)
         state = jax.device_get(run.restore(checkpoints, at))
         return at, state, records(kept.path / "metrics.jsonl")

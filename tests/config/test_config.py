@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnn_jax.config import recipes
 from cnn_jax.config.durations import in_steps, is_due, parse_duration, to_steps
 from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.augmentations import FORMS, parse
 from cnn_jax.training.config_check import check_config
-from configs import lenet5, resnet20
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -115,7 +115,7 @@ def test_a_fractional_epoch_does_not_drift():
 
 def changed(values):
     """Returns the configuration of ResNet-20 on digits with other values; their names are dotted."""
-    config = resnet20.get_config()
+    config = recipes.get_config("resnet20")
     for field, value in values.items():
         parent, _, name = field.rpartition(".")
         section = get(config, parent) if parent else config
@@ -281,7 +281,7 @@ def test_an_impossible_value_is_a_users_error_that_names_its_field(values, messa
 
 
 def test_a_configuration_without_a_network_is_a_users_error():
-    config = resnet20.get_config()
+    config = recipes.get_config("resnet20")
     del config.model["name"]
     with pytest.raises(UserError, match=re.escape("config.model has no name")):
         check_config(config)
@@ -289,7 +289,7 @@ def test_a_configuration_without_a_network_is_a_users_error():
 
 def test_the_command_line_can_only_reach_fields_of_the_network():
     # The same field may be known to one network and not to another.
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     check_config(config)
     config.model.shortcut = "A"
     with pytest.raises(UserError, match=re.escape("config.model.shortcut: lenet5 has no such field")):
@@ -339,13 +339,13 @@ def test_numbers_have_their_type_and_their_largest_value(name):
 
 
 def test_a_dotted_name_reaches_a_nested_field():
-    config = resnet20.get_config()
+    config = recipes.get_config("resnet20")
     assert get(config, "optim.schedule.patience") == config.optim.schedule.patience
     assert get(config, "seed") == config.seed
 
 
 def test_the_fields_of_the_network_are_its_configuration_without_the_name():
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     fields = model_fields(config)
     assert fields["padding"] == 2 and "name" not in fields
     assert len(fields) == len(config.model) - 1

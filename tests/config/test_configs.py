@@ -8,18 +8,15 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-import configs
 from cnn_jax import models
-from cnn_jax.config import datasets, fields
+from cnn_jax.config import datasets, fields, recipes
 from cnn_jax.config import fields as base
 from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core.errors import UserError
 from cnn_jax.models import FROM_DATA
 from cnn_jax.training.config_check import check_config
-from configs import replay
 from recipes import FILES, NETWORKS, get_config
 
-FOLDER = Path(configs.__file__).parent
 # Networks whose data set, without a name, is not the digits; and those that do not take images.
 OWN_DATA = {"toy": "xo", "conv1d": "sequences", "c3d": "moving_digits"}
 NOT_IMAGES = {"conv1d": {"sequences", "folder", "synthetic"}, "c3d": {"moving_digits", "folder", "synthetic"}}
@@ -286,7 +283,7 @@ def stored(config: ConfigDict, folder: Path) -> str:
 def test_a_stored_configuration_comes_back_exactly(name, tmp_path):
     for dataset in data_sets(name):
         config = get_config(name, dataset)
-        again = replay.get_config(stored(config, tmp_path))
+        again = get_config("replay", stored(config, tmp_path))
         assert again.to_json() == config.to_json()
         assert again.to_dict() == config.to_dict()  # tuples are tuples, where JSON has lists
         check_config(again)
@@ -300,7 +297,7 @@ def test_changed_values_come_back_too(tmp_path):
     config.data.mean, config.data.std = (0.25,), (0.125,)
     config.optim.lr_multipliers = (("head/.*", 10.0), (".*", 1.0))
     config.optim.schedule.boundaries = ()
-    again = replay.get_config(stored(config, tmp_path))
+    again = get_config("replay", stored(config, tmp_path))
     assert again.to_dict() == config.to_dict()
     assert again.optim.lr_multipliers == (("head/.*", 10.0), (".*", 1.0))
     assert again.to_json() == config.to_json()
@@ -311,7 +308,7 @@ def test_fields_that_a_record_lacks_take_their_defaults(tmp_path):
     del record["ema_decay"], record["optim"]["schedule"]["power"], record["model"]["zero_gamma"]
     path = tmp_path / "config.json"
     path.write_text(json.dumps(record), encoding="utf-8")
-    again = replay.get_config(str(path))
+    again = get_config("replay", str(path))
     assert again.ema_decay == 0.0 and again.optim.schedule.power == 1.0
     check_config(again)
 
@@ -331,5 +328,48 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_recipes_import_cnn_jax_and_each_other_only(name):
-    assert imported(FILES[name]) - set(sys.stdlib_module_names) <= {"ml_collections", "configs", "cnn_jax"}
+def test_recipes_import_cnn_jax_only(name):
+    assert imported(FILES[name]) - set(sys.stdlib_module_names) <= {"ml_collections", "cnn_jax"}
+
+
+# ---------------------------------------------------------------- recipes by name
+
+
+def test_a_recipe_is_found_by_name_or_path(tmp_path, monkeypatch):
+    file = recipes.find("resnet18")
+    assert file.name == "resnet18.py" and file.parent.name == "configs"
+    expected = get_config("resnet18", "cifar10").to_json()
+    monkeypatch.chdir(tmp_path)
+    assert recipes.load("resnet18", "cifar10").to_json() == recipes.load(file, "cifar10").to_json() == expected
+    assert recipes.load("resnet18").to_json() == recipes.load(str(file)).to_json() == get_config("resnet18").to_json()
+    own = tmp_path / "mine.py"
+    own.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    assert recipes.load(own, "cifar10").to_json() == expected
+
+
+def test_recipes_of_an_installed_package_come_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "PACKAGE", tmp_path / "cnn_jax")
+    with pytest.raises(UserError, match=r"there are no recipes: neither .*recipes nor .*configs is a folder"):
+        recipes.names()
+    for folder, name in (("configs", "beside"), ("cnn_jax/recipes", "inside")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / f"{name}.py").write_text("def get_config(x='default', y=0):\n    return x, y\n")
+        assert recipes.names() == [name]
+    assert recipes.load("inside") == ("default", 0)
+    assert recipes.get_config("inside", "mnist", y=2) == ("mnist", 2)
+
+
+def test_a_missing_recipe_gets_the_near_match():
+    with pytest.raises(UserError, match=r"the recipe is 'resnet5', but must be one of .*; did you mean 'resnet\d+'\?"):
+        recipes.load("resnet5")
+    with pytest.raises(UserError, match=r"there is no recipe 'configs/none\.py'"):
+        recipes.load("configs/none.py")
+
+
+def test_a_recipe_starts_from_all_defaults_of_its_network():
+    config = fields.get_config("mnist", "vgg16")
+    assert config.model.name == "vgg16" and config.data.name == "mnist"
+    assert model_fields(config) == {name: option.default for name, option in models.options("vgg16").items()}
+    assert model_fields(fields.get_config("mnist")) == {}
+    with pytest.raises(UserError, match="did you mean 'vgg16'"):
+        fields.get_config("mnist", "vgg166")

@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from cnn_jax.analysis import layer_sheets
+from cnn_jax.config import recipes
 from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, folder, pipeline, sources
 from cnn_jax.tracking.metrics import read_jsonl
 from cnn_jax.training import loop as train
 from cnn_jax.training.build import Run
-from configs import c3d, conv1d, lenet5
 
 PARTS = ("train", "validation", "test")
 SHARES = dict(train="50%", validation="25%", test="25%")
@@ -233,7 +233,7 @@ def test_what_is_skipped_in_an_evaluation_has_no_weight(tmp_path):
 def test_a_run_on_a_folder_takes_its_classes_counts_what_it_skips_and_goes_on(tmp_path, console):
     root = pictures(tmp_path / "data", {"a": 16, "b": 16, "c": 16})
     damage(root, "a/3.png", "b/7.png", "c/1.png", "c/2.png")
-    config = lenet5.get_config("folder")
+    config = recipes.get_config("lenet5", "folder")
     config.model.width = 0.25
     config.batch_size = config.eval.batch_size = 8
     config.duration, config.log.every, config.eval.every = "6 steps", "3 steps", "3 steps"
@@ -367,7 +367,7 @@ def short(config, root, **data):
 
 def test_c3d_trains_on_a_folder_of_clips(tmp_path, console):
     make_clips(tmp_path / "data", {"a": 8, "b": 8}, frames=18)
-    config = c3d.get_config("folder")
+    config = recipes.get_config("c3d", "folder")
     config.model.update(width=0.03125, fc_sizes=(8,))
     size = dict(image_size=(16, 16, 16), channels=1, mean=(0.5,), std=(0.25,))
     config = short(config, tmp_path / "data", **size)
@@ -382,7 +382,7 @@ def test_conv1d_trains_on_a_folder_of_sequences(tmp_path, console, placement):
     for i in range(32):
         (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / "data" / "ab"[i % 2] / f"{i}.npy", random.normal(20 * (i % 2), 1, 16))
-    config = conv1d.get_config("folder")
+    config = recipes.get_config("conv1d", "folder")
     config.model.channels = (4, 4)
     statistics = dict(mean=(10.0,), std=(10.0,)) if placement == "stream" else {}
     config = short(config, tmp_path / "data", placement=placement, image_size=(16,), **statistics)

@@ -8,15 +8,15 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
+from cnn_jax.config import recipes
 from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, pipeline, sources
 from cnn_jax.data.dataset import VARIATIONS
 from cnn_jax.training.config_check import check_config
-from configs import c3d, conv1d, toy
 
 NAMES = ("xo", "sequences", "moving_digits")
-CONFIGS = {"xo": toy, "sequences": conv1d, "moving_digits": c3d}
+CONFIGS = {"xo": "toy", "sequences": "conv1d", "moving_digits": "c3d"}
 every_data_set = pytest.mark.parametrize("name", NAMES)
 
 
@@ -101,7 +101,7 @@ def test_a_linear_model_is_not_enough(name, most):
     ],
 )
 def test_impossible_fields_are_errors_of_the_configuration(name, fields, message):
-    config = CONFIGS[name].get_config()
+    config = recipes.get_config(CONFIGS[name])
     check_config(config)
     config.data.update(fields)
     with pytest.raises(UserError, match=message):

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cnn_jax.config import recipes
 from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, pipeline, prepared, sources, tfds
 from cnn_jax.data.images import UnreadableError
 from cnn_jax.training.build import Run
 from cnn_jax.training.config_check import check_config
-from configs import lenet5
 from tfds_files import example, flip_a_byte, prepare, read_shard, rewrite_shard
 
 
@@ -210,7 +210,7 @@ def test_a_data_set_with_one_split_must_be_told_its_parts(tmp_path):
 
 
 def test_the_configuration_of_a_run_has_the_classes_and_parts_that_the_data_set_has(tmp_path):
-    config = lenet5.get_config("my_colours")
+    config = recipes.get_config("lenet5", "my_colours")
     config.data.dir = str(colours(tmp_path, "my_colours", dict(train=20, validation=5)))
     config.data.image_size, config.batch_size = (28, 28), 4
     check_config(config)

@@ -2,15 +2,15 @@
 
 import pytest
 
+from cnn_jax.config import recipes
 from cnn_jax.config.compare import flat
 from cnn_jax.core.errors import UserError
 from cnn_jax.eval import protocols
 from cnn_jax.training.config_check import check_config
-from configs import lenet5, resnet50
 
 
 def photographs(**fields):
-    config = resnet50.get_config("imagenet2012")
+    config = recipes.get_config("resnet50", "imagenet2012")
     with config.unlocked():
         config.update_from_flattened_dict(fields)
     return config
@@ -65,12 +65,10 @@ def test_what_does_not_fit_is_an_error_with_a_way_out(fields, message):
 
 
 def test_resident_images_can_be_mirrored_but_sequences_cannot():
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     config.eval.protocol = "flip"
     check_config(config)
-    from configs import conv1d
-
-    config = conv1d.get_config()
+    config = recipes.get_config("conv1d")
     config.eval.protocol = "flip"
     with pytest.raises(UserError, match="which is for images"):
         check_config(config)

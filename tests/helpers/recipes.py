@@ -1,15 +1,8 @@
-"""The configuration files by name."""
+"""All recipes by name."""
 
-import importlib
-from pathlib import Path
+from cnn_jax.config.recipes import find, get_config, names
 
-from ml_collections import ConfigDict
+__all__ = ["FILES", "NETWORKS", "get_config"]
 
-import configs
-
-FILES = {path.stem: path for path in sorted(Path(configs.__file__).parent.glob("*.py"))}
-NETWORKS = sorted(set(FILES) - {"__init__", "finetune", "replay"})
-
-
-def get_config(name: str, *args: str) -> ConfigDict:
-    return importlib.import_module(f"configs.{name}").get_config(*args)
+FILES = {name: find(name) for name in names()}
+NETWORKS = sorted(set(FILES) - {"finetune", "replay"})

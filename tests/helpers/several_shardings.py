@@ -10,16 +10,16 @@ from pathlib import Path
 import jax
 
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.parallel import together
 from cnn_jax.training.build import Run
-from configs import lenet5
 
 RULES = (("conv1/.*kernel", (None, None, None, "data")), ("head/.*", "model"))
 MESHES = {"replicated": (1, ()), "fc": (2, ()), "fsdp": (1, ()), "replicated and rules": (2, RULES)}
 
 
 def get_run(name):
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     config.model.width, config.model.norm, config.ema_decay = 4.0, "batch", 0.9
     config.batch_size, config.eval.batch_size = 16, 80
     config.duration, config.optim.schedule.warmup = "6 steps", "0 steps"

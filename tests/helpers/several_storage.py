@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from cnn_jax.checkpoint import storage
+from cnn_jax.config import recipes
 from cnn_jax.parallel import distributed, together
-from configs import lenet5
 
 
 def get_config(preset):
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     config.model.width, config.model.norm = 0.25, "batch"
     config.duration, config.batch_size, config.eval.batch_size = "4 steps", 32, 100
     config.eval.every = config.log.every = "4 steps"

@@ -9,15 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+from cnn_jax.config import recipes
 from cnn_jax.parallel import distributed, together
-from configs import lenet5
 
 LAYOUTS = ("one", "four", "two_by_two")  # devices: 1, 4, 2 processes with 2 each
 PLACEMENTS = ("device", "stream")
 
 
 def get_config(placement):
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     config.model.width, config.model.norm, config.model.dropout = 0.25, "batch", 0.1
     config.duration, config.batch_size, config.eval.batch_size = "5 steps", 32, 100
     config.eval.every = config.checkpoint.every = "5 steps"

@@ -8,12 +8,12 @@ from flax import nnx
 
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, layer_table
+from cnn_jax.config import recipes
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import graph, hooks, layers
 from cnn_jax.training import step
 from cnn_jax.training.build import Run
-from configs import googlenet as config_file
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 # 80x80 is about the smallest image for the auxiliary classifiers of the paper.
@@ -280,7 +280,7 @@ def test_without_them_the_scores_are_an_array_in_training_too():
 
 
 def test_training_calls_the_layers_of_the_table_in_its_order():
-    config = config_file.get_config()
+    config = recipes.get_config("googlenet")
     config.model.update(auxiliary=True, width=0.0625)
     config.data.image_size = (80, 80)
     config.batch_size = 4

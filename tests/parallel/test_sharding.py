@@ -8,12 +8,12 @@ from jax.sharding import AbstractMesh, PartitionSpec
 import cnn_jax
 import several_shardings
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import graph
 from cnn_jax.parallel import sharding
 from cnn_jax.training.config_check import check_config
-from configs import alexnet, vgg16
 from several_processes import program
 from several_shardings import MESHES
 
@@ -23,7 +23,7 @@ from several_shardings import MESHES
 def specs(model, *, data=1, preset="replicated", rules=(), **fields):
     """Returns ({name: shape}, {name: spec}) of a network on a mesh that need not be here."""
     _, params, _ = graph.split(jax.eval_shape(lambda: cnn_jax.create(**fields)))
-    config = alexnet.get_config().mesh
+    config = recipes.get_config("alexnet").mesh
     config.update(dict(preset=preset, rules=rules))
     found = sharding.parameter_specs(params, AbstractMesh((data, model), ("data", "model")), config)
     return {name: leaf.shape for name, leaf in trees.named_leaves(params)}, dict(trees.named_leaves(found))
@@ -98,7 +98,7 @@ def test_a_rule_that_matches_nothing_or_does_not_fit_is_an_error(given, message)
     "rule", ["x", ("x",), ("x", "modl"), ("x", ("data", "data")), ("x", (1,)), (1, "data"), ("x", None)]
 )
 def test_what_is_no_rule_is_refused(rule):
-    config = vgg16.get_config()
+    config = recipes.get_config("vgg16")
     with config.ignore_type():
         config.mesh.rules = (rule,)
     with pytest.raises(UserError, match=r"config\.mesh\.rules has .*every rule must be"):

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 import cnn_jax
+from cnn_jax.config import recipes
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.pipeline import Data
 from cnn_jax.pretrained import predictions
 from cnn_jax.pretrained import source as pretrained
-from configs import lenet5, resnet20
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def test_the_table_has_a_line_for_each_picture():
 def digits(tmp_path_factory):
     """Six test digits as pictures, and what they show."""
     folder = tmp_path_factory.mktemp("digits")
-    examples = Data(lenet5.get_config().data, 0).parts["test"].source.read(range(6))
+    examples = Data(recipes.get_config("lenet5").data, 0).parts["test"].source.read(range(6))
     for i, example in enumerate(examples):
         (folder / f"{i}").mkdir()
         Image.fromarray(example["image"][..., 0]).save(folder / f"{i}/digit.png")
@@ -135,9 +135,9 @@ def test_mistake_gets_one_message(refused, digits, arguments, message):
 # ---------------------------------------------------------------- bundled networks
 
 CONFIGS = {
-    "lenet5-digits": (lenet5, "digits"),
-    "lenet5-mnist": (lenet5, "mnist"),
-    "resnet20-cifar10": (resnet20, "cifar10"),
+    "lenet5-digits": ("lenet5", "digits"),
+    "lenet5-mnist": ("lenet5", "mnist"),
+    "resnet20-cifar10": ("resnet20", "cifar10"),
 }
 TABLE = (ROOT / "cnn_jax/pretrained/weights/README.md").read_text(encoding="utf-8")
 
@@ -152,8 +152,8 @@ def test_every_bundled_network_is_small_and_stands_in_the_table():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_bundled_network_is_as_good_as_the_table_says(name):
-    module, dataset = CONFIGS[name]
-    config = module.get_config(dataset)
+    recipe, dataset = CONFIGS[name]
+    config = recipes.get_config(recipe, dataset)
     try:
         data = Data(config.data, 0)
     except UserError as absent:

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import augment
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained.predictor import Predictor, load
 from cnn_jax.training import loop as train
 from cnn_jax.training.build import Run
-from configs import resnet20
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(configuration, folder) of a run with a moving average and two checkpoints."""
-    config = resnet20.get_config()
+    config = recipes.get_config("resnet20")
     config.model.name, config.model.depth, config.model.width = "cifar_resnet", 8, 0.25
     config.data.image_size = (8, 8)
     config.optim.schedule.warmup = "0 steps"

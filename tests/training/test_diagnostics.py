@@ -1,11 +1,11 @@
 import jax
 import numpy as np
 
+from cnn_jax.config import recipes
 from cnn_jax.core import trees
 from cnn_jax.models import resnet
 from cnn_jax.training import diagnostics
 from cnn_jax.training.build import Run
-from configs import cifar_resnet
 
 
 def test_every_layer_has_its_deviation_and_every_parameter_its_norms(small_config):
@@ -32,7 +32,7 @@ def test_every_layer_has_its_deviation_and_every_parameter_its_norms(small_confi
 
 def test_repeated_blocks_have_norms_one_by_one_under_the_names_of_the_layer_table(monkeypatch):
     monkeypatch.setattr(resnet, "UNROLLED", 2)
-    config = cifar_resnet.get_config()
+    config = recipes.get_config("cifar_resnet")
     config.model.width, config.data.image_size = 0.25, (8, 8)
     run = Run(config)
     norms = jax.eval_shape(diagnostics.norms_of, jax.eval_shape(run.create_state).params)

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.config.configuration import Configuration
 from cnn_jax.core.errors import UserError
 from cnn_jax.training import ensemble
 from cnn_jax.training import loop as train
 from cnn_jax.training.build import Run
-from configs import lenet5, local
 
 
 def small(seed: int, **fields):
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     config.update_from_flattened_dict(
         {
             "seed": seed,
@@ -90,7 +90,7 @@ def test_a_run_ends_with_the_protocol_that_its_configuration_asks_for(tmp_path):
 
 
 def test_a_network_of_one_size_says_so_before_it_is_trained():
-    config = local.get_config()
+    config = recipes.get_config("local")
     config.update_from_flattened_dict(
         {"eval.protocol": "dense", "eval.scales": (32,), "data.placement": "stream", "data.mean": (0.3,)}
         | {"data.std": (0.4,), "data.augment": ()}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cnn_jax.config import durations as config_lib
 from cnn_jax.config import fields as base
+from cnn_jax.config import recipes
 from cnn_jax.core.errors import UserError
 from cnn_jax.training import optim
-from configs import resnet20
 
 to_steps = partial(config_lib.to_steps, batch_size=10, num_examples=55)  # an epoch has 5.5 steps
 
@@ -70,14 +70,14 @@ def test_a_schedule_equals_its_closed_form_at_every_step(name, warmup):
 
 
 def test_the_schedule_of_resnet20_on_cifar_drops_at_32000_and_48000_steps():
-    schedule = optim.make_schedule(resnet20.get_config("cifar10").optim, 64_000, to_steps)
+    schedule = optim.make_schedule(recipes.get_config("resnet20", "cifar10").optim, 64_000, to_steps)
     steps = dict(zip((0, 31_999, 32_000, 47_999, 48_000, 63_999), (0.1, 0.1, 0.01, 0.01, 0.001, 0.001), strict=True))
     for step, rate in steps.items():
         np.testing.assert_allclose(schedule(jnp.int32(step)), rate, rtol=1e-6)
 
 
 def test_resnet110_warms_up_at_a_tenth_for_400_steps():
-    schedule = optim.make_schedule(resnet20.get_config("cifar10", name="resnet110").optim, 64_000, to_steps)
+    schedule = optim.make_schedule(recipes.get_config("resnet20", "cifar10", name="resnet110").optim, 64_000, to_steps)
     for step, rate in {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01}.items():
         np.testing.assert_allclose(schedule(jnp.int32(step)), rate, rtol=1e-6)
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.tracking.metrics import read_jsonl
 from cnn_jax.training.build import Run
 from cnn_jax.training.clock import MEASURED
-from configs import replay
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -68,7 +68,7 @@ def records(folder):
 
 
 def final_state(folder):
-    run = Run(replay.get_config(str(folder / "config.json")))
+    run = Run(recipes.get_config("replay", str(folder / "config.json")))
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.select("latest", pytest.fail)
         return step, jax.device_get(run.restore(checkpoints, step))

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.core.errors import NotFiniteError, UserError
 from cnn_jax.tracking.metrics import read_jsonl
 from cnn_jax.training import loop as train
 from cnn_jax.training.build import Run
 from cnn_jax.training.clock import MEASURED
-from configs import cifar_resnet, resnet18
 from tfds_files import prepare
 
 
@@ -190,7 +190,7 @@ def test_training_on_the_validation_part_leaves_only_the_test(tmp_path, small_co
 
 
 def test_averages_micro_batches_and_recomputed_statistics_work_together(tmp_path, console):
-    config = cifar_resnet.get_config()
+    config = recipes.get_config("cifar_resnet")
     config.model.depth, config.model.width = 8, 0.25
     config.data.image_size = (8, 8)
     config.duration = "12 steps"
@@ -224,7 +224,7 @@ def test_the_recipe_of_imagenet_trains_on_photographs_of_any_size(tmp_path, cons
 
     files = dict(splits=dict(train=100, validation=9), shape=(None, None, 3), num_classes=1000, file_type="jpeg")
     data_dir = prepare(tmp_path / "files", "imagenet2012", "5.1.0", photograph, **files)
-    config = resnet18.get_config("imagenet2012")
+    config = recipes.get_config("resnet18", "imagenet2012")
     config.data.dir = str(data_dir)
     config.data.image_size, config.data.test_resize = (16, 16), 18
     config.model.width = 0.0625

@@ -8,6 +8,7 @@ from flax import nnx
 
 import cnn_jax
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config import recipes
 from cnn_jax.core import trees
 from cnn_jax.core.errors import NotFiniteError, UserError
 from cnn_jax.eval import steps as eval_steps
@@ -16,7 +17,6 @@ from cnn_jax.pretrained.source import Pretrained
 from cnn_jax.training import diagnostics, step, transfer
 from cnn_jax.training import loop as train
 from cnn_jax.training.build import Run
-from configs import lenet5, resnet20
 
 # ---------------------------------------------------------------- regimes
 
@@ -79,7 +79,7 @@ def test_a_regime_that_freezes_all_or_nothing_is_an_error(name, message):
 
 def small(**fields):
     """Returns the configuration of a residual network of depth 8 on digits of 8x8."""
-    config = resnet20.get_config()
+    config = recipes.get_config("resnet20")
     config.model.name = "cifar_resnet"
     config.model.depth = 8
     config.model.width = 0.25
@@ -294,7 +294,7 @@ def test_another_architecture_is_refused():
     with pytest.raises(
         UserError, match=r"is a cifar_resnet, but the configuration is of lenet5: .*finetune.py:cifar_res"
     ):
-        transfer.adapt(lenet5.get_config(), source(), set())
+        transfer.adapt(recipes.get_config("lenet5"), source(), set())
 
 
 def test_the_learning_rate_falls_from_stage_to_stage_towards_the_images():
@@ -381,8 +381,6 @@ def second(first_run, **fields):
 
 
 def test_a_run_starts_from_another_says_so_and_its_record_alone_repeats_it(first_run, tmp_path, console):
-    from configs import replay
-
     config = second(first_run, trainable="head")
     train.run(config, tmp_path / "second", console=console)
     told = console.file.getvalue()
@@ -394,7 +392,7 @@ def test_a_run_starts_from_another_says_so_and_its_record_alone_repeats_it(first
     assert before.keys() == after.keys()
     for path, leaf in before.items():
         assert np.array_equal(leaf, after[path]) != path.startswith("head/"), path
-    again = replay.get_config(str(tmp_path / "second" / "config.json"))
+    again = recipes.get_config("replay", str(tmp_path / "second" / "config.json"))
     train.run(again, tmp_path / "again", console=console)
     with Checkpoints(tmp_path / "again") as checkpoints:
         for path, leaf in checkpoints.read_weights(4).items():

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnn_jax.config import recipes
 from cnn_jax.data import augment, mixing
 from cnn_jax.data.pipeline import Data
 from cnn_jax.display import plots
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.training import step
 from cnn_jax.visualization import visualize_data
-from configs import resnet20
 
 augmented, mixed = (jax.jit(function, static_argnums=3) for function in (augment.augment, mixing.mix))
 
 
 def make_config(**fields):
-    config = resnet20.get_config()
+    config = recipes.get_config("resnet20")
     config.data.image_size = (8, 8)
     config.batch_size = 12
     for name, value in fields.items():

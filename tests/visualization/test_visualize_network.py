@@ -7,12 +7,12 @@ from PIL import Image
 
 import cnn_jax
 from cnn_jax.analysis import inside
+from cnn_jax.config import recipes
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.visualization import inside_plots, pictures, visualize_network
 from cnn_jax.visualization.visualize_network import Options
-from configs import lenet5
 from small_models import filled
 
 CLASSES = ["ant", "bee", "cat", "dog"]
@@ -80,7 +80,7 @@ def test_pictures_come_from_files_and_folders_in_natural_order(files, small_resn
 
 
 def test_pictures_come_from_the_test_part_of_a_data_set(lenet):
-    config = lenet5.get_config()
+    config = recipes.get_config("lenet5")
     found = pictures.from_data(lenet, config, [5, 0], 3)
     first = pictures.from_data(lenet, config, None, 3)
     assert first.images.shape == (3, 14, 14, 1) and found.names == ["digits test 5", "digits test 0"]
