@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 
 def load(source: Any) -> Any:
-    """Returns the trained network that `source` names; see `cnn_jax.pretrained.trained.load`."""
-    from cnn_jax.pretrained import trained
+    """Returns the trained network that `source` names; see `cnn_jax.pretrained.predictor.load`."""
+    from cnn_jax.pretrained import predictor
 
-    return trained.load(source)
+    return predictor.load(source)

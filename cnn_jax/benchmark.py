@@ -1,153 +1,147 @@
 """Measures training: its speed and where it is lost, compile time, memory, and the share of the machine's peak.
 
-python -m cnn_jax.benchmark --config=configs/resnet50.py
-python -m cnn_jax.benchmark --config=configs/lenet5.py --against=flax --json
-python -m cnn_jax.benchmark --config=configs/resnet20.py:cifar10 --only=data --config.data.placement=stream
-python -m cnn_jax.benchmark --config=configs/resnet50.py:folder --config.data.dir=photos --only=data --against=torch
-python -m cnn_jax.benchmark scaling --config=configs/resnet50.py --devices=1,2,4,8
+    cnn_jax benchmark --config=resnet50
+    cnn_jax benchmark --config=lenet5 --against=flax --json
+    cnn_jax benchmark --config=resnet20:cifar10 --only=data --config.data.placement=stream
+    cnn_jax benchmark --config=resnet50:folder --config.data.dir=photos --only=data --against=torch
+    cnn_jax benchmark scaling --config=resnet50 --devices=1,2,4,8
+    cnn_jax benchmark scaling --model --network=resnet50 --devices=1,8,256 --peak=312e12 --utilization=0.4
 
-How it is measured stands in `measure` and `scaling`, and what --against compares with in `baselines` and `torch_data`.
+How it is measured is in `cnn_jax/benchmarking`: `measure` and `scaling`; --against compares with `baselines` and
+`torch_data`. `scaling --model` measures nothing: it predicts the step at N accelerators from your numbers
+(`scaling_model`).
 """
 
 import json
 import math
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl.flags import DEFINE_bool, DEFINE_enum, DEFINE_float, DEFINE_integer, DEFINE_list, DEFINE_string
 
-from cnn_jax.config import commandline
+from cnn_jax.benchmarking.scaling_model import System
+from cnn_jax.config import cli
 from cnn_jax.core.errors import check, check_choice
 
-# jax is imported by start(), so that --help answers at once.
-
-flags.adopt_module_key_flags(commandline)  # --help shows --config
-_JSON = flags.DEFINE_bool("json", False, "Print one JSON object in place of the table.")
-_AGAINST = flags.DEFINE_enum(
-    "against",
-    None,
-    ["flax", "torch", "full"],
-    "Also measure the loop of Flax's tutorial, PyTorch and its DataLoader, or the step that trains all parameters.",
-)
-_ONLY = flags.DEFINE_string("only", "step,data,both", "What to measure: the step, its data, both at once.")
-_DEVICES = flags.DEFINE_list(
-    "devices", ["1", "2", "4", "8"], "With scaling: numbers of devices, with each of which the step is measured."
-)
-_SECONDS = flags.DEFINE_float("seconds", 2.0, "Length of one measurement; there are 5 of each.")
+PARTS = ("step", "data", "both")
+MEASURED = ("json", "against", "only")  # flags of the measurement with the devices that are there
+OF_MODEL = tuple(field.name for field in fields(System))
 
 
-def start(words: list[str]) -> None:
-    """Runs what the command line says."""
+def define(flags: cli.Flags) -> None:
+    cli.define_config(flags)
+    with flags.under("Measuring"):
+        DEFINE_bool("json", False, "Print one JSON object instead of the table.", flag_values=flags)
+        DEFINE_enum(
+            "against",
+            None,
+            ["flax", "torch", "full"],
+            "Also measure the loop of Flax's tutorial, PyTorch and its DataLoader, or the step that trains all "
+            "parameters.",
+            flag_values=flags,
+        )
+        DEFINE_string("only", ",".join(PARTS), "PARTS: the step, its data, both at once.", flag_values=flags)
+        DEFINE_float("seconds", 2.0, "Length of one measurement; there are 5 of each.", flag_values=flags)
+    with flags.under("Scaling"):
+        DEFINE_list(
+            "devices",
+            None,
+            "N,N,...: numbers of devices. Default: 1,2,4,8; with --model 1,8,64,256,1024.",
+            flag_values=flags,
+        )
+    with flags.under("Scaling on paper"):
+        DEFINE_bool("model", False, "Predict the step from the numbers below; measure nothing.", flag_values=flags)
+        DEFINE_list("network", ["resnet50", "vgg16"], "NAME,...: networks.", flag_values=flags)
+        DEFINE_enum("format", "text", ["text", "markdown", "csv"], "What to print.", flag_values=flags)
+        DEFINE_string("plot", None, "FILE: picture to write, such as scaling.png.", flag_values=flags)
+        for field in fields(System):
+            define_number: Any = DEFINE_integer if field.type is int else DEFINE_float
+            define_number(field.name, field.default, field.metadata["help"], flag_values=flags)
+
+
+def run(flags: cli.Flags, words: list[str]) -> None:
     check(
         words in ([], ["scaling"]),
         f"unexpected argument {' '.join(words)!r}: scaling alone measures several numbers of devices",
     )
     check(
-        bool(words) or not flags.FLAGS["devices"].present,
-        "--devices goes with scaling: benchmark scaling --devices=1,2",
+        bool(words) or not flags["devices"].present,
+        "--devices goes with scaling: cnn_jax benchmark scaling --devices=1,2",
     )
-    config = commandline.needed_config()
-    seconds, only = _SECONDS.value, _ONLY.value.split(",")
-    check(math.isfinite(seconds) and seconds > 0, f"--seconds is {seconds}, but must be above 0")
+    for flag in ("network", "format", "plot", *OF_MODEL):
+        check(flags.model or not flags[flag].present, f"--{flag} goes with scaling --model")
+    check(not flags.model or bool(words), "--model goes with scaling: cnn_jax benchmark scaling --model")
+    check(math.isfinite(flags.seconds) and flags.seconds > 0, f"--seconds is {flags.seconds}, but must be above 0")
+    if flags.model:
+        scaling_on_paper(flags)
+    elif words:
+        scaling(flags, cli.needed(flags).config)
+    else:
+        speed(flags, cli.needed(flags).config)
+
+
+def speed(flags: cli.Flags, config: Any) -> None:
+    """Measures training with the devices that are there."""
+    only = flags.only.split(",")
+    for part in only:
+        check_choice("--only", part, PARTS)
     from rich.console import Console
 
-    from cnn_jax.benchmarking import measure
+    from cnn_jax.benchmarking import measure, results
     from cnn_jax.core import compilation_cache
 
-    if words:
-        start_scaling(config)
-        return
     compilation_cache.enable()
-    for part in only:
-        check_choice("--only", part, measure.PARTS)
     progress = Console(stderr=True)
-    result = measure.benchmark(config, only=only, against=_AGAINST.value, seconds=seconds, progress=progress)
-    if _JSON.value:
+    result = measure.benchmark(config, only=only, against=flags.against, seconds=flags.seconds, progress=progress)
+    if flags.json:
         print(json.dumps(result, indent=2))
     else:
-        print_result(result, Console())
+        results.print_result(result, Console())
 
 
-def start_scaling(config: Any) -> None:
+def scaling(flags: cli.Flags, config: Any) -> None:
     """Measures the step with the numbers of devices that --devices names."""
-    words = _DEVICES.value
     for flag in ("only", "against"):
-        check(not flags.FLAGS[flag].present, f"--{flag} does not go with scaling, which measures the step alone")
+        check(not flags[flag].present, f"--{flag} does not go with scaling, which measures the step alone")
+    words = ["1", "2", "4", "8"] if flags.devices is None else flags.devices
     check(
         all(word.isdecimal() for word in words),
         f"--devices is {','.join(words)!r}, but must be numbers of devices, such as 1,2,4,8",
     )
     from rich.console import Console
 
-    from cnn_jax.benchmarking import scaling
+    from cnn_jax.benchmarking import results
+    from cnn_jax.benchmarking import scaling as measured
 
     counts = [int(word) for word in words]
-    result = scaling.scaling(config, counts, seconds=_SECONDS.value, progress=Console(stderr=True))
-    if _JSON.value:
+    result = measured.scaling(config, counts, seconds=flags.seconds, progress=Console(stderr=True))
+    if flags.json:
         print(json.dumps(result, indent=2))
-        return
-    from cnn_jax.display.tables import Sheet, render
+    else:
+        results.print_scaling(result, measured.note(result))
 
-    print(
-        f"{result['model']} on {result['data']}, {result['precision']}; {result['device_kind']} "
-        f"({result['platform']}), jax {result['jax_version']}; medians of {result['repeats']} rounds\n"
+
+def scaling_on_paper(flags: cli.Flags) -> None:
+    """Predicts the step at the numbers of accelerators that --devices names."""
+    for flag in (*MEASURED, "config", "from", "seconds"):
+        check(not flags[flag].present, f"--{flag} does not go with --model, which measures nothing")
+    from cnn_jax.benchmarking import scaling_model
+
+    scaling_model.show(
+        flags.network,
+        ["1", "8", "64", "256", "1024"] if flags.devices is None else flags.devices,
+        scaling_model.System(**{name: flags[name].value for name in OF_MODEL}),
+        form=flags.format,
+        plot=Path(flags.plot) if flags.plot else None,
     )
-    headings = ("devices", "global batch", "images/s", "ratio to 1 device", "min - max")
-    for kind, title in (("strong", "strong: the same batch"), ("weak", "weak: the same batch on each device")):
-        lines = [
-            (row["devices"], row["batch_size"], row["images_per_second"]["median"], row["ratio"]["median"])
-            + (f"{row['ratio']['min']:.2f} - {row['ratio']['max']:.2f}",)
-            + (() if result["forced"] else (f"{row['efficiency']['median']:.1%}",))
-            for row in result["scaling"][kind]
-        ]
-        print(render([Sheet(title, headings if result["forced"] else (*headings, "efficiency"), lines)], "text"))
-    print(scaling.note(result))
 
 
-def print_result(result: dict[str, Any], console: Any) -> None:
-    """Prints the short table."""
-    from rich.table import Table
-
-    from cnn_jax.display.tables import human
-
-    devices = f"{result['device_count']} x {result['device_kind']} ({result['platform']}), jax {result['jax_version']}"
-    console.print(
-        f"{result['model']} on {result['data']}, batch {result['batch_size']}, {result['precision']}; {devices}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("median", justify="right")
-    table.add_column(f"min - max of {result['repeats']}", justify="right")
-    for names in (result["images_per_second"], result["ratios"]):
-        for name, values in names.items():
-            if values:
-                decimals = max(0, 2 - int(math.log10(max(1, values["median"]))))  # three digits
-                median, low, high = (f"{values[key]:,.{decimals}f}" for key in ("median", "min", "max"))
-                unit = ", images/s" if names is result["images_per_second"] else ""
-                table.add_row(name + unit, median, f"{low} - {high}")
-    console.print(table, highlight=False)
-    memory, seconds = result["memory"], result["compile_seconds"]
-    lines = []
-    if seconds:
-        lines.append(f"compilation {seconds['trace_and_lower']:.2f} s tracing + {seconds['compile']:.2f} s compiling")
-    step = f"{human(memory['step_bytes'])}B for the step by XLA's account, " if memory["step_bytes"] else ""
-    if result["stream"]:
-        stream = result["stream"]
-        scaled = ", scaled decoding" if stream["scaled_decoding"] else ""
-        held = f"at most {stream['held_batches']} batches = {human(stream['held_bytes'])}B read ahead"
-        lines.append(f"stream      {stream['workers']} workers{scaled}, {held}")
-    lines.append(f"memory      {step}{human(memory['peak_bytes'])}B peak of {memory['peak_of']}")
-    if result["share_of_matmul_peak"]:
-        peak = f"{human(result['matmul_peak_flops_per_second'])}FLOP/s measured on products of square matrices"
-        lines.append(f"peak        {peak}")
-        share = f"{result['share_of_matmul_peak']:.1%} of it: 2 FLOPs x 3 x MACs for each image"
-        lines.append(f"share       {share}")
-    if result["reference"]:
-        lines.append(f"reference   {result['reference']}")
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.call(define, run, argv, usage="cnn_jax benchmark [scaling [--model]] --config=RECIPE[:DATASET] [flags]")
 
 
 if __name__ == "__main__":
-    commandline.launch(start, operands=True)
+    sys.exit(main())

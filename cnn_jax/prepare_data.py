@@ -1,210 +1,77 @@
-"""Prepares a data set of TFDS for training: downloads it, converts what was prepared as TFRecord, checks what is there.
+"""Prepares a data set for training, or checks one.
 
-    python -m cnn_jax.prepare_data cifar10
-    python -m cnn_jax.prepare_data imagenet2012 --dir=/data/tfds
-    python -m cnn_jax.prepare_data imagenet2012 --dir=/data/tfds --from-tfrecord
-    python -m cnn_jax.prepare_data imagenet2012 --dir=/data/tfds --check
+    cnn_jax data prepare cifar10
+    cnn_jax data prepare imagenet2012 --dir=/data/tfds
+    cnn_jax data prepare imagenet2012 --dir=/data/tfds --from-tfrecord
+    cnn_jax data check imagenet2012 --dir=/data/tfds
+    cnn_jax data check photos
 
-NAME is that of the catalogue (https://www.tensorflow.org/datasets/catalog), with its variant where it has several:
-imagenette/320px-v2. Downloading needs a network and TensorFlow (the extra "prepare"), the rest does not.
+NAME is that of the TFDS catalog (https://www.tensorflow.org/datasets/catalog), with its variant if it has several:
+imagenette/320px-v2. Downloading needs a network and TensorFlow (the extra "prepare"), the rest does not. `check` reads
+and decodes every record of a data set, or every picture of DIR/PART/CLASS/... or DIR/CLASS/...
+
+`python -m cnn_jax.prepare_data NAME` is `cnn_jax data prepare NAME`.
 """
 
-import concurrent.futures
-import importlib.util
-import os
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from absl import flags
+from absl.flags import DEFINE_bool, DEFINE_string
 
-from cnn_jax.config import commandline
-from cnn_jax.core import files
-from cnn_jax.core.errors import UserError, check
+from cnn_jax.config import cli
+from cnn_jax.core.errors import check, check_choice
 
-# numpy and tensorflow_datasets are imported by start(), so that --help answers at once.
-
-_DIR = flags.DEFINE_string("dir", "", "Folder of prepared data sets. Default: TFDS_DATA_DIR or ~/tensorflow_datasets.")
-_FROM_TFRECORD = flags.DEFINE_bool("from-tfrecord", False, "Convert what lies in --dir as TFRecord; no TensorFlow.")
-_TO = flags.DEFINE_string("to", "", "With --from-tfrecord: folder of data sets that gets the result. Default: --dir.")
-_CHECK = flags.DEFINE_bool("check", False, "Read every record of what lies in --dir, and say what is wrong.")
-
-# What has to be downloaded by hand, where TFDS would go on without: file -> size, bytes.
-MANUAL = {"imagenet2012": {"ILSVRC2012_img_train.tar": 147_897_477_120, "ILSVRC2012_img_val.tar": 6_744_924_160}}
-MOST_LINES = 20  # of what is wrong
+VERBS = ("prepare", "check")
 
 
-def start(operands: list[str]) -> None:
-    """Runs what the flags say."""
-    check(len(operands) == 1, f"name one data set, such as cifar10, in place of {' '.join(operands) or 'none'}")
-    (name,) = operands
-    converts, checks = bool(_FROM_TFRECORD.value), bool(_CHECK.value)
+def define(flags: cli.Flags) -> None:
+    DEFINE_string(
+        "dir", "", "FOLDER: of prepared data sets. Default: TFDS_DATA_DIR or ~/tensorflow_datasets.", flag_values=flags
+    )
+    DEFINE_bool("from-tfrecord", False, "Convert what is in --dir as TFRecord; no TensorFlow.", flag_values=flags)
+    DEFINE_string(
+        "to", "", "FOLDER: of data sets, for the result of --from-tfrecord. Default: --dir.", flag_values=flags
+    )
+    DEFINE_bool("check", False, "The same as `cnn_jax data check NAME`.", flag_values=flags)
+
+
+def run(flags: cli.Flags, words: list[str]) -> None:
+    words = ["prepare", *words] if len(words) == 1 and words[0] not in VERBS else words
+    check(len(words) == 2, "name one data set, such as cifar10, or a folder of pictures to check")
+    verb, name = words
+    check_choice("the first word", verb, VERBS)
+    converts, checks = flags["from-tfrecord"].value, flags.check or verb == "check"
     check(not (converts and checks), "--from-tfrecord and --check are two commands: give one")
-    check(converts or not _TO.value, "--to goes with --from-tfrecord")
-    from rich.console import Console
-
-    from cnn_jax.data import prepared
-
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    check(name not in prepared.BUNDLED, f"{name!r} is no data set of TFDS, and needs no preparing")
-    directory = prepared.data_dir(_DIR.value)
-    name = prepared.full_name(name, directory)
-    there = bool(list((directory / name).glob("*/dataset_info.json")))
-    if not (converts or checks or there):
-        prepare(name, directory, console)
-    folder = prepared.find(name, directory)
-    info = prepared.read_info(folder)
-    if converts:
-        to = Path(_TO.value).expanduser() / folder.relative_to(directory) if _TO.value else folder
-        convert(info, folder, to, console)
-        folder, info = to, prepared.read_info(to)
-    prepared.check_readable(info, folder, prepared.command(name, directory))
-    if checks:
-        check_records(info, folder, console)
-    sizes = ", ".join(f"{split.num_examples:,} {part}" for part, split in info.splits.items())
-    console.print(f"{info.full_name}: {sizes}; {info.features['label'].num_classes} classes; in {folder}")
-
-
-# ---------------------------------------------------------------- download
-
-
-def prepare(name: str, directory: Path, console: Any) -> None:
-    """Downloads a data set and prepares it as array_record.
-
-    Raises:
-      UserError: files that have to be downloaded by hand are not there or of another size, TensorFlow is missing, or
-        TFDS gives up.
-      StorageError: too little room.
-    """
-    from cnn_jax.data import prepared
-    from cnn_jax.data.tfrecord import check_room
-
-    check_manual(name, directory / "downloads" / "manual")
-    check_room(directory, sum(MANUAL.get(name, {}).values()))  # the pictures are copied as they are
-    check_installed()
-    import tensorflow_datasets as tfds
-
-    try:
-        builder: Any = tfds.builder(name, data_dir=str(directory), file_format=prepared.FORMAT)
-        prepared.check_readable(builder.info, Path(builder.data_dir), "")
-        console.print(f"downloading and preparing {builder.info.full_name} in {builder.data_dir}")
-        with files.storage_errors(f"{directory} cannot be written"), files.locked(directory / name, flag="--dir"):
-            builder.download_and_prepare()
-    except UserError:
-        raise
-    except Exception as error:  # of any kind: no network, another checksum, a package that a data set needs
-        raise UserError(
-            f"{name} could not be prepared: {type(error).__name__}: {error}\nNothing half-done counts: the same "
-            "command starts again, and does not download again what is complete"
-        ) from None
-
-
-def check_manual(name: str, folder: Path) -> None:
-    """Raises UserError unless the files that one has to download by hand are whole in `folder`, as far as sizes say."""
-    wrong = []
-    for file, size in MANUAL.get(name, {}).items():
-        path = folder / file
-        found = path.stat().st_size if path.is_file() else None
-        state = "is not there" if found is None else f"has {found:,} bytes: it is cut off or another file"
-        if found != size:
-            wrong.append(f"  {path} {state}")
-    total = sum(MANUAL.get(name, {}).values())
-    listed = "\n".join(f"  {file}, {size:,} bytes" for file, size in MANUAL.get(name, {}).items())
-    check(
-        not wrong,
-        f"{name} has to be downloaded by hand, once, after registering at https://image-net.org/download-images:\n"
-        f"{listed}\ninto {folder} (not unpacked; {total / 1e9:.0f} GB, and the same again for the prepared copy, after "
-        "which they can be removed).\nWhat is wrong:\n" + "\n".join(wrong) + "\nA copy that TFDS has prepared as "
-        "TFRecord elsewhere serves as well: --dir=ITS_FOLDER --from-tfrecord",
-    )
-
-
-def check_installed() -> None:
-    """Raises UserError unless what TFDS needs for preparing, but not for reading, is installed."""
-    missing = [name for name in ("tensorflow", "importlib_resources") if importlib.util.find_spec(name) is None]
-    check(
-        not missing,
-        f"preparing a data set needs {' and '.join(missing)}, once; training does not:\n  pip install -e '.[prepare]'\n"
-        "What is prepared on another machine (file_format='array_record') can be copied here as a folder",
-    )
-
-
-# ---------------------------------------------------------------- convert, check
-
-
-def convert(info: Any, folder: Path, to: Path, console: Any) -> None:
-    """Converts TFRecord into array_record; see `tfrecord.convert`."""
-    from cnn_jax.data import prepared, tfrecord
-
-    if prepared.file_format(info) == prepared.FORMAT and to == folder:
-        console.print(f"{folder} has {prepared.FORMAT} already")
+    check(converts or not flags.to, "--to goes with --from-tfrecord")
+    if checks and Path(name).is_dir():
+        check_pictures(Path(name))
         return
-    total = sum(split.num_examples for split in info.splits.values())
-    console.print(f"converting {info.full_name} into {to}")
-    with (
-        files.storage_errors(f"{to} cannot be written"),
-        files.locked(to.parent, flag="--to" if _TO.value else "--dir"),
-        commandline.progress_bar("converting", total) as advance,
-    ):
-        tfrecord.convert(info, folder, to, advance)
+    from cnn_jax.data import prepare
+
+    prepare.run(name, flags.dir, converts=converts, to=flags.to, checks=checks)
 
 
-def check_records(info: Any, folder: Path, console: Any) -> None:
-    """Reads and decodes every record; raises UserError with what is wrong, by file."""
-    wrong: list[str] = []
-    total = sum(split.num_examples for split in info.splits.values())
-    with (
-        commandline.progress_bar("checking", total) as advance,
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        for part, split in info.splits.items():
-            tasks = [
-                pool.submit(check_shard, Path(os.fspath(file)), int(count), info.features, advance)
-                for file, count in zip(split.filepaths, split.shard_lengths, strict=True)
-            ]
-            results = [task.result() for task in tasks]
-            unlabelled = sum(number for _, number in results)
-            for lines, _ in results:
-                wrong.extend(lines)
-            if unlabelled == split.num_examples:
-                console.print(f"the split {part!r} has no labels: training cannot use it")
-            elif unlabelled:
-                wrong.append(f"{folder}: {unlabelled:,} of {split.num_examples:,} records of {part!r} have no label")
-    if wrong:
-        lines = wrong[:MOST_LINES] + ([f"and {len(wrong) - MOST_LINES:,} more"] if len(wrong) > MOST_LINES else [])
-        raise UserError(f"{folder} is not whole:\n" + "\n".join(f"  {line}" for line in lines))
-    console.print(f"all {total:,} records can be read and decoded")
+def check_pictures(folder: Path) -> None:
+    """Prints what is in a folder of pictures; raises UserError with what is wrong."""
+    from cnn_jax.core.progress import progress_bar
+    from cnn_jax.data import folder_check, prepare
+    from cnn_jax.display.tables import Sheet, render
+
+    with progress_bar("checking", None) as advance:
+        report = folder_check.inspect(folder, advance)
+    lines = [(one.part, one.name, one.pictures, one.smallest, one.largest) for one in report.classes]
+    total = sum(one.pictures for one in report.classes)
+    title = f"{folder}: {total:,} pictures, height x width of the smallest and the largest"
+    print(render([Sheet(title, ("part", "class", "pictures", "smallest", "largest"), lines)], "text"), end="")
+    for note in report.notes:
+        print(f"note: {note}")
+    prepare.refuse(folder, report.wrong)
 
 
-def check_shard(file: Path, count: int, features: Any, advance: Callable[[int], None]) -> tuple[list[str], int]:
-    """Returns (what is wrong with a file of records, how many have the label -1, which stands for none)."""
-    from cnn_jax.data import prepared
-    from cnn_jax.data.decode import decode
-
-    channels, num_classes = features["image"].shape[-1] or 3, features["label"].num_classes
-    wrong, unlabelled = [], 0
-    try:
-        reader = prepared.open_shard(file, count)
-    except UserError as error:
-        advance(count)
-        return [str(error).split("\n")[0]], 0
-    for start in range(0, count, 256):
-        positions = range(start, min(start + 256, count))
-        for position, record in zip(positions, prepared.read_many(reader, positions), strict=True):
-            where = f"{file}, record {position}"
-            try:
-                record = prepared.read_one(reader, position, where) if record is None else record
-                image, label = prepared.parse(record, where)
-                decode(where, channels, image)
-                if label == -1:
-                    unlabelled += 1
-                else:
-                    prepared.check_label(label, num_classes, where)
-            except UserError as error:
-                wrong.append(str(error))
-        advance(len(positions))
-    return wrong, unlabelled
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.call(define, run, argv, usage="cnn_jax data {prepare NAME,check NAME,check DIR} [flags]")
 
 
 if __name__ == "__main__":
-    commandline.launch(start, operands=True)
+    sys.exit(main())

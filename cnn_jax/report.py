@@ -1,197 +1,51 @@
-"""From the folders of finished runs to tables: test accuracy over seeds, and a scorecard beside published results.
+"""Makes tables of finished runs: test accuracy over seeds, and a scorecard beside published results.
 
-    python -m cnn_jax.report runs/*
-    python -m cnn_jax.report runs/* --format=markdown --columns=network,seeds,test,median,time,command
-    python -m cnn_jax.report runs/* --nogroup --format=csv
-    python -m cnn_jax.report runs/* --scorecard
+    cnn_jax report runs/*
+    cnn_jax report runs/* --format=markdown --columns=network,seeds,test,median,time,command
+    cnn_jax report runs/* --nogroup --format=csv
+    cnn_jax report runs/* --scorecard
 
 Numbers are those of the test part after the last step. Unfinished and damaged runs are named on the error output, with
 what is missing.
 """
 
-import json
-import re
-import statistics
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from cnn_jax.core.errors import UserError
-from cnn_jax.display.tables import Sheet, render
-from cnn_jax.reporting.runs import Finished, Group, LeftOut, commands, group, read
-from cnn_jax.reporting.scorecard import Row, scorecard
-from cnn_jax.tracking import run_record
+from absl.flags import DEFINE_bool, DEFINE_enum, DEFINE_list
 
-# What text and Markdown leave out, beside columns that are empty: other columns say nearly the same.
-ALSO = ("steps", "top-5, %", "mean")
-# What text and Markdown say once, below the table, where it is the same in all lines.
-FACTS = ("data set", "image", "evaluation", "hardware", "versions", "commit")
+from cnn_jax.config import cli
+from cnn_jax.core.errors import check
 
 
-def _distinct(values: Iterable[Any]) -> str:
-    return "; ".join(dict.fromkeys(str(value) for value in values if value))
+def define(flags: cli.Flags) -> None:
+    DEFINE_enum("format", "text", ["text", "markdown", "csv", "json"], "What to print.", flag_values=flags)
+    DEFINE_bool(
+        "group",
+        True,
+        "One line for runs that differ in the seed only; --nogroup: for each run.",
+        flag_values=flags,
+    )
+    DEFINE_list(
+        "columns",
+        [],
+        "COLUMN,...: beginnings of the headings to print. Default: what differs.",
+        flag_values=flags,
+    )
+    DEFINE_bool("scorecard", False, "Published results and those of the runs, side by side.", flag_values=flags)
 
 
-def _facts(group: Group) -> Row:
-    """Returns what is the same for all runs of a group."""
-    run = group.first
-    size = (*run.config["data.image_size"], run.config["data.channels"])
-    return {
-        "network": run.network,
-        "settings": group.settings,
-        "data set": run.data["name"],
-        "image": "x".join(map(str, size)),
-        "parameters": run.record["parameters"] if run.record else None,
-        "steps": run.test["step"],
-        "epochs": run.test["epoch"],
-        "evaluation": run.evaluation,
-    }
+def run(flags: cli.Flags, words: list[str]) -> None:
+    check(flags.group or not flags.scorecard, "--scorecard is of groups: leave --nogroup out")
+    check(bool(words), "name the folders of runs: cnn_jax report runs/*")
+    from cnn_jax.reporting import run_tables
+
+    run_tables.show(words, flags.format, grouped=flags.group, columns=flags.columns, with_scorecard=flags.scorecard)
 
 
-def _machines(runs: Sequence[Finished]) -> Row:
-    starts = [start for run in runs for start in run.starts]
-    return {
-        "hardware": _distinct(run_record.describe(start) for start in starts),
-        "versions": _distinct(f"jax {s['versions']['jax']}, flax {s['versions']['flax']}" for s in starts),
-        "commit": _distinct(re.sub(r"^(\w{10})\w+", r"\1", start["commit"] or "") for start in starts),
-    }
-
-
-def group_row(group: Group) -> Row:
-    """Returns the line of a group."""
-    accuracies = group.each(lambda run: run.accuracy)
-    return _facts(group) | {
-        "seeds": group.each(lambda run: run.seed),
-        "test accuracy, %": accuracies,
-        "median": statistics.median(accuracies),
-        "mean": statistics.mean(accuracies),
-        "standard deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        "time, s": group.each(lambda run: run.time) if any(group.each(lambda run: run.record)) else None,
-        **_machines(group.runs),
-        "command": _distinct(commands(group.runs)),
-    }
-
-
-def run_row(run: Finished, group: Group) -> Row:
-    """Returns the line of a run."""
-    parts = ("training", "evaluation", "saving", "compilation")
-    spent = {part: sum(start["seconds"].get(part, 0) for start in run.starts) if run.record else None for part in parts}
-    return {
-        "folder": str(run.folder),
-        **_facts(group),
-        "seed": run.seed,
-        "test accuracy, %": run.accuracy,
-        "top-5, %": run.top5_accuracy,
-        "time, s": run.seconds,
-        **{f"{part}, s": seconds for part, seconds in spent.items()},
-        "starts": len(run.starts) or None,
-        "killed starts": run.killed if run.record else None,
-        **_machines([run]),
-        "command": _distinct(commands([run])),
-    }
-
-
-# ---------------------------------------------------------------- printing
-
-
-def sheet(title: str, rows: Sequence[Row], *, only: Sequence[str] = ()) -> Sheet:
-    """Returns rows as a table, of all columns or `only` some; numbers with two digits after the point."""
-    headings = tuple(only or rows[0])
-    return Sheet(title, headings, [tuple(_cell(row[heading]) for heading in headings) for row in rows])
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return ", ".join(f"{item:.2f}" if isinstance(item, float) else str(item) for item in value)
-    if isinstance(value, float):
-        return round(value) if value >= 1000 else round(value, 2)  # seconds of long runs, too, as plain numbers
-    return value
-
-
-def tables(
-    groups: Sequence[Group], form: str, *, grouped: bool, columns: Sequence[str] = ()
-) -> tuple[Sheet, dict[str, Any]]:
-    """Returns what is printed of the groups, or of each run of them: a table, and what is the same in all its lines.
-
-    With the form "csv" the table has all columns.
-
-    Args:
-      columns: beginnings of the headings to print; (): those that have something to say.
-
-    Raises:
-      UserError: no heading begins so.
-    """
-    rows = [group_row(one) for one in groups] if grouped else [run_row(run, one) for one in groups for run in one.runs]
-    if columns:
-        return sheet("Test accuracy, top-1", rows, only=[_heading(column, rows[0]) for column in columns]), {}
-    if form == "csv":
-        return sheet("", rows), {}
-    shown = [name for name in rows[0] if name not in ALSO and any(row[name] not in (None, "") for row in rows)]
-    same = {
-        name: rows[0][name]
-        for name in shown
-        if name in FACTS and len(rows) > 1 and all(row[name] == rows[0][name] for row in rows)
-    }
-    return sheet("Test accuracy, top-1", rows, only=[name for name in shown if name not in same]), same
-
-
-def _heading(beginning: str, headings: Iterable[str]) -> str:
-    for heading in headings:
-        if heading.startswith(beginning):
-            return heading
-    raise UserError(f"--columns: no column begins with {beginning!r}: {'; '.join(headings)}")
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.call(define, run, argv, usage="cnn_jax report RUNS... [flags]")
 
 
 if __name__ == "__main__":
-    from absl import flags
-
-    from cnn_jax.config import commandline
-    from cnn_jax.core.errors import check
-
-    _FORMAT = flags.DEFINE_enum("format", "text", ["text", "markdown", "csv", "json"], "What to print.")
-    _GROUP = flags.DEFINE_bool(
-        "group", True, "One line for runs that differ in the seed only; --nogroup: for each run."
-    )
-    _COLUMNS = flags.DEFINE_list("columns", [], "Beginnings of the headings to print; default: what differs.")
-    _SCORECARD = flags.DEFINE_bool("scorecard", False, "Published results and those of the runs, side by side.")
-
-    def start(folders: list[str]) -> None:
-        """Prints what the flags say."""
-        check(commandline.given_config() is None, "--config goes with training: name the folders of runs, as in runs/*")
-        check(_GROUP.value or not _SCORECARD.value, "--scorecard is of groups: leave --nogroup out")
-        check(bool(folders), "name the folders of runs: python -m cnn_jax.report runs/*")
-        runs, left_out = [], {}
-        for folder in map(Path, folders):
-            try:
-                runs.append(read(folder))
-            except LeftOut as why:
-                left_out[folder] = str(why)
-        groups, again = group(runs)
-        notes = "".join(f"{folder}: left out, {why}\n" for folder, why in (left_out | again).items())
-        check(bool(groups), f"no finished run is left:\n{notes.rstrip()}")
-        sys.stderr.write(notes)
-        for run in runs:
-            if run.record is None:
-                print(f"{run.folder}: no run.json, so its time, machine and command are not known", file=sys.stderr)
-        rows = scorecard(groups) if _SCORECARD.value else []
-        if _FORMAT.value == "json":
-            found = (
-                {"scorecard": rows}
-                if _SCORECARD.value
-                else {
-                    "groups": [group_row(one) for one in groups],
-                    "runs": [run_row(run, one) for one in groups for run in one.runs],
-                }
-            )
-            print(json.dumps(found | {"left out": {str(f): why for f, why in (left_out | again).items()}}, indent=1))
-        elif _SCORECARD.value:
-            title = "Error, %: published, and the medians of these runs"
-            print(render([sheet(title, rows)], _FORMAT.value), end="")
-        else:
-            table, same = tables(groups, _FORMAT.value, grouped=_GROUP.value, columns=_COLUMNS.value)
-            print(render([table], _FORMAT.value), end="")
-            if same:
-                print("\n" + "; ".join(f"{name}: {value}" for name, value in same.items()))
-
-    commandline.launch(start, operands=True)
+    sys.exit(main())

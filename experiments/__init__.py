@@ -1,1 +1,1 @@
-"""Ablations: each file asks one question, `sweep` answers it with runs of the ordinary loop."""
+"""Questions, one in each file: `cnn_jax sweep NAME` answers one with runs of the ordinary loop."""

@@ -7,13 +7,13 @@ al. 2016, section 3). Time is saved less than MACs, because small layers keep a 
 The parts are measured alone: the lectures' example (28x28x192 to 32 channels by 5x5, through 16), an Inception, a Fire
 and a residual module. The runs tell what the reductions cost in error: on digits after 84 steps, when the larger
 networks are ahead because they learn faster. What is left of that at the end needs
-`experiments/bottlenecks.py:cifar10:full`.
+`bottlenecks:cifar10:full`.
 """
 
 from functools import partial
 from typing import Any
 
-from experiments.experiment import Experiment, Part, grid
+from cnn_jax.sweeping.question import Experiment, Part, grid
 
 
 def lecture(reduced: bool):
@@ -87,9 +87,7 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
         arms=tuple(
             arm
             for network in networks
-            for arm in grid(
-                f"configs/{network}.py:{dataset}", {"model.reduction": (True, False)}, fixed=fixed, label=network
-            )
+            for arm in grid(f"{network}:{dataset}", {"model.reduction": (True, False)}, fixed=fixed, label=network)
         ),
         compare=("model.reduction",),
         parts=PARTS,

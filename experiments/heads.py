@@ -10,7 +10,7 @@ by then (see their training error), so what dropout is worth in the end needs th
 width on CIFAR-10.
 """
 
-from experiments.experiment import Experiment, grid
+from cnn_jax.sweeping.question import Experiment, grid
 
 FEW = {"data.train": "10%", "data.validation": "10%", "data.test": "80%", "duration": "60 epochs"}
 
@@ -21,9 +21,7 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     fields = {"model.head": ("gap", "fc"), "model.dropout": (0.0, 0.5)}
     return Experiment(
         arms=tuple(
-            arm
-            for network in networks
-            for arm in grid(f"configs/{network}.py:{dataset}", fields, fixed=fixed, label=network)
+            arm for network in networks for arm in grid(f"{network}:{dataset}", fields, fixed=fixed, label=network)
         ),
         compare=("model.head", "model.dropout"),
     )

@@ -6,12 +6,12 @@ reason, and the responses of residual networks are smaller (He et al. 2016, sect
 
 The plain twin has the same layers and parameters without the additions; shortcuts are those without parameters (A).
 On digits (8x8, 539 for training, 1,078 for the test) networks are trained for 168 steps, so the question is how fast
-depth lets a network learn. What depth is worth in the end needs `experiments/residual.py:cifar10:full`, the paper's
+depth lets a network learn. What depth is worth in the end needs `residual:cifar10:full`, the paper's
 64,000 steps for each of 10 arms and 5 seeds; there all depths have the 400 steps at a tenth of the learning rate with
 which the paper begins the training of the deepest.
 """
 
-from experiments.experiment import Experiment, grid
+from cnn_jax.sweeping.question import Experiment, grid
 
 
 def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
@@ -26,7 +26,7 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     return Experiment(
         arms=tuple(
             grid(
-                f"configs/cifar_resnet.py:{dataset}",
+                f"cifar_resnet:{dataset}",
                 {"model.depth": depths, "model.residual": (True, False)},
                 fixed=fixed,
             )

@@ -7,12 +7,12 @@ Early layers carry over best, and features of a distant task still help (Yosinsk
 The source is trained on classes 0 to 4 of a data set; the target has classes 5 to 9, with some training images of
 each. All arms take the same number of steps with the same learning rate and augmentation, so the smallest sets are
 seen often. The target's images of a run are drawn by its seed; all seeds start from one source. Digits are easy and
-tell the arms apart at few images only: `experiments/transfer.py:cifar10` asks the same of photographs. There 400 steps
+tell the arms apart at few images only: `transfer:cifar10` asks the same of photographs. There 400 steps
 are too few to learn from scratch what 1,000 images of each class have to tell (see the training errors), so with many
 images that arm says how fast a network learns, not how far it comes; the full grid takes 5,000.
 """
 
-from experiments.experiment import Arm, Experiment
+from cnn_jax.sweeping.question import Arm, Experiment
 
 CLASSES = {
     "digits": tuple("0123456789"),
@@ -38,7 +38,7 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     source = f"runs/sources/{dataset}-first-classes{'-full' if full else ''}"
     trained = {"digits": "20 epochs", "cifar10": "80 epochs" if full else "8 epochs"}[dataset]
     recipe = {"data.classes": names[:5], "duration": trained, "optim.schedule.name": "cosine"}
-    first = Arm("source", f"configs/resnet20.py:{dataset}", common | recipe)
+    first = Arm("source", f"resnet20:{dataset}", common | recipe)
     fixed = common | {"data.classes": names[5:], "duration": "5000 steps" if full else "400 steps"}
     fixed |= {"eval.every": "100 steps", "eval.train_part": True}
     images = {"digits": (8, 20, 64), "cifar10": (10, 30, 100, 300, 1000) if full else (10, 100, 1000)}[dataset]
@@ -51,7 +51,7 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
             ("partial", f"{source}@best", "partial:1"),
         ):
             changes = {"data.images_per_class": count, "init_from": start, "trainable": regime}
-            arms.append(Arm(f"{count} images, {name}", f"configs/finetune.py:resnet20,{dataset}", fixed | changes))
+            arms.append(Arm(f"{count} images, {name}", f"finetune:resnet20,{dataset}", fixed | changes))
     return Experiment(
         arms=tuple(arms),
         compare=("init_from", "trainable"),

@@ -1,9 +1,13 @@
 """Shared by all tests: a small run on the bundled digits, the CPU, and one cache of compiled programs."""
 
+import contextlib
+import importlib
 import io
 import os
 import shutil
 import tempfile
+from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Worker processes and command lines that tests start inherit these. The cache is empty at the start of a session.
@@ -18,6 +22,7 @@ from rich.console import Console
 
 from cnn_jax.config import recipes
 
+ROOT = Path(__file__).parents[1]
 settings.register_profile("project", deadline=None)  # speed is not tested
 settings.load_profile("project")
 
@@ -25,6 +30,40 @@ settings.load_profile("project")
 def pytest_unconfigure():
     if _cache:
         shutil.rmtree(_cache, ignore_errors=True)
+
+
+class Printed(NamedTuple):
+    """What a command printed."""
+
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command in this process: `call("summary", "--config=lenet5")` returns what it printed."""
+
+    def run(name, *arguments, code=0, cwd=ROOT):
+        capsys.readouterr()
+        with contextlib.chdir(cwd):
+            found = importlib.import_module(f"cnn_jax.{name}").main([str(argument) for argument in arguments])
+        printed = Printed(*capsys.readouterr())
+        assert found == code, printed
+        return printed
+
+    return run
+
+
+@pytest.fixture
+def refused(call):
+    """Returns the one message with which a command refuses its arguments: `refused("summary", "--config=lent5")`."""
+
+    def run(name, *arguments, code=2, cwd=ROOT):
+        out, err = call(name, *arguments, code=code, cwd=cwd)
+        assert out == "" and err.startswith("error: ") and "Traceback" not in err
+        return err
+
+    return run
 
 
 @pytest.fixture

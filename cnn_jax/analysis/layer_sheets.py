@@ -1,5 +1,6 @@
 """The layer table of a network as sheets for people: layers, stages, totals, networks side by side."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.analysis.layer_table import LayerRow, Totals, layer_table, stages, totals
-from cnn_jax.core.errors import check
+from cnn_jax.config.configuration import Configuration
+from cnn_jax.core.errors import StorageError, check
+from cnn_jax.display import plots
 from cnn_jax.display.tables import Share, Sheet, Short, render
 
 # jax is imported by the functions, so that --help answers at once.
@@ -68,6 +71,29 @@ def network(config: Any, rows: Sequence[LayerRow], changes: Sequence[str] = ()) 
 def write(config: Any, rows: Sequence[LayerRow], path: Path) -> None:
     """Writes what the command prints of a configuration's network as a text file."""
     path.write_text(render(sheets(network(config, rows)), "text"), encoding="utf-8")
+
+
+def show(configurations: Sequence[Configuration], form: str, plot: Path | None = None) -> None:
+    """Prints the layer table of a configuration's network, or several networks side by side.
+
+    Args:
+      configurations: those that `check_config` has passed. form: text, markdown, csv or json.
+      plot: PNG file to draw parameters and MACs of each layer in.
+
+    Raises:
+      UserError: a network cannot be built. StorageError: the picture cannot be written.
+    """
+    networks = [network(one.config, trace(one.config), one.overrides) for one in configurations]
+    if form == "json":
+        print(json.dumps(as_json(networks), indent=1))
+    else:
+        print(render(comparison(networks) if len(networks) > 1 else sheets(networks[0]), form), end="")
+    if plot is None:
+        return
+    try:
+        plots.plot_layers({one.label: bars(one.rows) for one in networks}, plot)
+    except OSError as error:
+        raise StorageError(f"--plot: {str(plot)!r} cannot be written: {error.strerror or error}") from None
 
 
 # ---------------------------------------------------------------- tables

@@ -7,13 +7,14 @@ A recipe has `get_config(dataset) -> ConfigDict`. It is run from its file, not i
         return recipes.get_config("resnet50", dataset, name="resnet18")
 """
 
+import ast
 import importlib.util
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnn_jax.core.errors import UserError, check, check_choice
+from cnn_jax.core.errors import UserError, check, check_choice, near
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -51,18 +52,42 @@ def load(recipe: str | Path, argument: str | None = None) -> ConfigDict:
     """Returns the configuration of a recipe, not locked.
 
     Args:
-      recipe: a name, or a path that ends in .py.
+      recipe: a name, or the path of a file that ends in .py.
       argument: what follows the colon on the command line, such as a data set; None: the recipe's default.
 
     Raises:
-      UserError: there is no such recipe.
+      UserError: there is no such recipe, it cannot be parsed, or it refuses the argument.
     """
     path = Path(recipe)
-    if path.suffix == ".py":
-        check(path.is_file(), f"there is no recipe {str(path)!r}")
-    else:
-        path = find(str(recipe))
-    return _run(path) if argument is None else _run(path, argument)
+    is_name = len(path.parts) == 1 and path.suffix != ".py" and not path.is_file()
+    path = find(str(recipe)) if is_name else _file(path)
+    try:
+        return _run(path) if argument is None else _run(path, argument)
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def listing() -> str:
+    """Returns the names of all recipes, each with the first line of its docstring."""
+    shown = [name for name in names() if name not in ("finetune", "replay")]  # `cnn_jax finetune`, and --from
+    return "\n".join(f"{name:16} {_summary(name)}" for name in shown)
+
+
+def _summary(name: str) -> str:
+    text = ast.get_docstring(ast.parse(find(name).read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
+
+
+def _file(path: Path) -> Path:
+    """Returns the path of a recipe's file; raises UserError, with the near match, if there is none."""
+    check(path.suffix == ".py" or not path.is_file(), f"{str(path)!r} is no configuration file: those end in .py")
+    if not path.is_file():
+        files = sorted(map(str, path.parent.glob("*.py")))
+        named = f"; the recipe of that name is {path.stem}" if path.stem in names() else ""
+        raise UserError(f"there is no file {str(path)!r}{near(str(path), files) or named}")
+    return path
 
 
 def _run(path: Path, /, *args: Any, **kwargs: Any) -> ConfigDict:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
-
 from cnn_jax.core.errors import StorageError, UserError, check
 from cnn_jax.data.prepared import FORMAT, again, file_format, open_shard
 
@@ -20,7 +18,15 @@ TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's names of sh
 
 
 def masked_crc(data: bytes) -> int:
-    """Returns the CRC-32C of `data`, rotated and shifted as TFRecord has it."""
+    """Returns the CRC-32C of `data`, rotated and shifted as TFRecord has it.
+
+    Raises:
+      UserError: what computes it is not installed.
+    """
+    try:
+        import google_crc32c
+    except ImportError:
+        raise UserError("TFRecord needs google-crc32c: pip install -e '.[tfrecord]'") from None
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 

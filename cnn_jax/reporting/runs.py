@@ -227,5 +227,6 @@ def commands(runs: Sequence[Finished]) -> list[str]:
             arguments = run.arguments
             if len(runs) > 1:
                 arguments = [*run_record.without(arguments, "config.seed"), "--config.seed=SEED"]
-            found.append(shlex.join(["python", "-m", "cnn_jax.main", *arguments]))
+            fine_tunes = any(word.startswith("--checkpoint") for word in arguments)
+            found.append(shlex.join(["python", "-m", f"cnn_jax.{'finetune' if fine_tunes else 'main'}", *arguments]))
     return found

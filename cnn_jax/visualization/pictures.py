@@ -10,7 +10,7 @@ import numpy as np
 from cnn_jax.core.errors import check
 from cnn_jax.data.decode import is_picture, natural
 from cnn_jax.data.splits import Data
-from cnn_jax.pretrained.trained import Trained
+from cnn_jax.pretrained.predictor import Predictor
 from cnn_jax.training.config_check import check_config
 
 
@@ -23,13 +23,13 @@ class Pictures:
     classes: list[str]
 
 
-def check_images(trained: Trained) -> None:
+def check_images(trained: Predictor) -> None:
     """Raises UserError if the network takes something else than images."""
     axes = {1: "sequences", 3: "clips"}.get(len(trained.image_size))
     check(axes is None, f"{trained.source.name} is a network for {axes}: only those for images can be drawn")
 
 
-def from_files(trained: Trained, operands: Sequence[str]) -> Pictures:
+def from_files(trained: Predictor, operands: Sequence[str]) -> Pictures:
     """Returns the pictures that are named, and all in the folders that are; the class of each is its folder.
 
     Raises:
@@ -51,7 +51,7 @@ def natural_path(path: Path) -> list[Any]:
     return [natural(Path(part)) for part in path.parts]
 
 
-def from_data(trained: Trained, config: Any, numbers: Sequence[int] | None, default: int) -> Pictures:
+def from_data(trained: Predictor, config: Any, numbers: Sequence[int] | None, default: int) -> Pictures:
     """Returns test examples of a configuration's data set: those of `numbers`, or the first `default`.
 
     Raises:

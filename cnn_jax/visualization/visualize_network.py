@@ -13,7 +13,7 @@ from cnn_jax.analysis import introspection
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.data import augment
 from cnn_jax.nn.layers import Conv
-from cnn_jax.pretrained.trained import Trained
+from cnn_jax.pretrained.predictor import Predictor
 from cnn_jax.visualization import inside_plots
 from cnn_jax.visualization.pictures import Pictures
 
@@ -32,13 +32,13 @@ class Options:
     thumbnails: bool = False
 
 
-def normalized(trained: Trained, images: np.ndarray) -> jax.Array:
+def normalized(trained: Predictor, images: np.ndarray) -> jax.Array:
     """Returns images as the network's first layer sees them, float32 [B, H, W, C]."""
     mean, std = (np.asarray(trained.source.input[name], np.float32) for name in ("mean", "std"))
     return augment.normalize(jnp.asarray(images), mean, std)
 
 
-def layer_shapes(trained: Trained) -> dict[str, tuple[int, ...]]:
+def layer_shapes(trained: Predictor) -> dict[str, tuple[int, ...]]:
     """Returns the output shape of every layer."""
     return introspection.output_shapes(trained.model, (*trained.image_size, trained.channels))
 
@@ -55,7 +55,7 @@ def only(pictures: Pictures, picture: str) -> None:
 # ---------------------------------------------------------------- the pictures
 
 
-def filters(trained: Trained, _: Pictures | None, __: Options, path: Path) -> str:
+def filters(trained: Predictor, _: Pictures | None, __: Options, path: Path) -> str:
     """Draws the kernels of the first convolution in `path` and returns what is drawn.
 
     Raises:
@@ -75,7 +75,7 @@ def filters(trained: Trained, _: Pictures | None, __: Options, path: Path) -> st
     return about
 
 
-def features(trained: Trained, pictures: Pictures, options: Options, path: Path) -> str:
+def features(trained: Predictor, pictures: Pictures, options: Options, path: Path) -> str:
     """Draws the strongest maps of a layer, those of the largest mean value (of values with signs, of their amounts).
 
     Raises:
@@ -101,7 +101,7 @@ def features(trained: Trained, pictures: Pictures, options: Options, path: Path)
     return f"{about}\nlayers with maps: {', '.join(name for name, shape in shapes.items() if len(shape) == 3)}"
 
 
-def cam(trained: Trained, pictures: Pictures, options: Options, path: Path) -> str:
+def cam(trained: Predictor, pictures: Pictures, options: Options, path: Path) -> str:
     """Draws class activation maps over pictures: exact ones of a head that averages, else, or with a layer, Grad-CAM.
 
     Raises:
@@ -146,7 +146,7 @@ def cam(trained: Trained, pictures: Pictures, options: Options, path: Path) -> s
     return about
 
 
-def deconv(trained: Trained, pictures: Pictures, options: Options, path: Path) -> str:
+def deconv(trained: Predictor, pictures: Pictures, options: Options, path: Path) -> str:
     """Draws what caused the strongest activations of a layer's maps, in the pictures where they are strongest.
 
     Raises:
@@ -190,7 +190,7 @@ def deconv(trained: Trained, pictures: Pictures, options: Options, path: Path) -
     return title.replace("\n", ", ")
 
 
-def embedding(trained: Trained, pictures: Pictures, options: Options, path: Path) -> str:
+def embedding(trained: Predictor, pictures: Pictures, options: Options, path: Path) -> str:
     """Draws what the last layer sees of pictures in two dimensions, by t-SNE (van der Maaten & Hinton 2008) or PCA.
 
     Raises:
@@ -224,7 +224,7 @@ def embedding(trained: Trained, pictures: Pictures, options: Options, path: Path
     return about
 
 
-def _about(trained: Trained) -> str:
+def _about(trained: Predictor) -> str:
     return f"{trained.source.model['name']} of {inside_plots.short(trained.source.name, 2.5)}"
 
 

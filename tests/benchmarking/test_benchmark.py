@@ -1,9 +1,7 @@
 """What the benchmark measures and that both loops do the same work; never how fast it is."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,7 @@ from flax import nnx
 
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
-from cnn_jax.benchmarking import baselines, measure, torch_twins
+from cnn_jax.benchmarking import baselines, measure, results, torch_twins
 from cnn_jax.config import recipes
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
@@ -21,24 +19,14 @@ from cnn_jax.nn import cpu, graph
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
 
-ROOT = Path(__file__).parents[2]
-
-
-def command(*arguments, **options):
-    line = [sys.executable, "-m", "cnn_jax.benchmark", *arguments]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
-
-
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_prints_one_json_object_with_everything():
-    result = command(
-        "--config=configs/lenet5.py", "--config.model.width=0.25", "--json", "--against=flax", "--seconds=0.05"
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    found = json.loads(result.stdout)
+def test_the_command_prints_one_json_object_with_everything(call):
+    words = ("--config=configs/lenet5.py", "--config.model.width=0.25", "--json", "--against=flax", "--seconds=0.05")
+    printed = call("benchmark", *words)
+    assert printed.err == ""
+    found = json.loads(printed.out)
     assert found["config"]["model"]["width"] == 0.25 and found["model"] == "lenet5" and found["data"] == "digits"
     assert (found["batch_size"], found["precision"], found["repeats"], found["seconds"]) == (64, "float32", 5, 0.05)
     assert (found["platform"], found["device_count"], found["jax_version"]) == ("cpu", 1, jax.__version__)
@@ -62,7 +50,7 @@ def test_the_command_prints_one_json_object_with_everything():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give --config=FILE"),
+        ((), "give --config=RECIPE"),
         (("--config=configs/lenet.py",), "did you mean 'configs/lenet5.py'?"),
         (("--config=configs/lenet5.py", "--config.optim.momentun=0.5"), 'Did you mean "momentum"'),
         (("--config=configs/lenet5.py", "--only=step,dta"), "--only is 'dta', but must be one of step, data, both"),
@@ -73,30 +61,16 @@ def test_the_command_prints_one_json_object_with_everything():
         (("--config=configs/lenet5.py", "--against=flax", "--config.ema_decay=0.9"), "--config.ema_decay=0.0"),
     ],
 )
-def test_a_mistake_gets_one_clear_message_and_exit_code_2(arguments, message):
-    result = command(*arguments)
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr and result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stderr and result.stdout == ""
-
-
-def test_help_shows_the_flags_and_imports_no_jax():
-    result = command("--help")
-    assert result.returncode == 0
-    for flag in ("--config", "--[no]json", "--against", "--only", "--seconds"):
-        assert flag in result.stdout
-    script = "import sys, cnn_jax.benchmark; assert not {'jax', 'flax', 'numpy'} & set(sys.modules), 'heavy import'"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+def test_mistake_gets_one_message(refused, arguments, message):
+    assert message in refused("benchmark", *arguments)
 
 
 def test_the_table_has_the_numbers_of_the_json(console, small_config):
-    from cnn_jax import benchmark
-
     result = measure.benchmark(small_config, only=["data"], seconds=0.001, progress=console)
     assert result["compile_seconds"] is None and result["share_of_matmul_peak"] is None
     assert result["images_per_second"]["step"] is None and result["ratios"]["both/step"] is None
     assert console.file.getvalue() == ""  # no terminal: no progress
-    benchmark.print_result(result, console)
+    results.print_result(result, console)
     assert f"{result['images_per_second']['data']['median']:,.0f}" in console.file.getvalue()
     assert "step" not in console.file.getvalue()
 

@@ -1,21 +1,11 @@
 """The numbers of scaling, never how good they are."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from cnn_jax.benchmarking import scaling
 from cnn_jax.core.errors import UserError
-
-ROOT = Path(__file__).parents[2]
-
-
-def command(*arguments):
-    line = [sys.executable, "-m", "cnn_jax.benchmark", "--config=configs/lenet5.py", *arguments]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def test_weak_and_strong_batches_meet_at_the_largest_number_of_devices():
@@ -36,10 +26,9 @@ def test_ratios_are_taken_within_a_round():
     assert (second["devices"], second["batch_size"]) == (4, 32)
 
 
-def test_each_number_of_devices_is_measured():
-    result = command("--config.model.width=0.25", "scaling", "--devices=1,2", "--seconds=0.2", "--json")
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+def test_each_number_of_devices_is_measured(call):
+    words = ("--config=lenet5", "--config.model.width=0.25", "scaling", "--devices=1,2", "--seconds=0.2", "--json")
+    found = json.loads(call("benchmark", *words).out)
     assert (found["platform"], found["forced"], found["repeats"]) == ("cpu", True, 5)
     for kind, batches in (("strong", [64, 64]), ("weak", [32, 64])):
         rows = found["scaling"][kind]
@@ -58,10 +47,12 @@ def test_each_number_of_devices_is_measured():
         (("scaling", "--devices="), "but must be 1 and larger numbers"),
         (("scaling", "--against=flax"), "--against does not go with scaling"),
         (("--devices=1,2",), "--devices goes with scaling"),
+        (("--model",), "--model goes with scaling"),
+        (("scaling", "--model"), "--config does not go with --model"),
+        (("scaling", "--peak=1"), "--peak goes with scaling --model"),
         (("scalign",), "unexpected argument 'scalign'"),
         (("scaling", "--config.optim.learning_rate=-1.0"), "config.optim.learning_rate"),
     ],
 )
-def test_a_mistake_gets_one_clear_message(arguments, message):
-    result = command(*arguments)
-    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, result.stderr
+def test_mistake_gets_one_message(refused, arguments, message):
+    assert message in refused("benchmark", "--config=lenet5", *arguments)

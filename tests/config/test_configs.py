@@ -362,7 +362,7 @@ def test_recipes_of_an_installed_package_come_first(tmp_path, monkeypatch):
 def test_a_missing_recipe_gets_the_near_match():
     with pytest.raises(UserError, match=r"the recipe is 'resnet5', but must be one of .*; did you mean 'resnet\d+'\?"):
         recipes.load("resnet5")
-    with pytest.raises(UserError, match=r"there is no recipe 'configs/none\.py'"):
+    with pytest.raises(UserError, match=r"there is no file 'configs/none\.py'"):
         recipes.load("configs/none.py")
 
 

@@ -3,28 +3,20 @@
 import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
-from cnn_jax import prepare_data
+import tfds_files
 from cnn_jax.config.fields import get_config
 from cnn_jax.core.errors import StorageError, UserError
+from cnn_jax.data import prepare as prepare_data
 from cnn_jax.data import sources
 from cnn_jax.data.prepared import parse, read_info
-from tfds_files import as_tfrecord, example, flip_a_byte, prepare, read_shard, rewrite_shard
-
-ROOT = Path(__file__).parents[2]
-
-
-def command(*arguments):
-    line = [sys.executable, "-m", "cnn_jax.prepare_data", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+from tfds_files import as_tfrecord, example, flip_a_byte, read_shard, rewrite_shard
 
 
 def picture(_split: str, i: int) -> np.ndarray:
@@ -34,7 +26,7 @@ def picture(_split: str, i: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     sizes = dict(splits=dict(train=30, test=9), shape=(28, 28, 1), num_classes=10)
-    return prepare(tmp_path_factory.mktemp("original"), "mnist", "3.0.1", picture, **sizes)
+    return tfds_files.prepare(tmp_path_factory.mktemp("original"), "mnist", "3.0.1", picture, **sizes)
 
 
 @pytest.fixture
@@ -47,69 +39,67 @@ def data_dir(original, tmp_path):
     ("arguments", "message"),
     [
         ((), "name one data set, such as cifar10"),
-        (("mnist", "cifar10"), "name one data set"),
+        (("mnist", "cifar10"), "the first word is 'mnist', but must be one of prepare, check"),
+        (("prepare", "mnist", "cifar10"), "name one data set"),
+        (("chek", "mnist"), "did you mean 'check'?"),
         (("mnits",), "no data set is called 'mnits'; did you mean 'mnist'?"),
         (("digits",), "'digits' is no data set of TFDS, and needs no preparing"),
         (("mnist", "--check", "--from-tfrecord"), "are two commands: give one"),
         (("mnist", "--to=here"), "--to goes with --from-tfrecord"),
-        (("mnist", "--chek"), "Did you mean: check"),
+        (("mnist", "--chek"), "there is no flag --chek; did you mean '--check'?"),
         (("mnist", "--check"), "data set 'mnist' is not prepared"),
         (("mnist", "--from-tfrecord"), "data set 'mnist' is not prepared"),
     ],
 )
-def test_a_mistake_gets_one_clear_message_and_exit_code_2(tmp_path, arguments, message):
-    result = command(*arguments, f"--dir={tmp_path / 'data'}")
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr and result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stderr and result.stdout == ""
+def test_mistake_gets_one_message(refused, tmp_path, arguments, message):
+    assert message in refused("prepare_data", *arguments, f"--dir={tmp_path / 'data'}")
     assert not (tmp_path / "data").exists()
 
 
-def test_what_is_prepared_is_said_and_left_alone(data_dir):
+@pytest.mark.parametrize("words", [("mnist",), ("prepare", "mnist")])
+def test_prepared_data_set_is_described_and_left_alone(call, data_dir, words):
     before = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")}
-    result = command("mnist", f"--dir={data_dir}")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == f"mnist/3.0.1: 30 train, 9 test; 10 classes; in {data_dir}/mnist/3.0.1\n"
+    printed = call("prepare_data", *words, f"--dir={data_dir}").out
+    assert printed.replace("\n", "") == f"mnist/3.0.1: 30 train, 9 test; 10 classes; in {data_dir}/mnist/3.0.1"
     assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")} == before
 
 
-def test_tfrecord_is_named_converted_and_read(data_dir, tmp_path):
+def test_tfrecord_is_named_converted_and_read(call, refused, data_dir, tmp_path):
     as_tfrecord(data_dir / "mnist/3.0.1")
-    plain = command("mnist", f"--dir={data_dir}")
-    assert plain.returncode == 2 and f"prepare_data mnist --dir={data_dir} --from-tfrecord" in plain.stderr
+    plain = refused("prepare_data", "mnist", f"--dir={data_dir}")
+    assert f"prepare_data mnist --dir={data_dir} --from-tfrecord" in plain
     for options, result_dir in (((f"--to={tmp_path / 'to'}",), tmp_path / "to"), ((), data_dir), ((), data_dir)):
-        result = command("mnist", f"--dir={data_dir}", "--from-tfrecord", *options)
-        assert result.returncode == 0 and result.stderr == "", result.stderr
+        printed = call("prepare_data", "mnist", f"--dir={data_dir}", "--from-tfrecord", *options)
+        assert printed.err == ""
         config = get_config("mnist").data
         config.update(dict(dir=str(result_dir), train="train[:80%]", validation="train[80%:]"))
         test = sources.open_dataset(config).parts["test"].read(range(9))
         assert [(np.asarray(e["image"]).mean(), e["label"]) for e in test] == [(i, i) for i in range(9)]
-    assert "has array_record already" in result.stdout
-    whole = command("mnist", f"--dir={data_dir}", "--check")
-    assert whole.returncode == 0 and "all 39 records can be read and decoded" in whole.stdout
+    assert "has array_record already" in printed.out
+    for words in (("mnist", "--check"), ("check", "mnist")):
+        printed = call("prepare_data", *words, f"--dir={data_dir}")
+        assert "all 39 records can be read and decoded" in printed.out
 
 
-def test_a_folder_that_cannot_be_written_is_a_storage_error(data_dir, tmp_path):
+def test_folder_that_cannot_be_written_is_a_storage_error(call, data_dir, tmp_path):
     as_tfrecord(data_dir / "mnist/3.0.1")
     (tmp_path / "file").write_text("")
-    result = command("mnist", f"--dir={data_dir}", "--from-tfrecord", f"--to={tmp_path / 'file'}")
-    assert result.returncode == 74 and result.stderr.startswith("error: "), result.stderr
-    assert str(tmp_path / "file") in result.stderr and "Traceback" not in result.stderr
+    words = ("mnist", f"--dir={data_dir}", "--from-tfrecord", f"--to={tmp_path / 'file'}")
+    error = call("prepare_data", *words, code=74).err
+    assert error.startswith("error: ") and str(tmp_path / "file") in error and "Traceback" not in error
 
 
 # ---------------------------------------------------------------- check
 
 
-def test_check_names_everything_that_is_wrong_by_file(data_dir):
+def test_check_names_everything_that_is_wrong_by_file(refused, data_dir):
     folder = data_dir / "mnist/3.0.1"
     train, test = (folder / f"mnist-{split}.array_record-00000-of-00001" for split in ("train", "test"))
     records = read_shard(train)
     rewrite_shard(train, [*records[:3], example(b"text", 1), b"\xff", *records[5:]])
     flip_a_byte(train, records[20])
     shutil.move(test, folder / "elsewhere")
-    result = command("mnist", f"--dir={data_dir}", "--check")
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    lines = result.stderr.splitlines()
+    lines = refused("prepare_data", "mnist", f"--dir={data_dir}", "--check").splitlines()
     assert lines[0] == f"error: {folder} is not whole:"
     assert [line.split(": ")[0].strip() for line in lines[1:]] == [
         *(f"{train}, record {i}" for i in (3, 4, 20)),
@@ -118,25 +108,24 @@ def test_check_names_everything_that_is_wrong_by_file(data_dir):
 
 
 @pytest.mark.parametrize(("labels", "code"), [([12], 2), ([-1], 2), ([-1] * 9, 0)])
-def test_check_finds_labels_that_are_no_class_and_knows_splits_without_labels(data_dir, labels, code):
+def test_check_finds_labels_that_are_no_class_and_knows_splits_without_labels(call, data_dir, labels, code):
     file = data_dir / "mnist/3.0.1/mnist-test.array_record-00000-of-00001"
     records = read_shard(file)
     png, _ = parse(records[0], "")
     rewrite_shard(file, [*(example(png, label) for label in labels), *records[len(labels) :]])
-    result = command("mnist", f"--dir={data_dir}", "--check")
-    assert result.returncode == code, result.stderr
+    printed = call("prepare_data", "mnist", f"--dir={data_dir}", "--check", code=code)
     if labels == [12]:
-        assert f"{file}, record 0: its label is 12, but must be in 0..9" in result.stderr
+        assert f"{file}, record 0: its label is 12, but must be in 0..9" in printed.err
     elif code:
-        assert "1 of 9 records of 'test' have no label" in result.stderr
+        assert "1 of 9 records of 'test' have no label" in printed.err
     else:
-        assert "the split 'test' has no labels: training cannot use it" in result.stdout
+        assert "the split 'test' has no labels: training cannot use it" in printed.out
 
 
-def test_check_lists_no_more_than_one_can_read(data_dir):
+def test_check_lists_no_more_than_one_can_read(refused, data_dir):
     file = data_dir / "mnist/3.0.1/mnist-train.array_record-00000-of-00001"
     rewrite_shard(file, [b"\xff"] * 30)
-    lines = command("mnist", f"--dir={data_dir}", "--check").stderr.splitlines()
+    lines = refused("prepare_data", "mnist", f"--dir={data_dir}", "--check").splitlines()
     assert len(lines) == 1 + prepare_data.MOST_LINES + 1 and lines[-1] == "  and 10 more"
 
 
@@ -153,9 +142,9 @@ def test_the_test_part_of_the_real_mnist_is_whole():
 # ---------------------------------------------------------------- download
 
 
-def test_imagenets_manual_step_is_explained_with_what_is_wrong(tmp_path):
-    result = command("imagenet2012", f"--dir={tmp_path}")
-    assert result.returncode == 2 and not list(tmp_path.iterdir())
+def test_imagenets_manual_step_is_explained_with_what_is_wrong(refused, tmp_path):
+    error = refused("prepare_data", "imagenet2012", f"--dir={tmp_path}")
+    assert not list(tmp_path.iterdir())
     manual = tmp_path / "downloads/manual"
     for told in (
         "ILSVRC2012_img_train.tar, 147,897,477,120 bytes",
@@ -166,7 +155,7 @@ def test_imagenets_manual_step_is_explained_with_what_is_wrong(tmp_path):
         f"{manual / 'ILSVRC2012_img_val.tar'} is not there",
         "--from-tfrecord",
     ):
-        assert told in result.stderr
+        assert told in error
     manual.mkdir(parents=True)
     with (manual / "ILSVRC2012_img_train.tar").open("wb") as file:
         file.truncate(147_897_477_120)  # takes no room
@@ -199,7 +188,6 @@ def test_preparing_names_the_packages_that_are_missing(monkeypatch):
 def registered(monkeypatch, tmp_path):
     """A data set of TFDS that needs no TensorFlow and no network."""
     import tensorflow_datasets as tfds
-    from PIL import Image
 
     def generate(self):
         for i in range(12):
@@ -249,3 +237,54 @@ def test_an_error_of_tfds_is_one_message_and_leaves_nothing_that_counts(register
     prepare_data.prepare("handmade", tmp_path / "data", Console())  # the same command again
     config.update(dict(channels=1, mean=(), std=()))
     assert len(sources.open_dataset(config).parts["test"]) == 12
+
+
+# ---------------------------------------------------------------- folders of pictures
+
+
+def save(file, *, value=0, size=(8, 9)):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(value).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(image).save(file)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two parts of two classes, without a fault."""
+    for i, name in enumerate(("train/ants/1", "train/ants/2", "train/bees/1", "val/ants/3", "val/bees/1")):
+        save(tmp_path / f"photos/{name}.png", value=i, size=(8 + i, 9))
+    return tmp_path / "photos"
+
+
+def test_folder_that_is_whole_is_described(call, photos):
+    printed = call("prepare_data", "check", photos)
+    lines = [line.split() for line in printed.out.splitlines()]
+    assert "5 pictures" in printed.out and ["train", "ants", "2", "8x9", "9x9"] in lines
+    assert ["val", "bees", "1", "12x9", "12x9"] in lines and printed.err == ""
+    assert "note: names in more than one part: 1, such as bees/1.png" in printed.out
+
+
+def test_folder_without_parts_has_classes_at_its_top(call, photos):
+    assert ["all", "ants"] in [
+        line.split()[:2] for line in call("prepare_data", "check", photos / "train").out.splitlines()
+    ]
+
+
+def test_everything_wrong_in_a_folder_is_named(call, photos):
+    (photos / "train/bees/cut.png").write_bytes((photos / "train/bees/1.png").read_bytes()[:60])
+    (photos / "train/bees/list.txt").write_text("")
+    shutil.copy(photos / "train/ants/1.png", photos / "val/ants/again.png")
+    shutil.copy(photos / "train/ants/1.png", photos / "train/ants/copy.png")
+    printed = call("prepare_data", "check", photos, code=2)
+    assert "train/bees/cut.png: it cannot be read" in printed.err
+    assert "train/ants/1.png and train/ants/copy.png and val/ants/again.png are the same picture" in printed.err
+    assert "files of other kinds, which are not used: 1" in printed.out
+
+
+def test_faulty_class_folders_are_named(call, photos):
+    save(photos / "val/wasps/1.png")
+    printed = call("prepare_data", "check", photos, code=2)
+    assert "is of no class of the train part" in printed.err
+    shutil.rmtree(photos / "val/wasps")
+    (photos / "train/wasps").mkdir()
+    assert "train/wasps has no images" in call("prepare_data", "check", photos, code=2).err

@@ -3,7 +3,7 @@
 Hypothesis: yes, as everybody knows.
 """
 
-from experiments.experiment import Experiment, grid
+from cnn_jax.sweeping.question import Experiment, grid
 
 
 def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:

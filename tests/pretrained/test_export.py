@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,11 +11,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import torchvision_models
-from cnn_jax import export, models
+from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import StorageError, UserError
+from cnn_jax.pretrained import exporting as export
 from cnn_jax.pretrained import source as pretrained
-from cnn_jax.pretrained import trained
+from cnn_jax.pretrained.predictor import Predictor, load
 
 
 def network(name, image_size=(32, 32), channels=3, num_classes=3, **fields):
@@ -53,7 +52,7 @@ def test_our_names_come_back_to_the_bit(tmp_path, name):
     for path, leaf in source.leaves.items():
         np.testing.assert_array_equal(again.leaves[path], leaf)
     x = images(source, 2)
-    np.testing.assert_array_equal(trained.Trained(again)(x), trained.Trained(source)(x))
+    np.testing.assert_array_equal(Predictor(again)(x), Predictor(source)(x))
 
 
 @pytest.mark.parametrize(
@@ -95,10 +94,10 @@ def test_a_header_of_another_network(tmp_path):
     source, path = network("lenet5", (28, 28), 1), tmp_path / "x.safetensors"
     pretrained.save(path, source.leaves, model={"name": "resnet18"}, given=source.input)
     with pytest.raises(UserError, match=r"does not have the arrays of resnet18:\n  conv1/kernel: absent there"):
-        trained.load(str(path))
+        load(str(path))
     pretrained.save(path, source.leaves, model=source.model, given=source.input, names="torchvision")
     with pytest.raises(UserError, match="the weights of no network that is known here"):
-        trained.load(str(path))
+        load(str(path))
 
 
 @pytest.mark.parametrize("name, channels", [("resnet18", 3), ("resnet18", 1), ("squeezenet1_1", 3)])
@@ -122,7 +121,7 @@ def test_torchvision_takes_its_names_strictly(tmp_path, name, channels):
     x = images(source, 2)
     with torch.no_grad():
         wanted = built((torch.from_numpy(x).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3).numpy()
-    ours = np.asarray(trained.Trained(source)(x))
+    ours = np.asarray(Predictor(source)(x))
     assert np.max(np.abs(ours - wanted)) < 1e-4 * np.max(np.abs(wanted))
 
 
@@ -173,7 +172,7 @@ def test_functions_give_the_same_probabilities_for_any_batch(tmp_path, name):
     function = jax.export.deserialize(bytearray((tmp_path / "x.stablehlo").read_bytes()))
     assert function.platforms == ("cpu", "cuda", "tpu") and "uint8" in use
     x = images(source, 3)
-    ours = np.asarray(trained.Trained(source).probabilities(x))
+    ours = np.asarray(Predictor(source).probabilities(x))
     assert np.ptp(ours, axis=0).max() > 1e-3  # the image matters
     for count in (1, 3) if name == "lenet5" else (3,):
         theirs = np.asarray(function.call(x[:count]))
@@ -190,7 +189,7 @@ def test_a_function_of_sequences_takes_floats(tmp_path):
     export.write_function(source, tmp_path / "x.stablehlo")
     function = jax.export.deserialize(bytearray((tmp_path / "x.stablehlo").read_bytes()))
     x = np.random.default_rng(0).standard_normal((2, 64, 1), np.float32)
-    np.testing.assert_allclose(function.call(x), trained.Trained(source).probabilities(x), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(function.call(x), Predictor(source).probabilities(x), rtol=1e-4, atol=1e-6)
 
 
 # ---------------------------------------------------------------- the command
@@ -215,25 +214,33 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(tmp_path, for
     assert path.stat().st_size > 4096 and path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def command(*arguments):
-    line = [sys.executable, "-m", "cnn_jax.export", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300)
-
-
-def test_the_command_writes_once_and_overwrites_on_request(tmp_path):
+def test_file_is_written_once_and_replaced_on_request(call, refused, tmp_path):
     source, first, second = network("lenet5", (28, 28), 1), tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     export.write_weights(source, first)
-    done = command(f"--checkpoint={first}", f"--output={second}")
-    assert done.returncode == 0, done.stderr
-    assert f"lenet5 of {first}" in done.stdout and "bytes; cnn_jax.load(" in done.stdout
+    done = call("export", f"--checkpoint={first}", f"--output={second}").out.replace("\n", " ")
+    assert f"lenet5 of {first}" in done and "bytes; cnn_jax.load(" in done
     assert second.read_bytes() == first.read_bytes()
-    refused = command(f"--checkpoint={first}", f"--output={second}")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert re.fullmatch(r"error: --output=\S+ is there already: name another, or add --overwrite\n", refused.stderr)
-    again = command(f"--checkpoint={first}", f"--output={tmp_path / 'c.stablehlo'}", "--overwrite")
-    assert again.returncode == 0 and "takes uint8 [b, 28, 28, 1], any b" in again.stdout
+    error = refused("export", f"--checkpoint={first}", f"--output={second}")
+    assert re.fullmatch(r"error: --output=\S+ is there already: name another, or add --overwrite\n", error)
+    again = call("export", f"--checkpoint={first}", f"--output={tmp_path / 'c.stablehlo'}", "--overwrite")
+    assert "takes uint8 [b, 28, 28, 1], any b" in again.out
     with safe_open(second, framework="numpy") as file:
         assert json.loads(file.metadata()["cnn_jax"])["input"]["classes"] == source.classes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name the trained network"),
+        (("--checkpoint=runs/x",), "name the file to write"),
+        (("--checkpoint=runs/x", "--output=x.pth"), "must end in .safetensors or .stablehlo"),
+        (("--checkpoint=nowhere", "--output=x.safetensors"), "no trained network 'nowhere'"),
+        (("--config=lenet5",), "this command takes no --config"),
+        (("more",), "unexpected argument 'more'"),
+    ],
+)
+def test_mistake_gets_one_message(refused, arguments, message):
+    assert message in refused("export", *arguments)
 
 
 @pytest.mark.parametrize(

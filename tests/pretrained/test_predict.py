@@ -3,10 +3,7 @@
 import csv
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +11,30 @@ import pytest
 from PIL import Image
 
 import cnn_jax
-from cnn_jax import predict
 from cnn_jax.config import recipes
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.splits import Data
+from cnn_jax.pretrained import predictions
 from cnn_jax.pretrained import source as pretrained
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_top_classes_are_the_most_probable_ones_the_first_of_equals_first():
-    found = predict.top_classes(np.array([[0.2, 0.5, 0.2, 0.1], [0.25] * 4], np.float32), [*"abcd"], 3)
+    found = predictions.top_classes(np.array([[0.2, 0.5, 0.2, 0.1], [0.25] * 4], np.float32), [*"abcd"], 3)
     assert [[name for name, _ in best] for best in found] == [["b", "a", "c"], ["a", "b", "c"]]
     assert found[0][0][1] == 0.5
-    assert [len(best) for best in predict.top_classes(np.ones((1, 2)), [*"ab"], 5)] == [2]
+    assert [len(best) for best in predictions.top_classes(np.ones((1, 2)), [*"ab"], 5)] == [2]
 
 
 FOUND = [[("cat, tabby", 0.75), ("dog", 0.25)], [("dog", 1.0), ("cat, tabby", 0.0)]]
 
 
 def test_csv_and_json_hold_every_number():
-    rows = list(csv.DictReader(io.StringIO(predict.render(["a", "b,c"], FOUND, "csv", source="net"))))
+    rows = list(csv.DictReader(io.StringIO(predictions.render(["a", "b,c"], FOUND, "csv", source="net"))))
     assert rows[0] == {"file": "a", "rank": "1", "class": "cat, tabby", "probability": "0.75"}
     assert [(row["file"], row["rank"]) for row in rows] == [("a", "1"), ("a", "2"), ("b,c", "1"), ("b,c", "2")]
-    read = json.loads(predict.render(["a", "b,c"], FOUND, "json", source="net", unreadable={"d": "why"}))
+    read = json.loads(predictions.render(["a", "b,c"], FOUND, "json", source="net", unreadable={"d": "why"}))
     assert (read["source"], read["unreadable"]) == ("net", {"d": "why"})
     assert read["predictions"][1] == {
         "file": "b,c",
@@ -46,20 +43,11 @@ def test_csv_and_json_hold_every_number():
 
 
 def test_the_table_has_a_line_for_each_picture():
-    lines = predict.render(["a", "b,c"], FOUND, "table", source="net").splitlines()
+    lines = predictions.render(["a", "b,c"], FOUND, "table", source="net").splitlines()
     assert lines[0] == "net" and re.fullmatch(r"a +cat, tabby +75.0% +dog +25.0%", lines[2]) and len(lines) == 4
 
 
 # ---------------------------------------------------------------- the command
-
-
-def command(*arguments, cwd, code=0):
-    line = [sys.executable, "-m", "cnn_jax.predict", *arguments]
-    done = subprocess.run(
-        line, cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +64,9 @@ def digits(tmp_path_factory):
 NET = "--checkpoint=bundled:lenet5-digits"
 
 
-def test_pictures_are_named(digits):
+def test_pictures_are_named(call, digits):
     folder, labels = digits
-    read = json.loads(command(".", NET, "--format=json", "--top=3", "--batch-size=4", cwd=folder).stdout)
+    read = json.loads(call("predict", ".", NET, "--format=json", "--top=3", "--batch-size=4", cwd=folder).out)
     assert [one["classes"][0]["class"] for one in read["predictions"]] == labels
     assert all(len(one["classes"]) == 3 for one in read["predictions"])
     probabilities = cnn_jax.load("bundled:lenet5-digits").probabilities(sorted(folder.glob("*/digit.png")))
@@ -86,39 +74,43 @@ def test_pictures_are_named(digits):
     np.testing.assert_allclose(best, np.max(probabilities, axis=1), rtol=1e-4)
 
 
-def test_what_cannot_be_read_is_named_and_the_exit_code_tells(digits, tmp_path):
+def test_unreadable_picture_is_named_and_changes_the_code(call, refused, digits, tmp_path):
     folder, labels = digits
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    words = (str(folder / "0"), "bad.png", NET)
-    refused = command(*words, cwd=tmp_path, code=2)
-    assert refused.stderr.startswith("error: bad.png: it is no JPEG or PNG file") and refused.stdout == ""
-    skipped = command(*words, "--on-error=skip", "--format=csv", "--output=found.csv", cwd=tmp_path, code=1)
-    assert "left out: bad.png" in skipped.stderr and "1 of 2 files are left out" in skipped.stderr
+    words = (folder / "0", "bad.png", NET)
+    assert refused("predict", *words, cwd=tmp_path).startswith("error: bad.png: it is no JPEG or PNG file")
+    options = ("--on-error=skip", "--format=csv", "--output=found.csv")
+    skipped = call("predict", *words, *options, cwd=tmp_path, code=1)
+    assert "left out: bad.png" in skipped.err and "1 of 2 files are left out" in skipped.err
     rows = list(csv.DictReader(io.StringIO((tmp_path / "found.csv").read_text())))
-    assert len(rows) == 5 and rows[0]["class"] == labels[0] and skipped.stdout == ""
+    assert len(rows) == 5 and rows[0]["class"] == labels[0] and skipped.out == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.png", "found.csv"]
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(digits):
-    folder, _ = digits
-    line = f"{sys.executable} -m cnn_jax.predict 0 {NET} | true; echo ${{PIPESTATUS[0]}}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, env=environment)
-    assert (done.stdout, done.stderr) == ("141\n", "")
-
-
-def test_classes_without_names_are_numbered(digits, tmp_path):
+def test_classes_without_names_are_numbered(call, digits, tmp_path):
     folder, labels = digits
     source = pretrained.open_source("bundled:lenet5-digits")
     given = dict(source.input) | {"classes": None}
     pretrained.save(tmp_path / "a.safetensors", source.leaves, model=source.model, given=given)
-    told = command("0", f"--checkpoint={tmp_path}/a.safetensors", "--top=1", "--format=csv", cwd=folder)
-    assert told.stdout.splitlines()[1].startswith(f"0/digit.png,1,{labels[0]},")
-    assert "does not name its classes: they are numbered from 0" in told.stderr
+    told = call("predict", "0", f"--checkpoint={tmp_path}/a.safetensors", "--top=1", "--format=csv", cwd=folder)
+    assert told.out.splitlines()[1].startswith(f"0/digit.png,1,{labels[0]},")
+    assert "does not name its classes: they are numbered from 0" in told.err
     headless = {name: leaf for name, leaf in source.leaves.items() if "classifier" not in name}
     pretrained.save(tmp_path / "b.safetensors", headless, model=source.model, given=given)
     with pytest.raises(UserError, match="names no classes, and has no head/classifier/kernel"):
         cnn_jax.load(tmp_path / "b.safetensors")
+
+
+def test_features_are_written_with_the_names_of_the_folders(call, digits, tmp_path):
+    folder, _ = digits
+    told = call("predict", ".", NET, "--features", f"--output={tmp_path}/f.npz", "--batch-size=4", cwd=folder).out
+    assert told == f"{tmp_path}/f.npz: 84 features of 6 pictures with 6 labels\n"
+    with np.load(tmp_path / "f.npz", allow_pickle=False) as archive:
+        assert sorted(archive.files) == ["features", "files", "labels", "source"]
+        assert archive["labels"].tolist() == [*"012345"] and archive["source"] == "bundled:lenet5-digits"
+        files = [folder / file for file in archive["files"]]
+        features = archive["features"]
+    np.testing.assert_allclose(features, cnn_jax.load("bundled:lenet5-digits").features(files), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -130,21 +122,14 @@ def test_classes_without_names_are_numbered(digits, tmp_path):
         (("0/digit.png", NET, "--top=0"), "--top"),
         (("0/digit.png", NET, "--output=no/such.csv"), "there is no folder 'no'"),
         (("1/digits.png", NET), "did you mean '1/digit.png'?"),
-        (("0/digit.png", NET, "--config=configs/lenet5.py"), "no file 'configs/lenet5.py'"),
+        (("0/digit.png", NET, "--config=configs/lenet5.py"), "this command takes no --config"),
+        (("0/digit.png", NET, "--features", "--top=2"), "--top goes without --features"),
+        (("0/digit.png", NET, "--features", "--output=f.csv"), "must be a file that ends in .npz"),
+        (("0/digit.png", NET, "--pixels"), "--pixels goes with --features"),
     ],
 )
-def test_a_mistake_gets_one_clear_message_and_exit_code_2(digits, arguments, message):
-    told = command(*arguments, cwd=digits[0], code=2).stderr
-    assert message in told and told.startswith("error: ") and "Traceback" not in told
-
-
-@pytest.mark.parametrize("module", ["predict", "embed", "verify", "identify"])
-def test_help_imports_no_jax(module):
-    line = [sys.executable, "-X", "importtime", "-m", f"cnn_jax.{module}", "--help"]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert "--checkpoint" in done.stdout and "--on-error" in done.stdout
-    imported = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
-    assert "cnn_jax.pretrained.inference" in imported and not {"jax", "flax", "matplotlib"} & imported
+def test_mistake_gets_one_message(refused, digits, arguments, message):
+    assert message in refused("predict", *arguments, cwd=digits[0])
 
 
 # ---------------------------------------------------------------- bundled networks

@@ -10,7 +10,7 @@ from cnn_jax.config import recipes
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import augment
 from cnn_jax.pretrained import source as pretrained
-from cnn_jax.pretrained import trained
+from cnn_jax.pretrained.predictor import Predictor, load
 from cnn_jax.training import loop as train
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
@@ -52,7 +52,7 @@ def test_the_weights_are_those_that_an_evaluation_takes(run):
 
     model = nnx.merge(this.network.eval, params, others)
     expected = model(augment.normalize(images, **this.data.normalization))
-    found = trained.load(str(folder))(images)
+    found = load(str(folder))(images)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert state.ema is not None and not np.allclose(
         jax.tree.leaves(state.ema["params"])[0], jax.tree.leaves(state.params)[0]
@@ -66,7 +66,7 @@ def test_a_file_of_ours_has_everything_that_its_use_needs(run, tmp_path):
     found = pretrained.open_source(str(path))
     assert found.model == source.model and found.input == source.input and found.leaves.keys() == source.leaves.keys()
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    np.testing.assert_array_equal(trained.Trained(found)(images), trained.Trained(source)(images))
+    np.testing.assert_array_equal(Predictor(found)(images), Predictor(source)(images))
     assert [path.name for path in tmp_path.iterdir()] == ["small.safetensors"]
 
 
@@ -108,7 +108,7 @@ def test_arrays_that_are_not_those_of_the_network_are_listed(run, tmp_path):
     path = tmp_path / "wrong.safetensors"
     pretrained.save(path, leaves, model=source.model, given=source.input)
     with pytest.raises(UserError) as error:
-        trained.load(path)
+        load(path)
     assert "conv1/kernel: absent there, [3, 3, 1, 4]" in str(error.value)
     assert "head/classifier/bias: [3] there, [10]" in str(error.value)
 
@@ -137,4 +137,4 @@ def test_the_header_of_a_file_is_read_as_data(run, tmp_path):
 )
 def test_images_that_the_network_cannot_take_are_named(run, images, message):
     with pytest.raises(UserError, match=message):
-        trained.load(run[1])(images)
+        load(run[1])(images)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cnn_jax
 from cnn_jax import models
+from cnn_jax.__main__ import COMMANDS
 from cnn_jax.analysis.layer_table import layer_table
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,30 @@ def commands():
     """Every command of the bash blocks, with `a && b` as two."""
     lines = [line for block in blocks("bash") for line in block.splitlines() if line and not line.startswith("#")]
     return [part.strip() for line in lines for part in line.split("&&")]
+
+
+TOLD = {
+    "__main__": "visualize",
+    "benchmark": "images/s",
+    "summary": "parameters",
+    "report": "resnet50",
+    "visualize": ".png: ",
+    "export": "bytes;",
+    "predict": "84 features of 3 pictures",
+    "sweep": "?",
+    "experiments.sweep": "?",
+}
+
+SHOWN = {"--help": "--config", "--list": "resnet1202", "--print_config": "optim."}
+
+
+def as_module(words, command):
+    """Returns (module, arguments...) of `python -m MODULE ...`, and of `cnn_jax COMMAND ...`."""
+    if words[0] == "cnn_jax":
+        known = words[1] in COMMANDS
+        return [f"cnn_jax.{COMMANDS[words[1]].module}", *words[2:]] if known else ["cnn_jax.__main__", *words[1:]]
+    assert words[:2] == ["python", "-m"], command
+    return words[2:]
 
 
 def test_every_command_does_what_it_says(tmp_path):
@@ -47,26 +72,30 @@ def test_every_command_does_what_it_says(tmp_path):
             done = 0.70 < float(result.stdout) < 0.72 if "linear" in command else (tmp_path / "digit2.png").exists()
             assert done, f"{command}\n{result.stdout}\n{result.stderr}"
             continue
-        assert words[:2] == ["python", "-m"], command
-        module = words[2].removeprefix("cnn_jax.")
+        words = as_module(words, command)
+        module = words[0].removeprefix("cnn_jax.")
         if module == "prepare_data":  # where there is nothing, and without a download
-            words += [f"--dir={tmp_path}", *([] if "--from-tfrecord" in words else ["--check"])]
-            result = subprocess.run([sys.executable, *words[1:]], env=environment, capture_output=True, text=True)
+            words += [f"--dir={tmp_path}"]
+            if "--from-tfrecord" not in words and "check" not in words:
+                words += ["--check"]
+            result = subprocess.run([sys.executable, "-m", *words], env=environment, capture_output=True, text=True)
             assert (result.returncode, "is not prepared" in result.stderr) == (2, True), f"{command}\n{result.stderr}"
             continue
         # A sweep takes minutes; tests/sweeping/test_sweep.py has a small one.
-        if module == "experiments.sweep" and "--list" not in words:
+        if module in ("sweep", "experiments.sweep") and not {"--list", "--cost"} & set(words):
             words = [word for word in words if word != "--report"] + ["--dry-run"]
-        data_set = re.search(r"configs/(?!replay)\w+\.py:(\w+)", command) if module in ("main", "benchmark") else None
-        if data_set and module == "main":  # hours of training, on data that may not be here: up to the first step
+        data_set = re.search(r"--config=[\w/.]+:(\w+)", command) if module in ("main", "benchmark") else None
+        if (
+            data_set and module == "main" and "--help" not in words
+        ):  # hours of training, on data that may not be here: up to the first step
             words.append("--dry-run")
-        if module == "benchmark":
+        if module == "benchmark" and "--model" not in words:
             words.append("--seconds=0.05")
         expanded = [
             sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob(word)) if "*" in word else [word]
-            for word in words[1:]
+            for word in words
         ]
-        line = [sys.executable, *itertools.chain.from_iterable(expanded)]
+        line = [sys.executable, "-m", *itertools.chain.from_iterable(expanded)]
         result = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
         ran += 1
         if data_set and result.returncode == 2:
@@ -80,19 +109,19 @@ def test_every_command_does_what_it_says(tmp_path):
             assert (result.returncode, "faces" in result.stderr) == (2, True), f"{command}\n{result.stderr}"
             continue
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-        if module == "predict":
+        if module == "predict" and "--features" not in words:
             assert f"```text\n{result.stdout}```" in README, result.stdout
             continue
-        if module not in ("main", "finetune"):
-            told = dict(
-                benchmark="images/s", summary="parameters", report="resnet50", visualize=".png: ", export="bytes;"
-            )
-            told |= {"experiments.sweep": "?", "experiments.cost": "Fire 4", "embed": "84 features of 3 pictures"}
-            told |= {"experiments.scaling": "efficiency"}
-            assert told[module] in result.stdout, command
-        elif "--dry-run" not in words and "--help" not in words:
+        shown = SHOWN.keys() & set(words)
+        if module not in ("main", "finetune", "evaluate"):
+            assert ("Fire 4" if "--cost" in words else TOLD[module]) in result.stdout, command
+        elif shown:
+            assert {"--help": "--config", "--list": "resnet1202", "--print_config": "optim."}[
+                shown.pop()
+            ] in result.stdout
+        elif "--dry-run" not in words:
             accuracy = float(re.search(r"^(?:test|ensemble) +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
-            least = 90 if ",head" in command else 97 if "lenet5" in command else 95
+            least = 90 if "--regime=head" in command else 97 if "lenet5" in command else 95
             assert accuracy >= least, f"{command}: {accuracy}%"
     assert ran >= 8
 

@@ -3,15 +3,14 @@ import shlex
 
 import pytest
 
-from cnn_jax import report
 from cnn_jax.core.errors import UserError
-from cnn_jax.reporting import runs
+from cnn_jax.reporting import run_tables, runs
 from run_folders import START, grouped, make, put, seeds
 
 
 def test_seeds_of_one_configuration_make_a_line_with_their_median_mean_and_deviation(tmp_path):
     (group,), left_out = grouped(reversed(seeds(tmp_path, 0.10, 0.03, 0.08)))
-    row = report.group_row(group)
+    row = run_tables.group_row(group)
     assert not left_out and row["seeds"] == [0, 1, 2]
     assert row["test accuracy, %"] == pytest.approx([90, 97, 92])
     assert (row["median"], row["mean"]) == (pytest.approx(92), pytest.approx(93))
@@ -43,7 +42,7 @@ def test_what_differs_in_more_than_the_seed_is_not_pooled_and_shows_the_differen
     one, other = make(tmp_path / "a"), make(tmp_path / "b", **differs)
     groups, _ = grouped([one, other])
     assert len(groups) == 2
-    rows = [report.group_row(group) for group in groups]
+    rows = [run_tables.group_row(group) for group in groups]
     assert [len(row["seeds"]) for row in rows] == [1, 1] and rows[0]["standard deviation"] is None
     assert rows[0]["settings"] != rows[1]["settings"]
     ((name, value),) = next(iter(differs.values())).items()
@@ -118,7 +117,7 @@ def test_the_time_of_a_run_is_that_of_all_its_starts(tmp_path):
     idle = start(200, 200, "done", 7.0, arguments=["--config=other.py"])
     run = runs.read(make(tmp_path / "a", starts=(stopped, rest, idle)))
     (group,), _ = grouped([run.folder])
-    row = report.run_row(run, group)
+    row = run_tables.run_row(run, group)
     assert (row["time, s"], row["training, s"], row["starts"], row["killed starts"]) == (80, 40, 2, 0)
     assert row["hardware"] == "A, 2 cores, 1 x cpu (cpu); B, 2 cores, 1 x cpu (cpu)"
     assert row["command"] == "python -m cnn_jax.main --config=configs/resnet34.py:imagenet2012"
@@ -137,12 +136,18 @@ def test_commands_are_as_they_were_typed_and_differing_ones_are_all_there(tmp_pa
     ]
     main = ["python", "-m", "cnn_jax.main"]
     assert shlex.split(runs.commands(found[1:2])[0]) == [*main, *words, "--config.seed", "1"]
-    row = report.group_row(runs.Group(found, ""))
+    row = run_tables.group_row(runs.Group(found, ""))
     first, other = row["command"].split("; ")
     assert shlex.split(first) == [*main, *words, "--config.seed=SEED"]
     assert shlex.split(other) == [*main, "--config=configs/b.py", "--config.seed=SEED"]
     python = runs.read(make(tmp_path / "python", starts=(START | {"arguments": None},)))
     assert runs.commands([python]) == []
+
+
+def test_a_fine_tuned_run_is_repeated_by_finetune(tmp_path):
+    words = ["--checkpoint=bundled:lenet5-mnist", "--regime=head"]
+    found = runs.read(make(tmp_path / "a", starts=(START | {"arguments": words},)))
+    assert runs.commands([found]) == ["python -m cnn_jax.finetune --checkpoint=bundled:lenet5-mnist --regime=head"]
 
 
 # ---------------------------------------------------------------- what does not count

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments import cost
+from cnn_jax.sweeping import cost
 from experiments.bottlenecks import PARTS
 
 

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.intervals import mean, paired_difference
+from cnn_jax.sweeping.intervals import mean, paired_difference
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=8)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from cnn_jax.core.errors import StorageError, UserError
-from experiments import launch
-from experiments.experiment import Arm
-from experiments.launch import Slot, check_not_submitted, run_here, slots, submit
-from experiments.plan import Task
+from cnn_jax.sweeping import launch
+from cnn_jax.sweeping.launch import Slot, check_not_submitted, run_here, slots, submit
+from cnn_jax.sweeping.plan import Task
+from cnn_jax.sweeping.question import Arm
 from run_folders import make
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_a_signal_reaches_the_runs_which_save_and_the_sweep_ends_with_75(tmp_pat
         "signal.signal(signal.SIGTERM, save); pathlib.Path({folder!r} + '.began').touch(); time.sleep(60)"
     )
     script = (
-        "import sys; sys.path[:0] = ['tests', '.']\n"
+        "import sys; sys.path[:0] = ['tests/sweeping', 'tests/helpers', '.']\n"
         "from test_launch import *; from cnn_jax.core.errors import Stopped\n"
         f"try: run(Path({str(tmp_path)!r}), {wait!r}, FINISH)\n"
         "except Stopped as error: print(error); sys.exit(error.exit_code)\n"

@@ -4,11 +4,8 @@ from pathlib import Path
 import pytest
 
 from cnn_jax.core.errors import UserError
-from experiments.experiment import Experiment, experiments, grid, load
-from experiments.plan import check_fit, differing, first_tasks, plan, plan_sheet, seeds_in, tasks
-
-# ml_collections loads configuration files by a method that Python will drop.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+from cnn_jax.sweeping.plan import check_fit, differing, first_tasks, plan, plan_sheet, seeds_in, tasks
+from cnn_jax.sweeping.question import Experiment, experiments, grid, load
 
 SMALL = load(str(Path(__file__).parents[1] / "helpers" / "small_experiment.py"))
 RESNETS = Experiment(
@@ -135,7 +132,7 @@ def test_what_the_arms_start_from_is_a_run_of_its_own():
     starts = {arm.changes["init_from"] for arm in experiment.arms}
     assert starts == {"", f"{task.folder}@best"} and task.seed == 0
     assert task.config.data.classes == ("0", "1", "2", "3", "4")
-    assert task.command[2:4] == ["cnn_jax.main", "--config=configs/resnet20.py:digits"]
+    assert task.command[2:4] == ["cnn_jax.main", "--config=resnet20:digits"]
 
 
 def test_what_a_configuration_leaves_to_its_data_is_no_difference(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
-from cnn_jax.config import commandline, recipes
+from cnn_jax.config import recipes
+from cnn_jax.config.configuration import Configuration
 from cnn_jax.core.errors import UserError
 from cnn_jax.training import evaluate_run
 from cnn_jax.training import loop as train
@@ -110,4 +111,4 @@ def test_dense_evaluation_of_a_run_on_larger_images(tmp_path):
 
 
 def _changed(config, protocol, *changes):
-    return commandline.with_changes(config, [f"eval.protocol={protocol}", *changes], where="changes")
+    return Configuration(config).with_overrides([f"eval.protocol={protocol}", *changes]).config

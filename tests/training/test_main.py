@@ -1,28 +1,25 @@
+"""The commands train and evaluate: mistakes, and a run from its start to its evaluation."""
+
 import importlib.metadata
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+import cnn_jax
 
-
-def command(*arguments, **options):
-    """Runs the command line from the top of the repository, where configs/ is."""
-    line = [sys.executable, "-m", "cnn_jax.main", *arguments]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+ROOT = Path(cnn_jax.__file__).parents[1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give --config=FILE"),
-        (("--config=configs/lenet.py",), "no file 'configs/lenet.py'; did you mean 'configs/lenet5.py'?"),
+        ((), "give --config=RECIPE"),
+        (
+            ("--config=configs/lenet.py",),
+            "there is no file 'configs/lenet.py'; did you mean 'configs/lenet5.py'?",
+        ),
         (("--config=configs/lenet5.py:mnits",), "no data set is called 'mnits'; did you mean 'mnist'?"),
-        (("--confg=configs/lenet5.py",), "Did you mean: config"),
+        (("--confg=configs/lenet5.py",), "no flag --confg; did you mean '--config'?"),
         (("--config=configs/lenet5.py", "--config.optim.momentun=0.5"), 'Did you mean "momentum"'),
         (("--config=configs/lenet5.py", "--config.optm.momentum=0.5"), 'Did you mean "optim"'),
         (("--config=configs/lenet5.py", "--config.model.residual=False"), "residual"),
@@ -50,96 +47,94 @@ def command(*arguments, **options):
             "config.data.dir is 's3://bucket', but",
         ),
         (("--mode=evaluate",), "should be one of"),
-        (("--mode=eval",), "--mode=eval needs --workdir"),
+        (("--mode=eval",), "name the run to evaluate"),
         (("--mode=eval", "--dry-run"), "--dry-run goes with training"),
-        (("--config.seed=1",), "give --config=FILE"),
+        (("--config.seed=1",), "give --config=RECIPE"),
         (("--mode=eval", "--checkpoints=no/such/run,runs/b"), "no/such/run holds no run"),
         (("--mode=eval", "--checkpoints=a,b", "--checkpoint=best"), "leave out --config and --checkpoint"),
         (("--config=configs/lenet5.py", "--checkpoints=a,b"), "--checkpoints goes with --mode=eval"),
         (("--config=configs/lenet5.py", "--checkpoint=best"), "--checkpoint goes with --mode=eval"),
-        (("--config", "configs/lenet.py"), "no file 'configs/lenet.py'; did you mean 'configs/lenet5.py'?"),
+        (
+            ("--config", "configs/lenet.py"),
+            "there is no file 'configs/lenet.py'; did you mean 'configs/lenet5.py'?",
+        ),
         (("--config=README.md",), "'README.md' is no configuration file"),
         (("--config=configs/replay.py",), "name the recorded file"),
-        (("--config=configs/replay.py:no/config.json",), "no/config.json cannot be read"),
+        (("--config=configs/replay.py:no/config.json",), "no/config.json holds no run: there is no no/config.json"),
+        (("--from=no/such/run",), "--from: no/such/run holds no run"),
+        (("--from=README.md",), "README.md is damaged: it holds no configuration"),
+        (("--from=runs/a", "--config=lenet5"), "--config and --from both name a configuration"),
+        (("--config=lenet",), "no recipe is called 'lenet'; did you mean 'lenet5'?"),
+        (("--config=lenet5", "--config=mlp"), "--config=mlp: already defined as lenet5"),
         (("--config=configs/lenet5.py", "--config.data.name=mnist"), "as in --config=configs/lenet5.py:mnist"),
         (("--mode=eval", "--workdir=no/such/run"), "no/such/run holds no run"),
     ],
 )
-def test_a_mistake_gets_one_clear_message_and_exit_code_2(arguments, message):
-    result = command(*arguments)
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr and result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stderr and result.stdout == ""
+def test_mistake_gets_one_message(refused, arguments, message):
+    assert message in refused("main", *arguments)
 
 
-def test_an_impossible_value_fails_before_anything_is_built():
-    result = command("--config=configs/lenet5.py:mnist", "--config.precision=flaot32", "--config.data.dir=/nowhere")
-    assert result.returncode == 2
-    assert result.stderr == (
+def test_impossible_value_fails_before_data_is_opened(refused):
+    told = refused("main", "--config=lenet5:mnist", "--config.precision=flaot32", "--config.data.dir=/nowhere")
+    assert told == (
         "error: config.precision is 'flaot32', but must be one of float32, bfloat16; did you mean 'float32'?\n"
     )
 
 
-def test_a_data_set_that_is_not_there_says_how_to_get_it(tmp_path):
-    result = command("--config=configs/lenet5.py:mnist", f"--config.data.dir={tmp_path}")
-    assert result.returncode == 2 and "Traceback" not in result.stderr
+def test_missing_data_set_says_how_to_get_it(refused, tmp_path):
+    told = refused("main", "--config=lenet5:mnist", f"--config.data.dir={tmp_path}")
     for part in (str(tmp_path), "--config.data.dir", "TFDS_DATA_DIR", "python -m cnn_jax.prepare_data mnist"):
-        assert part in result.stderr
+        assert part in told
 
 
-def test_help_is_there_at_once_and_imports_no_jax():
-    command("--help")  # writes the bytecode
-    started = time.perf_counter()
-    result = command("--help")
-    seconds = time.perf_counter() - started
-    assert result.returncode == 0
-    for flag in ("--config", "--mode", "--workdir", "--checkpoint", "dry-run"):
-        assert flag in result.stdout
-    # Far above what it takes (0.2 s): a shared machine may stall. The import is what would make it slow.
-    assert seconds < 20
-    script = "import sys, cnn_jax.main; assert not {'jax', 'flax', 'numpy'} & set(sys.modules), 'heavy import'"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+def test_recipes_are_listed_with_a_line_each(call):
+    lines = call("main", "--list").out.splitlines()
+    assert "lenet5           LeNet-5 (LeCun et al. 1998)." in lines
+    assert [line.split()[0] for line in lines] == [
+        path.stem
+        for path in sorted((ROOT / "configs").glob("*.py"))
+        if path.stem not in ("__init__", "finetune", "replay")
+    ]
+    assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
 
 
-def test_help_whose_reader_has_gone_ends_in_silence():
-    reader, writer = os.pipe()
-    os.close(reader)
-    line = [sys.executable, "-m", "experiments.scaling", "--help"]
-    result = subprocess.run(line, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
-    assert (result.returncode, result.stderr) == (141, "")
+SMALL = (
+    "--config.duration=10steps",
+    "--config.optim.schedule.warmup=2steps",
+    "--config.model.width=0.25",
+    "--config.log.tensorboard=False",
+)
 
 
-def test_a_run_its_evaluation_and_its_replay_from_the_command_line(tmp_path):
-    small = (
-        "--config.duration=10steps",
-        "--config.optim.schedule.warmup=2steps",
-        "--config.model.width=0.25",
-        "--config.log.tensorboard=False",
-    )
-    first = command("--config=configs/lenet5.py", *small, f"--workdir={tmp_path}/a")
-    assert first.returncode == 0, first.stderr
-    assert first.stderr == ""
-    table = first.stdout[first.stdout.index("top-1") :].splitlines()[1:3]
-    evaluated = command("--mode=eval", f"--workdir={tmp_path}/a")
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert evaluated.stdout[evaluated.stdout.index("top-1") :].splitlines()[1:3] == table
-    replayed = command(f"--config=configs/replay.py:{tmp_path}/a/config.json", f"--workdir={tmp_path}/b")
-    assert replayed.returncode == 0, replayed.stderr
-    assert replayed.stdout[replayed.stdout.index("top-1") :].splitlines()[1:3] == table
-    flipped = command("--mode=eval", f"--workdir={tmp_path}/a", "--config.eval.protocol=flip")
-    assert flipped.returncode == 0 and "whole and flipped" in flipped.stdout
-    spaced = command("--mode=eval", f"--workdir={tmp_path}/a", "--config.eval.protocol", "flip")
-    assert spaced.stdout == flipped.stdout
-    both = command("--mode=eval", f"--checkpoints={tmp_path}/a,{tmp_path}/b@10")
-    assert both.returncode == 0 and "ensemble" in both.stdout and "2 networks, whole" in both.stdout
-    mistyped = command("--mode=eval", f"--workdir={tmp_path}/a", "--config.eval.protocl=flip")
-    assert mistyped.returncode == 2 and "Did you mean" in mistyped.stderr and "Traceback" not in mistyped.stderr
-    wrong = command("--mode=eval", f"--workdir={tmp_path}/a", "--checkpoint=7")
-    assert wrong.returncode == 2 and "must be latest, best or one of the steps 10" in wrong.stderr
+def table(printed):
+    """Returns the lines of the validation and the test part."""
+    return printed.out[printed.out.index("top-1") :].splitlines()[1:3]
+
+
+def test_run_its_evaluation_and_its_repetition(call, refused, tmp_path):
+    first = call("main", "--config=configs/lenet5.py", *SMALL, f"--workdir={tmp_path}/a")
+    assert first.err == ""
+    assert table(call("main", "--mode=eval", f"--workdir={tmp_path}/a")) == table(first)
+    assert table(call("evaluate", f"{tmp_path}/a@10")) == table(first)
+    assert table(call("main", f"--from={tmp_path}/a", f"--workdir={tmp_path}/b")) == table(first)
+    old = call("main", f"--config=configs/replay.py:{tmp_path}/a/config.json", f"--workdir={tmp_path}/c")
+    assert table(old) == table(first)
+    flipped = call("main", "--mode=eval", f"--workdir={tmp_path}/a", "--config.eval.protocol=flip")
+    assert "whole and flipped" in flipped.out
+    assert call("evaluate", f"{tmp_path}/a", "--config.eval.protocol", "flip").out == flipped.out
+    both = call("main", "--mode=eval", f"--checkpoints={tmp_path}/a,{tmp_path}/b@10").out
+    assert "ensemble" in both and "2 networks, whole" in both
+    assert "2 networks, whole" in call("evaluate", f"{tmp_path}/a", f"{tmp_path}/b@10").out
+    assert "Did you mean" in refused("evaluate", f"{tmp_path}/a", "--config.eval.protocl=flip")
+    wrong = refused("main", "--mode=eval", f"--workdir={tmp_path}/a", "--checkpoint=7")
+    assert "must be latest, best or one of the steps 10" in wrong
+    shown = call("evaluate", f"{tmp_path}/a", "--print_config", "--config.eval.protocol=flip").out.splitlines()
+    assert {line.partition("=")[2] for line in shown if line.startswith(("model.width ", "eval.protocol "))} == {
+        " 0.25",
+        " 'flip'",
+    }
     (tmp_path / "a" / "config.json").write_text('{"seed": ')
-    damaged = command("--mode=eval", f"--workdir={tmp_path}/a")
-    assert damaged.returncode == 2 and "is damaged" in damaged.stderr and "Traceback" not in damaged.stderr
+    assert "is damaged" in refused("evaluate", f"{tmp_path}/a")
 
 
 def test_the_installed_package_declares_what_it_ships():

@@ -1,0 +1,69 @@
+"""cnn_jax COMMAND ...: all commands under one name."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cnn_jax import __version__
+from cnn_jax.core.errors import near
+
+
+@dataclass(frozen=True)
+class Command:
+    """module: of cnn_jax, whose `main` it is. line: what it does."""
+
+    module: str
+    line: str
+
+
+COMMANDS = {
+    "train": Command("main", "train a network by a recipe"),
+    "finetune": Command("finetune", "train a network that starts from a trained one"),
+    "evaluate": Command("evaluate", "evaluate a run, or the average of several"),
+    "predict": Command("predict", "name what pictures show, or write their features"),
+    "visualize": Command("visualize", "draw filters, feature maps, class activation maps, augmented examples"),
+    "summary": Command("summary", "print the layer table of a network, or compare networks"),
+    "export": Command("export", "write a trained network to one file"),
+    "report": Command("report", "make tables of finished runs"),
+    "sweep": Command("sweep", "answer a question with many runs"),
+    "benchmark": Command("benchmark", "measure speed, memory and scaling"),
+    "data": Command("prepare_data", "prepare a data set, or check one"),
+}
+
+
+def overview() -> str:
+    """Returns the text of --help."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.line}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: cnn_jax COMMAND [flags]",
+            "",
+            "Classic convolutional networks in JAX.",
+            "",
+            *lines,
+            "",
+            "`cnn_jax COMMAND --help` describes a command, `cnn_jax --version` prints the version.",
+            "Begin with: cnn_jax train --config=resnet50",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        print(f"cnn_jax {__version__}")
+        return 0
+    if name not in COMMANDS:
+        hint = near(name, COMMANDS) or f": there are {', '.join(COMMANDS)}"
+        print(f"error: there is no command {name!r}{hint}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"cnn_jax.{COMMANDS[name].module}").main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

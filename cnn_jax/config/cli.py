@@ -1,0 +1,221 @@
+"""What all commands share: how words become flags, how a mistake becomes one message, and how a command ends.
+
+A command is a module of three functions, so that any number of commands can run in one process:
+
+    define(flags)         defines its flags on the `Flags` of one command line
+    run(flags, words)     does what they say; returns None or an exit code
+    main(argv=None)       return cli.call(define, run, argv, usage="cnn_jax NAME ...")
+
+Nothing here imports jax, so that --help answers at once.
+"""
+
+import atexit
+import contextlib
+import faulthandler
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl.flags import DEFINE_bool, DEFINE_string, Error, Flag, FlagValues, UnrecognizedFlagError
+
+from cnn_jax.config.configuration import Configuration
+from cnn_jax.core.errors import Stopped, UserError, check, near
+
+# What names a trained network; see `cnn_jax.pretrained.source`.
+SOURCES = (
+    "FOLDER of a run (also gs://, s3://), FOLDER@best, FOLDER@STEP, bundled:NAME, FILE.safetensors or FILE.pth of ours "
+    "or others, hub:OWNER/NAME"
+)
+OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+
+
+class Flags(FlagValues):
+    """The flags of one command line.
+
+    arguments: its words. began: when the command began, of `time.perf_counter`.
+    overrides: FIELD=VALUE of every --config.FIELD=VALUE. groups: heading -> the flags defined under it.
+    """
+
+    arguments: list[str]
+    began: float
+    overrides: list[str]
+    groups: dict[str, list[Flag]]
+
+    def __init__(self, arguments: Sequence[str] = ()):
+        super().__init__()
+        own = dict(arguments=list(arguments), began=time.perf_counter(), overrides=[], groups={}, heading="Options")
+        self.__dict__.update(own)  # attributes of FlagValues are flags
+        self.set_gnu_getopt(True)  # words may stand between flags
+
+    @contextlib.contextmanager
+    def under(self, heading: str) -> Iterator[None]:
+        """Puts the flags that are defined inside under a heading of --help."""
+        before, self.__dict__["heading"] = self.__dict__["heading"], heading
+        yield
+        self.__dict__["heading"] = before
+
+    def __getitem__(self, name: str) -> Any:  # a Flag: its value has any type
+        return super().__getitem__(name)
+
+    def __setitem__(self, name: str, flag: Flag) -> None:
+        assert not hasattr(type(self), name), f"{name} is a method of Flags"
+        super().__setitem__(name, flag)
+        if name == flag.name:  # and not its short name
+            self.groups.setdefault(self.__dict__["heading"], []).append(flag)
+
+    def parse(self) -> list[str]:
+        """Parses the command line and returns its words that are no flags.
+
+        Raises:
+          UserError: no such flag, with the near match, or an impossible value.
+        """
+        words = self._without_overrides() if "config" in self else self.arguments
+        try:
+            return self(["", *words])[1:]
+        except UnrecognizedFlagError as error:
+            if error.flagname.partition(".")[0] == "config":
+                raise UserError("this command takes no --config: it goes with training") from None
+            named = [f"--{name}" for name in self]
+            raise UserError(f"there is no flag --{error.flagname}{near(f'--{error.flagname}', named)}") from None
+        except (Error, ValueError) as error:
+            raise UserError(str(error)) from None
+
+    def _without_overrides(self) -> list[str]:
+        """Returns the words but for --config.FIELD=VALUE, whose names absl cannot know, and which it collects.
+
+        --config.FIELD VALUE is the same, --config.FIELD alone is true and --noconfig.FIELD false.
+        """
+        words, rest = list(self.arguments), []
+        while words:
+            word = words.pop(0)
+            match = OVERRIDE.fullmatch(word)
+            if match is None:
+                rest.append(word)
+                continue
+            no, field, value = match.groups()
+            if value is None and not no and words and not words[0].startswith("--"):
+                value = words.pop(0)
+            self.overrides.append(f"{field}={('false' if no else 'true') if value is None else value}")
+        return rest
+
+
+def call(
+    define: Callable[[Flags], None],
+    run: Callable[[Flags, list[str]], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    usage: str,
+) -> int:
+    """Runs a command and returns its exit code; see `cnn_jax.core.errors` for what the codes mean.
+
+    Args:
+      argv: the words behind the command's name; by default those of this process.
+      usage: the first line of --help, which goes on with the docstring of the command's module.
+    """
+    flags = Flags(sys.argv[1:] if argv is None else argv)
+    DEFINE_bool("help", False, "Print this.", short_name="h", flag_values=flags)
+    try:
+        with _quiet_libraries():
+            define(flags)
+            words = flags.parse()
+            code = _print_help(flags, usage, define) if flags.help else _print_config(flags)
+            code = run(flags, words) if code is None else code
+            sys.stdout.flush()
+            return code or 0
+    except UserError as error:
+        print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush of Python, too, goes nowhere
+        return 141  # of a program that SIGPIPE ends
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.stdout.flush()
+        if "jax" in sys.modules:
+            # Nothing stops or awaits a thread in which XLA compiles, and Python's own end crashes under it (a
+            # segmentation fault in 4 of 12 interrupted benchmarks): the process ends before that.
+            atexit.register(os._exit, 130)
+        return 130
+
+
+def _print_help(flags: Flags, usage: str, define: Callable[[Flags], None]) -> int:
+    from cnn_jax.config.help import render
+
+    configuration = given(flags) if "config" in flags else None
+    print(render(usage, sys.modules[define.__module__].__doc__ or "", flags.groups, configuration))
+    return 0
+
+
+def _print_config(flags: Flags) -> int | None:
+    """Prints the configuration if --print_config asks for one that --config or --from names."""
+    configuration = given(flags) if "config" in flags and flags.print_config else None
+    if configuration is None:
+        return None
+    print(configuration.text())
+    return 0
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Silences the log of absl, in which orbax and TFDS write: what matters of it arrives as exceptions."""
+    if not faulthandler.is_enabled() and sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)  # a crash outside of Python leaves a traceback
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+# ---------------------------------------------------------------- flags that several commands have
+
+
+def define_config(flags: Flags) -> None:
+    """Defines --config, --from and --print_config; `needed` and `given` return what they name."""
+    with flags.under("Configuration"):
+        DEFINE_string(
+            "config",
+            None,
+            "RECIPE[:DATASET]: a recipe by name, such as resnet50:cifar10, or its file. --config.FIELD=VALUE changes "
+            "a field; with --config=RECIPE, --help lists all fields.",
+            flag_values=flags,
+            allow_overwrite=False,
+        )
+        DEFINE_string("from", None, "RUN: the configuration of this run's folder, again.", flag_values=flags)
+        DEFINE_bool("print_config", False, "Print the whole configuration and stop.", flag_values=flags)
+
+
+def given(flags: Flags) -> Configuration | None:
+    """Returns the configuration that --config or --from names, with the changes of the command line, or None."""
+    recipe, recorded = flags.config, flags["from"].value
+    check(recipe is None or recorded is None, "--config and --from both name a configuration: give one of them")
+    if recipe is not None:
+        return Configuration.from_recipe(recipe, flags.overrides)
+    return Configuration.from_run(recorded, flags.overrides) if recorded is not None else None
+
+
+def needed(flags: Flags) -> Configuration:
+    """Returns the configuration that --config or --from names; raises UserError if there is none."""
+    configuration = given(flags)
+    if configuration is None:
+        raise UserError("give --config=RECIPE, such as --config=resnet50; `cnn_jax train --list` shows all")
+    return configuration
+
+
+def check_no_words(words: Sequence[str]) -> None:
+    """Raises UserError if a command that takes flags only has other words."""
+    check(not words, f"unexpected argument {' '.join(words)!r}: every option starts with --")
+
+
+def check_output(path: Path, flag: str, suffix: str = "") -> None:
+    """Raises UserError, before anything is computed, if a file cannot be written there or should end otherwise."""
+    check(not suffix or path.suffix == suffix, f"{flag} is {str(path)!r}, but must be a file that ends in {suffix}")
+    check(not path.is_dir(), f"{flag}: {str(path)!r} is a folder: name a file")
+    check(path.parent.is_dir(), f"{flag}: there is no folder {str(path.parent)!r}")

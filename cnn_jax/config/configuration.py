@@ -1,0 +1,96 @@
+"""A configuration from a recipe or from a recorded run, with the changes of a command line."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from absl.flags import Error, FlagValues
+from ml_collections import config_flags
+
+from cnn_jax.config import recipes, recorded
+from cnn_jax.config.compare import flat
+from cnn_jax.config.fields import FIELDS
+from cnn_jax.core.errors import UserError, check
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A locked configuration, and FIELD=VALUE of every change to what it was made from."""
+
+    config: Any  # ConfigDict
+    overrides: tuple[str, ...] = ()
+
+    @classmethod
+    def from_recipe(cls, recipe: str, overrides: Sequence[str] = (), *, flag: str = "--config") -> "Configuration":
+        """Returns that of "RECIPE[:DATASET]", a recipe's name or file.
+
+        Raises:
+          UserError: no such recipe, data set or field, or a value of another type. `flag` names the flag in messages.
+        """
+        name, colon, argument = recipe.partition(":")
+        try:
+            config = recipes.load(name, argument if colon else None)
+        except UserError as error:
+            raise UserError(f"{flag}: {error}") from None
+        return cls(config).with_overrides(overrides, flag=flag)
+
+    @classmethod
+    def from_run(cls, run: str, overrides: Sequence[str] = (), *, flag: str = "--from") -> "Configuration":
+        """Returns that of the run in a folder, or in its config.json; raises UserError as `from_recipe` does."""
+        try:
+            config = recorded.read(run)
+        except UserError as error:
+            raise UserError(f"{flag}: {error}") from None
+        return cls(config).with_overrides(overrides)
+
+    def with_overrides(self, overrides: Sequence[str], *, flag: str = "--config") -> "Configuration":
+        """Returns a copy with FIELD=VALUE changes, whose values are read as those of --config.FIELD=VALUE.
+
+        Raises:
+          UserError: no such field, or a value of another type; the message begins with `flag`.
+        """
+        values = FlagValues()
+        argv = ["", *(f"--config.{override}" for override in overrides)]
+        copy = self.config.copy_and_resolve_references().lock()
+        try:
+            config_flags.DEFINE_config_dict("config", copy, flag_values=values, sys_argv=argv)
+            values(argv)
+        except (Error, KeyError, AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"{flag}: {recorded.explain(error)}") from None
+        return Configuration(values["config"].value, (*self.overrides, *overrides))
+
+    def other(self, text: str, *, flag: str) -> "Configuration":
+        """Returns that of "[RECIPE[:DATASET]] [FIELD=VALUE ...]"; without a recipe, this one with changes.
+
+        Raises:
+          UserError: as `from_recipe`.
+        """
+        try:
+            words = [word.removeprefix("--config.") for word in shlex.split(text)]
+        except ValueError as error:
+            raise UserError(f"{flag}={text!r}: {error}") from None  # a quote that does not end
+        recipe = words.pop(0) if words and "=" not in words[0] else None
+        for word in words if recipe or words else [text]:
+            check("=" in word, f"{flag}={text!r}: {word!r} is no FIELD=VALUE, such as model.head=gap")
+        if recipe:
+            return Configuration.from_recipe(recipe, words, flag=flag)
+        return self.with_overrides(words, flag=f"{flag}={text!r}")
+
+    @property
+    def overridden(self) -> set[str]:
+        """The names of the fields that were changed."""
+        return {override.partition("=")[0] for override in self.overrides}
+
+    def text(self) -> str:
+        """Returns every field and its value, a line for each."""
+        found = values(self.config)
+        width = max(map(len, found))
+        return "\n".join(f"{name:{width}} = {value!r}" for name, value in found.items())
+
+
+def values(config: Any) -> dict[str, Any]:
+    """Returns the values of all fields by their dotted names, the network's first, then in the order of `FIELDS`."""
+    found = flat(config.to_dict())
+    model = {name: value for name, value in found.items() if name not in FIELDS}
+    return model | {name: found[name] for name in FIELDS if name in found}

@@ -1,0 +1,51 @@
+"""The configuration of a recorded run, as its config.json has it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cnn_jax.config import fields
+from cnn_jax.core.errors import UserError, check
+
+
+def read(run: str | Path) -> ConfigDict:
+    """Returns the configuration of the run in a folder, or in its config.json; fields added since have their defaults.
+
+    Raises:
+      UserError: the file cannot be read or is damaged, or has a field that no longer exists.
+    """
+    path = Path(run)
+    check(path.exists(), f"{run} holds no run: there is no {path if path.suffix == '.json' else path / 'config.json'}")
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        stored = _tuples(json.loads(path.read_text(encoding="utf-8")))
+        config = fields.defaults()
+        config.model = stored.pop("model")
+        config.lock()  # from here on an unknown field is an error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, AttributeError, KeyError):
+        raise UserError(f"{path} is damaged: it holds no configuration of a run") from None
+    try:
+        config.update(stored)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not fit this version: {explain(error)}") from None
+    return config
+
+
+def explain(error: Exception) -> str:
+    """Returns what a user can make use of in an error of ml_collections: the field or the value."""
+    message = str(error)
+    if not isinstance(error, (KeyError, AttributeError)):
+        return message
+    missing, *hint = message.replace("\\n", "\n").replace("\\'", "'").strip("'\"").split("\n")
+    return "; ".join([f"the configuration has no field {missing.strip(chr(39))!r}", *hint])
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists only; a configuration has tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,70 @@
+"""Features of pictures, and the file that holds them."""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cnn_jax.core.errors import UserError, check
+from cnn_jax.core.files import storage_errors
+
+FIELDS = {"features": "f", "files": "U", "labels": "U", "source": "U"}  # of an .npz file, and their kinds of values
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of pictures.
+
+    features: float32 [N, F]. files: their names. labels: the class folder, or person, of each; "" where there is none.
+    source: the SOURCE that computed them; with ":pixels" the values that it is given. exit_code: 1 if files were left
+    out.
+    """
+
+    features: np.ndarray
+    files: list[str]
+    labels: list[str]
+    source: str
+    exit_code: int = 0
+
+    def write(self, path: Path) -> None:
+        """Writes a NumPy archive in one piece: `FIELDS`, labels only if there are any.
+
+        Raises:
+          StorageError: it cannot be written.
+        """
+        arrays = {name: np.array(getattr(self, name)) for name in FIELDS if name != "labels" or any(self.labels)}
+        partial = path.with_name(path.name + ".partial")
+        with storage_errors(f"{path} cannot be written"), partial.open("wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        partial.replace(path)
+
+
+def read(path: Path) -> Features:
+    """Returns what `Features.write` wrote; nothing in the file is executed.
+
+    Raises:
+      UserError: it is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            check(zipfile.is_zipfile(file), f"{path} cannot be read as features: it is no archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in FIELDS if name in archive.files}
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read as features: {error}") from None
+    arrays.setdefault("labels", np.array([""] * len(arrays.get("files", ()))))
+    shapes = {name: array.shape for name, array in arrays.items()}
+    count, *size = shapes.get("features", (0,)) or (0,)
+    right = {"features": (count, *size), "files": (count,), "labels": (count,), "source": ()}
+    check(
+        (shapes == right and count > 0 and len(size) == 1)
+        and all(arrays[name].dtype.kind == kind for name, kind in FIELDS.items()),
+        f"{path} holds no features: cnn_jax predict --features writes them",
+    )
+    check(bool(np.isfinite(arrays["features"]).all()), f"{path} has features that are not finite")
+    return Features(arrays["features"], arrays["files"].tolist(), arrays["labels"].tolist(), str(arrays["source"]))

@@ -1,0 +1,200 @@
+"""What an experiment is: a question, the arms that answer it, and what to compare.
+
+An experiment is a Python file whose docstring begins with the question, and goes on with the hypothesis, its source
+and what the task can show. Its `get_experiment(dataset, full)` returns an `Experiment`. Ours are in experiments/ of a
+clone; an installed package carries copies.
+"""
+
+import importlib.util
+import itertools
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cnn_jax.core.errors import UserError, check, near
+
+PACKAGE = Path(__file__).parents[1]
+FOLDERS = (PACKAGE / "questions", PACKAGE.parent / "experiments")  # of a wheel, of a clone
+EQUAL = ("parameters", "macs")  # what an experiment can demand to be equal
+FIGURES = ("curves", "cost", "layers", "trend")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One configuration of an experiment, for any seed."""
+
+    name: str
+    config: str  # FILE:DATASET, as --config takes it
+    changes: Mapping[str, Any]  # dotted field -> value
+
+    @property
+    def folder(self) -> str:
+        """A name for its folder."""
+        return re.sub(r"[^\w.=,+-]+", "_", self.name)
+
+    @property
+    def words(self) -> list[str]:
+        """FIELD=VALUE of every change."""
+        return [f"{field}={value}" for field, value in self.changes.items()]
+
+    def arguments(self, seed: int | str) -> list[str]:
+        """Returns the arguments of `python -m cnn_jax.main` that train it."""
+        changes = [f"--config.{word}" for word in self.words]
+        return [f"--config={self.config}", *changes, f"--config.seed={seed}"]
+
+    def command(self, seed: int | str = "SEED") -> str:
+        """Returns the command that trains it alone."""
+        return shlex.join(["python", "-m", "cnn_jax.main", *self.arguments(seed)])
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a network whose cost is measured beside others of its group."""
+
+    group: str
+    label: str
+    make: Callable[[], Any]  # builds the module, from an array [B, *input_shape] to an array
+    input_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question, the arms that answer it, and what to compare.
+
+    compare: fields. For each of them, arms that are alike in all others make a group, and each is compared with the
+      first one. Pictures show the groups of the first field.
+    equal: what the arms of a group of the first field must have in common, of `EQUAL`; else a sweep refuses to run.
+    seeds: of every arm, from 0; arms of one seed see the same examples in the same order.
+    figures: of `FIGURES`. trend: the field with numbers on the horizontal axis of the figure of that name.
+    parts: what `cost` measures beside the runs.
+    first: folder -> an arm that is trained there once, with seed 0, before the others, which start from it.
+    """
+
+    arms: tuple[Arm, ...]
+    compare: tuple[str, ...]
+    equal: tuple[str, ...] = ()
+    seeds: int = 5
+    figures: tuple[str, ...] = ("curves", "cost")
+    trend: str = ""
+    parts: tuple[Part, ...] = ()
+    first: Mapping[str, Arm] = field(default_factory=dict)
+    text: str = ""  # the docstring of its file
+    name: str = ""  # of its file, with the data set and "full"
+
+    @property
+    def question(self) -> str:
+        return self.text.strip().split("\n\n")[0].replace("\n", " ")
+
+    def groups(self, field: str) -> list[list[Arm]]:
+        """Returns lists of arms that differ in `field` only; the first of each is what the others are compared with."""
+        found: dict[str, list[Arm]] = {}
+        for arm in self.arms:
+            rest = {name: value for name, value in arm.changes.items() if name != field}
+            found.setdefault(repr((arm.config, rest)), []).append(arm)
+        return list(found.values())
+
+    def pairs(self) -> list[tuple[str, Arm, Arm]]:
+        """Returns (field, reference, arm) of everything that is compared."""
+        return [(field, group[0], arm) for field in self.compare for group in self.groups(field) for arm in group[1:]]
+
+
+def word(field: str, value: Any) -> str:
+    """Returns how the name of an arm says a value: depth=20."""
+    return f"{field.split('.')[-1]}={value}".replace(" ", "")
+
+
+def without(arm: Arm, field: str) -> str:
+    """Returns the name of an arm but for a field: what it has in common with those of its group."""
+    own = word(field, arm.changes[field])
+    return " ".join(part for part in arm.name.split(" ") if part != own)
+
+
+def grid(
+    config: str, fields: Mapping[str, Sequence[Any]], *, fixed: Mapping[str, Any] | None = None, label: str = ""
+) -> list[Arm]:
+    """Returns an arm for each combination of values of `fields`, which name it; `fixed` are those of all."""
+    arms = []
+    for values in itertools.product(*fields.values()):
+        changes = dict(zip(fields, values, strict=True))
+        words = [word(field, value) for field, value in changes.items()]
+        arms.append(Arm(" ".join([*([label] if label else []), *words]), config, changes | dict(fixed or {})))
+    return arms
+
+
+def load(spec: str) -> Experiment:
+    """Returns the experiment of "NAME[:DATASET][:full]" or "FILE[:DATASET][:full]".
+
+    Raises:
+      UserError: no such experiment, no such data set, or its arms collide.
+    """
+    file, *words = spec.split(":")
+    path = Path(file)
+    if "/" not in file and path.suffix != ".py":
+        names = [other.stem for other in experiments()]
+        check(file in names, f"there is no experiment {file!r}{near(file, names)} (--list shows all)")
+        path = folder() / f"{file}.py"
+    elif path.suffix != ".py" or not path.is_file():
+        known = [str(other) for other in experiments(path.parent)]
+        raise UserError(f"there is no experiment {file!r}{near(file, known)} (--list shows ours)")
+    try:
+        module = _module(path)
+    except SyntaxError as error:
+        raise UserError(f"{file}, line {error.lineno}: {error.msg}") from None
+    check(hasattr(module, "get_experiment"), f"{file} is no experiment: it has no get_experiment(dataset, full)")
+    full = "full" in words
+    datasets = [word for word in words if word != "full"]
+    check(len(datasets) <= 1, f"{spec!r} names more than one data set: {', '.join(datasets)}")
+    try:
+        found = module.get_experiment(*datasets, full=full)
+    except ValueError as error:
+        raise UserError(f"{spec}: {error}") from None
+    check(isinstance(found, Experiment), f"{file}: get_experiment(dataset, full) must return an Experiment")
+    found = replace(
+        found,
+        text=(module.__doc__ or "").strip(),
+        name="-".join([path.stem, *datasets, *(["full"] if full else [])]),
+    )
+    folders = [arm.folder for arm in found.arms]
+    for arm in found.arms:
+        check(folders.count(arm.folder) == 1, f"{file}: two arms are called {arm.name!r}: give each a name of its own")
+    for name in found.compare:
+        for arm in found.arms:
+            check(
+                name in arm.changes,
+                f"{file} compares {name!r}, but the arm {arm.name!r} does not set it{near(name, arm.changes)}",
+            )
+    check(bool(found.pairs()), f"{file}: no two arms differ in one of the fields to compare alone")
+    for name, known, given in (("equal", EQUAL, found.equal), ("figures", FIGURES, found.figures)):
+        for value in given:
+            check(value in known, f"{file}: {name} has {value!r}, but must be of {', '.join(known)}")
+    return found
+
+
+def folder() -> Path:
+    """Returns the folder of our experiments."""
+    return next((path for path in FOLDERS if path.is_dir()), FOLDERS[0])
+
+
+def experiments(where: Path | None = None) -> list[Path]:
+    """Returns the experiment files in a folder, by default ours."""
+    return sorted(
+        path
+        for path in (where or folder()).glob("*.py")
+        if re.search(r"^def get_experiment\(", path.read_text(encoding="utf-8"), re.M)
+    )
+
+
+def listing() -> str:
+    """Returns the names of our experiments, each with its question."""
+    return "\n".join(f"{path.stem}\n    {load(path.stem).question}" for path in experiments())
+
+
+def _module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,300 @@
+"""The report of an experiment, from the files of its runs: report.md, and report.html with everything in one file."""
+
+import base64
+import html
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnn_jax.core.errors import check
+from cnn_jax.core.files import write_text
+from cnn_jax.display.tables import Sheet, Short, render
+from cnn_jax.reporting import runs
+from cnn_jax.sweeping import cost, figures
+from cnn_jax.sweeping.intervals import Mean, mean, paired_difference
+from cnn_jax.sweeping.plan import Planned, Task, differing, seeds_in, tasks
+from cnn_jax.sweeping.question import Arm, Experiment, without
+from cnn_jax.tracking import run_record
+from cnn_jax.tracking.recorder import read_jsonl
+
+
+@dataclass(frozen=True)
+class Result:
+    """What there is of an arm."""
+
+    planned: Planned
+    runs: dict[int, runs.Finished]  # seed -> its finished run
+    train_errors: dict[int, float]  # seed -> error on the training part, %
+    curves: dict[int, list[dict[str, Any]]]  # seed -> records of metrics.jsonl
+    layers: dict[int, dict[str, Any]]  # seed -> layers.json
+
+    @property
+    def arm(self) -> Arm:
+        return self.planned.arm
+
+    @property
+    def test_errors(self) -> dict[int, float]:
+        """Seed -> error on the test part, %."""
+        return {seed: 100 - run.accuracy for seed, run in self.runs.items()}
+
+    @property
+    def gaps(self) -> dict[int, float]:
+        """Seed -> test error - training error, points."""
+        return {seed: self.test_errors[seed] - error for seed, error in self.train_errors.items()}
+
+    @property
+    def images_per_second(self) -> dict[int, float]:
+        """Seed -> median of the speed of training, without compilation, validation and saves."""
+        found = {}
+        for seed, records in self.curves.items():
+            speeds = [record["images_per_second"] for record in records if record.get("images_per_second")]
+            if speeds:
+                found[seed] = statistics.median(speeds)
+        return found
+
+    @property
+    def training_seconds(self) -> dict[int, float]:
+        """Seed -> seconds of training at that speed: without start, compilation, validation and saves."""
+        batch = self.planned.config.batch_size
+        return {seed: self.runs[seed].test["step"] * batch / speed for seed, speed in self.images_per_second.items()}
+
+
+def read(planned: Sequence[Planned], folder: Path, seeds: Iterable[int]) -> list[Result]:
+    """Returns what there is of the arms in the folder of a sweep: finished runs of their configurations only."""
+    results = {one.arm.name: Result(one, {}, {}, {}, {}) for one in planned}
+    for task in tasks(planned, seeds, folder):
+        run, result = task.finished(), results[task.arm.name]
+        if run is None:
+            continue
+        result.runs[task.seed] = run
+        result.curves[task.seed] = read_jsonl(task.folder / "metrics.jsonl")
+        for record in result.curves[task.seed]:
+            if record["kind"] == "train_part":
+                result.train_errors[task.seed] = 100 * record["error"]
+        if (task.folder / "layers.json").exists():
+            result.layers[task.seed] = json.loads((task.folder / "layers.json").read_text(encoding="utf-8"))
+    return list(results.values())
+
+
+def missing(every: Sequence[Task]) -> list[str]:
+    """Returns a line for each run that is not finished: why, as far as it is known."""
+    lines = []
+    for task in every:
+        if task.finished() is None:
+            other = "its folder holds a run of another configuration" if task.misfits() else "not finished"
+            lines.append(f"{task.name}: {task.failure or other}")
+    return lines
+
+
+# ---------------------------------------------------------------- words
+
+
+def with_deviation(values: Sequence[float]) -> str:
+    """Returns "1.23 ± 0.45" of values of several seeds, or what there is."""
+    if not values:
+        return ""
+    found = mean(values)
+    return f"{found.mean:.2f}" + (f" ± {found.deviation:.2f}" if found.count > 1 else "")
+
+
+def verdict(difference: Mean) -> str:
+    """Returns what a difference of errors says, as far as the seeds can tell."""
+    if difference.count < 2:
+        return "one seed says nothing about the noise"
+    if difference.is_noise:
+        return "no difference beyond the noise of the seeds"
+    return "worse" if difference.mean > 0 else "better"
+
+
+def answer(experiment: Experiment, results: Sequence[Result], seeds: int) -> list[str]:
+    """Returns a sentence for each pair of arms: the difference of the errors, its interval and what it says."""
+    by_name = {result.arm.name: result for result in results}
+    sentences = []
+    for field, reference, arm in experiment.pairs():
+        first, other = by_name[reference.name], by_name[arm.name]
+        value, beside = (one.changes[field] if one.changes[field] != "" else "none" for one in (arm, reference))
+        values = f"{field.split('.')[-1]}={value} for {beside}"
+        begin = ": ".join(filter(None, (without(arm, field), values)))
+        test = paired_difference(first.test_errors, other.test_errors)
+        if test is None:
+            sentences.append(f"{begin}: no seed of both is finished.")
+            continue
+        told = f"{begin}: {verdict(test)}; test error {told_difference(test)}"
+        if train := paired_difference(first.train_errors, other.train_errors):
+            told += f", training error {told_difference(train)}"
+        if test.count < seeds:
+            told += f". Only {test.count} of {seeds} pairs are finished: what failed is left out, not counted as bad"
+        sentences.append(told + ".")
+    return sentences
+
+
+def told_difference(difference: Mean) -> str:
+    """Returns "+1.23 points (+0.80 to +1.66)"."""
+    text = f"{difference.mean:+.2f} points"
+    return text if difference.count < 2 else f"{text} ({difference.low:+.2f} to {difference.high:+.2f})"
+
+
+# ---------------------------------------------------------------- tables
+
+
+def arms_sheet(results: Sequence[Result]) -> Sheet:
+    """Returns a line for each arm."""
+    headings = (
+        *("arm", "parameters", "MACs", "memory, bytes", "seeds", "train error, %", "test error, %"),
+        *("test - train", "images/s", "training, s", "command"),
+    )
+    lines = []
+    for result in results:
+        speeds, seconds = list(result.images_per_second.values()), list(result.training_seconds.values())
+        lines.append(
+            (
+                *(result.arm.name, result.planned.parameters, Short(result.planned.macs), Short(result.planned.memory)),
+                *(len(result.runs), with_deviation(list(result.train_errors.values()))),
+                with_deviation(list(result.test_errors.values())),
+                with_deviation(list(result.gaps.values())),
+                *(round(mean(speeds).mean) if speeds else None, round(mean(seconds).mean, 1) if seconds else None),
+                f"`{result.arm.command()}`",
+            )
+        )
+    title = "Arms: mean ± standard deviation over seeds; memory is an estimate, time is without compilation"
+    return Sheet(title, headings, lines)
+
+
+def pairs_sheet(experiment: Experiment, results: Sequence[Result]) -> Sheet:
+    """Returns a line for each pair that is compared."""
+    by_name = {result.arm.name: result for result in results}
+    lines = []
+    for _, reference, arm in experiment.pairs():
+        first, other = by_name[reference.name], by_name[arm.name]
+        found = [
+            paired_difference(getattr(first, values), getattr(other, values))
+            for values in ("test_errors", "train_errors", "gaps")
+        ]
+        cells = [told_difference(difference) if difference else "" for difference in found]
+        lines.append((arm.name, reference.name, *cells, verdict(found[0]) if found[0] else "not finished"))
+    headings = ("arm", "beside", "test error", "train error", "test - train", "test error is")
+    return Sheet("Paired differences: mean and 95% interval (Student's t)", headings, lines)
+
+
+# ---------------------------------------------------------------- the page
+
+
+def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, seeds: int, command: str) -> Path:
+    """Writes report.md, its pictures, and report.html into `folder` and returns the path of the page.
+
+    Args:
+      seeds: how many of each arm there should be. Others that the folder has count as well.
+      command: that made it.
+    """
+    every = tasks(planned, sorted({*range(seeds), *seeds_in(folder)}), folder)
+    results = read(planned, folder, {task.seed for task in every})
+    finished = [run for result in results for run in result.runs.values()]
+    pictures = figures.draw(experiment, results, folder) if finished else []
+    question, *rest = experiment.text.split("\n\n")
+    starts = [start for run in finished for start in run.starts]
+    facts = {
+        "evaluation": [run.evaluation for run in finished],
+        "data": [run.data["name"] for run in finished],
+        "hardware": [run_record.describe(start) for start in starts],
+        "versions": [f"jax {s['versions']['jax']}, flax {s['versions']['flax']}" for s in starts],
+        "commit": [re.sub(r"^(\w{10})\w+", r"\1", s["commit"] or "") for s in starts],
+        "dates": [s["date"][:10] for s in starts],
+    }
+    distinct = {name: list(dict.fromkeys(filter(None, values))) for name, values in facts.items()}
+    pairs = len(experiment.pairs())
+    parts = [
+        f"# {' '.join(question.split())}",
+        "## Answer",
+        "\n".join(f"- {sentence}" for sentence in answer(experiment, results, seeds)),
+        "Intervals are of 95% (Student's t) over paired seeds: they cover initial weights, order of the examples and "
+        f"augmentation, not the choice of the test examples, and each of {pairs} pairs by itself.",
+        *("\n\n".join(f"![{caption}]({path.name})\n\n*{caption}.*" for path, caption in pictures),),
+        "## Numbers",
+        render([pairs_sheet(experiment, results)], "markdown"),
+        render([arms_sheet(results)], "markdown"),
+    ]
+    lacking = missing([task for task in every if task.seed < seeds])
+    if experiment.parts:
+        path = folder / "costs.json"
+        if path.exists():
+            costs = json.loads(path.read_text(encoding="utf-8"))
+            parts += [render([cost.sheet(costs["rows"])], "markdown"), f"Measured on {cost.place(costs)}."]
+        else:
+            lacking.append("the cost of the parts: the sweep measures it where it runs without --launcher")
+    parts += ["## What was asked", "\n\n".join(rest), "## What differs between the arms"]
+    parts.append("\n".join(f"- {line}" for line in differing(experiment, planned)))
+    if lacking:
+        parts += ["## What is missing", "\n".join(f"- {line}" for line in lacking)]
+    parts += ["## How it was made", f"`{command}`"]
+    parts.append("\n".join(f"- {name}: {'; '.join(values)}" for name, values in distinct.items() if values))
+    mixed = [name for name in ("hardware", "versions", "commit") if len(distinct[name]) > 1]
+    if mixed:
+        parts.append(f"**Runs differ in {', '.join(mixed)}: what is compared may not be the arms alone.**")
+    text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+    write_text(folder / "report.md", text)
+    write_text(folder / "report.html", page(text, folder))
+    return folder / "report.html"
+
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; padding: 1rem;
+  max-width: 70rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2rem; }
+.table, .wide { overflow-x: auto; }
+img { display: block; width: 100%; min-width: 40rem; height: auto; margin: 1rem auto 0; }
+em { font-size: .9rem; color: #444; } table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0 1.5rem; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; }
+code { font-size: .85em; overflow-wrap: anywhere; }
+td code { display: inline-block; min-width: 24rem; white-space: normal; }
+@media print { body { max-width: none; font-size: 10pt; } .table { overflow: visible; } table { font-size: 7pt; }
+  th, td { white-space: normal; padding: .1rem .3rem; } img, td code { min-width: 0; }
+  img, tr { break-inside: avoid; } h2 { break-after: avoid; } }
+"""
+
+
+def page(markdown: str, folder: Path) -> str:
+    """Returns a report in Markdown as one HTML page, with the pictures of `folder` inside."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    body = re.sub(r"<p>(<img [^>]*>)</p>", r'<div class="wide">\1</div>', body)
+    body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+
+    def embed(match: re.Match) -> str:
+        data = base64.b64encode((folder / html.unescape(match.group(1))).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    body = re.sub(r'src="([^":]+\.png)"', embed, body)
+    title = html.escape(markdown.splitlines()[0].removeprefix("# "))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+    )
+
+
+def measure_cost(experiment: Experiment, spec: str, folder: Path, say: Callable[[str], None]) -> None:
+    """Measures the parts of an experiment in a process of its own and keeps the numbers in costs.json of `folder`.
+
+    What was measured of the same parts with the same machine and versions is not measured again.
+
+    Raises:
+      UserError: it fails.
+    """
+    path = folder / "costs.json"
+    if path.exists() and cost.fits(json.loads(path.read_text(encoding="utf-8")), experiment.parts):
+        return
+    say("measuring the cost of the parts")
+    line = [sys.executable, "-m", "cnn_jax.sweep", spec, "--cost", "--format=json"]
+    result = subprocess.run(line, capture_output=True, text=True, check=False)
+    words = result.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
+    check(result.returncode == 0, f"the cost of the parts could not be measured: {words[0]}")
+    write_text(path, result.stdout)

@@ -1,0 +1,281 @@
+"""What the commands that train and evaluate share: their flags, and the calls that they come to."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl.flags import DEFINE_bool, DEFINE_integer, DEFINE_list, DEFINE_string
+
+from cnn_jax.config import cli
+from cnn_jax.config.configuration import Configuration
+from cnn_jax.core import files
+from cnn_jax.core.errors import UserError, check, check_folder
+from cnn_jax.parallel import processes
+from cnn_jax.training.preemption import StopSignals
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnn_jax.pretrained.source import Pretrained
+
+# Nothing here imports jax before it is needed, so that --help answers at once.
+
+# Where and how a run resumes, not what it computes: a trailing ! takes no value.
+OF_THIS_START = (
+    *("workdir", "extend!", "profile"),
+    *("coordinator", "processes", "process", "start-timeout", "heartbeat-timeout"),
+)
+
+
+def define(flags: cli.Flags) -> None:
+    """Defines the flags of training."""
+    cli.define_config(flags)
+    with flags.under("The run"):
+        define_workdir(flags, "FOLDER: the run's results; a run that is there resumes. Default: a new one in runs/.")
+        DEFINE_bool("dry-run", False, "Print what would run and stop.", flag_values=flags)
+        DEFINE_bool(
+            "extend", False, "Allow a longer --config.duration than that of the run in --workdir.", flag_values=flags
+        )
+        DEFINE_string(
+            "profile", None, "START:END: trace these steps, both included, into WORKDIR/profile.", flag_values=flags
+        )
+    define_processes(flags)
+
+
+def define_workdir(flags: cli.Flags, meaning: str) -> None:
+    """Defines --workdir, which `workdir` returns."""
+    DEFINE_string("workdir", None, meaning, flag_values=flags)
+
+
+def define_processes(flags: cli.Flags) -> None:
+    """Defines where the other processes are, for `session`."""
+    with flags.under("Several processes (SLURM, TPU pods and Open MPI need no flags)"):
+        DEFINE_string("coordinator", None, "HOST:PORT: of process 0, the same for all processes.", flag_values=flags)
+        DEFINE_integer("processes", None, "Number of processes.", flag_values=flags)
+        DEFINE_integer("process", None, "Number of this process, from 0.", flag_values=flags)
+        DEFINE_integer(
+            "start-timeout", 300, "Seconds to wait for the other processes at the start.", 1, flag_values=flags
+        )
+        DEFINE_integer(
+            "heartbeat-timeout", 60, "Seconds of silence until a process counts as lost.", 1, flag_values=flags
+        )
+
+
+def define_evaluation(flags: cli.Flags) -> None:
+    """Defines which checkpoints are evaluated."""
+    DEFINE_string("checkpoint", None, "WHICH: latest (the default), best, or a step.", flag_values=flags)
+    DEFINE_list(
+        "checkpoints",
+        [],
+        "RUN,RUN,...: folders of runs whose class probabilities are averaged, each with @best or @STEP.",
+        flag_values=flags,
+    )
+
+
+def workdir(flags: cli.Flags) -> Path | str | None:
+    """Returns --workdir, a path or a URL; see `files.located`."""
+    return files.located("--workdir", flags.workdir) if flags.workdir else None
+
+
+@contextlib.contextmanager
+def session(flags: cli.Flags) -> Iterator[StopSignals]:
+    """Joins the other processes of the run, if there are any, and caches compiled programs.
+
+    Enter it before jax is imported: it yields the signals that stop the run, and before that a signal ends the process.
+    """
+    several = processes.is_one_of_several(flags.coordinator, flags.processes)
+    with (
+        StopSignals(several=several) as stop,
+        processes.session(
+            flags.coordinator,
+            flags.processes,
+            flags.process,
+            start_timeout=flags["start-timeout"].value,
+            heartbeat_timeout=flags["heartbeat-timeout"].value,
+        ),
+    ):
+        from cnn_jax.core import compilation_cache
+
+        compilation_cache.enable()
+        yield stop
+
+
+# ---------------------------------------------------------------- train
+
+
+def train(flags: cli.Flags) -> None:
+    """Trains as --config or --from says."""
+    with session(flags) as stop:
+        workdir(flags)  # a mistake in it comes before the configuration's
+        config = cli.needed(flags).config
+        _train(flags, config, stop, name=str(config.model.get("name")), arguments=flags.arguments)
+
+
+def _train(
+    flags: cli.Flags,
+    config: Any,
+    stop: StopSignals,
+    *,
+    name: str,
+    arguments: Sequence[str],
+    source: "Pretrained | None" = None,
+    console: "Console | None" = None,
+) -> None:
+    """Trains inside of `session`; `name` begins that of the folder where --workdir names none."""
+    from cnn_jax.parallel import collectives
+    from cnn_jax.tracking import run_record
+    from cnn_jax.training import loop, profiling
+    from cnn_jax.training.session import Options
+
+    default = Path("runs") / f"{name}-{config.data.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    options = Options(
+        dry_run=flags["dry-run"].value,
+        extend=flags.extend,
+        profile=profiling.steps_to_trace(flags.profile) if flags.profile is not None else None,
+        console=console or collectives.console(),
+        stop=stop,
+        began=flags.began,
+        # The command that repeats the run in a new folder.
+        arguments=run_record.without(arguments, *OF_THIS_START),
+    )
+    folder = workdir(flags) or Path(collectives.decided(lambda: str(default)))
+    loop.run(config, folder, options, source=source)
+
+
+# ---------------------------------------------------------------- fine-tune
+
+
+def define_finetuning(flags: cli.Flags) -> None:
+    """Defines what a trained network is trained on."""
+    with flags.under("Fine-tuning"):
+        DEFINE_string("data", None, "DATASET: as behind the colon of --config. Default: digits.", flag_values=flags)
+        DEFINE_string(
+            "regime",
+            None,
+            "WHAT: what is trained: full, head, partial:K (the last K stages and the head), or a regex over parameter "
+            "names. Default: full.",
+            flag_values=flags,
+        )
+        DEFINE_string("checkpoint", None, f"SOURCE: the trained network: {cli.SOURCES}.", flag_values=flags)
+
+
+def finetune(flags: cli.Flags, words: Sequence[str]) -> None:
+    """Trains a network that starts from the pretrained one that `words` or --checkpoint name."""
+    with session(flags) as stop:
+        named = [*words, *([flags.checkpoint] if flags.checkpoint else [])]
+        configuration = cli.given(flags)
+        if configuration is not None:
+            for flag in ("data", "regime"):
+                check(flags[flag].value is None, f"--{flag} goes without --config and --from, which say it already")
+            named += [configuration.config.init_from] if configuration.config.init_from else []
+        check(len(named) == 1, "name the pretrained network to start from, once: cnn_jax finetune SOURCE")
+        if configuration is None:
+            check_early(flags)
+        _finetune(flags, words, named[0], configuration, stop)
+
+
+def _finetune(
+    flags: cli.Flags, words: Sequence[str], named: str, configuration: Configuration | None, stop: StopSignals
+) -> None:
+    from cnn_jax.config import finetune_recipe
+    from cnn_jax.display import terminal
+    from cnn_jax.parallel import collectives
+    from cnn_jax.pretrained import source as pretrained
+    from cnn_jax.training import finetuning
+
+    console = collectives.console()
+    with terminal.waiting(console, "reading the pretrained network"):
+        source = pretrained.open_source(named)
+        first = collectives.decided(lambda: source.name)
+        if first != source.name:  # its run is still training
+            source = pretrained.open_source(first)
+    if configuration is None:
+        network, data, regime = source.model["name"], flags.data or "digits", flags.regime or "full"
+        configuration = Configuration(finetune_recipe.get_config(network, data, regime)).with_overrides(flags.overrides)
+    config = configuration.config
+    adapted = finetuning.adapt(config, source, configuration.overridden)
+    if flags.print_config:
+        print(configuration.text())
+        return
+    for field, value in adapted.items():
+        terminal.say(console, f"config.{field} = {value!r}")
+    arguments = [f"--checkpoint={word}" if [word] == list(words) else word for word in flags.arguments]
+    name = f"finetune-{config.model.name}"
+    _train(flags, config, stop, name=name, arguments=arguments, source=source, console=console)
+
+
+def check_early(flags: cli.Flags) -> None:
+    """Raises UserError for a mistake in the flags that needs no trained network to be seen."""
+    from cnn_jax.config import fields
+
+    try:
+        defaults = Configuration(fields.get_config(flags.data or "digits"))
+    except ValueError as error:
+        raise UserError(f"--data: {error}") from None
+    defaults.with_overrides([word for word in flags.overrides if not word.startswith("model.")])
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+def evaluate(flags: cli.Flags, words: Sequence[str] = ()) -> None:
+    """Evaluates a checkpoint of a run, or the average of several runs: `words`, or --workdir and --checkpoints."""
+    with session(flags):
+        folder = workdir(flags)
+        runs = [*words, *flags.checkpoints]
+        for run in runs:
+            check_folder("--checkpoints" if run in flags.checkpoints else "the run", run)
+        if len(words) == 1 and not flags.checkpoints:
+            check(folder is None and not flags.checkpoint, "name the run once: cnn_jax evaluate RUN[@best]")
+            _evaluate_run(flags, *split_run(words[0]))
+        elif runs:
+            _evaluate_ensemble(flags, runs, folder)
+        else:
+            check(folder is not None, "name a run: cnn_jax evaluate RUN, or --workdir=RUN --checkpoint=best")
+            _evaluate_run(flags, folder, flags.checkpoint or "latest")
+
+
+def _evaluate_run(flags: cli.Flags, folder: Any, which: str) -> None:
+    """Evaluates a checkpoint with the run's own configuration; the command line may change how it evaluates."""
+    from cnn_jax.checkpoint import bucket
+    from cnn_jax.training.evaluate_run import evaluate_run
+
+    configuration = cli.given(flags)
+    if configuration is None:
+        with bucket.opened(folder) as here:
+            configuration = recorded_run(flags, here)
+    if flags.print_config:
+        print(configuration.text())
+    else:
+        evaluate_run(configuration.config, folder, which)
+
+
+def _evaluate_ensemble(flags: cli.Flags, runs: Sequence[str], folder: Path | str | None) -> None:
+    """Evaluates runs and the average of their class probabilities; `folder` receives the numbers, if it is given."""
+    from cnn_jax.training.evaluate_run import evaluate_ensemble
+
+    if flags.checkpoint or cli.given(flags):
+        raise UserError(
+            "--checkpoints evaluates runs with their own configurations, each at FOLDER@latest, @best or @STEP: leave "
+            "out --config and --checkpoint (--config.eval.protocol=flip alone changes how all are evaluated)"
+        )
+    if folder is not None:
+        check_folder("--workdir", str(folder))
+    members = [(recorded_run(flags, path).config, path, which) for path, which in map(split_run, runs)]
+    evaluate_ensemble(members, Path(folder) if folder else None)
+
+
+def split_run(word: str) -> tuple[Path, str]:
+    """Returns (folder, "latest", "best" or a step) of FOLDER, FOLDER@best or FOLDER@STEP."""
+    folder, _, which = word.rpartition("@")
+    if which in ("latest", "best") or which.isdecimal():
+        return Path(folder), which
+    return Path(word), "latest"  # a folder alone, whose name may have an @
+
+
+def recorded_run(flags: cli.Flags, folder: Path) -> Configuration:
+    """Returns the configuration of the run in `folder` with the changes of the command line."""
+    check((folder / "config.json").exists(), f"{folder} holds no run: there is no {folder / 'config.json'}")
+    return Configuration.from_run(str(folder), flags.overrides)

@@ -1,0 +1,207 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from cnn_jax.display import plots
+from cnn_jax.sweeping import figures
+from cnn_jax.sweeping import sweep_report as report
+from cnn_jax.sweeping.plan import plan, tasks
+from cnn_jax.sweeping.question import load
+from run_folders import START, make
+
+SMALL = Path(__file__).parents[1] / "helpers" / "small_experiment.py"
+ERRORS = {"width=0.1": (0.10, 0.12, 0.11), "width=0.05": (0.15, 0.16, 0.17)}
+
+
+def sweep(folder, errors, spec=str(SMALL)):
+    """Makes the folder of a sweep whose arms ended with these test errors, by seed; returns (experiment, plan)."""
+    experiment = load(spec)
+    planned = plan(experiment)
+    values = {one.arm.name: errors.get(one.arm.name, ()) for one in planned}
+    for task in tasks(planned, range(max(map(len, values.values()), default=0)), folder):
+        if task.seed >= len(values[task.arm.name]):
+            continue
+        error = values[task.arm.name][task.seed]
+        start = START | {"date": "2026-01-02T03:04:05Z"}
+        place = make(task.folder, error=error, starts=(start,), step=4)
+        (place / "config.json").write_text(task.config.to_json())
+        (test,) = (json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()[1:])
+        curve = [
+            {
+                "kind": kind,
+                "step": step,
+                "epoch": step / 20,
+                "error": error + 1 / step,
+                "images_per_second": 100.0 * step,
+            }
+            for step in (1, 2, 4)
+            for kind in ("train", "validation")
+        ]
+        own = {"kind": "train_part", "step": 4, "epoch": 0.2, "error": error / 2}
+        (place / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in (*curve, own, test)))
+    return experiment, planned
+
+
+def read(planned, folder, seeds=5):
+    return report.read(planned, folder, range(seeds))
+
+
+def test_the_answer_has_the_paired_difference_and_its_interval(tmp_path):
+    experiment, planned = sweep(tmp_path, ERRORS)
+    (sentence,) = report.answer(experiment, read(planned, tmp_path), 3)
+    # Differences of 5, 4 and 6 points: 5 +- t(0.975, 2) / sqrt(3) = 4.3027 / 1.7321.
+    assert sentence == (
+        "width=0.05 for 0.1: worse; test error +5.00 points (+2.52 to +7.48), "
+        "training error +2.50 points (+1.26 to +3.74)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        (((0.10, 0.12, 0.10), (0.11, 0.11, 0.11)), "no difference beyond the noise of the seeds; test error"),
+        (((0.10, 0.12), (0.11, 0.13)), "no difference beyond the noise"),  # equal by chance
+        (((0.10, 0.12, 0.11), (0.05, 0.07, 0.06)), ": better; test error -5.00 points"),
+        (((0.10,), (0.20,)), r"one seed says nothing about the noise; test error \+10.00 points, training"),
+        (((0.10,), ()), "no seed of both is finished"),
+        (((0.10, 0.12, 0.11), (0.05, 0.07)), r"Only 2 of 3 pairs are finished: what failed is left out, not counted"),
+    ],
+)
+def test_the_answer_says_when_it_is_none(tmp_path, errors, words):
+    experiment, planned = sweep(tmp_path, dict(zip(ERRORS, errors, strict=True)))
+    (sentence,) = report.answer(experiment, read(planned, tmp_path), len(errors[0]))
+    assert re.search(words, sentence), sentence
+
+
+def test_the_tables_have_means_deviations_gaps_speed_and_commands(tmp_path):
+    experiment, planned = sweep(tmp_path, ERRORS)
+    results = read(planned, tmp_path)
+    sheet = report.arms_sheet(results)
+    line = dict(zip(sheet.headings, sheet.lines[0], strict=True))
+    assert (line["arm"], line["seeds"], line["test error, %"]) == ("width=0.1", 3, "11.00 ± 1.00")
+    assert (line["train error, %"], line["test - train"]) == ("5.50 ± 0.50", "5.50 ± 0.50")
+    # 100, 200 and 400 images/s, twice: the median is 200. Four steps of 64 images.
+    assert (line["images/s"], line["training, s"]) == (200, 1.3)
+    assert line["command"].startswith("`python -m cnn_jax.main --config=configs/mlp.py:digits --config.model.width=0.1")
+    (pair,) = report.pairs_sheet(experiment, results).lines
+    assert pair[:3] == ("width=0.05", "width=0.1", "+5.00 points (+2.52 to +7.48)")
+    assert pair[3:] == ("+2.50 points (+1.26 to +3.74)",) * 2 + ("worse",)
+
+
+def test_runs_of_another_configuration_do_not_count_and_are_named(tmp_path):
+    _, planned = sweep(tmp_path, ERRORS)
+    for seed, field, value in ((0, "optim.learning_rate", 7.0), (1, "eval.train_part", False)):
+        path = tmp_path / "width=0.1" / f"seed-{seed}" / "config.json"
+        config = planned[0].config.copy_and_resolve_references()
+        config.seed = seed
+        config.update_from_flattened_dict({field: value})
+        path.write_text(config.to_json())
+    results = read(planned, tmp_path)
+    assert list(results[0].runs) == [2] and list(results[1].runs) == [0, 1, 2]
+    every = tasks(planned, range(4), tmp_path)
+    every[-1].fail("killed")
+    assert report.missing(every) == [
+        "width=0.1, seed 0: its folder holds a run of another configuration",
+        "width=0.1, seed 1: its folder holds a run of another configuration",
+        "width=0.1, seed 3: not finished",
+        "width=0.05, seed 3: killed",
+    ]
+
+
+def test_the_page_holds_everything_and_asks_for_nothing(tmp_path):
+    experiment, planned = sweep(tmp_path, ERRORS)
+    tasks(planned, [3], tmp_path)[0].fail("killed <b>")
+    path = report.make(experiment, planned, tmp_path, seeds=4, command="cnn_jax sweep small.py --seeds=4")
+    page, text = path.read_text(), (tmp_path / "report.md").read_text()
+    assert text.startswith("# Is wide better than narrow?\n\n## Answer\n\n- width=0.05 for 0.1: worse")
+    for words in (
+        "as everybody knows",
+        "cnn_jax sweep small.py --seeds=4",
+        "A, 2 cores",
+        "0123456789-dirty",
+    ):
+        assert words in text and words in page, words
+    assert "2026-01-02" in text and "width=0.1, seed 3: killed <b>" in text and "killed &lt;b&gt;" in page
+    assert "Only 3 of 4 pairs are finished" in text and "may not be the arms alone" not in text
+    assert page.count('src="data:image/png;base64,') == 2 and "https://" not in page and "http://" not in page
+    assert set(re.findall(r'src="(\w+)', page)) == {"data"} and "viewport" in page and "@media print" in page
+    assert {png.name for png in tmp_path.glob("*.png")} == {"curves.png", "cost.png"}
+    assert page.count("<table>") == page.count('<div class="table">') == 2
+
+
+def test_a_change_of_machine_or_code_between_runs_is_told(tmp_path):
+    experiment, planned = sweep(tmp_path, ERRORS)
+    path = tmp_path / "width=0.1" / "seed-0" / "run.json"
+    path.write_text(path.read_text().replace("0123456789abcdef-dirty", "fedcba9876543210"))
+    report.make(experiment, planned, tmp_path, seeds=3, command="x")
+    assert (
+        "**Runs differ in commit: what is compared may not be the arms alone.**" in (tmp_path / "report.md").read_text()
+    )
+
+
+def test_a_report_can_be_made_of_nothing(tmp_path):
+    experiment, planned = sweep(tmp_path, {})
+    report.make(experiment, planned, tmp_path, seeds=1, command="x")
+    text = (tmp_path / "report.md").read_text()
+    assert "no seed of both is finished" in text and "width=0.1, seed 0: not finished" in text
+
+
+# ---------------------------------------------------------------- what is drawn
+
+
+def test_a_band_is_the_mean_of_the_seeds_and_one_deviation_to_each_side():
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots()
+    x = np.array([1.0, 2.0])
+    figures.band(axis, [(x, np.array([1.0, 4.0])), (x, np.array([3.0, 4.0]))], color="C0")
+    assert axis.lines[0].get_ydata().tolist() == [2, 4]
+    corners = axis.collections[0].get_paths()[0].vertices
+    heights = sorted({round(float(y), 6) for x, y in corners if x == 1})
+    np.testing.assert_allclose(heights, [2 - 2**0.5, 2 + 2**0.5], atol=1e-5)
+    pyplot.close(figure)
+
+
+def test_responses_are_those_of_normalisations_and_gradients_those_of_kernels_without_shortcuts():
+    names = (
+        ("conv1", "conv", 1.0),
+        ("norm1", "norm", 2.0),
+        ("shortcut_norm", "norm", 3.0),
+        ("shortcut_conv", "conv", 9.0),
+    )
+    layers = {
+        "layers": [{"name": name, "kind": kind, "deviation": value} for name, kind, value in names],
+        "parameters": [{"name": f"{name}/kernel", "gradient_norm": 10 * value} for name, _, value in names],
+    }
+    assert figures.responses(layers).tolist() == [2] and figures.gradients(layers).tolist() == [10]
+    plain = layers | {"layers": [row for row in layers["layers"] if row["kind"] == "conv"]}
+    assert figures.responses(plain).tolist() == [1]
+
+
+def test_a_band_of_values_of_many_magnitudes_is_one_of_their_logarithms(tmp_path):
+    figure, axis = plots.subplots(1)
+    x = np.arange(2)
+    figures.band(axis, [(x, np.array([1e-6, 1.0])), (x, np.array([1.0, 4.0]))], log=True)
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [1e-3, 2])
+    low = min(vertex[1] for vertex in axis.collections[0].get_paths()[0].vertices)
+    assert low == pytest.approx(np.exp(np.mean(np.log([1e-6, 1])) - np.std(np.log([1e-6, 1]), ddof=1)))
+    plots.save(figure, tmp_path / "band.png")
+
+
+def test_a_trend_has_a_line_for_arms_that_differ_in_its_field_only(tmp_path, monkeypatch):
+    experiment, planned = sweep(tmp_path, ERRORS)
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure) or path)
+    trend = replace(experiment, trend="model.width")
+    _, caption = figures.draw_trend(trend, read(planned, tmp_path), tmp_path / "trend.png")
+    (axis,) = drawn[0].axes
+    (line,) = [bars.lines[0] for bars in axis.containers]
+    np.testing.assert_allclose(line.get_xdata().astype(float), [0.05, 0.1])
+    np.testing.assert_allclose(line.get_ydata().astype(float), [16, 11])
+    assert axis.get_xlabel() == "width" and caption.startswith("Test error over width")
