@@ -110,7 +110,7 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
         kind, detail, macs = _describe(layer, in_shape, out_shape)
         parameters = dict(trees.named_leaves(nnx.as_pure(nnx.state(layer, nnx.Param))))
         row = LayerRow(
-            name=name,
+            name=name or "network",
             kind=kind,
             detail=detail,
             output_shape=out_shape,

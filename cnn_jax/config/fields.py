@@ -25,6 +25,7 @@ from cnn_jax.core.fields import (
     Rule,
     is_number,
 )
+from cnn_jax.core.imports import ChoiceOrPath, is_path
 from cnn_jax.models import options
 
 MESH_AXES = ("data", "model")
@@ -64,6 +65,13 @@ FIELDS: dict[str, Field] = {
         "platform (TF32 on newer NVIDIA GPUs, bfloat16 passes on TPUs) unless JAX_DEFAULT_MATMUL_PRECISION=highest.",
         Choice("float32", "bfloat16"),
     ),
+    "loss": Field(
+        "cross_entropy",
+        "Loss of an example: cross_entropy, or the import path of a function of your own, mypackage.losses:focal, of "
+        "scores float32 [B, K] and labels int [B], that returns [B].",
+        ChoiceOrPath("cross_entropy"),
+    ),
+    "loss_options": Field({}, "Further keyword arguments of a loss of your own."),
     "label_smoothing": Field(0.0, "Share of the target that is spread evenly over all classes.", SHARE),
     "accumulation": Field(
         1, "Micro-batches that one step averages its gradient over; each has its own BatchNorm statistics.", POSITIVE
@@ -144,6 +152,12 @@ FIELDS: dict[str, Field] = {
     "eval.recompute_statistics": Field(
         0, "Batches of training data to take BatchNorm statistics from before a test.", NOT_NEGATIVE
     ),
+    "eval.metrics": Field(
+        (),
+        "Further metrics: import paths of functions of your own, mypackage.metrics:balanced_accuracy, of probabilities "
+        "float64 [N, K] and labels int [N], that return a number.",
+        Each("an import path such as 'mypackage.metrics:name'", is_path),
+    ),
     "eval.confusion_matrix": Field(False, "Write confusion_matrix.png with the final test.", resume=True),
     "eval.train_part": Field(
         False, "Evaluate the training part with the final test, too, without augmentation.", resume=True
@@ -198,8 +212,9 @@ FIELDS: dict[str, Field] = {
     "data.source": Field(
         "tfds",
         "tfds (any classification set that TFDS prepares), folder (class folders of pictures), digits "
-        "(scikit-learn's), xo, sequences or moving_digits (drawn), or synthetic (noise).",
-        Choice("tfds", "folder", "digits", "xo", "sequences", "moving_digits", "synthetic"),
+        "(scikit-learn's), xo, sequences or moving_digits (drawn), synthetic (noise), or the import path of a function "
+        "of your own, mypackage.data:open_dataset (cnn_jax/data/sources/custom.py).",
+        ChoiceOrPath("tfds", "folder", "digits", "xo", "sequences", "moving_digits", "synthetic"),
     ),
     "data.dir": Field(
         "",
@@ -265,7 +280,8 @@ FIELDS: dict[str, Field] = {
         (),
         "Augmentations in this order: pad_crop:4 (pads 4 pixels of zeros and crops, ResNet on CIFAR), flip, "
         "pca_color:0.1 (AlexNet), random_erasing:0.5 (Zhong et al. 2020), rand_augment:2:9 (Cubuk et al. 2020), and "
-        "last one of mixup:0.2 (Zhang et al. 2018) and cutmix:1.0 (Yun et al. 2019).",
+        "last one of mixup:0.2 (Zhang et al. 2018) and cutmix:1.0 (Yun et al. 2019). Import paths name your own: "
+        "mypackage.augmentations:rotate:30.",
     ),
     "data.normalize": Field(
         "channel",
@@ -343,7 +359,7 @@ def defaults() -> ConfigDict:
             if part not in place:
                 place[part] = ConfigDict()
             place = place[part]
-        place[leaf] = field.default
+        place[leaf] = ConfigDict(field.default) if isinstance(field.default, dict) else field.default
     return config
 
 

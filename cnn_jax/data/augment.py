@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.data.augmentations import MIXING, parse
+from cnn_jax.core.errors import check
+from cnn_jax.data.augmentations import MIXING, function_of, parse
 from cnn_jax.data.rand_augment import rand_augment
 
 
@@ -94,11 +95,18 @@ def augment(key: jax.Array, images: jax.Array, positions: jax.Array, names: Sequ
         if kind in MIXING:
             continue
         stage = jax.random.fold_in(key, i)
+        change = AUGMENTATIONS[kind] if kind in AUGMENTATIONS else function_of(kind)
 
-        def one(position: jax.Array, image: jax.Array, kind: str = kind, numbers: Any = numbers, stage: Any = stage):
-            return AUGMENTATIONS[kind](jax.random.fold_in(stage, position), image, *numbers)
+        def one(position: jax.Array, image: jax.Array, change=change, numbers=numbers, stage=stage) -> jax.Array:
+            return change(jax.random.fold_in(stage, position), image, *numbers)
 
-        images = jax.vmap(one)(positions, images)
+        changed = jax.vmap(one)(positions, images)
+        check(
+            (changed.shape, changed.dtype) == (images.shape, images.dtype),
+            f"config.data.augment has {kind!r}, which makes {changed.dtype} {list(changed.shape[1:])} of "
+            f"{images.dtype} {list(images.shape[1:])}, but must keep type and shape",
+        )
+        images = changed
     return images
 
 

@@ -1,9 +1,12 @@
 """The augmentations by name: what config.data.augment may hold. `augment` and `mixing` compute them."""
 
+import inspect
 import re
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from cnn_jax.core.errors import check, check_choice
+from cnn_jax.core import imports
+from cnn_jax.core.errors import UserError, check, check_choice
 
 
 class Form(NamedTuple):
@@ -26,6 +29,7 @@ FORMS = {
     "mixup": Form("mixup:0.2", "alpha of the weight's distribution Beta(alpha, alpha), above 0", ((float, ANY),)),
     "cutmix": Form("cutmix:1.0", "alpha of the area's distribution Beta(alpha, alpha), above 0", ((float, ANY),)),
 }
+OWN = re.compile(r"(?P<path>[A-Za-z_][\w.]*:[A-Za-z_]\w*)(?P<numbers>(:[^:]+)*)")  # mypackage.augmentations:rotate:30
 MIXING = ("mixup", "cutmix")  # of two examples of a batch: they come last
 
 
@@ -36,6 +40,8 @@ def parse(name: Any) -> tuple[str, tuple[Any, ...]]:
       UserError: no such kind, or its numbers are not as `FORMS` says.
     """
     check(isinstance(name, str), f"config.data.augment has {name!r}, but must hold names such as 'flip'")
+    if own := OWN.fullmatch(name):
+        return own["path"], _own_numbers(name, own["path"], own["numbers"].split(":")[1:])
     kind, *texts = name.split(":")
     check_choice("config.data.augment", kind, FORMS)
     form = FORMS[kind]
@@ -45,6 +51,25 @@ def parse(name: Any) -> tuple[str, tuple[Any, ...]]:
         f"config.data.augment has {name!r}, but must be as in {form.example!r}: {form.meaning}",
     )
     return kind, tuple(numbers)
+
+
+def function_of(path: str) -> Callable[..., Any]:
+    """Returns an augmentation of the user's own: (key, image uint8 [H, W, C], *numbers) -> image, in JAX."""
+    return imports.load(path, field="config.data.augment")
+
+
+def _own_numbers(name: str, path: str, texts: Sequence[str]) -> tuple[float, ...]:
+    taken = list(inspect.signature(function_of(path)).parameters.values())[2:]
+    needed = [p for p in taken if p.default is p.empty]
+    check(
+        len(needed) <= len(texts) <= len(taken),
+        f"config.data.augment has {name!r} with {len(texts)} numbers, but {path} takes "
+        f"{', '.join(p.name for p in taken) or 'none'}",
+    )
+    try:
+        return tuple(int(text) if re.fullmatch(r"-?\d+", text) else float(text) for text in texts)
+    except ValueError:
+        raise UserError(f"config.data.augment has {name!r}, but {', '.join(texts)} must be numbers") from None
 
 
 def _number(text: str, kind: type, highest: float) -> Any:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cnn_jax import models
+from cnn_jax.core import imports
 from cnn_jax.core.errors import check, near
 from cnn_jax.data.augmentations import check_augment
 from cnn_jax.data.dataset import AXES, KINDS, SOURCES, VARIATIONS
@@ -21,7 +22,7 @@ def check_data(config: Any) -> None:
 
 def _check_source(data: Any) -> None:
     check(
-        data.source == "tfds" or data.name == data.source,
+        data.source == "tfds" or imports.is_path(data.source) or data.name == data.source,
         f"config.data.name is {data.name!r}, but config.data.source is {data.source!r}: name the data set behind the "
         f"configuration file, as in --config=configs/lenet5.py:{data.name}",
     )
@@ -34,7 +35,7 @@ def _check_source(data: Any) -> None:
 
 def _check_shape(network: str, data: Any, axes: int) -> None:
     check(
-        SOURCES[data.source] in (axes, None),
+        SOURCES.get(data.source, 2) in (axes, None),
         f"{network} takes {KINDS[axes]}, but the data set {data.name!r} has none: name one with "
         f"{KINDS[axes]} behind the configuration file"
         f"{near(data.name, [name for name in SOURCES if SOURCES[name] == axes])}",

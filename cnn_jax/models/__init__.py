@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from cnn_jax.core import imports
 from cnn_jax.core.errors import UserError, check, check_choice, near
 from cnn_jax.core.fields import Field, check_fields
 from cnn_jax.core.fields import options as options_of
@@ -68,17 +69,29 @@ FROM_DATA = ("num_classes", "input_shape", "dtype")
 def family(name: str) -> Any:
     """Returns the `nn.family.Family` of the network called `name`; imports its module only.
 
+    Args:
+      name: a key of `MODELS`, or the import path of a `Family`, or of a class of modules: see `nn.custom.family_of`.
+
     Raises:
       UserError: no such network; the message has the near match.
     """
+    if imports.is_path(name):
+        from cnn_jax.nn.custom import family_of
+
+        return family_of(imports.load(name, field="model.name"), name)
     check_choice("model.name", name, MODELS)
     module, _, cls = MODELS[name].family.partition(":")
     return getattr(importlib.import_module(f"cnn_jax.models.{module}"), cls)
 
 
+def settled(name: str) -> Mapping[str, Any]:
+    """Returns the fields that a network's name settles, with their values."""
+    return MODELS[name].settles if name in MODELS else {}
+
+
 def fields(name: str) -> dict[str, Any]:
     """Returns all fields of a network with their defaults: the keyword arguments of `create`."""
-    return {field: option.default for field, option in options_of(family(name)).items()} | dict(MODELS[name].settles)
+    return {field: option.default for field, option in options_of(family(name)).items()} | dict(settled(name))
 
 
 def options(name: str) -> dict[str, Field]:
@@ -86,8 +99,8 @@ def options(name: str) -> dict[str, Field]:
 
     They are those that neither the network's name nor the data set or the precision settles.
     """
-    cls, settled = family(name), MODELS[name].settles
-    given = {*settled, *FROM_DATA, *cls.one_form}
+    cls = family(name)
+    given = {*settled(name), *FROM_DATA, *cls.one_form}
     return {field: option for field, option in options_of(cls).items() if field not in given}
 
 
@@ -108,7 +121,7 @@ def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
     """Builds a network, an `nnx.Module` that maps images [B, *spatial, C] to class scores [B, num_classes] (float32).
 
     Args:
-      name: a key of `MODELS`.
+      name: a key of `MODELS`, or the import path of a network of your own, "mypackage.nets:MyNet".
       seed: of the initial parameters: an int or a key of `jax.random.key`.
       **kwargs: of `fields(name)`: `num_classes`, `input_shape` (without batch), `dtype` (of the computation) and the
         network's own, such as `head` or `residual`.
@@ -120,13 +133,13 @@ def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
 
     from cnn_jax.nn.init import InitKeys
 
-    known, settled = fields(name), MODELS[name].settles
+    known, fixed = fields(name), settled(name)
     for field, value in kwargs.items():
         if field not in known:
             raise UserError(f"{name} has no field {field!r}{near(field, known)}. Its fields: {', '.join(known)}")
         check(
-            field not in settled or value == settled[field],
+            field not in fixed or value == fixed[field],
             f"{name} is the network whose {field} is {known[field]!r}: for {value!r} take that network's name",
         )
-    network = family(name)(**settled, **{field: value for field, value in kwargs.items() if field not in settled})
+    network = family(name)(**fixed, **{field: value for field, value in kwargs.items() if field not in fixed})
     return network.build(InitKeys(jax.random.key(seed) if isinstance(seed, int) else seed))

@@ -205,7 +205,7 @@ OF_TRAINING = {
 
 def structure(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns all fields of a network that say what it computes, those that are not given at their defaults."""
-    left_out = OF_TRAINING.union(models.MODELS[name].settles)
+    left_out = OF_TRAINING.union(models.settled(name))
     fields = {field: value for field, value in models.fields(name).items() if field not in left_out}
     fields |= {field: value for field, value in given.items() if field in fields}
     return {field: tuple(value) if isinstance(value, list) else value for field, value in fields.items()}

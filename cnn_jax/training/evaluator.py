@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from cnn_jax.config.compare import flat
-from cnn_jax.core import trees
+from cnn_jax.core import imports, trees
+from cnn_jax.core.errors import check
 from cnn_jax.eval import evaluation, protocols
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.training.setup import Setup
@@ -37,7 +38,8 @@ class Evaluator:
         The test part is seen as config.eval.protocol says, the others in single views; "protocol" says it in words.
         """
         setup, config = self.setup, self.setup.config
-        if single := part != "test" or config.eval.protocol == "single":
+        single = part != "test" or config.eval.protocol == "single"
+        if single and not config.eval.metrics:
             metrics = evaluation.evaluate(
                 self._eval_step,
                 *self._parameters(state, part),
@@ -47,18 +49,33 @@ class Evaluator:
                 put=self.put,
             )
         else:
-            metrics = evaluation.measure(
-                *self.predict(state, part), setup.data.parts[part], confusion=config.eval.confusion_matrix
-            )
+            probabilities, labels = self.predict(state, part, "single" if single else config.eval.protocol)
+            confusion = config.eval.confusion_matrix
+            metrics = evaluation.measure(probabilities, labels, setup.data.parts[part], confusion=confusion)
+            metrics |= self._further_metrics(probabilities[labels >= 0], labels[labels >= 0])
         return metrics | {"protocol": self.describe("single" if single else config.eval.protocol)}
 
     def describe(self, protocol: str) -> str:
         """Returns in words how a protocol sees an example."""
         return protocols.describe(flat(self.setup.config.to_dict()) | {"eval.protocol": protocol})
 
-    def predict(self, state: TrainState, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (class probabilities, labels) of a part, seen as config.eval.protocol says: `evaluation.predict`."""
-        setup, protocol = self.setup, self.setup.config.eval.protocol
+    def _further_metrics(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Returns what the functions of config.eval.metrics say of class probabilities [N, K] and labels [N]."""
+        found = {}
+        for path in self.setup.config.eval.metrics:
+            value = imports.load(path, field="config.eval.metrics")(probabilities, labels)
+            check(np.ndim(value) == 0, f"config.eval.metrics has {path!r}, which returns {value!r}, and no number")
+            found[path.split(":")[1]] = float(value)
+        return found
+
+    def predict(self, state: TrainState, part: str, protocol: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (class probabilities, labels) of a part; see `evaluation.predict`.
+
+        Args:
+          protocol: how examples are seen; None: as config.eval.protocol says.
+        """
+        setup = self.setup
+        protocol = str(protocol or setup.config.eval.protocol)
         mirror = protocols.is_mirrored(protocol)
         return evaluation.predict(
             eval_steps.make_predict_step(setup.network, **setup.data.normalization, mirror=mirror),

@@ -14,7 +14,7 @@ from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.config.durations import in_steps, is_due, to_steps
 from cnn_jax.config.fields import get, model_fields
-from cnn_jax.core import trees
+from cnn_jax.core import imports, trees
 from cnn_jax.core.errors import check
 from cnn_jax.data.splits import Data
 from cnn_jax.eval import protocols
@@ -120,7 +120,7 @@ class Setup:
         return step.make_loss(
             self.network,
             augmentations=self.config.data.augment,
-            label_smoothing=self.config.label_smoothing,
+            losses=losses_of(self.config),
             **self.data.normalization,
         )
 
@@ -134,6 +134,26 @@ class Setup:
             ema_decay=self.config.ema_decay,
             shardings=shardings,
         )
+
+
+def losses_of(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Returns the loss that config.loss names: (scores [B, K], labels [B]) -> [B].
+
+    Raises:
+      UserError: there is no such function, or it does not take config.loss_options.
+    """
+    options = dict(config.loss_options)
+    if config.loss == "cross_entropy":
+        check(not options, f"config.loss_options is {options}, which is for a loss of your own: leave it empty")
+        return functools.partial(eval_steps.example_losses, label_smoothing=config.label_smoothing)
+    check(
+        config.label_smoothing == 0,
+        f"config.label_smoothing is {config.label_smoothing}, which is for cross_entropy, but config.loss is "
+        f"{config.loss!r}: leave it at 0",
+    )
+    losses = imports.load(config.loss, field="config.loss")
+    imports.check_arguments(losses, options, field="config.loss_options", first=2)
+    return functools.partial(losses, **options)
 
 
 def build(config: Any, *, source: Pretrained | None = None) -> Setup:
@@ -176,6 +196,7 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
         f"config.duration is {config.duration!r} = {total_steps * config.batch_size:,} examples, but must be below "
         "2**32: positions in a run are counted in 32 bits",
     )
+    losses_of(config)
     setup = Setup(
         config=config,
         data=data,

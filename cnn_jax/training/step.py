@@ -104,7 +104,7 @@ def make_loss(
     mean: Any,
     std: Any,
     augmentations: Sequence[str] = (),
-    label_smoothing: float = 0.0,
+    losses: Callable[[jax.Array, jax.Array], jax.Array] = example_losses,
 ) -> Callable[..., tuple[jax.Array, tuple[Tree, jax.Array]]]:
     """Returns (parameters, statistics, frozen, batch with images, `make_keys`) -> (loss, (new statistics, top-1 hits)).
 
@@ -112,6 +112,9 @@ def make_loss(
 
     `mean` and `std` normalise images in [0, 1]. The loss counts auxiliary classifiers, the hits do not. Of two mixed
     examples the loss is the mean of both labels' losses, weighted by their shares; a hit is one of the own label.
+
+    Args:
+      losses: (scores float32 [B, K], labels int [B]) -> the loss of each example, [B].
     """
 
     @cpu.fast()
@@ -122,11 +125,10 @@ def make_loss(
         images, own_share = augment.mix(keys.augmentation, images, batch["position"], augmentations)
 
         def mean_loss(logits: jax.Array) -> jax.Array:
-            losses = example_losses(logits, batch["label"], label_smoothing)
+            own = losses(logits, batch["label"])
             if own_share is not None:
-                others = example_losses(logits, augment.partners(batch["label"]), label_smoothing)
-                losses = own_share * losses + (1 - own_share) * others
-            return losses.mean()
+                own = own_share * own + (1 - own_share) * losses(logits, augment.partners(batch["label"]))
+            return own.mean()
 
         model = nnx.merge(network.train, params, stats, frozen)
         loss, logits = with_auxiliary(scores(network, model, images, mean, std, rngs=keys.dropout), mean_loss)

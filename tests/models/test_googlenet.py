@@ -1,5 +1,7 @@
 """GoogLeNet: the paper's Table 1, and auxiliary classifiers in training."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.config import recipes
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
+from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, hooks, layers
 from cnn_jax.training import step
 from cnn_jax.training.setup import build
@@ -228,7 +231,8 @@ BATCH = {
 
 def test_the_training_loss_is_that_of_the_network_plus_the_weighted_ones_and_its_gradient_reaches_them():
     fields = SMALL | dict(auxiliary=True, dropout=0.0, auxiliary_dropout=0.0)
-    loss, params, stats = loss_of(filled(**fields), label_smoothing=0.1)
+    smoothed = functools.partial(eval_steps.example_losses, label_smoothing=0.1)
+    loss, params, stats = loss_of(filled(**fields), losses=smoothed)
     keys = step.make_keys(0, 0)
     (total, (_, correct)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, stats, {}, BATCH, keys)
     images = (BATCH["image"] / 255 - 0.5) / 0.25

@@ -49,6 +49,9 @@ lenet5 = functools.partial(models.create, "lenet5", width=0.5, padding=4, input_
 resnet8 = functools.partial(models.create, "cifar_resnet", depth=8, width=0.25, input_shape=(8, 8, 1))
 
 
+SMOOTHED = functools.partial(eval_steps.example_losses, label_smoothing=0.2)
+
+
 @functools.cache
 def network_of(create, **fields):
     """Returns (network, parameters, statistics) with arrays from NumPy: initialisers take long to compile."""
@@ -290,7 +293,7 @@ def image_batch(number: int) -> eval_steps.Batch:
 
 
 def test_the_sums_of_training_equal_those_counted_by_hand():
-    train_step, fresh = make(toy, label_smoothing=0.2)
+    train_step, fresh = make(toy, losses=SMOOTHED)
     state = fresh()
     total = dict(loss=0.0, correct=0, examples=0, gradient_norm=0.0, steps=0, learning_rate=RATE)
     for number in range(6):
@@ -369,7 +372,7 @@ def mixed(batch, names):
 
 @pytest.mark.parametrize("name", ["mixup:0.4", "cutmix:1.0"])
 def test_the_loss_of_mixed_examples_is_that_of_both_labels_by_their_shares(name):
-    train_step, fresh = make(toy, label_smoothing=0.2, augmentations=("flip", name))
+    train_step, fresh = make(toy, losses=SMOOTHED, augmentations=("flip", name))
     network, params, stats = network_of(toy)
     batch = make_batch()
     images, shares = mixed(batch, ("flip", name))

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from cnn_jax.core import imports
 from cnn_jax.core.errors import check
 from cnn_jax.data.dataset import Dataset, select_classes
-from cnn_jax.data.sources import digits, drawn, folder, synthetic, tfds
+from cnn_jax.data.sources import custom, digits, drawn, folder, synthetic, tfds
 
 OPENERS = {
     "tfds": tfds.open_dataset,
@@ -27,7 +28,8 @@ def open_dataset(config: Any, seed: int = 0) -> Dataset:
       UserError: the data set is not there (the message says how to get it), or does not have the classes or channels
         that the configuration says.
     """
-    dataset = select_classes(OPENERS[config.source](config, seed), config, seed)
+    opener = custom.open_dataset if imports.is_path(config.source) else OPENERS[config.source]
+    dataset = select_classes(opener(config, seed), config, seed)
     for part, source in dataset.parts.items():
         check(len(source) > 0, f"the {part} part of {config.name!r} is empty: check config.data.{part}")
     check(
