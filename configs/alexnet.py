@@ -4,8 +4,8 @@
     python -m cnn_jax.main --config=configs/alexnet.py:imagenet2012   ImageNet, 227x227
 
 Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 98.05, 96.38, 96.94% in about 43 s each.
-For ImageNet the crops come from the central 256x256, mirrored or not, with shifted colours, as in section 4.1 of the
-paper. They are 227x227, which its layers need, where the paper says 224x224; colours are normalised per channel, where
+For ImageNet the crops come from the central 256x256, mirrored or not, with shifted colors, as in section 4.1 of the
+paper. They are 227x227, which its layers need, where the paper says 224x224; colors are normalized per channel, where
 the paper subtracts the mean image.
 """
 

@@ -5,7 +5,7 @@
     python -m cnn_jax.main --config=configs/googlenet.py:cifar10        CIFAR-10, enlarged to 64x64, our recipe
 
 The paper does not give its batch size, first learning rate, weight decay and duration: the recipe of ImageNet is that
-of Caffe's model zoo, which reports 68.7% top-1 for the centre crop, with the paper's crops (section 6). Auxiliary
+of Caffe's model zoo, which reports 68.7% top-1 for the center crop, with the paper's crops (section 6). Auxiliary
 classifiers need images of at least 79x79: add --config.model.auxiliary=True there.
 Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 97.77, 98.05, 97.77% in about 89 s each.
 """

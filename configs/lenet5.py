@@ -5,7 +5,7 @@
 
 Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 99.16, 99.16, 99.72% in about 12 s each. MNIST:
 99.19, 99.14, 99.24% in about 2 minutes each.
-The optimiser is ours: the paper's (stochastic diagonal Levenberg-Marquardt) is not plain SGD.
+The optimizer is ours: the paper's (stochastic diagonal Levenberg-Marquardt) is not plain SGD.
 """
 
 from ml_collections import ConfigDict

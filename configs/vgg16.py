@@ -7,7 +7,7 @@
 Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): VGG-11 98.89% in 20 s, 11 with LRN 98.61%
 in 22 s, 13 98.89% in 39 s, 16 (C) 98.61% in 45 s, 16 (D) 98.89% in 46 s, 19 98.05% in 56 s.
 For ImageNet the shorter side has a random length between 256 and 512, and crops are mirrored or not, with shifted
-colours: the paper's best of Table 3. For its fixed scale add --config.data.train_resize="(256,256)", or "(384,384)".
+colors: the paper's best of Table 3. For its fixed scale add --config.data.train_resize="(256,256)", or "(384,384)".
 """
 
 from ml_collections import ConfigDict

@@ -18,7 +18,6 @@ from flax import nnx
 from cnn_jax.analysis import receptive_field
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check, near
-from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import intercept
 from cnn_jax.nn.init import ACTIVATIONS
 from cnn_jax.nn.layers import LocalResponseNorm
@@ -222,10 +221,9 @@ def strongest(model: Any, x: jax.Array, layer: str) -> tuple[jax.Array, jax.Arra
 def seen_by(model: Any, shape: Sequence[int], layer: str) -> receptive_field.Field:
     """Returns what a layer's first position sees of images of `shape` [H, W, C], and how far its neighbour's is."""
     graphdef, state = nnx.split(model)
-    with cpu.stock():  # one operation for each layer
-        traced = jax.make_jaxpr(lambda state, x: outputs(nnx.merge(graphdef, state), x)[layer])(
-            state, jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        )
+    traced = jax.make_jaxpr(lambda state, x: outputs(nnx.merge(graphdef, state), x)[layer])(
+        state, jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    )
     inputs = [None] * (len(traced.jaxpr.invars) - 1) + [receptive_field.image(len(shape) - 1)]
     (field,) = receptive_field.receptive_fields(traced, inputs)
     assert field is not None

@@ -86,7 +86,6 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
 
     from cnn_jax.analysis import receptive_field
     from cnn_jax.core import trees
-    from cnn_jax.nn import cpu
     from cnn_jax.nn.hooks import capture
 
     model = nnx.view(nnx.eval_shape(create), deterministic=True, use_running_average=True, raise_if_not_found=False)
@@ -102,8 +101,7 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
         return [(inp, out) for _, inp, out in calls]  # so that the jaxpr's outputs are what goes through the layers
 
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    with cpu.stock():  # one operation for each layer
-        traced = jax.make_jaxpr(forward)(state, image)
+    traced = jax.make_jaxpr(forward)(state, image)
     inputs = [None] * (len(traced.jaxpr.invars) - 1) + [receptive_field.image(len(input_shape) - 1)]
     fields = receptive_field.receptive_fields(traced, inputs)[1::2]
     arrays, rows, kept = traced.jaxpr.outvars, [], set()

@@ -21,7 +21,6 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment
 from cnn_jax.data.pipeline import Batch
 from cnn_jax.eval.steps import gather
-from cnn_jax.nn import cpu
 from cnn_jax.training.build import Run
 from cnn_jax.training.step import with_auxiliary
 
@@ -57,7 +56,7 @@ def check_comparable(config: Any) -> None:
 def flax_loop(run: Run, batches: Callable[[int], Iterable[Batch]], examples: Batch | None) -> Contender:
     """Returns the loop of Flax's MNIST tutorial: nnx.jit over modules, one batch of the host at a time.
 
-    The network is ours with XLA's own operations (`cpu.stock`); learning rate, momentum and decay are the
+    The network is ours with XLA's own operations ; learning rate, momentum and decay are the
     configuration's. Images are normalised, but not augmented.
 
     Args:
@@ -84,9 +83,8 @@ def flax_loop(run: Run, batches: Callable[[int], Iterable[Batch]], examples: Bat
 
     @nnx.jit
     def train_step(model: Any, optimizer: nnx.Optimizer, metrics: nnx.MultiMetric, batch: Batch) -> None:
-        with cpu.stock():
-            dropout_key = jax.random.fold_in(key, optimizer.step[...])
-            (loss, logits), grads = nnx.value_and_grad(loss_fn, has_aux=True)(model, batch, dropout_key)
+        dropout_key = jax.random.fold_in(key, optimizer.step[...])
+        (loss, logits), grads = nnx.value_and_grad(loss_fn, has_aux=True)(model, batch, dropout_key)
         metrics.update(loss=loss, logits=logits, labels=batch["label"])
         optimizer.update(model, grads)
 

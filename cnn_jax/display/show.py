@@ -30,7 +30,6 @@ class ProgressLine:
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
-            disable=not console.is_terminal,
             transient=True,
         )
         self.task = self.bar.add_task(
@@ -38,11 +37,13 @@ class ProgressLine:
         )
 
     def __enter__(self) -> "ProgressLine":
-        self.bar.start()
+        if self.console.is_terminal:
+            self.bar.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()
 
     def advance(self, done: int) -> None:
         """Shows that `done` steps are done."""

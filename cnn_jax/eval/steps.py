@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from cnn_jax.data import augment
+from cnn_jax.nn import cpu
 from cnn_jax.nn.graph import Graph
 
 NO_RANK = jnp.iinfo(jnp.int32).max  # of a label whose scores are not numbers: never a hit
@@ -58,6 +59,7 @@ def make_eval_step(
     confusion (float32 [K, K], rows are true classes).
     """
 
+    @cpu.fast()
     def eval_step(params: Tree, others: Tree, batch: Batch, resident: Batch | None) -> Tree:
         batch = gather(batch, resident)
         mask, labels = batch["mask"], batch["label"]
@@ -85,6 +87,7 @@ def make_eval_step(
 def make_features_step(network: Graph, *, mean: Any, std: Any) -> Callable[[Tree, Batch, Batch | None], jax.Array]:
     """Returns the jitted step (params and statistics, batch, resident) -> what the head's `reduce` returns, float32."""
 
+    @cpu.fast()
     def features_step(params: Tree, batch: Batch, resident: Batch | None) -> jax.Array:
         model = nnx.merge(network.eval, params)
         images = augment.normalize(gather(batch, resident)["image"], mean, std)
@@ -102,6 +105,7 @@ def make_predict_step(
     views of an example and, with `mirror`, over those of the mirror images.
     """
 
+    @cpu.fast()
     def predict_step(params: Tree, others: Tree, views: jax.Array) -> jax.Array:
         model = nnx.merge(network.eval, params, others)
         images = views.reshape(-1, *views.shape[2:])
@@ -118,6 +122,7 @@ def make_statistics_step(network: Graph, *, mean: Any, std: Any) -> Callable[[Tr
     Those of frozen layers are as they were. For `others` see `make_eval_step`.
     """
 
+    @cpu.fast()
     def statistics_step(params: Tree, others: Tree, batch: Batch, resident: Batch | None) -> Tree:
         model = nnx.merge(network.train, params, others)
         for _, module in nnx.iter_graph(model):

@@ -92,15 +92,15 @@ def options(name: str) -> dict[str, Field]:
 
 
 def check_model(model: Any) -> None:
-    """Raises UserError unless `model`, config.model, names a network and has possible values of its fields."""
+    """Raises UserError unless `model`, config.model, names a network and has possible values of its `options`."""
     check("name" in model, "config.model has no name: the config file must set config.model")
-    known, possible = options(model.name), options_of(family(model.name))
+    known = options(model.name)
     for field in set(model) - {"name"}:
         check(
-            field in possible and field not in FROM_DATA,
+            field in known,
             f"config.model.{field}: {model.name} has no such field{near(field, known)}. Its fields: {', '.join(known)}",
         )
-    given = [(field, option) for field, option in possible.items() if field in model]
+    given = [(field, option) for field, option in known.items() if field in model]
     check_fields(given, partial(getattr, model), prefix="config.model.")
 
 

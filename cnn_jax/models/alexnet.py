@@ -4,9 +4,9 @@ AlexNet, the paper's Fig. 2 on 227x227 (its text says 224, which does not fit an
 
 layer   kernel, maps                 output    parameters   with the paper's 2 groups
 conv1   11x11/4, pad 0, 96           55x55         34,944
-pool1   3x3/2 (normalised before)    27x27
+pool1   3x3/2 (normalized before)    27x27
 conv2   5x5, pad 2, 256              27x27        614,656   307,456 (2 groups)
-pool2   3x3/2 (normalised before)    13x13
+pool2   3x3/2 (normalized before)    13x13
 conv3   3x3, pad 1, 384              13x13        885,120
 conv4   3x3, pad 1, 384              13x13      1,327,488   663,936 (2 groups)
 conv5   3x3, pad 1, 256              13x13        884,992   442,624 (2 groups)
@@ -65,7 +65,12 @@ OWN_GROUPS = Rule("at least 1, or 0 for the groups of the variant", lambda group
 class AlexNet(Family):
     """Images [B, H, W, C] -> class scores [B, num_classes]."""
 
-    variant: str = option("grouped", "One of `VARIANTS`.", Choice(*VARIANTS))
+    variant: str = option(
+        "grouped",
+        "grouped: the paper's, halved over two GPUs; ungrouped, unpadded: as lectures have it; one_tower: Krizhevsky "
+        "2014, with norm=none torchvision's; zfnet: ZFNet's; zfnet_wide, zfnet_unpadded: ZFNet's in lectures.",
+        Choice(*VARIANTS),
+    )
     groups: int = option(0, "Groups of conv2, conv4 and conv5; 0: the variant's.", OWN_GROUPS)
     kernel_plan: str = option(
         "single", "stacked: two 3x3 convolutions replace a 5x5, three replace a 7x7.", Choice(*windows.KERNEL_PLANS)

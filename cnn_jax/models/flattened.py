@@ -9,8 +9,8 @@ the columns (horizontal), each with a bias and without an activation between (se
     vertical      5x1       32*5, in its channel        160
     horizontal    1x5       32*5, in its channel        160    sum 6,464
 
-The paper has two such sets in the place of one convolution, chosen by cross-validation. A first layer of 3 channels is
-replaced like the others here. The sizes of the layers are ours:
+The paper replaces one convolution by two such sets, chosen by cross-validation. Here a first layer of 3 channels is
+replaced, too. The sizes of the layers are ours:
 
     conv1    32x32, 5x5, 96 maps     pool1    2x2/2, 16x16
     conv2    16x16, 5x5, 128 maps    pool2    2x2/2, 8x8

@@ -20,7 +20,7 @@ Table 1 of the paper. "reduce" are 1x1 convolutions before the 3x3 and the 5x5, 
     5b               7x7x1024    384   192          384   48           128   128
     head             1x1x1024    global average pool, dropout (40%), linear
 
-Local response normalisation follows pool1 and conv2 (Fig. 3). The auxiliary classifiers on 4a and 4d (section 5):
+Local response normalization follows pool1 and conv2 (Fig. 3). The auxiliary classifiers on 4a and 4d (section 5):
 5x5/3 average pooling, 1x1 convolution of 128, linear 1024, dropout (70%), linear; their losses count 0.3.
 """
 
@@ -54,7 +54,7 @@ MODULES: dict[str, tuple[int, ...] | None] = {
     "inception_5a": (256, 160, 320, 32, 128, 128),
     "inception_5b": (384, 192, 384, 48, 128, 128),
 }
-AUXILIARY = {"inception_4a": "auxiliary_4a", "inception_4d": "auxiliary_4d"}  # the module that each stands on
+AUXILIARY = {"inception_4a": "auxiliary_4a", "inception_4d": "auxiliary_4d"}  # module: the auxiliary classifier on it
 
 Block = Callable[..., ConvBlock]  # (input channels, output channels, kernel, stride, padding)
 
@@ -111,6 +111,7 @@ class AuxiliaryNetwork(Network):
             self.deterministic = deterministic
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:
+        self.check_input(x)
         # Auxiliary classifiers run in evaluation too, so that the layer table has them; a compiled program drops what
         # nobody uses.
         others = []

@@ -109,7 +109,7 @@ class TableConv(nnx.Module):
         self.pairs = tuple((i, o) for o, inputs in enumerate(table) for i in inputs)
         self.shape = (5, 5, in_channels, len(table))
         self.kernel_size, self.pads, self.dtype = (5, 5), (0, 0), dtype
-        # Each output map is initialised by its own fan-in.
+        # Each output map is initialized by its own fan-in.
         shapes = [(5, 5, len(inputs), len(table)) for inputs in table]
         kernels = [get_init(init)(rngs.params(), shape)[..., o] for o, shape in enumerate(shapes)]
         self.kernel = nnx.Param(jnp.concatenate(kernels, axis=-1))

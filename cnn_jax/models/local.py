@@ -55,7 +55,7 @@ class LocallyConnected(nnx.Module):
         self.in_shape = tuple(in_shape)
         height, width = ((n + 2 * padding - kernel) // stride + 1 for n in in_shape[:-1])
         self.out_shape = (height, width, out_channels)
-        # The fan-in is one window's: each position is initialised as a convolution of its own would be.
+        # The fan-in is one window's: each position is initialized as a convolution of its own would be.
         window = (kernel, kernel, in_shape[-1], out_channels)
         keys = jax.random.split(rngs.params(), height * width)
         values = jax.vmap(lambda key: get_init(init)(key, window))(keys)

@@ -82,7 +82,7 @@ def table(layout: str, depth: int) -> tuple[Callable[..., Plan], tuple[int, ...]
 
 
 class Block(nnx.Module):
-    """Convolutions of `plan`, each with normalisation, plus a shortcut; activation between and after the addition.
+    """Convolutions of `plan`, each with normalization, plus a shortcut; activation between and after the addition.
 
     shortcut: "A": identity, by subsampling and zero channels where shapes change; "B": a 1x1 projection where shapes
       change; "C": a projection in every block (section 3.3 and Table 3).
@@ -135,7 +135,7 @@ class Block(nnx.Module):
 
 
 def normalized(norm: Any, x: jax.Array) -> jax.Array:
-    """Returns what a normalisation makes of x; None leaves x."""
+    """Returns what a normalization makes of x; None leaves x."""
     return x if norm is None else norm(x)
 
 

@@ -14,7 +14,7 @@ pool with stride 2.
                                vgg11_lrn
     parameters, millions       132.9      133.0    133.6       138.4       143.7     (Table 2: 133, 133, 134, 138, 144)
 
-A-LRN is A with one local response normalisation, after the first convolution: norm="lrn".
+A-LRN is A with one local response normalization, after the first convolution: norm="lrn".
 """
 
 from collections.abc import Iterator, Sequence

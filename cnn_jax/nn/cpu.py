@@ -1,16 +1,17 @@
-"""What makes convolutions and pooling fast on a CPU, in one place.
+"""Forms of convolutions and max pooling that are fast on a CPU. Layers take them inside `fast()` only.
 
 XLA's CPU backend is several times slower than need be where a convolution is a plain matrix product, where its map is
 smaller than its kernel, where it has few channels, and in some of the gradients. The functions here compute the same
-sums in another form and change results by rounding only; GPUs and TPUs keep XLA's own operations, as does a CPU inside
-`stock()`. Parameters and MACs are those of the layer, whichever form runs.
+sums in another form and change results by rounding only. Some of the forms have no forward-mode derivative
+(`jax.jvp`), which XLA's own operations have: so those are the default, and the steps of training, evaluation and
+prediction ask for the fast ones. GPUs and TPUs always run XLA's. Parameters and MACs are those of the layer, whichever
+form runs.
 """
 
 import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,22 +20,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-_stock: ContextVar[bool] = ContextVar("stock", default=False)
-
-
-def use_fast_path() -> bool:
-    """Returns whether computation goes to a CPU, outside of `stock()` (decided when a function is traced)."""
-    return jax.default_backend() == "cpu" and not _stock.get()
+_fast = jax.make_user_context(default_value=False)  # part of the key of jit's caches
 
 
 @contextlib.contextmanager
-def stock() -> Iterator[None]:
-    """Inside the block, in this thread, functions are traced with XLA's own operations: to compare with them."""
-    token = _stock.set(True)
-    try:
+def fast() -> Iterator[None]:
+    """Inside the block, in this thread, layers are traced in the forms that are fast on a CPU.
+
+    Also a decorator of a function that is going to be jitted: `@cpu.fast()`.
+    """
+    with _fast(True):
         yield
-    finally:
-        _stock.reset(token)
+
+
+def use_fast_path() -> bool:
+    """Returns whether a layer takes its fast form: inside of `fast()`, on a CPU."""
+    return _fast.value and jax.default_backend() == "cpu"
 
 
 # ---------------------------------------------------------------- convolution
@@ -101,9 +102,9 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     **options: Any,
 ) -> jax.Array:
-    """Drop-in for `lax.conv_general_dilated` in channels-last layout, in the forms that are fast on a CPU.
+    """Returns `lax.conv_general_dilated` in channels-last layout; inside of `fast()` in a form that is fast on a CPU.
 
-    Most of those have gradients of any order, but no forward mode (`jax.jvp`), which `stock()` has.
+    Most of those forms have gradients of any order, but no forward mode (`jax.jvp`).
     """
     kernel = rhs.shape[:-2]
     depthwise = feature_group_count == lhs.shape[-1] == rhs.shape[-1] and feature_group_count > 1
@@ -243,8 +244,8 @@ def max_pool(
 ) -> jax.Array:
     """Returns the maximum of each window, [B, *spatial', C]; padding is never the maximum.
 
-    The first maximum of a window, in row-major order, receives its gradient: XLA's rule, which costs a CPU about ten
-    times the forward pass as XLA's own operation.
+    The first maximum of a window, in row-major order, receives its gradient. That is XLA's rule; as XLA's own operation
+    it costs a CPU about ten times the forward pass.
     """
     kernel, strides, padding = tuple(kernel), tuple(strides), tuple(padding)
     if not use_fast_path():

@@ -15,7 +15,7 @@ Tree = Any
 class Graph:
     """A network's static half: the graphs that merge with its arrays, for training and for evaluation.
 
-    from_features: in the place of images it gets what its head's `reduce` returns, and computes the rest of the head.
+    from_features: its input is what its head's `reduce` returns, and it computes the rest of the head.
     """
 
     train: nnx.GraphDef

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.nn import initializers
 
 from cnn_jax.core.errors import check, check_choice
+from cnn_jax.nn import host_random
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
@@ -22,21 +25,80 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def lecun_uniform_1998(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, **_: Any) -> jax.Array:
-    """U(-2.4/n, 2.4/n) with n the fan-in (LeCun et al. 1998, appendix A)."""
-    limit = 2.4 / math.prod(shape[:-1])
-    return jax.random.uniform(key, tuple(shape), dtype, -limit, limit)
+# ---------------------------------------------------------------- initializers
+
+Initializer = Callable[..., jax.Array]  # key, shape, dtype
 
 
-# Name -> initialiser of convolution and linear kernels. Biases start at zero.
-INITS: dict[str, Callable[..., jax.Array]] = {
-    "he_fan_in": initializers.variance_scaling(2.0, "fan_in", "normal"),  # He et al. 2015, eq. 10
-    "he_fan_out": initializers.variance_scaling(2.0, "fan_out", "normal"),  # He et al. 2015, eq. 14
-    "glorot_normal": initializers.variance_scaling(1.0, "fan_avg", "normal"),  # Glorot & Bengio 2010
-    "glorot_uniform": initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-    "lecun_normal": initializers.variance_scaling(1.0, "fan_in", "normal"),
+def _initializer(traced: Initializer, drawn: Callable[[tuple[int, int], Sequence[int]], jax.Array]) -> Initializer:
+    """Returns `traced`; outside of jax's transformations it computes the same values by `drawn`, of `host_random`."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, **options: Any) -> jax.Array:
+        words = host_random.key_words(key) if jnp.dtype(dtype) == jnp.float32 and not options else None
+        return traced(key, tuple(shape), dtype, **options) if words is None else drawn(words, shape)
+
+    return init
+
+
+def variance_scaling(
+    scale: float, mode: Literal["fan_in", "fan_out", "fan_avg"], distribution: Literal["normal", "uniform"]
+) -> Initializer:
+    """Returns `jax.nn.initializers.variance_scaling`: variance `scale` / fan, distribution "normal" or "uniform"."""
+
+    def drawn(words: tuple[int, int], shape: Sequence[int]) -> jax.Array:
+        positions = math.prod(shape[:-2])
+        fan_in, fan_out = shape[-2] * positions, shape[-1] * positions
+        variance = np.float32(scale / {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode])
+        if distribution == "normal":
+            return host_random.normal(words, shape, np.sqrt(variance))
+        return host_random.uniform(words, shape, -1, 1, np.sqrt(np.float32(3) * variance))
+
+    return _initializer(initializers.variance_scaling(scale, mode, distribution), drawn)
+
+
+def normal(deviation: float) -> Initializer:
+    """Returns an initializer with N(0, deviation**2)."""
+    return _initializer(
+        initializers.normal(deviation), lambda words, shape: host_random.normal(words, shape, deviation)
+    )
+
+
+def _lecun_limit(shape: Sequence[int]) -> float:
+    return 2.4 / math.prod(shape[:-1])
+
+
+def _lecun_uniform_1998(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, **_: Any) -> jax.Array:
+    return jax.random.uniform(key, tuple(shape), dtype, -_lecun_limit(shape), _lecun_limit(shape))
+
+
+# U(-2.4/n, 2.4/n) with n the fan-in (LeCun et al. 1998, appendix A).
+lecun_uniform_1998 = _initializer(
+    _lecun_uniform_1998,
+    lambda words, shape: host_random.uniform(words, shape, -_lecun_limit(shape), _lecun_limit(shape)),
+)
+
+
+def constant(value: float) -> Initializer:
+    """Returns an initializer with one value; it compiles nothing outside of jax's transformations."""
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, **_: Any) -> jax.Array:
+        traced = isinstance(key, jax.core.Tracer)
+        return jnp.full(shape, value, dtype) if traced else jax.device_put(np.full(shape, value, dtype))
+
+    return init
+
+
+ZEROS, ONES = constant(0.0), constant(1.0)
+
+# Name -> initializer of convolution and linear kernels. Biases start at zero.
+INITS: dict[str, Initializer] = {
+    "he_fan_in": variance_scaling(2.0, "fan_in", "normal"),  # He et al. 2015, eq. 10
+    "he_fan_out": variance_scaling(2.0, "fan_out", "normal"),  # He et al. 2015, eq. 14
+    "glorot_normal": variance_scaling(1.0, "fan_avg", "normal"),  # Glorot & Bengio 2010
+    "glorot_uniform": variance_scaling(1.0, "fan_avg", "uniform"),
+    "lecun_normal": variance_scaling(1.0, "fan_in", "normal"),
     "lecun_uniform_1998": lecun_uniform_1998,
-    "normal_0.01": initializers.normal(0.01),  # Krizhevsky et al. 2012, section 5
+    "normal_0.01": normal(0.01),  # Krizhevsky et al. 2012, section 5
 }
 
 
@@ -47,7 +109,7 @@ def get_activation(name: str) -> Callable[[jax.Array], jax.Array]:
 
 
 def get_init(name: str) -> Callable[..., jax.Array]:
-    """Returns the kernel initialiser called `name`; raises UserError for an unknown one."""
+    """Returns the kernel initializer called `name`; raises UserError for an unknown one."""
     check_choice("init", name, INITS)
     return INITS[name]
 
@@ -76,12 +138,15 @@ class InitKeys:
     """
 
     def __init__(self, key: jax.Array):
-        self.key = key
+        self.key, self.words = key, host_random.key_words(key)
         self.count = 0
 
     def params(self) -> jax.Array:
+        """Returns the next key."""
         self.count += 1
-        return jax.random.fold_in(self.key, self.count)
+        if self.words is None:
+            return jax.random.fold_in(self.key, self.count)
+        return host_random.fold_in(self.words, self.count)
 
 
 class Statistic(nnx.BatchStat):

@@ -1,4 +1,4 @@
-"""Convolution, linear layer, normalisation, and the block of them that every family uses.
+"""Convolution, linear layer, normalization, and the block of them that every family uses.
 
 All arrays are channels-last: images are [B, H, W, C]. Paddings and strides are always explicit numbers, because
 "SAME" pads a strided 7x7 convolution differently from the papers' code.
@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.nn import initializers
 
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import emit
-from cnn_jax.nn.init import InitKeys, Statistic, get_activation, get_init
+from cnn_jax.nn.init import ONES, ZEROS, InitKeys, Statistic, get_activation, get_init
 from cnn_jax.nn.windows import check_fits, check_window, per_axis
 
 
@@ -61,6 +60,7 @@ class Conv(nnx.Conv):
             feature_group_count=groups,
             use_bias=bias,
             kernel_init=get_init(init),
+            bias_init=ZEROS,
             dtype=dtype,
             conv_general_dilated=cpu.conv_general_dilated,
             rngs=rngs,  # pyright: ignore[reportArgumentType]
@@ -79,6 +79,7 @@ class Linear(nnx.Linear):
             in_features,
             out_features,
             kernel_init=get_init(init),
+            bias_init=ZEROS,
             dtype=dtype,
             rngs=rngs,  # pyright: ignore[reportArgumentType]
         )
@@ -88,7 +89,7 @@ class Linear(nnx.Linear):
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch normalisation over all axes but the last; statistics are float32 and those of the global batch.
+    """Batch normalization over all axes but the last; statistics are float32 and those of the global batch.
 
     `decay` is the weight of the old value in the running averages (torch's momentum is 1 - decay).
     Unlike torch's, the running variance is the biased one: it differs by the factor (n-1)/n. Variances are those of
@@ -107,28 +108,30 @@ class BatchNorm(nnx.BatchNorm):
     ):
         check(0 <= decay < 1, f"norm_decay is {decay}, but must be in [0, 1): the weight of the old running average")
         super().__init__(
-            channels,
+            1,  # for which Flax compiles its zeros and ones, as it would for every number of channels
             momentum=decay,
             epsilon=epsilon,
-            scale_init=initializers.zeros if zero_scale else initializers.ones,
             dtype=dtype,
             rngs=rngs,  # pyright: ignore[reportArgumentType]
         )
-        self.mean = Statistic(jnp.zeros(channels))
-        self.var = Statistic(jnp.ones(channels))
+        self.num_features = channels
+        self.scale = nnx.Param((ZEROS if zero_scale else ONES)(rngs.key, (channels,)))
+        self.bias = nnx.Param(ZEROS(rngs.key, (channels,)))
+        self.mean = Statistic(ZEROS(rngs.key, (channels,)))
+        self.var = Statistic(ONES(rngs.key, (channels,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return emit(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
 
     def _evaluate(self, x: jax.Array) -> jax.Array:
-        """Normalises with the running averages. Flax rounds them to the computation's type, a bias in bfloat16."""
+        """Normalizes with the running averages. Flax rounds them to the computation's type, a bias in bfloat16."""
         dtype = self.dtype or x.dtype
         mean, var, scale, bias = (v[...] for v in (self.mean, self.var, self.scale, self.bias) if v is not None)
         return ((x.astype(jnp.float32) - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(dtype)
 
 
 class LocalResponseNorm(nnx.Module):
-    """Local response normalisation over neighbouring channels, [..., C] -> [..., C], in float32.
+    """Local response normalization over neighboring channels, [..., C] -> [..., C], in float32.
 
     x_i / (k + alpha * sum of x_j**2 over the `size` channels around i)**beta, with the constants of Krizhevsky et al.
     2012, section 3.3. Caffe and torch divide alpha by the size: their alpha=1e-4, size=5 is alpha=2e-5 here.
@@ -159,7 +162,7 @@ def make_norm(
     dtype: Any = None,
     rngs: InitKeys,
 ) -> Any:
-    """Returns a normalisation of maps with `channels`: None, `LocalResponseNorm` or `BatchNorm`."""
+    """Returns a normalization of maps with `channels`: None, `LocalResponseNorm` or `BatchNorm`."""
     check_choice("norm", kind, NORMS)
     if kind == "batch":
         return BatchNorm(channels, decay=decay, epsilon=epsilon, zero_scale=zero_scale, dtype=dtype, rngs=rngs)
@@ -167,7 +170,7 @@ def make_norm(
 
 
 class ConvBlock(nnx.Module):
-    """Convolution, normalisation, activation, [B, *spatial, C_in] -> [B, *spatial', C_out].
+    """Convolution, normalization, activation, [B, *spatial, C_in] -> [B, *spatial', C_out].
 
     norm: "none", "batch" (before the activation) or "lrn" (after it, as in AlexNet). bias: of the convolution.
     """

@@ -28,12 +28,12 @@ class Head(nnx.Module):
         (Krizhevsky et al. 2012).
       "conv": a 1x1 convolution to one map for each class, activation, global average pooling (Lin et al. 2013, section
         3.2; Iandola et al. 2016): no linear layer.
-    `dropout` is the rate; but for "fc" it stands before the classifier.
+    `dropout` is the rate; without hidden layers it acts before the classifier.
 
     Maps larger than `in_shape` are scored at every position, and the scores averaged: for "flatten" and "fc" the linear
-    layers act as convolutions (Simonyan & Zisserman 2015, section 3.2), for the others that is what they do anyway.
+    layers act as convolutions (Simonyan & Zisserman 2015, section 3.2). The other kinds do so anyway.
 
-    A call is `score(reduce(x))`, so that what comes before the first parameter of the head can be kept.
+    A call is `score(reduce(x))`: `reduce` has no parameters, so its result can be cached.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ def feature_shape(model: Any, input_shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
       UserError: the input is too small; the message names the layer that it does not fit.
     """
+
     graphdef, state = nnx.split(model)
 
     def features(state: Any, x: jax.Array) -> jax.Array:
@@ -160,10 +161,34 @@ class Network(nnx.Module):
 
     def feature_shape(self) -> tuple[int, ...]:
         """Returns the shape [*spatial, C] of the maps that the layers so far give; see `feature_shape`."""
-        return feature_shape(nnx.view(self, deterministic=True, raise_if_not_found=False), self.input_shape)
+        evaluated = nnx.view(self, deterministic=True, use_running_average=True, raise_if_not_found=False)
+        return feature_shape(evaluated, self.input_shape)
+
+    def check_input(self, x: jax.Array) -> None:
+        """Raises UserError unless x is a batch of images, channels last; their sizes may differ from `input_shape`."""
+        got, (*_, channels) = list(x.shape), self.input_shape
+        if len(got) == len(self.input_shape) + 1 and got[-1] == channels:
+            return
+        wanted = f"[batch, {', '.join(map(str, self.input_shape))}], channels last"
+        if len(got) == len(self.input_shape):
+            raise UserError(f"the input has the shape {got}, but must be {wanted}: add the batch axis, x[None]")
+        if len(got) == 4 and got[1] == channels:
+            raise UserError(
+                f"the input has the shape {got}, which looks like NCHW, but must be NHWC, {wanted}: transpose it, "
+                "x.transpose(0, 2, 3, 1)"
+            )
+        raise UserError(f"the input has the shape {got}, but must be {wanted}")
 
     def features(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        """Returns the feature maps before the head, [B, *spatial', C']; `rngs` is a key for dropout in the layers."""
+        """Returns the feature maps before the head, [B, *spatial', C'].
+
+        Args:
+          x: a batch of images, [B, *spatial, C]. rngs: a key for dropout in the layers.
+
+        Raises:
+          UserError: x is no such batch; see `check_input`.
+        """
+        self.check_input(x)
         for i, name in enumerate(self.order):
             layer = getattr(self, name)
             x = layer(x, rngs=fold_in(rngs, i)) if isinstance(layer, nnx.Dropout) else layer(x)

@@ -1,4 +1,4 @@
-"""Pooling: windows, adaptive and global; and strided convolution in its place."""
+"""Pooling: windows, adaptive and global, and strided convolution instead of it."""
 
 import math
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def ceil_padding(sizes: Sequence[int], layer: Any) -> list[tuple[int, int]]:
 
 
 class StridedConv(Conv):
-    """A convolution in the place of a pool: [B, *spatial, C] -> [B, *spatial', C], of the sizes that the pool has."""
+    """A convolution instead of a pool: [B, *spatial, C] -> [B, *spatial', C], with the output sizes of the pool."""
 
     def __init__(self, channels: int, *window: Any, ceil: bool, **options: Any):
         super().__init__(channels, channels, *window, **options)

@@ -13,9 +13,9 @@ class Repeated(nnx.Module):
     """`count` modules in a row that are built alike, x -> x of the same shape; names of their leaves have no numbers.
 
     Every leaf of `block` has a leading axis with an entry for each of them. So a compiler sees one block, and an
-    optimiser one array for all: ResNet-1202 block by block is 7,000 arrays, which XLA compiles for many minutes.
+    optimizer one array for all: ResNet-1202 block by block is 7,000 arrays, which XLA compiles for many minutes.
 
-    Who listens (`hooks.capture`) sees them one after another, as attributes "0", "1", ... that they then have.
+    Hooks (`hooks.capture`) see them one after another, as attributes "0", "1", ...
     """
 
     def __init__(self, make: Callable[[InitKeys], nnx.Module], count: int, *, rngs: InitKeys):

@@ -15,7 +15,6 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import written
 from cnn_jax.data import augment
 from cnn_jax.display import show
-from cnn_jax.nn import cpu
 from cnn_jax.pretrained import predictor
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained import torchvision as foreign_weights
@@ -108,7 +107,7 @@ def torchvision_call(model: Mapping[str, Any], given: Mapping[str, Any], num_cla
 def write_function(source: pretrained.Pretrained, path: Path) -> str:
     """Writes the function from images to probabilities; returns how to use it.
 
-    Convolutions are in XLA's plain form, whatever computer exports them.
+    It has XLA's own operations, on whatever computer it is exported.
 
     Raises:
       StorageError: the file cannot be written.
@@ -123,8 +122,7 @@ def write_function(source: pretrained.Pretrained, path: Path) -> str:
     images = jax.ShapeDtypeStruct(
         export.symbolic_shape(", ".join(["b", *map(str, sizes)])), jnp.uint8 if len(sizes) > 2 else jnp.float32
     )
-    with cpu.stock():
-        exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
+    exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
     with written(path) as partial:
         partial.write_bytes(exported.serialize())
     return f"jax.export.deserialize(...).call(images) takes {images.dtype} {list(images.shape)}, any b"

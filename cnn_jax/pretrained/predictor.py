@@ -22,6 +22,7 @@ from cnn_jax.data.arrays import StoredArray
 from cnn_jax.data.find import find
 from cnn_jax.data.images import Frames, Picture, UnreadableError
 from cnn_jax.data.workers import read_ahead
+from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import capture
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained.features import Features
@@ -76,10 +77,12 @@ class Predictor:
         def merged(state: Any, images: jax.Array) -> tuple[Any, jax.Array]:
             return nnx.merge(graphdef, state), augment.normalize(images, mean, std)
 
+        @cpu.fast()
         def scores(state: Any, images: jax.Array) -> jax.Array:
             model, values = merged(state, images)
             return model(values)
 
+        @cpu.fast()
         def features(state: Any, images: jax.Array) -> jax.Array:
             model, values = merged(state, images)
             with capture() as calls:

@@ -24,6 +24,7 @@ from flax import nnx
 from cnn_jax.core import trees
 from cnn_jax.data import augment, mixing
 from cnn_jax.eval.steps import Batch, example_losses, gather, label_ranks, scores
+from cnn_jax.nn import cpu
 from cnn_jax.nn.graph import Graph
 from cnn_jax.training.optim import Plateau, Schedule
 
@@ -112,6 +113,7 @@ def make_loss(
     examples the loss is the mean of both labels' losses, weighted by their shares; a hit is one of the own label.
     """
 
+    @cpu.fast()
     def loss_fn(
         params: Tree, stats: Tree, frozen: Tree, batch: Batch, keys: Keys
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:

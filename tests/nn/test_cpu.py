@@ -43,34 +43,51 @@ def value_and_gradients(function, *arrays):
 
 def both(function, *arrays):
     """Returns its values and gradients in our form and in XLA's."""
-    ours = value_and_gradients(function, *arrays)
-    with cpu.stock():
-        return ours, value_and_gradients(function, *arrays)
+    with cpu.fast():
+        ours = value_and_gradients(function, *arrays)
+    return ours, value_and_gradients(function, *arrays)
 
 
 def primitives(function, *arrays) -> str:
-    return str(jax.make_jaxpr(function)(*arrays))
+    """Returns the operations of a function in our form."""
+    return str(jax.make_jaxpr(cpu.fast()(function))(*arrays))
 
 
 # ---------------------------------------------------------------- which path
 
 
-def test_stock_operations_are_those_of_the_block_and_of_the_thread():
-    assert cpu.use_fast_path()
-    with cpu.stock(), cpu.stock():
-        assert not cpu.use_fast_path()
+def test_fast_forms_are_those_of_the_block_and_the_thread():
+    assert not cpu.use_fast_path()
+    with cpu.fast(), cpu.fast():
+        assert cpu.use_fast_path()
         elsewhere = []
         thread = threading.Thread(target=lambda: elsewhere.append(cpu.use_fast_path()))
         thread.start()
         thread.join()
-        assert elsewhere == [True]
-    with pytest.raises(RuntimeError), cpu.stock():
+        assert elsewhere == [False]
+    with pytest.raises(RuntimeError), cpu.fast():
         raise RuntimeError
-    assert cpu.use_fast_path()
+    assert not cpu.use_fast_path()
+
+
+def test_a_jitted_function_is_traced_again_inside_fast():
+    x, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 1, 3, 2))
+    seen = []
+
+    @jax.jit
+    def function(x):
+        seen.append(cpu.use_fast_path())
+        return conv(x, kernel, (1, 1), ((0, 0), (0, 0)))
+
+    for _ in range(2):
+        function(x)
+        with cpu.fast():
+            function(x)
+    assert seen == [False, True]
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
-def test_other_platforms_and_stock_keep_xlas_operations(elsewhere, monkeypatch):
+def test_other_platforms_and_the_default_have_xlas_operations(elsewhere, monkeypatch):
     if elsewhere:
         monkeypatch.setattr(cpu.jax, "default_backend", lambda: "gpu")
     x, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 1, 3, 2))
@@ -83,8 +100,7 @@ def test_other_platforms_and_stock_keep_xlas_operations(elsewhere, monkeypatch):
             assert name in primitives(function, x)
         else:
             assert name not in primitives(function, x)
-            with cpu.stock():
-                assert name in primitives(lambda x, function=function: function(x), x)
+            assert name in str(jax.make_jaxpr(function)(x))
 
 
 # ---------------------------------------------------------------- convolution
@@ -197,7 +213,8 @@ def test_what_layers_do_not_use_is_left_to_xla(options):
 def test_patches_are_laid_out_again_for_the_gradient_and_not_kept():
     # Nine times the input would be kept otherwise.
     x, kernel = jnp.zeros((2, 4, 4, 16)), jnp.zeros((3, 3, 16, 4))
-    kept = jax.eval_shape(lambda *a: jax.vjp(lambda *a: conv(*a, (2, 2), ((1, 1), (1, 1))), *a)[1], x, kernel)
+    with cpu.fast():
+        kept = jax.eval_shape(lambda *a: jax.vjp(lambda *a: conv(*a, (2, 2), ((1, 1), (1, 1))), *a)[1], x, kernel)
     assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= max(x.size, kernel.size)
 
 
@@ -230,13 +247,15 @@ def test_max_pooling_has_the_values_and_gradients_of_xlas_with_many_ties(shape, 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3)])  # a chain of comparisons, and tiles
 def test_the_first_maximum_in_row_major_order_receives_the_gradient(strides):
     x = jnp.asarray([[1, 5, 5], [5, 0, 5]], jnp.float32).reshape(1, 2, 3, 1)
-    _, gradients = jax.vjp(lambda x: cpu.max_pool(x, (2, 3), strides, ((0, 0), (0, 0))), x)
+    with cpu.fast():
+        _, gradients = jax.vjp(lambda x: cpu.max_pool(x, (2, 3), strides, ((0, 0), (0, 0))), x)
     np.testing.assert_array_equal(gradients(jnp.full((1, 1, 1, 1), 7.0))[0][0, :, :, 0], [[0, 7, 0], [0, 0, 0]])
 
 
 def test_a_maximum_with_not_a_number_is_not_a_number():
     x = jnp.asarray([1, np.nan, 3, 4, 5, np.nan, np.nan, 2]).reshape(1, 8, 1)
-    y = cpu.max_pool(x, (2,), (2,), ((0, 0),))
+    with cpu.fast():
+        y = cpu.max_pool(x, (2,), (2,), ((0, 0),))
     np.testing.assert_array_equal(np.isnan(y[0, :, 0]), [True, False, True, True])
 
 
@@ -250,12 +269,13 @@ def test_max_pooling_keeps_every_transformation(window):
     def second(x, tangent):
         return jax.jvp(jax.vmap(jax.grad(lambda x: function(x).sum())), (x,), (tangent,))
 
-    ours = jax.jit(second)(x, tangent)
-    with cpu.stock():  # whose maximum has no second derivative
-        assert_close(ours[0], jax.vmap(jax.grad(lambda x: function(x).sum()))(x))
+    with cpu.fast():
+        ours = jax.jit(second)(x, tangent)
+    assert_close(ours[0], jax.vmap(jax.grad(lambda x: function(x).sum()))(x))
     # A directional derivative of the gradient, by differences.
     step_size = 1e-2
-    ahead, behind = (second(x + sign * step_size * tangent, tangent)[0] for sign in (1, -1))
+    with cpu.fast():
+        ahead, behind = (second(x + sign * step_size * tangent, tangent)[0] for sign in (1, -1))
     assert np.median(np.abs(ours[1] - (ahead - behind) / (2 * step_size))) < 1e-3
 
 
@@ -295,8 +315,8 @@ def test_a_network_has_the_loss_and_gradients_of_its_stock_operations(name, fiel
     forward = primitives(lambda images: nnx.merge(network.eval, params, stats)(images), images)
     # Layers do reach the forms for CPUs.
     assert "conv_general_dilated[" not in forward if name == "lenet5" else "custom_vjp_call" in forward
-    ours = run()
-    with cpu.stock():
-        xlas = run()
+    with cpu.fast():
+        ours = run()
+    xlas = run()
     assert math.isfinite(ours[0])
     assert_close(ours, xlas, 1e-4)  # rounding grows through the layers
