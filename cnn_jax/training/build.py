@@ -20,7 +20,7 @@ from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core import trees
 from cnn_jax.core.errors import check
 from cnn_jax.data.pipeline import Data
-from cnn_jax.eval import evaluate, protocols
+from cnn_jax.eval import evaluation, protocols
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph
 from cnn_jax.parallel import sharding
@@ -239,7 +239,7 @@ class Run:
             features_step = eval_steps.make_features_step(self.network, **self.data.normalization)
             for name, part in self.data.parts.items():
                 if not part.has_features:
-                    features, labels = evaluate.features(
+                    features, labels = evaluation.features(
                         features_step,
                         trees.merged(state.params, state.stats, state.frozen),
                         part,
@@ -288,7 +288,7 @@ class Run:
         The test part is seen as config.eval.protocol says, the others in single views; "protocol" says it in words.
         """
         if single := part != "test" or self.config.eval.protocol == "single":
-            metrics = evaluate.evaluate(
+            metrics = evaluation.evaluate(
                 self.eval_step,
                 *self._evaluated(state, part),
                 self.data.parts[part],
@@ -298,7 +298,7 @@ class Run:
             )
         else:
             confusion = self.config.eval.confusion_matrix
-            metrics = evaluate.measure(*self.predict(state, part), self.data.parts[part], confusion=confusion)
+            metrics = evaluation.measure(*self.predict(state, part), self.data.parts[part], confusion=confusion)
         return metrics | {"protocol": self.protocol("single" if single else self.config.eval.protocol)}
 
     def protocol(self, name: str) -> str:
@@ -306,9 +306,9 @@ class Run:
         return protocols.describe(flat(self.config.to_dict()) | {"eval.protocol": name})
 
     def predict(self, state: step.TrainState, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (class probabilities, labels) of a part, seen as config.eval.protocol says: `evaluate.predict`."""
+        """Returns (class probabilities, labels) of a part, seen as config.eval.protocol says: `evaluation.predict`."""
         protocol = self.config.eval.protocol
-        return evaluate.predict(
+        return evaluation.predict(
             eval_steps.make_predict_step(
                 self.network, **self.data.normalization, mirror=protocols.is_mirrored(protocol)
             ),
@@ -330,7 +330,7 @@ class Run:
         others = trees.merged(stats, state.frozen)
         batches = self.config.eval.recompute_statistics
         if part == "test" and batches and jax.tree.leaves(stats):
-            recomputed = evaluate.recompute_statistics(
+            recomputed = evaluation.recompute_statistics(
                 eval_steps.make_statistics_step(self.network, **self.data.normalization),
                 params,
                 others,

@@ -12,7 +12,7 @@ from rich.console import Console
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.display import show
-from cnn_jax.eval import evaluate as evaluation
+from cnn_jax.eval import evaluation
 from cnn_jax.tracking import workdir
 from cnn_jax.tracking.metrics import scalars
 from cnn_jax.training.build import Run

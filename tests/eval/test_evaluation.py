@@ -14,7 +14,7 @@ from cnn_jax.config.fields import get_config
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import pipeline, sources
-from cnn_jax.eval import evaluate
+from cnn_jax.eval import evaluation
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.init import InitKeys
@@ -72,7 +72,7 @@ def eval_step(confusion: bool = True):
 def evaluated(batch_size: int, placement: str = "device", confusion: bool = True) -> dict:
     _, params, stats = toy()
     part = make_part(placement=placement)
-    return evaluate.evaluate(
+    return evaluation.evaluate(
         eval_step(confusion), params, stats, part, part.resident, batch_size=batch_size, put=lambda batch: batch
     )
 
@@ -205,7 +205,7 @@ def test_recomputed_statistics_are_the_plain_average_over_the_first_training_bat
     part = make_part(train=True, placement=placement)
 
     def recompute(stats, batches):
-        return evaluate.recompute_statistics(
+        return evaluation.recompute_statistics(
             statistics_step, params, stats, part, part.resident, batch_size=16, batches=batches, put=lambda batch: batch
         )
 
@@ -237,7 +237,7 @@ def predicted(placement: str, protocol: str = "single", batch_size: int = 7):
     network, params, stats = toy()
     part = make_part(placement=placement)
     predict_step = eval_steps.make_predict_step(network, mean=MEAN, std=STD, mirror=protocol != "single")
-    return part, evaluate.predict(
+    return part, evaluation.predict(
         predict_step,
         params,
         stats,
@@ -265,7 +265,7 @@ def test_probabilities_of_single_views_measure_as_the_sums_of_an_evaluation_do(p
     part, (probabilities, labels) = predicted(placement)
     np.testing.assert_allclose(probabilities, shares(), rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(labels, arrays()[1])
-    assert_as_expected(evaluate.measure(probabilities, labels, part, confusion=True))
+    assert_as_expected(evaluation.measure(probabilities, labels, part, confusion=True))
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
@@ -279,7 +279,7 @@ def test_what_cannot_be_read_is_left_out_of_the_metrics():
     part, (probabilities, labels) = predicted("device")
     part.config.on_error = "skip"
     labels[[2, 5]] = -1
-    metrics = evaluate.measure(probabilities, labels, part)
+    metrics = evaluation.measure(probabilities, labels, part)
     assert metrics["skipped"] == 2 and metrics["examples"] == COUNT - 2
     kept = np.delete(np.arange(COUNT), [2, 5])
     assert metrics["error"] == pytest.approx(np.mean(probabilities[kept].argmax(1) != arrays()[1][kept]))
@@ -288,7 +288,7 @@ def test_what_cannot_be_read_is_left_out_of_the_metrics():
 def test_scores_that_are_no_numbers_are_no_hits():
     part, (probabilities, labels) = predicted("device")
     probabilities[:] = np.nan
-    metrics = evaluate.measure(probabilities, labels, part, confusion=True)
+    metrics = evaluation.measure(probabilities, labels, part, confusion=True)
     assert metrics["error"] == 1 and metrics["top5_error"] == 1 and metrics["confusion"].sum() == 0
 
 
@@ -306,7 +306,7 @@ def test_a_part_of_which_nothing_can_be_read_is_an_error(protocol):
     options: dict = dict(batch_size=8, put=lambda batch: batch)
     with pytest.raises(UserError, match="none of the examples of a part can be read"):
         if protocol == "single":
-            evaluate.evaluate(eval_step(), params, stats, part, None, **options)
+            evaluation.evaluate(eval_step(), params, stats, part, None, **options)
         else:
             predict_step = eval_steps.make_predict_step(network, mean=MEAN, std=STD, mirror=True)
-            evaluate.predict(predict_step, params, stats, part, None, protocol=protocol, scales=(8,), **options)
+            evaluation.predict(predict_step, params, stats, part, None, protocol=protocol, scales=(8,), **options)
