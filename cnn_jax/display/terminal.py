@@ -30,7 +30,6 @@ class ProgressLine:
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
-            disable=not console.is_terminal,
             transient=True,
         )
         self.task = self.bar.add_task(
@@ -38,8 +37,9 @@ class ProgressLine:
         )
 
     def start(self) -> None:
-        """Shows the bar; may be called again."""
-        self.bar.start()
+        """Shows the bar in a terminal; may be called again."""
+        if self.console.is_terminal:
+            self.bar.start()
 
     def stop(self) -> None:
         """Removes the bar; may be called again."""

@@ -107,7 +107,7 @@ def torchvision_call(model: Mapping[str, Any], given: Mapping[str, Any], num_cla
 def write_function(source: pretrained.Pretrained, path: Path) -> str:
     """Writes the function from images to probabilities; returns how to use it.
 
-    Convolutions are in XLA's plain form, whatever computer exports them.
+    It has XLA's own operations, on whatever computer it is exported.
 
     Raises:
       StorageError: the file cannot be written.

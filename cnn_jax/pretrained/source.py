@@ -27,11 +27,10 @@ from cnn_jax.checkpoint import bucket
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check, check_choice
-from cnn_jax.pretrained import files as state_dicts
-from cnn_jax.pretrained import hub
+from cnn_jax.pretrained import hub, state_dicts
 from cnn_jax.pretrained import torchvision as foreign_weights
-from cnn_jax.pretrained.files import StateDict
 from cnn_jax.pretrained.recognition import Recognized, recognize
+from cnn_jax.pretrained.state_dicts import StateDict
 from cnn_jax.tracking import run_folder
 from cnn_jax.tracking.run_folder import INPUT
 

@@ -197,7 +197,7 @@ def test_images_of_one_channel_have_no_known_normalisation(tmp_path):
 
 def test_misfits_are_found_before_anything_is_read(tmp_path, state, monkeypatch):
     save_file(state | {"left.weight": np.zeros(1, np.float32)}, tmp_path / "x.safetensors")
-    monkeypatch.setattr("cnn_jax.pretrained.files.StateDict.read", lambda self: pytest.fail("read"))
+    monkeypatch.setattr("cnn_jax.pretrained.state_dicts.StateDict.read", lambda self: pytest.fail("read"))
     with pytest.raises(UserError, match=r"1 left over: left\.weight"):
         pretrained.open_source(str(tmp_path / "x.safetensors"))
 

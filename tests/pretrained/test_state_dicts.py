@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
 from cnn_jax.core.errors import UserError
-from cnn_jax.pretrained import files as state_dicts
+from cnn_jax.pretrained import state_dicts
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
 EVERY_FILE = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

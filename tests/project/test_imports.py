@@ -31,7 +31,7 @@ ROOMS = (
 # Rooms of the commands: they import no other of these, but for sweeping, which reads finished runs as reporting does.
 LAST = ("benchmarking", "reporting", "visualization")
 # Frameworks that the package does without: torch is imported inside functions, TensorFlow prepares data sets elsewhere.
-TORCH = {"files", "baselines", "torch_twins", "torch_data"}
+TORCH = {"state_dicts", "baselines", "torch_twins", "torch_data"}
 
 
 def name_of(path: Path) -> str:

@@ -116,9 +116,7 @@ def test_every_command_does_what_it_says(tmp_path):
         if module not in ("main", "finetune", "evaluate"):
             assert ("Fire 4" if "--cost" in words else TOLD[module]) in result.stdout, command
         elif shown:
-            assert {"--help": "--config", "--list": "resnet1202", "--print_config": "optim."}[
-                shown.pop()
-            ] in result.stdout
+            assert SHOWN[shown.pop()] in result.stdout, command
         elif "--dry-run" not in words:
             accuracy = float(re.search(r"^(?:test|ensemble) +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
             least = 90 if "--regime=head" in command else 97 if "lenet5" in command else 95
