@@ -11,7 +11,7 @@ from cnn_jax.data import dataset, sources
 from cnn_jax.data.loader import Split, value_type
 
 
-class Data:
+class Splits:
     """Everything that training and evaluation need to know about the data.
 
     parts: "train", "test" and, unless it is trained on, "validation".

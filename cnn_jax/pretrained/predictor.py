@@ -14,8 +14,9 @@ import numpy as np
 from flax import nnx
 
 from cnn_jax import models
+from cnn_jax.analysis import introspection
 from cnn_jax.core import trees
-from cnn_jax.core.errors import UserError, check
+from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.core.progress import progress_bar
 from cnn_jax.data import augment, crops
 from cnn_jax.data.arrays import StoredArray
@@ -94,6 +95,8 @@ class Predictor:
             _, values = merged(state, images)
             return values.reshape(len(values), -1)
 
+        self._merged = merged
+        self._outputs: dict[str, Any] = {}
         self._scores, self._features, self._pixels = jax.jit(scores), jax.jit(features), jax.jit(pixels)
 
     def prepare(self, images: Any) -> np.ndarray:
@@ -144,6 +147,26 @@ class Predictor:
     def features(self, images: Any, *, prepared: bool = False) -> jax.Array:
         """Returns what the last layer sees of each image, float32 [B, F]; of maps the average over positions."""
         return self._features(self._state, images if prepared else self.prepare(images))
+
+    def outputs(self, images: Any, layer: str) -> jax.Array:
+        """Returns what a layer makes of each image, float32 [B, ...].
+
+        Args:
+          layer: its name in the layer table, such as "conv2".
+
+        Raises:
+          UserError: there is no such layer; the message has the near match.
+        """
+        shapes = introspection.output_shapes(self.model, (*self.image_size, self.channels))
+        check(layer in shapes, f"there is no layer {layer!r}{near(layer, shapes)}. Layers: {', '.join(shapes)}")
+        if layer not in self._outputs:
+
+            def output(state: Any, images: jax.Array) -> jax.Array:
+                model, values = self._merged(state, images)
+                return introspection.outputs(model, values)[layer].astype(jnp.float32)
+
+            self._outputs[layer] = jax.jit(output)
+        return self._outputs[layer](self._state, self.prepare(images))
 
     def pixels(self, images: Any, *, prepared: bool = False) -> jax.Array:
         """Returns the values that the network gets of each image, float32 [B, F]: what features are compared with."""

@@ -16,7 +16,7 @@ from cnn_jax.config.durations import in_steps, is_due, to_steps
 from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core import imports, trees
 from cnn_jax.core.errors import check
-from cnn_jax.data.splits import Data
+from cnn_jax.data.splits import Splits
 from cnn_jax.eval import protocols
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph
@@ -43,7 +43,7 @@ class Setup:
     """
 
     config: Any
-    data: Data
+    data: Splits
     mesh: Mesh
     create_model: Callable[..., Any]
     network: graph.Graph
@@ -167,7 +167,7 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
     """
     check_config(config)
     check_divisible(config, len(jax.devices()))
-    data = Data(config.data, config.seed, shard=(jax.process_index(), jax.process_count()))
+    data = Splits(config.data, config.seed, shard=(jax.process_index(), jax.process_count()))
     config = _completed(config, data)
     check_processes(config)
     create_model = functools.partial(
@@ -219,7 +219,7 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
     return setup
 
 
-def _completed(config: Any, data: Data) -> Any:
+def _completed(config: Any, data: Splits) -> Any:
     """Returns a copy of the configuration with what it leaves to the data set."""
     config = config.copy_and_resolve_references()
     config.data.num_classes = len(data.class_names)

@@ -9,7 +9,7 @@ import numpy as np
 
 from cnn_jax.core.errors import check
 from cnn_jax.data.decode import is_picture, natural
-from cnn_jax.data.splits import Data
+from cnn_jax.data.splits import Splits
 from cnn_jax.pretrained.predictor import Predictor
 from cnn_jax.training.config_check import check_config
 
@@ -58,7 +58,7 @@ def from_data(trained: Predictor, config: Any, numbers: Sequence[int] | None, de
       UserError: the data set is not there or has no images, or no example has that number.
     """
     check_config(config)
-    opened = Data(config.data, config.seed)
+    opened = Splits(config.data, config.seed)
     source = opened.parts["test"].source
     if numbers is None:
         numbers = range(min(default, len(source)))

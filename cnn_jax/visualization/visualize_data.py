@@ -9,7 +9,7 @@ import numpy as np
 
 from cnn_jax.core.errors import check
 from cnn_jax.data import augment, crops
-from cnn_jax.data.splits import Data
+from cnn_jax.data.splits import Splits
 from cnn_jax.display import plots
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.training import step
@@ -27,7 +27,7 @@ def data(config: Any, path: Path) -> str:
     check_config(config)
     given = config.data
     check(len(given.image_size) == 2, f"the examples of {given.name!r} are no images, which alone are augmented")
-    opened = Data(given, config.seed)
+    opened = Splits(given, config.seed)
     part = opened.parts["train"]
     size = len(part)
     count = min(EXAMPLES, size)

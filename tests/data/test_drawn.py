@@ -72,9 +72,9 @@ def test_parts_share_no_example_and_have_every_class_equally_often(name):
 def test_resident_and_streamed_examples_are_the_same(name):
     config = get_config(name).data
     config.update(dict(num_images=(32, 8, 8), normalize="none", mean=(), std=(), workers=2))
-    resident = splits.Data(config, seed=0).parts["train"]
+    resident = splits.Splits(config, seed=0).parts["train"]
     config.placement = "stream"
-    stream = splits.Data(config, seed=0).parts["train"]
+    stream = splits.Splits(config, seed=0).parts["train"]
     for ours, theirs in zip(resident.train_batches(0, 3, 16), stream.train_batches(0, 3, 16), strict=True):
         for key in ("image", "label"):
             np.testing.assert_array_equal(resident.resident[key][ours["index"]], theirs[key])

@@ -194,7 +194,7 @@ def make_part(root, *, train, **fields):
     options = (
         SHARES | dict(image_size=(8, 8), train_crop="resize", test_crop="resize", mean=(0.0,), std=(1.0,)) | fields
     )
-    return splits.Data(make_config(root, **options), seed=0).parts["train" if train else "test"]
+    return splits.Splits(make_config(root, **options), seed=0).parts["train" if train else "test"]
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -347,7 +347,7 @@ def test_values_of_sequences_are_standardised_by_their_own_mean_and_deviation(tm
         (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
         np.save(tmp_path / "ab"[i % 2] / f"{i}.npy", sequence)
     options = SHARES | dict(image_size=(20,), channels=2, mean=(), std=(), augment=(), train_crop="resize")
-    data = splits.Data(make_config(tmp_path, placement="device", test_crop="resize", **options), seed=0)
+    data = splits.Splits(make_config(tmp_path, placement="device", test_crop="resize", **options), seed=0)
     images = data.parts["train"].resident["image"]
     assert images.dtype == np.float32 and images.shape == (6, 20, 2)
     wanted = values.astype(np.float32)[[int(file.stem) for file in data.parts["train"].source.files]]
@@ -355,7 +355,7 @@ def test_values_of_sequences_are_standardised_by_their_own_mean_and_deviation(tm
     found = augment.normalize(images, **data.normalization)
     expected = (wanted - wanted.mean((0, 1), np.float64)) / wanted.std((0, 1), np.float64)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    longer = splits.Data(
+    longer = splits.Splits(
         make_config(tmp_path, placement="device", test_crop="resize", **options | dict(image_size=(8,))), seed=0
     )
     np.testing.assert_array_equal(longer.parts["train"].resident["image"], wanted[:, 6:14])  # the middle

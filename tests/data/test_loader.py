@@ -151,7 +151,7 @@ def test_the_number_of_threads_changes_nothing_even_with_random_crops():
 def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
     trained = []
     for placement in ("device", "stream"):
-        data = splits.Data(make_config(placement=placement, normalize="none", image_size=(16, 16)), seed=2)
+        data = splits.Splits(make_config(placement=placement, normalize="none", image_size=(16, 16)), seed=2)
         network, params, stats = graph.split(
             jax.eval_shape(lambda shape=data.image_shape: models.create("lenet5", width=0.5, input_shape=shape))
         )
@@ -359,14 +359,14 @@ def all_images(part: loader.Split) -> np.ndarray:
 
 
 def test_channel_statistics_are_measured_on_the_training_part_alone():
-    data = splits.Data(make_config(), seed=0)
+    data = splits.Splits(make_config(), seed=0)
     values = all_images(data.parts["train"]) / 255
     np.testing.assert_allclose(data.normalization["mean"], [values.mean()], rtol=1e-6)
     np.testing.assert_allclose(data.normalization["std"], [values.std()], rtol=1e-6)
 
 
 def test_pixel_normalisation_takes_the_mean_image():
-    data = splits.Data(make_config(normalize="pixel"), seed=0)
+    data = splits.Splits(make_config(normalize="pixel"), seed=0)
     assert data.normalization["mean"].shape == (8, 8, 1)
     expected = (all_images(data.parts["train"]) / 255).mean(0)
     np.testing.assert_allclose(data.normalization["mean"], expected, rtol=1e-6)
@@ -375,20 +375,20 @@ def test_pixel_normalisation_takes_the_mean_image():
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_given_statistics_are_taken_as_they_are(placement):
-    data = splits.Data(make_config(mean=(0.25,), std=(0.5,), placement=placement), seed=0)
+    data = splits.Splits(make_config(mean=(0.25,), std=(0.5,), placement=placement), seed=0)
     assert {name: value.tolist() for name, value in data.normalization.items()} == dict(mean=[0.25], std=[0.5])
-    data = splits.Data(make_config(normalize="none", placement=placement), seed=0)
+    data = splits.Splits(make_config(normalize="none", placement=placement), seed=0)
     assert {name: value.tolist() for name, value in data.normalization.items()} == dict(mean=[0], std=[1])
 
 
 def test_statistics_of_a_stream_must_be_given():
-    data = splits.Data(make_config(placement="stream"), seed=0)
+    data = splits.Splits(make_config(placement="stream"), seed=0)
     with pytest.raises(UserError, match=r"give config\.data\.mean and std"):
         _ = data.normalization
 
 
 def test_training_on_both_parts_joins_them_and_leaves_no_validation():
-    apart, joined = (splits.Data(make_config(train_on=on), seed=0) for on in ("train", "train+validation"))
+    apart, joined = (splits.Splits(make_config(train_on=on), seed=0) for on in ("train", "train+validation"))
     assert list(apart.parts) == ["train", "validation", "test"]
     assert set(joined.parts) == {"train", "test"}
     assert len(joined.parts["train"]) == 1258 + 180
@@ -404,7 +404,7 @@ def test_the_seed_of_the_data_reaches_the_order_the_crops_and_the_synthetic_imag
     fields = dict(name="synthetic", source="synthetic", num_images=(30, 5, 5), placement="stream", normalize="none")
     for extra in (dict(), dict(train_crop="random_resized", image_size=(6, 6))):
         one, again, other = (
-            next(splits.Data(make_config(**fields, **extra), seed=seed).parts["train"].train_batches(0, 1, 8))
+            next(splits.Splits(make_config(**fields, **extra), seed=seed).parts["train"].train_batches(0, 1, 8))
             for seed in (0, 0, 1)
         )
         assert_same(one, again)

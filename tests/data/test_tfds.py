@@ -84,9 +84,9 @@ def test_the_folder_of_data_sets_may_come_from_the_environment(mnist, monkeypatc
 
 
 def test_a_prepared_data_set_is_the_same_resident_and_streamed(mnist):
-    resident = splits.Data(mnist_config(mnist, image_size=(14, 14)), seed=0).parts["train"]
+    resident = splits.Splits(mnist_config(mnist, image_size=(14, 14)), seed=0).parts["train"]
     fields = dict(image_size=(14, 14), placement="stream", workers=2)
-    stream = splits.Data(mnist_config(mnist, **fields), seed=0).parts["train"]
+    stream = splits.Splits(mnist_config(mnist, **fields), seed=0).parts["train"]
     for ours, theirs in zip(resident.train_batches(0, 3, 8), stream.train_batches(0, 3, 8), strict=True):
         for name in ("image", "label"):
             np.testing.assert_array_equal(resident.resident[name][ours["index"]], theirs[name])
@@ -328,7 +328,7 @@ def test_a_record_that_cannot_be_read_is_named_or_skipped_and_its_neighbours_are
     with pytest.raises(UnreadableError, match=rf"{train_shard(broken)}, record 5: {message}"):
         [np.asarray(example["image"]) for example in source.read([4, 5, 6])]
     fields = dict(on_error="skip", placement="stream", workers=2, mean=(0.5,), std=(0.5,))
-    skipping = splits.Data(mnist_config(broken, **fields), seed=0).parts["train"]
+    skipping = splits.Splits(mnist_config(broken, **fields), seed=0).parts["train"]
     found = {i: (label, image.mean()) for i, image, label in skipping.examples(np.asarray)}
     assert found == {i: (i % 10, i) for i in range(40) if i != 5} and skipping.skipped == {5}
 
@@ -336,7 +336,7 @@ def test_a_record_that_cannot_be_read_is_named_or_skipped_and_its_neighbours_are
 def test_a_stream_counts_the_records_that_it_skips(broken):
     flip_a_byte(train_shard(broken), read_shard(train_shard(broken))[5])
     fields = dict(on_error="skip", placement="stream", workers=2, mean=(0.5,), std=(0.5,))
-    part = splits.Data(mnist_config(broken, **fields), seed=0).parts["train"]
+    part = splits.Splits(mnist_config(broken, **fields), seed=0).parts["train"]
     labels = np.concatenate([batch["label"] for batch in part.train_batches(0, 5, 8)])
     assert part.skipped == {5} and len(labels) == 40
 
@@ -440,5 +440,5 @@ def test_the_first_record_may_be_the_one_that_cannot_be_read(broken):
     records = read_shard(train_shard(broken))
     rewrite_shard(train_shard(broken), [example(b"text, not a picture", 3), *records[1:]])
     fields = dict(on_error="skip", placement="stream", workers=2, mean=(0.5,), std=(0.5,))
-    part = splits.Data(mnist_config(broken, **fields), seed=0).parts["train"]
+    part = splits.Splits(mnist_config(broken, **fields), seed=0).parts["train"]
     assert len([batch for batch in part.train_batches(0, 5, 8)]) == 5 and part.skipped == {0}

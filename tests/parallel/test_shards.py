@@ -29,7 +29,7 @@ def described(process: int, processes: int, start: int, stop: int):
     config = get_config("synthetic").data
     config.update(dict(placement="stream", workers=2, image_size=(8, 8), train_crop="random_resized"))
     config.num_images = (100, 10, 10)  # an epoch has 12.5 batches
-    part = splits.Data(config, seed=3, shard=(process, processes)).parts["train"]
+    part = splits.Splits(config, seed=3, shard=(process, processes)).parts["train"]
     for step, batch in enumerate(part.train_batches(start, stop, BATCH_SIZE), start):
         rows = zip(batch["position"], batch["label"], batch["image"], strict=True)
         yield "".join(f"{step} {p} {label} {hashlib.sha256(image).hexdigest()}\n" for p, label, image in rows)

@@ -13,7 +13,7 @@ from PIL import Image
 import cnn_jax
 from cnn_jax.config import recipes
 from cnn_jax.core.errors import UserError
-from cnn_jax.data.splits import Data
+from cnn_jax.data.splits import Splits
 from cnn_jax.pretrained import predictions
 from cnn_jax.pretrained import source as pretrained
 
@@ -54,7 +54,7 @@ def test_the_table_has_a_line_for_each_picture():
 def digits(tmp_path_factory):
     """Six test digits as pictures, and what they show."""
     folder = tmp_path_factory.mktemp("digits")
-    examples = Data(recipes.get_config("lenet5").data, 0).parts["test"].source.read(range(6))
+    examples = Splits(recipes.get_config("lenet5").data, 0).parts["test"].source.read(range(6))
     for i, example in enumerate(examples):
         (folder / f"{i}").mkdir()
         Image.fromarray(example["image"][..., 0]).save(folder / f"{i}/digit.png")
@@ -155,7 +155,7 @@ def test_a_bundled_network_is_as_good_as_the_table_says(name):
     recipe, dataset = CONFIGS[name]
     config = recipes.get_config(recipe, dataset)
     try:
-        data = Data(config.data, 0)
+        data = Splits(config.data, 0)
     except UserError as absent:
         assert dataset != "digits"
         pytest.skip(str(absent).splitlines()[0])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cnn_jax.config import recipes
 from cnn_jax.data import augment
-from cnn_jax.data.splits import Data
+from cnn_jax.data.splits import Splits
 from cnn_jax.display import plots
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.training import step
@@ -34,7 +34,7 @@ def make_config(**fields):
 )
 def test_the_images_are_those_of_the_training_step(accumulation, augmentations):
     config = make_config(accumulation=accumulation, augment=augmentations, seed=3)
-    part = Data(config.data, config.seed).parts["train"]
+    part = Splits(config.data, config.seed).parts["train"]
     number = 107  # a batch that begins in one epoch and ends in the next: 1258 examples
     positions = np.arange(number * 12 - 12, number * 12 + 12)
     images, labels, shares = visualize_data.as_trained(config, part, positions)
@@ -56,7 +56,7 @@ def test_the_images_are_those_of_the_training_step(accumulation, augmentations):
 def test_streamed_examples_are_cropped_as_in_training():
     config = make_config(placement="stream", mean=(0.5,), std=(0.2,), train_crop="random", train_resize=(9, 14))
     config.data.augment = ("flip",)
-    part = Data(config.data, config.seed).parts["train"]
+    part = Splits(config.data, config.seed).parts["train"]
     positions = np.arange(12, 24)
     images, labels, _ = visualize_data.as_trained(config, part, positions)
     (batch,) = part.train_batches(1, 2, 12)
@@ -72,7 +72,7 @@ def test_rows_are_examples_and_columns_epochs(tmp_path, monkeypatch):
     shown = visualize_data.data(config, tmp_path / "a.png")
     assert "digits" in shown and "pad_crop:1" in shown and "pad_crop:1" in drawn["title"]
     assert drawn["columns"] == ["as tested", *(f"epoch {i}" for i in range(1, 6))]
-    opened = Data(config.data, config.seed)
+    opened = Splits(config.data, config.seed)
     part = opened.parts["train"]
     first = next(part.train_batches(0, 1, 6))["index"]
     assert drawn["names"] == [opened.class_names[label] for label in part.resident["label"][first]]
