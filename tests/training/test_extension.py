@@ -1,12 +1,15 @@
 """Networks, data, losses, metrics and augmentations of the user's own, by import path."""
 
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
 import cnn_jax
 from cnn_jax.analysis.layer_table import layer_table
-from cnn_jax.config import fields
+from cnn_jax.config import fields, recipes
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment
@@ -115,3 +118,14 @@ def test_augmentation_must_keep_type_and_shape():
     images = np.zeros((2, 8, 8, 1), np.uint8)
     with pytest.raises(UserError, match=r"makes float32 \[1\] of uint8 \[8, 8, 1\], but must keep type and shape"):
         augment.augment(jax.random.key(0), images, np.arange(2), ("own_parts:number",))
+
+
+def test_page_shows_the_code_that_these_tests_run(tmp_path, monkeypatch):
+    root = Path(__file__).parents[2]
+    recipe, *parts = re.findall(r"```python\n(.*?)```", (root / "docs" / "extending.md").read_text(), re.DOTALL)
+    code = (root / "tests" / "helpers" / "own_parts.py").read_text()
+    assert len(parts) == 4 and all(part in code for part in parts)
+    (tmp_path / "mine.py").write_text(recipe)
+    config = recipes.load(tmp_path / "mine.py").lock()
+    check_config(config)
+    assert build(config).total_steps == 60
