@@ -29,6 +29,7 @@ COMMANDS = {
     "sweep": Command("sweep", "answer a question with many runs"),
     "benchmark": Command("benchmark", "measure speed, memory and scaling"),
     "data": Command("prepare_data", "prepare a data set, or check one"),
+    "completion": Command("completion", "print what makes bash or zsh complete these"),
 }
 
 

@@ -60,6 +60,29 @@ def test_all_commands_can_be_imported_together():
     assert process("-c", script).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        (("cnn_jax", "su"), "summary"),
+        (("cnn_jax", "report", "--sco"), "--scorecard"),
+        (("cnn_jax", "train", "--config", "=", "resnet10"), "resnet101"),
+        (("cnn_jax", "train", "--config", "="), "lenet5"),
+    ],
+)
+def test_bash_completes(call, tmp_path, typed, found):
+    script = tmp_path / "completion.bash"
+    script.write_text(call("completion", "bash").out)
+    words = " ".join(f"'{word}'" for word in typed)
+    line = f"source {script}; COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; _cnn_jax; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.stderr == "" and found in done.stdout.split()
+
+
+def test_completion_refuses_another_shell(call, refused):
+    assert "did you mean 'zsh'?" in refused("completion", "zhs") and "name the shell" in refused("completion")
+    assert call("completion", "zsh").out.startswith("autoload -U +X bashcompinit")
+
+
 # ---------------------------------------------------------------- how a command ends
 
 

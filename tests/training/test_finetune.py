@@ -78,7 +78,10 @@ def test_dry_run_says_what_is_taken_and_writes_nothing(call, source, tmp_path):
             ("--config=configs/finetune.py:mlp,digits", "--checkpoint={source}"),
             "is a lenet5, but the configuration is of mlp",
         ),
-        (("--config=configs/finetune.py:lenet,digits", "--checkpoint={source}"), "no recipe is called 'lenet'"),
+        (
+            ("--config=configs/finetune.py:lenet,digits", "--checkpoint={source}"),
+            "the recipe is 'lenet', but must be one of",
+        ),
     ],
 )
 def test_mistake_gets_one_message(call, source, arguments, message):

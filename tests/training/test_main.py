@@ -64,7 +64,7 @@ ROOT = Path(cnn_jax.__file__).parents[1]
         (("--from=no/such/run",), "--from: no/such/run holds no run"),
         (("--from=README.md",), "README.md is damaged: it holds no configuration"),
         (("--from=runs/a", "--config=lenet5"), "--config and --from both name a configuration"),
-        (("--config=lenet",), "no recipe is called 'lenet'; did you mean 'lenet5'?"),
+        (("--config=lenet",), "the recipe is 'lenet', but must be one of"),
         (("--config=lenet5", "--config=mlp"), "--config=mlp: already defined as lenet5"),
         (("--config=configs/lenet5.py", "--config.data.name=mnist"), "as in --config=configs/lenet5.py:mnist"),
         (("--mode=eval", "--workdir=no/such/run"), "no/such/run holds no run"),
