@@ -4,17 +4,16 @@ import contextlib
 import importlib
 import io
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+ROOT = Path(__file__).parents[1]
+# The processes that tests start inherit these. Programs are compiled fast, not to be fast, and kept between sessions.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Worker processes and command lines that tests start inherit these. The cache is empty at the start of a session.
-_cache = None
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _cache = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnn_jax-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 * 1024**3))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import pytest
 from hypothesis import settings
@@ -22,14 +21,10 @@ from rich.console import Console
 
 from cnn_jax.config import recipes
 
-ROOT = Path(__file__).parents[1]
-settings.register_profile("project", deadline=None)  # speed is not tested
-settings.load_profile("project")
-
-
-def pytest_unconfigure():
-    if _cache:
-        shutil.rmtree(_cache, ignore_errors=True)
+# Property tests: the same few examples with every commit, many new ones with --hypothesis-profile=nightly.
+settings.register_profile("commit", deadline=None, max_examples=30, derandomize=True, database=None)
+settings.register_profile("nightly", deadline=None, max_examples=200, print_blob=True)
+settings.load_profile("commit")
 
 
 class Printed(NamedTuple):

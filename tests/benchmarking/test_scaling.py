@@ -26,6 +26,7 @@ def test_ratios_are_taken_within_a_round():
     assert (second["devices"], second["batch_size"]) == (4, 32)
 
 
+@pytest.mark.nightly
 def test_each_number_of_devices_is_measured(call):
     words = ("--config=lenet5", "--config.model.width=0.25", "scaling", "--devices=1,2", "--seconds=0.2", "--json")
     found = json.loads(call("benchmark", *words).out)

@@ -20,6 +20,7 @@ import several_storage
 from cnn_jax.checkpoint import bucket
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.checkpoint.saver import Saver
+from cnn_jax.config import recipes
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.core.files import located
 from cnn_jax.pretrained import source as pretrained
@@ -29,8 +30,8 @@ from cnn_jax.training.session import Options
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
 from cnn_jax.training.throughput import MEASURED
-from configs import replay
-from several_processes import ROOT, finish, free_port, started, wait_for
+from commands import ROOT, environment
+from several_processes import finish, free_port, started, wait_for
 
 pytestmark = pytest.mark.nightly
 LONG = (
@@ -74,7 +75,7 @@ def records(path):
 def final(where, step=None):
     """Returns the step and the state of a checkpoint, by default of the latest, and the records without their times."""
     with bucket.opened(where) as here, Checkpoints(here, shared=isinstance(where, Path)) as checkpoints:
-        run = build(replay.get_config(str(here / "config.json")))
+        run = build(recipes.get_config("replay", str(here / "config.json")))
         at = checkpoints.select(str(step or "latest"), pytest.fail)
         state = jax.device_get(States(run).restore(checkpoints, at))
         return at, state, records(here / "metrics.jsonl")
@@ -199,11 +200,6 @@ def test_two_processes_without_a_common_disk_save_in_a_bucket_and_each_layout_re
         Saver(Checkpoints(here, shared=False), keep=1) as saver,
     ):
         saver.save(7, alone, error=None)
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}",
-    }
     program, place = str(ROOT / "tests" / "helpers" / "several_storage.py"), f"127.0.0.1:{free_port()}"
     running = []
     for process in range(2):
@@ -211,7 +207,7 @@ def test_two_processes_without_a_common_disk_save_in_a_bucket_and_each_layout_re
         own.mkdir()
         line = [sys.executable, program, str(tmp_path), "s3://bucket", str(tmp_path / "run"), place, "2", str(process)]
         pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        running.append(subprocess.Popen(line, env=environment | {"TMPDIR": str(own)}, **pipes))
+        running.append(subprocess.Popen(line, env=environment(devices=2) | {"TMPDIR": str(own)}, **pipes))
     try:
         for process in running:
             _, err = process.communicate(timeout=240)

@@ -2,7 +2,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax.config import recipes
@@ -11,8 +11,6 @@ from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core.errors import UserError
 from cnn_jax.data.augmentations import FORMS, parse
 from cnn_jax.training.config_check import check_config
-
-quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 # ---------------------------------------------------------------- durations
 
@@ -59,13 +57,11 @@ def test_a_mistyped_unit_gets_its_near_match():
 sizes = st.integers(1, 100_000)
 
 
-@quick
 @given(st.integers(0, 10**9), sizes, sizes)
 def test_steps_are_steps(number, batch_size, num_examples):
     assert to_steps(f"{number} steps", batch_size=batch_size, num_examples=num_examples) == number
 
 
-@quick
 @given(st.integers(1, 1000), st.integers(1, 1000), sizes)
 def test_epochs_are_passes_over_the_examples(epochs, steps_per_epoch, batch_size):
     given = dict(batch_size=batch_size, num_examples=steps_per_epoch * batch_size)
@@ -73,7 +69,6 @@ def test_epochs_are_passes_over_the_examples(epochs, steps_per_epoch, batch_size
     assert to_steps(f"{epochs * given['num_examples']} examples", **given) == epochs * steps_per_epoch
 
 
-@quick
 @given(st.floats(0, 1e6), st.sampled_from(["steps", "epochs", "examples"]), sizes, sizes)
 def test_whole_steps_are_the_nearest_and_at_least_one(number, unit, batch_size, num_examples):
     given = dict(batch_size=batch_size, num_examples=num_examples)
@@ -90,7 +85,6 @@ def test_whole_steps_are_the_nearest_and_at_least_one(number, unit, batch_size, 
         assert abs(steps - exact) <= 0.5
 
 
-@quick
 @given(st.floats(0.001, 300), st.integers(1, 2000))
 def test_something_periodic_happens_at_the_step_nearest_to_each_multiple(period, steps):
     due = [step for step in range(1, steps + 1) if is_due(step, period)]

@@ -15,12 +15,8 @@ from recipes import NETWORKS, get_config
 # The widths of these cannot change: fields of theirs exclude it.
 FULL_WIDTH = {"lenet5_1998", "toy"}
 WIDTHS = {"mlp": 0.5, "local": 0.5, "lenet5": 0.5, "dilated": 0.25, "flattened": 0.25, "conv1d": 0.25}
-# What two steps do not repay: LLVM's optimisations, and fused loops that go through MLIR.
-QUICKLY = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
+# One of each kind: distances, linear layers, blocks, branches and auxiliary losses, one and three dimensions.
+EACH_KIND = {"lenet5_1998", "alexnet", "resnet20", "googlenet", "conv1d", "c3d"}
 
 
 def filled(run: Setup) -> step.TrainState:
@@ -42,7 +38,10 @@ def filled(run: Setup) -> step.TrainState:
     return step.create_state(params, stats, run.optimizer, ema=run.config.ema_decay > 0)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+TIERS = {name: pytest.mark.slow if name in EACH_KIND else pytest.mark.nightly for name in NETWORKS}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=tier) for name, tier in TIERS.items()])
 def test_two_steps_of_every_recipe(name, monkeypatch):
     monkeypatch.setattr(resnet, "UNROLLED", 2)  # deep stages compile one block
     config = get_config(name)
@@ -53,8 +52,7 @@ def test_two_steps_of_every_recipe(name, monkeypatch):
     state = filled(run)
     before = jax.tree.map(np.asarray, state.params)
     batches = [run.put(batch) for batch in run.data.parts["train"].train_batches(0, 2, config.batch_size)]
-    lowered = run.train_step(States(run).shardings).lower(state, batches[0], run.resident("train"))
-    train_step = lowered.compile(QUICKLY)
+    train_step = run.train_step(States(run).shardings)
     for batch in batches:
         state = train_step(state, batch, run.resident("train"))
     assert int(state.step) == 2 and int(state.failed) == 0

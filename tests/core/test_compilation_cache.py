@@ -2,6 +2,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import jax
 from cnn_jax.core import compilation_cache
@@ -25,12 +27,14 @@ def programs(folder):
     return list(folder.rglob("*-cache"))
 
 
+@pytest.mark.slow
 def test_programs_are_kept_in_the_cache_of_the_user(tmp_path):
     place, err = run(XDG_CACHE_HOME=tmp_path)
     assert place.startswith(f"{tmp_path}/cnn_jax/") and not err
     assert programs(tmp_path / "cnn_jax")
 
 
+@pytest.mark.slow
 def test_the_place_and_the_switch_of_jax_are_respected(tmp_path):
     home = tmp_path / "home"
     assert run(XDG_CACHE_HOME=home, JAX_COMPILATION_CACHE_DIR=tmp_path / "other")[0] == str(tmp_path / "other")
@@ -39,6 +43,7 @@ def test_the_place_and_the_switch_of_jax_are_respected(tmp_path):
     assert not programs(home)
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_made_is_a_warning(tmp_path):
     (tmp_path / "file").write_text("")
     place, err = run(XDG_CACHE_HOME=tmp_path / "file")

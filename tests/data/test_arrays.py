@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax.data.arrays import CLIPS, SEQUENCES, StoredArray
@@ -104,7 +104,6 @@ def test_clips_are_bytes(tmp_path):
         len(StoredArray(tmp_path / "gone.npy", 1, CLIPS))
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=300), st.integers(0, 130))
 def test_any_bytes_are_an_array_or_an_error(tmp_path_factory, noise, place):
     content = bytearray(npy(np.arange(6, dtype=np.float32)))

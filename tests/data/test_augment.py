@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
@@ -43,7 +43,6 @@ sides = st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 3, 299, 300]))  # d
 sizes = st.tuples(st.integers(1, 33), st.integers(1, 33))
 
 
-@settings(deadline=None, max_examples=100)
 @given(sides, sides, st.sampled_from([1, 3]), sizes, st.integers(0, 20), st.integers(0, 1000))
 def test_every_crop_has_the_size_that_was_asked_for(height, width, channels, size, extra, position):
     image = noise(height, width, channels)
@@ -68,7 +67,6 @@ def test_resize_to_the_own_size_changes_nothing_and_a_ramp_stays_a_ramp():
     np.testing.assert_allclose((left, top, right, bottom), (0, 0, 240, 200), atol=0.5)
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 20), st.integers(1, 20), st.booleans(), st.data())
 def test_the_centre_crop_without_resizing_is_the_plain_centre(shorter, extra, tall, data):
     height, width = (shorter + extra, shorter) if tall else (shorter, shorter + extra)
@@ -146,7 +144,6 @@ class Chosen:
         return value
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 60), st.integers(0, 50), st.booleans(), st.booleans(), st.data())
 def test_a_random_crop_is_a_part_of_the_resized_image(shorter, extra, tall, central, data):
     height, width = (shorter + extra, shorter) if tall else (shorter, shorter + extra)
@@ -333,7 +330,6 @@ augmented = jax.jit(augment.augment, static_argnums=3)
 ALL = ("pad_crop:2", "flip", "pca_color:0.3", "rand_augment:2:9", "random_erasing:0.5")
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.permutations(range(8)), st.sampled_from([1, 3, 8]))
 def test_an_augmented_image_depends_neither_on_its_batch_nor_on_its_place_in_it(order, count):
     key, images = jax.random.key(3), noise(8, 6, 6, 3)

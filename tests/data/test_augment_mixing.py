@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -104,7 +104,6 @@ def test_the_pixels_beside_the_rectangle_are_the_images_own():
 # ---------------------------------------------------------------- both
 
 
-@settings(deadline=None, max_examples=20)
 @given(st.sampled_from(["mixup:0.2", "cutmix:1.0"]), st.integers(0, 2**32 - 1))
 def test_a_share_depends_on_the_key_and_the_position_only(name, position):
     images = noise(3, 5, 6, 1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax import models
@@ -54,7 +54,6 @@ def assert_same(one: loader.Batch, other: loader.Batch) -> None:
 # ---------------------------------------------------------------- order
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32), st.integers(1, 50), st.integers(0, 1000))
 def test_every_epoch_is_a_permutation_of_all_examples(seed, size, epoch):
     order = Order(seed, size)
@@ -74,7 +73,6 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     assert abs(places - 14.5).max() < 9
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 100), st.integers(1, 30), st.integers(1, 70), st.integers(1, 70))
 def test_batches_of_any_size_are_pieces_of_the_same_sequence(seed, size, one, other):
     # Batches larger than an epoch, and batches that begin in one epoch and end in the next, included.
@@ -172,7 +170,6 @@ def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
 # ---------------------------------------------------------------- test batches
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 40), st.sampled_from(["device", "stream"]))
 def test_every_test_example_counts_once_whatever_the_batch_size(count, batch_size, placement):
     part = make_part(count, train=False, placement=placement)
@@ -202,7 +199,6 @@ def joined(batches):
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     count=st.integers(1, 40),
     processes=st.sampled_from([1, 2, 3, 4]),
@@ -224,7 +220,6 @@ def test_the_rows_of_all_processes_are_the_batch_in_order(count, processes, rows
         assert_same(joined(pieces), whole[number])
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 40), st.sampled_from([1, 2, 4]), st.integers(1, 5), st.sampled_from(["device", "stream"]))
 def test_an_evaluation_has_every_example_once_over_all_processes(count, processes, rows, placement):
     parts = shards(count, processes, train=False, placement=placement)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
@@ -122,7 +122,6 @@ def test_synthetic_needs_three_sizes_above_zero():
 # ---------------------------------------------------------------- concatenated
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.integers(1, 6), st.integers(1, 6), st.data())
 def test_concatenated_parts_are_read_in_the_order_that_was_asked_for(first, second, data):
     images = np.arange(first + second, dtype=np.uint8).reshape(-1, 1, 1, 1)

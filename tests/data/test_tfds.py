@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -387,7 +387,6 @@ def many_shards(tmp_path_factory):
     return files
 
 
-@settings(deadline=None, max_examples=60, derandomize=True, database=None)
 @given(st.data())
 def test_the_examples_of_slices_of_several_shards_are_the_right_ones(many_shards, data):
     slices = data.draw(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax.config.fields import get_config
@@ -27,7 +27,6 @@ def test_the_checksum_of_the_tests_is_that_of_the_standard():
     assert crc32c(bytes(range(32))) == 0x46DD794E
 
 
-@settings(deadline=None, max_examples=60, derandomize=True, database=None)
 @given(records=st.lists(st.binary(max_size=60), max_size=6))
 def test_records_come_back_as_they_were_written(tmp_path_factory, records):
     file = tmp_path_factory.getbasetemp() / "records"
@@ -36,7 +35,6 @@ def test_records_come_back_as_they_were_written(tmp_path_factory, records):
     assert all(tfrecord([record])[-4:] == masked_crc(record).to_bytes(4, "little") for record in records)
 
 
-@settings(deadline=None, max_examples=150, derandomize=True, database=None)
 @given(st.data())
 def test_a_flipped_bit_or_a_cut_is_always_seen(tmp_path_factory, data):
     records = data.draw(st.lists(st.binary(max_size=20), min_size=1, max_size=4))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax.config.fields import get_config
@@ -118,7 +118,6 @@ def test_the_example_has_hits_and_misses_so_that_the_tests_below_can_fail():
 
 
 # 1, larger than the part, its size, divisors and others: each compiles once.
-@settings(deadline=None, max_examples=15)
 @given(st.sampled_from([1, 4, 9, 16, COUNT, 64]), st.sampled_from(["device", "stream"]))
 def test_metrics_equal_those_of_all_examples_at_once_whatever_the_batch_size(batch_size, placement):
     assert_as_expected(evaluated(batch_size, placement))

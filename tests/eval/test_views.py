@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.datasets
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -58,7 +58,6 @@ def test_144_crops_are_6_views_of_3_squares(upright):
     assert 2 * 4 * len(found) == 144
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(20, 200), st.integers(20, 200), st.integers(32, 100))
 def test_a_dense_view_has_the_shorter_side_and_all_but_a_rest_of_the_longer_one(height, width, side):
     image = np.zeros((height, width, 3), np.uint8)
@@ -105,7 +104,6 @@ class Pictures:
         return found
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 50), st.integers(1, 16), st.sampled_from([1, 2, 3]), st.sampled_from(["dense", "10-crop"]))
 def test_every_example_comes_once_at_each_scale_in_batches_that_fit_the_devices(count, batch_size, devices, protocol):
     config = config_of(image_size=(32, 32), on_error="skip")

@@ -1,14 +1,13 @@
 """Starts the command line as several processes of one run, each with CPU devices of its own."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from commands import ROOT, environment
+
 SMALL = (
     "--config=configs/lenet5.py",
     "--config.model.width=0.25",
@@ -36,11 +35,6 @@ def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False, module
     `base`: the first arguments. `last`: what the last one alone is told.
     """
     port, pipes = free_port(), dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": str(ROOT),
-    }
     found = []
     for process in range(processes):
         line = [sys.executable, "-u", "-m", f"cnn_jax.{module}", f"--heartbeat-timeout={heartbeat}"]
@@ -50,19 +44,16 @@ def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False, module
             line += place
         line += last if process == processes - 1 else ()
         own = slurm(processes, process, port) if by_slurm else {}
-        found.append(subprocess.Popen(line, cwd=ROOT, env=environment | own, **pipes))
+        found.append(subprocess.Popen(line, cwd=ROOT, env=environment(devices) | own, **pipes))
     return found
 
 
 def program(name, *arguments, devices):
     """Returns a process that runs a program of these tests with that many devices."""
-    environment = os.environ | {
-        # compiled fast, not to be fast
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}",
-    }
     line = [sys.executable, str(ROOT / "tests" / "helpers" / name), *map(str, arguments)]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        line, env=environment(devices), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 @contextlib.contextmanager

@@ -46,7 +46,11 @@ def error(ours, theirs):
 # ---------------------------------------------------------------- scores
 
 
-@pytest.mark.parametrize("name", foreign_weights.NETWORKS)
+QUICK = ("squeezenet1_1", "resnet18", "googlenet")
+TIERS = {name: pytest.mark.slow if name in QUICK else pytest.mark.nightly for name in foreign_weights.NETWORKS}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=tier) for name, tier in TIERS.items()])
 def test_the_scores_are_those_of_torchvision(name):
     gain = 0.7 if "res" in name else 1.0
     source = torchvision_models.random_torch_network(name, gain=gain, **CONSTRUCTED.get(name, {}))

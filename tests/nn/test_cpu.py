@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import cnn_jax
@@ -196,7 +196,6 @@ def convolutions(draw):
     return sizes, draw(st.sampled_from([1, 9])), draw(st.integers(1, 3)), kernel, strides, padding, dilation
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(convolutions())
 def test_any_convolution_has_the_values_and_gradients_of_xlas(case):
     sizes, channels_in, channels_out, kernel, strides, padding, dilation = case

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax.core.errors import UserError
@@ -64,7 +64,6 @@ def convolutions(draw):
     return sizes, channels_in, channels_out, kernel, stride, padding, dilation, groups, draw(st.booleans())
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(convolutions())
 def test_a_convolution_is_the_sum_over_windows(case):
     sizes, channels_in, channels_out, kernel, stride, padding, dilation, groups, bias = case
@@ -189,7 +188,6 @@ def test_pooling_has_two_kinds():
         Pool("mean", 2, 2)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2), st.booleans())
 def test_ceil_adds_the_windows_that_torch_adds(size, kernel, stride, padding, ceil):
     torch = pytest.importorskip("torch")

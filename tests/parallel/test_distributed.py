@@ -12,6 +12,8 @@ from cnn_jax.training.throughput import MEASURED
 from several_processes import finish, free_port, program, started
 from several_training import LAYOUTS, PLACEMENTS
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------- training
 
 

@@ -133,6 +133,7 @@ def assert_close(tree, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), tree, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MESHES)[1:])
 def test_every_rule_gives_the_numbers_of_parameters_on_every_device(trained, name):
     _, eight, _ = trained
@@ -140,6 +141,7 @@ def test_every_rule_gives_the_numbers_of_parameters_on_every_device(trained, nam
     assert_close(eight[name]["state"], eight["replicated"]["state"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MESHES)
 def test_every_device_holds_the_bytes_that_are_promised_and_printed(trained, name):
     _, eight, _ = trained
@@ -147,6 +149,7 @@ def test_every_device_holds_the_bytes_that_are_promised_and_printed(trained, nam
     assert eight[name]["specs"] == eight[name]["expected"]
 
 
+@pytest.mark.slow
 def test_the_rules_keep_what_they_promise(trained):
     _, eight, _ = trained
     state = eight["replicated"]["state"]
@@ -159,6 +162,7 @@ def test_the_rules_keep_what_they_promise(trained):
     assert eight["fsdp"]["promised"] == whole - 3 * (sum(sizes.values()) - odd) * 7 // 8
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_goes_on_with_two_and_one_and_other_rules(trained):
     folder, eight, two = trained
     jax.tree.map(np.testing.assert_array_equal, two["restored"], eight["fsdp"]["state"])

@@ -5,7 +5,7 @@ import socket
 
 import jax
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax.core.errors import UserError
@@ -59,7 +59,6 @@ def test_one_process_of_flags_is_alone(bare):
 
 
 @given(st.tuples(*[st.booleans()] * 3).filter(lambda given: 0 < sum(given) < 3))
-@settings(deadline=None, derandomize=True, database=None)
 def test_some_of_the_flags_are_an_error_that_names_the_others(given):
     values = {"--coordinator": "host:1", "--processes": 2, "--process": 0}
     with pytest.raises(UserError, match="go together") as error:

@@ -17,6 +17,8 @@ SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
 import test_shards
+
+pytestmark = pytest.mark.slow
 process, processes, start, stop = map(int, sys.argv[2:])
 with open(sys.argv[1], "w", buffering=1) as file:
     for lines in test_shards.described(process, processes, start, stop):
@@ -49,7 +51,7 @@ def lines_of(file: Path) -> list[str]:
     return [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")] if file.exists() else []
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.nightly)])
 def test_the_rows_are_those_of_one_process_whatever_was_killed(tmp_path, before, after):
     running = start_processes(tmp_path, before, 0, 10_000)
     while min(len(lines_of(file)) for _, file in running) < 15 * BATCH_SIZE // before:

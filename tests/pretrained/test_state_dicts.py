@@ -19,7 +19,7 @@ from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained import state_dicts
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
-EVERY_FILE = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EVERY_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

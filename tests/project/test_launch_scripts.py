@@ -74,6 +74,7 @@ def wait_for_first_step(process):
     assert any(line.startswith("first step") for line in process.stdout)
 
 
+@pytest.mark.slow
 def test_local_trains(tmp_path):
     process = local("--config.duration=6steps", "--config.log.every=2steps", f"--workdir={tmp_path}")
     out, _ = process.communicate(timeout=240)
@@ -85,6 +86,7 @@ def test_local_trains(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_local_passes_a_signal_on_to_all_which_save(tmp_path):
     process = local(*ENDLESS, f"--workdir={tmp_path}")
     wait_for_first_step(process)
@@ -224,6 +226,7 @@ def slurm(tmp_path):
             daemon.wait(timeout=60)
 
 
+@pytest.mark.nightly
 def test_slurm_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path, slurm):
     log = tmp_path / "log"
 

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -26,7 +26,6 @@ def test_one_seed_has_no_interval_and_counts_as_noise_and_no_seed_is_an_error():
         mean([])
 
 
-@settings(deadline=None)  # the first call imports scipy
 @given(VALUES, st.randoms(use_true_random=False))
 def test_the_paired_difference_is_that_of_the_paired_t_test(values, random):
     reference = dict(enumerate(values))

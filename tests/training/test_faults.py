@@ -11,6 +11,8 @@ from PIL import Image
 from cnn_jax.checkpoint.manager import Checkpoints
 from several_processes import finish, free_port, started, wait_for
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = ("--config.duration=1000000steps", "--config.eval.every=1000000steps", "--config.log.every=10steps")
 
 
@@ -18,7 +20,7 @@ def last_line(text):
     return text.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)])
 def test_signal_at_one_process_saves_and_stops_all(tmp_path, number):
     with started(2, *ENDLESS, f"--workdir={tmp_path}", by_slurm=True) as running:
         wait_for(running[0], "first step")
@@ -32,7 +34,7 @@ def test_signal_at_one_process_saves_and_stops_all(tmp_path, number):
         assert checkpoints.latest(pytest.fail) == step
 
 
-@pytest.mark.parametrize("killed", [1, 0])
+@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.nightly)])
 def test_killed_process_ends_the_others_which_name_it(tmp_path, killed):
     arguments = ("--config.batch_size=33", "--config.eval.batch_size=33", *ENDLESS)
     with started(3, *arguments, f"--workdir={tmp_path}", heartbeat=15) as running:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax.config import durations as config_lib
@@ -291,7 +291,6 @@ def test_an_improvement_must_exceed_the_least_one_and_the_best_moves_with_improv
 sixty_fourths = st.integers(0, 64).map(lambda n: n / 64)
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.lists(sixty_fourths, min_size=1, max_size=15),
     st.integers(1, 4),

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,8 +21,10 @@ from cnn_jax.tracking.recorder import read_jsonl
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
 from cnn_jax.training.throughput import MEASURED
+from commands import ROOT, environment
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "--config=configs/lenet5.py",
     "--config.model.width=0.25",
@@ -39,13 +40,9 @@ SMALL = (
 
 
 def start(folder, *arguments, devices=1):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     line = [sys.executable, "-u", "-m", "cnn_jax.main", *SMALL, f"--workdir={folder}", *arguments]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(line, cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen(line, cwd=ROOT, env=environment(devices), **pipes)
 
 
 def finish(process):
@@ -104,9 +101,10 @@ def wait_until(process, holds, seconds=20):
         time.sleep(0.0005)
 
 
-def test_a_run_killed_at_twenty_random_moments_gives_the_numbers_of_one_that_was_never_stopped(tmp_path, whole):
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.nightly)])
+def test_killed_run_ends_with_the_numbers_of_one_never_stopped(tmp_path, whole, kills):
     moments, first_steps, inside_a_save = random.Random(0), [], 0
-    for kill in range(20):
+    for kill in range(kills):
         process = start(tmp_path)
         printed = wait_for_first_step(process)
         first_steps.append(int(printed.split("checkpoint of step ")[1].split()[0]) if "resuming" in printed else 0)
@@ -123,8 +121,8 @@ def test_a_run_killed_at_twenty_random_moments_gives_the_numbers_of_one_that_was
         inside_a_save += any((tmp_path / "checkpoints").glob("*.partial"))
     code, printed, err = finish(start(tmp_path))
     assert (code, err) == (0, "") and "damaged" not in printed
-    assert inside_a_save >= 3
-    assert first_steps == sorted(first_steps) and len(set(first_steps)) >= 5, first_steps
+    assert inside_a_save >= (3 if kills == 20 else 1)
+    assert first_steps == sorted(first_steps) and len(set(first_steps)) >= max(2, kills // 4), first_steps
     assert_same_run(tmp_path, whole)
     assert not list((tmp_path / "checkpoints").glob("*.partial"))
 
@@ -138,7 +136,7 @@ STREAMED = (
 )
 
 
-@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("first", "second"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.nightly)])
 def test_a_stream_that_was_killed_goes_on_with_another_number_of_workers(tmp_path, first, second):
     assert finish(start(tmp_path / "whole", *STREAMED, "--config.data.workers=3"))[0] == 0
     folder = tmp_path / "killed"
@@ -238,7 +236,7 @@ def test_a_longer_duration_needs_extend_and_gives_the_parameters_of_a_run_of_tha
     assert code == 2 and "has no checkpoint: leave --extend out" in err
 
 
-@pytest.mark.parametrize(("first", "second"), [(8, 1), (1, 8)])
+@pytest.mark.parametrize(("first", "second"), [(8, 1), pytest.param(1, 8, marks=pytest.mark.nightly)])
 def test_a_checkpoint_goes_on_with_another_number_of_devices(tmp_path, whole, first, second):
     short = ("--config.duration=12steps", "--config.log.every=1steps", "--config.data.augment=()")
     reference = ("--config.model.dropout=0.0", "--config.optim.schedule.name=constant")
@@ -252,13 +250,14 @@ def test_a_checkpoint_goes_on_with_another_number_of_devices(tmp_path, whole, fi
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), straight.params, moved.params)
 
 
+@pytest.mark.nightly
 def test_the_second_start_of_a_configuration_compiles_nothing_even_with_another_seed(tmp_path):
     cache = tmp_path / "cache"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    environment |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(cache)}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    variables |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(cache)}
     programs = []
     for seed in (0, 1):
         line = [sys.executable, "-m", "cnn_jax.main", *SMALL, "--config.duration=10steps", f"--config.seed={seed}"]
-        subprocess.run([*line, f"--workdir={tmp_path / str(seed)}"], cwd=ROOT, env=environment, check=True, timeout=300)
+        subprocess.run([*line, f"--workdir={tmp_path / str(seed)}"], cwd=ROOT, env=variables, check=True, timeout=300)
         programs.append({path.name for path in cache.glob("cnn_jax/*/*-cache")})
     assert any("train_step" in name for name in programs[0]) and programs[1] == programs[0]

@@ -1,9 +1,6 @@
 """The step: compiled once, reproducible, and every number that it computes against one computed by hand."""
 
 import functools
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import jax
@@ -11,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -23,6 +20,7 @@ from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.init import InitKeys
 from cnn_jax.training import optimizers, step
+from commands import environment, process
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
 RATE = 0.1
@@ -250,7 +248,6 @@ def test_the_loss_of_an_example_is_the_smoothed_cross_entropy(smoothing):
 scores = st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 1.0, 2.0, np.inf])
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.sampled_from([2, 5, 11]), st.data())
 def test_label_ranks_equal_the_place_in_a_stable_sort(classes, data):
     logits = data.draw(st.lists(st.lists(scores, min_size=classes, max_size=classes), min_size=4, max_size=4))
@@ -488,10 +485,8 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one_does():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = process("-c", ON_DEVICES, env=environment(devices=8))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "equal"
