@@ -267,7 +267,7 @@ def test_the_three_classifiers_have_dropout_keys_of_their_own(monkeypatch):
     for name in model.order:
         monkeypatch.setattr(type(getattr(model, name)), "__call__", lambda self, x: x)
     model.head, model.auxiliary_4a, model.auxiliary_4d = Spy(), Spy(), Spy()
-    first, (second, third), _ = model(None, rngs=jax.random.key(0))
+    first, (second, third), _ = model(jnp.zeros((1, 80, 80, 3)), rngs=jax.random.key(0))
     assert len({tuple(np.asarray(key)) for key in (first, second, third)}) == 3
 
 
