@@ -25,7 +25,8 @@ def run(flags: cli.Flags, words: list[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.call(define, run, argv, usage="cnn_jax finetune SOURCE --data=DATASET [flags]")
+    usage = "cnn_jax finetune SOURCE --data=DATASET [flags]"
+    return cli.call(define, run, argv, usage=usage, prints_config=False)
 
 
 if __name__ == "__main__":

@@ -74,9 +74,9 @@ class Flags(FlagValues):
         Raises:
           UserError: no such flag, with the near match, or an impossible value.
         """
-        words = self._without_overrides() if "config" in self else self.arguments
         try:
-            return self(["", *words])[1:]
+            words = self.read_flags_from_files(self.arguments, force_gnu=False)  # of --flagfile
+            return self(["", *(self._without_overrides(words) if "config" in self else words)])[1:]
         except UnrecognizedFlagError as error:
             if error.flagname.partition(".")[0] == "config":
                 raise UserError("this command takes no --config: it goes with training") from None
@@ -85,12 +85,12 @@ class Flags(FlagValues):
         except (Error, ValueError) as error:
             raise UserError(str(error)) from None
 
-    def _without_overrides(self) -> list[str]:
-        """Returns the words but for --config.FIELD=VALUE, whose names absl cannot know, and which it collects.
+    def _without_overrides(self, words: list[str]) -> list[str]:
+        """Returns `words` but for --config.FIELD=VALUE, whose names absl cannot know, and which it collects.
 
         --config.FIELD VALUE is the same, --config.FIELD alone is true and --noconfig.FIELD false.
         """
-        words, rest = list(self.arguments), []
+        rest = []
         while words:
             word = words.pop(0)
             match = OVERRIDE.fullmatch(word)
@@ -110,12 +110,14 @@ def call(
     argv: Sequence[str] | None = None,
     *,
     usage: str,
+    prints_config: bool = True,
 ) -> int:
     """Runs a command and returns its exit code; see `cnn_jax.core.errors` for what the codes mean.
 
     Args:
       argv: the words behind the command's name; by default those of this process.
       usage: the first line of --help, which goes on with the docstring of the command's module.
+      prints_config: whether --print_config is done here; `run` does it where it completes the configuration.
     """
     flags = Flags(sys.argv[1:] if argv is None else argv)
     DEFINE_bool("help", False, "Print this.", short_name="h", flag_values=flags)
@@ -123,8 +125,13 @@ def call(
         with _quiet_libraries():
             define(flags)
             words = flags.parse()
-            code = _print_help(flags, usage, define) if flags.help else _print_config(flags)
-            code = run(flags, words) if code is None else code
+            code = None
+            if flags.help:
+                _print_help(flags, usage, define)
+            elif prints_config and "print_config" in flags and flags.print_config and (found := given(flags)):
+                print(found.text())
+            else:
+                code = run(flags, words)
             sys.stdout.flush()
             return code or 0
     except UserError as error:
@@ -143,21 +150,11 @@ def call(
         return 130
 
 
-def _print_help(flags: Flags, usage: str, define: Callable[[Flags], None]) -> int:
+def _print_help(flags: Flags, usage: str, define: Callable[[Flags], None]) -> None:
     from cnn_jax.config.help import render
 
     configuration = given(flags) if "config" in flags else None
     print(render(usage, sys.modules[define.__module__].__doc__ or "", flags.groups, configuration))
-    return 0
-
-
-def _print_config(flags: Flags) -> int | None:
-    """Prints the configuration if --print_config asks for one that --config or --from names."""
-    configuration = given(flags) if "config" in flags and flags.print_config else None
-    if configuration is None:
-        return None
-    print(configuration.text())
-    return 0
 
 
 @contextlib.contextmanager

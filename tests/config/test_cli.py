@@ -35,6 +35,12 @@ def test_overrides_are_told_from_words(arguments, overrides, words):
     assert flags.arguments == list(arguments)
 
 
+def test_flags_may_come_from_a_file(tmp_path):
+    (tmp_path / "flags").write_text("--json\n--config.seed=3\n")
+    flags, words = parsed("a", f"--flagfile={tmp_path}/flags", "b")
+    assert (flags.json, flags.overrides, words) == (True, ["seed=3"], ["a", "b"])
+
+
 def test_command_lines_share_nothing():
     first, _ = parsed("--config=lenet5", "--config.seed=1", "--json")
     second, _ = parsed("--config=mlp")

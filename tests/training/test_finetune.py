@@ -40,8 +40,15 @@ def test_pseudo_configuration_makes_the_same_run(call, source, tmp_path):
     assert call("finetune", *new, *options).out == call("finetune", *old, *options).out
 
 
-def test_printed_configuration_is_that_of_the_run(call, source):
-    printed = call("finetune", source, "--regime=head", "--print_config").out
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("{source}", "--regime=head"),
+        ("--config=configs/finetune.py:lenet5,digits,head", "--checkpoint={source}"),
+    ],
+)
+def test_printed_configuration_is_that_of_the_run(call, source, words):
+    printed = call("finetune", *(word.format(source=source) for word in words), "--print_config").out
     lines = dict(line.split(" = ") for line in printed.splitlines())
     found = {name.strip(): value for name, value in lines.items()}
     assert (found["model.width"], found["trainable"], found["init_from"]) == ("0.25", "'head'", f"'{source}@8'")
