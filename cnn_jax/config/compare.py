@@ -10,7 +10,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested dicts as one, with dotted names."""
     fields = {}
     for name, value in tree.items():
-        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
     return fields
 
 

@@ -91,6 +91,12 @@ class Configuration:
 
 def values(config: Any) -> dict[str, Any]:
     """Returns the values of all fields by their dotted names, the network's first, then in the order of `FIELDS`."""
+    places = {name: place for place, name in enumerate(FIELDS)}
+
+    def place(name: str) -> int:
+        while name and name not in places:  # an option is with the field that holds it
+            name = name.rpartition(".")[0]
+        return places.get(name, -1)
+
     found = flat(config.to_dict())
-    model = {name: value for name, value in found.items() if name not in FIELDS}
-    return model | {name: found[name] for name in FIELDS if name in found}
+    return {name: found[name] for name in sorted(found, key=place)}

@@ -40,9 +40,9 @@ def parse(name: Any) -> tuple[str, tuple[Any, ...]]:
       UserError: no such kind, or its numbers are not as `FORMS` says.
     """
     check(isinstance(name, str), f"config.data.augment has {name!r}, but must hold names such as 'flip'")
-    if own := OWN.fullmatch(name):
-        return own["path"], _own_numbers(name, own["path"], own["numbers"].split(":")[1:])
     kind, *texts = name.split(":")
+    if kind not in FORMS and (own := OWN.fullmatch(name)):
+        return own["path"], _own_numbers(name, own["path"], own["numbers"].split(":")[1:])
     check_choice("config.data.augment", kind, FORMS)
     form = FORMS[kind]
     numbers = [_number(text, *number) for text, number in zip(texts, form.numbers, strict=False)]

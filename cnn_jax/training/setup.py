@@ -38,7 +38,6 @@ class Setup:
     config: a copy, with the number of classes and the parts where the given one leaves them to the data set.
     create_model: builds the network; its argument is the seed. network: its graph. params, stats: shapes of all its
       parameters and statistics. layers: its layer table.
-    source: the pretrained network that config.init_from names, or None.
     optimizer: without a learning rate, which `schedule` returns for a step.
     """
 
@@ -51,10 +50,20 @@ class Setup:
     params: Tree
     stats: Tree
     trainable: finetuning.Trainable
-    source: Pretrained | None
     optimizer: optax.GradientTransformationExtraArgs
     schedule: Schedule
+    _source: Pretrained | None = None
     _resident: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def source(self) -> Pretrained | None:
+        """The pretrained network that config.init_from names, or None. A run that resumes does without it.
+
+        Raises:
+          UserError: there is none of this name; see `pretrained.source.open_source`.
+        """
+        name = self.config.init_from
+        return self._source or (open_source(name) if name else None)
 
     # ------------------------------------------------------------ time
 
@@ -207,9 +216,9 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
         params=params,
         stats=stats,
         trainable=trainable,
-        source=source or (open_source(config.init_from) if config.init_from else None),
         optimizer=optimizers.make_optimizer(config.optim, trained, layer_rules, everything=params),
         schedule=optimizers.make_schedule(config.optim, total_steps, steps),
+        _source=source,
     )
     check(
         not config.eval.recompute_statistics or bool(jax.tree.leaves(setup.split(params, stats)[1])),

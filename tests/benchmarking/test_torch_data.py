@@ -45,7 +45,7 @@ def test_the_transform_is_that_of_torchvision(size):
 
 
 def test_the_benchmark_compares_and_says_what_is_held(run, console):
-    from cnn_jax import benchmark
+    from cnn_jax.benchmarking import results
 
     result = measure.benchmark(run.config, only=["data"], against="torch", seconds=0.01, progress=console)
     assert list(result["images_per_second"]) == ["step", "data", "both", "torch data"]
@@ -53,7 +53,7 @@ def test_the_benchmark_compares_and_says_what_is_held(run, console):
     assert 0 < found["min"] <= found["median"] <= found["max"]
     # 2 batches ahead and one that is put together, each of 4 images.
     assert result["stream"] == dict(workers=1, scaled_decoding=False, held_batches=3, held_bytes=3 * 4 * 32 * 32 * 3)
-    benchmark.print_result(result, console)
+    results.print_result(result, console)
     assert "stream      1 workers, at most 3 batches = 36.9 kB read ahead" in console.file.getvalue()
 
 

@@ -74,7 +74,7 @@ def test_dropout_acts_in_training_only_and_each_place_has_a_key_of_its_own(monke
     for name in model.order:
         if not name.startswith("dropout"):
             monkeypatch.setattr(type(getattr(model, name)), "__call__", lambda self, x: x)
-    model(jnp.zeros(1), rngs=jax.random.key(0))
+    model(jnp.zeros((1, *model.input_shape)), rngs=jax.random.key(0))
     assert len(set(seen)) == 2 and None not in seen
     created = nnx.eval_shape(lambda: models.create("nin_cifar", **SMALL))
     assert not created.dropout1.deterministic

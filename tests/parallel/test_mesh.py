@@ -103,7 +103,7 @@ def test_what_is_no_rule_is_refused(rule):
     config = recipes.get_config("vgg16")
     with config.ignore_type():
         config.mesh.rules = (rule,)
-    with pytest.raises(UserError, match=r"config\.mesh\.rules has .*every rule must be"):
+    with pytest.raises(UserError, match=r"config\.mesh\.rules has .*every entry must be a rule"):
         check_config(config)
 
 

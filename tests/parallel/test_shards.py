@@ -11,14 +11,13 @@ import pytest
 from cnn_jax.config.fields import get_config
 from cnn_jax.data import splits
 
+pytestmark = pytest.mark.slow
 BATCH_SIZE = 8
 # Writes a line for each row of its batches: the step, the position in the run, the label, a digest of the image.
 SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
 import test_shards
-
-pytestmark = pytest.mark.slow
 process, processes, start, stop = map(int, sys.argv[2:])
 with open(sys.argv[1], "w", buffering=1) as file:
     for lines in test_shards.described(process, processes, start, stop):

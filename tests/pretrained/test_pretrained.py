@@ -7,6 +7,7 @@ import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.config import recipes
+from cnn_jax.core import trees
 from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.data import augment
 from cnn_jax.pretrained import source as pretrained
@@ -43,15 +44,15 @@ def test_a_folder_is_its_latest_checkpoint_and_a_name_for_good_is_returned(run):
 
 def test_the_weights_are_those_that_an_evaluation_takes(run):
     config, folder = run
-    this = build(config)
+    setup = build(config)
     with Checkpoints(folder) as checkpoints:
-        state = States(this).restore(checkpoints, 6)
-    images = np.stack([example["image"] for example in this.data.parts["test"].source.read(range(40))])
-    params, others = this._evaluated(state, "test")
+        state = States(setup).restore(checkpoints, 6)
+    images = np.stack([example["image"] for example in setup.data.parts["test"].source.read(range(40))])
+    others = trees.merged(state.ema["stats"], state.frozen)
     from flax import nnx
 
-    model = nnx.merge(this.network.eval, params, others)
-    expected = model(augment.normalize(images, **this.data.normalization))
+    model = nnx.merge(setup.network.eval, state.ema["params"], others)
+    expected = model(augment.normalize(images, **setup.data.normalization))
     found = load(str(folder))(images)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert state.ema is not None and not np.allclose(

@@ -67,8 +67,8 @@ def test_dry_run_says_what_is_taken_and_writes_nothing(call, source, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "name the trained network to start from, once: cnn_jax finetune SOURCE"),
-        (("{source}", "--checkpoint={source}"), "name the trained network to start from, once"),
+        ((), "name the pretrained network to start from, once: cnn_jax finetune SOURCE"),
+        (("{source}", "--checkpoint={source}"), "name the pretrained network to start from, once"),
         (("nowhere",), "'nowhere'"),
         (("{source}@7",), "is '7', but must be latest, best or one of the steps 8"),
         (("{source}", "--config.data.classes=('1','ten')"), "is 'ten', but must be one of 0, 1"),

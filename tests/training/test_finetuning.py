@@ -171,7 +171,8 @@ def test_a_frozen_layer_computes_as_in_evaluation(runs):
     batch = {"index": jnp.arange(32, dtype=jnp.int32), "position": jnp.arange(32, dtype=jnp.uint32)}
     batch = eval_steps.gather(batch, images)
     loss, _ = jax.jit(run.loss)(state.params, state.stats, state.frozen, batch, step.make_keys(state.seed, state.step))
-    sums = run.eval_step(state.params, state.frozen, batch | {"mask": jnp.ones(32)}, None)
+    evaluated = eval_steps.make_eval_step(run.network, **run.data.normalization)
+    sums = evaluated(state.params, state.frozen, batch | {"mask": jnp.ones(32)}, None)
     np.testing.assert_allclose(loss, sums["loss"] / 32, rtol=1e-5)
 
 

@@ -47,7 +47,7 @@ ROOT = Path(cnn_jax.__file__).parents[1]
             "config.data.dir is 's3://bucket', but",
         ),
         (("--mode=evaluate",), "should be one of"),
-        (("--mode=eval",), "name the run to evaluate"),
+        (("--mode=eval",), "name a run: cnn_jax evaluate RUN"),
         (("--mode=eval", "--dry-run"), "--dry-run goes with training"),
         (("--config.seed=1",), "give --config=RECIPE"),
         (("--mode=eval", "--checkpoints=no/such/run,runs/b"), "no/such/run holds no run"),
