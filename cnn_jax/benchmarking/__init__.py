@@ -1,0 +1,1 @@
+"""Speed: this step and this input beside others, in one run."""

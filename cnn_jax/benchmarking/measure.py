@@ -223,7 +223,7 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
             pass
         return 0.0
 
-    def both(state: Any, count: int) -> Any:  # as train.run does it
+    def both(state: Any, count: int) -> Any:  # as the training loop does it
         for i, arrays in enumerate(ahead(map(setup.put, batches(count)))):
             state = train_step(state, arrays, images)
             mesh.pace(i, state, setup.mesh)

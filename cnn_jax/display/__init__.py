@@ -1,0 +1,1 @@
+"""For people: the terminal, tables and plots. Reads records, computes nothing."""

@@ -1,0 +1,1 @@
+"""Several devices and several processes: meshes, and what all processes do together."""

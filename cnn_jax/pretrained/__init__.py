@@ -1,0 +1,1 @@
+"""Trained networks from anywhere: opened, recognized, used on pictures, exported."""

@@ -1,0 +1,1 @@
+"""Questions: arms and seeds of an experiment, planned, run and reported."""

@@ -1,0 +1,1 @@
+"""What a run records of itself: its folder, metrics.jsonl, run.json."""
