@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -232,6 +233,18 @@ def test_a_network_has_the_published_counts(name, fields, parameters, statistics
     assert counts == [(parameters, statistics)]
     assert sum(row.macs for row in rows) == macs
     assert sum(row.parameters for row in rows) == parameters  # no layer is called twice or never
+
+
+def test_readme_has_every_network_with_these_counts():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| ([\dx]+) \|", readme, re.M)
+    found = {name: (*(int(count.replace(",", "")) for count in counts), image) for name, *counts, image in rows}
+    expected = {
+        name: (parameters, macs, "x".join(map(str, models.fields(name)["input_shape"])))
+        for name, fields, parameters, _, macs in TABLE
+        if not fields and name != "cifar_resnet"
+    }
+    assert found == expected
 
 
 def test_the_closed_form_for_small_images_agrees_with_the_published_counts():
