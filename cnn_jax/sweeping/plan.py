@@ -44,13 +44,15 @@ def plan(experiment: Experiment) -> list[Planned]:
 
     jax.config.update("jax_platforms", "cpu")  # for tracing; the runs have the accelerators
     planned: list[Planned] = []
+    traced: dict[str, Any] = {}  # arms may train one network in several ways
     for arm in experiment.arms:
         config = Configuration.from_recipe(arm.config, arm.words, flag=f"arm {arm.name!r}").config
         for other in planned:
             same = not differences(_plain(other.config), _plain(config))
             check(not same, f"the arms {other.arm.name!r} and {arm.name!r} have one configuration: leave one out")
         check_config(config)
-        rows = trace(config)
+        network = json.dumps([_plain(config)[name] for name in ("model", "data")])
+        rows = traced[network] if network in traced else traced.setdefault(network, trace(config))
         sums = totals(rows)
         memory = training_bytes(
             rows,

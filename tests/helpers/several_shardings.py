@@ -1,4 +1,4 @@
-"""A program of tests/parallel/test_sharding.py, on as many devices as XLA_FLAGS force.
+"""A program of tests/parallel/test_mesh.py, on as many devices as XLA_FLAGS force.
 
 python tests/helpers/several_shardings.py FOLDER PART
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.checkpoint.saver import Saver
 from cnn_jax.config import recipes
 from cnn_jax.parallel import collectives
 from cnn_jax.training.evaluator import Evaluator
@@ -31,48 +32,48 @@ def get_run(name):
     return build(config.lock())
 
 
-def train(this, state, start, stop):
+def train(setup, state, start, stop):
     """Returns the state after the steps start+1 .. stop; its sums are those of these steps."""
-    train_step, images = this.train_step(States(this).shardings), this.resident("train")
-    for batch in this.data.parts["train"].train_batches(start, stop, this.config.batch_size):
-        state = train_step(state, this.put(batch), images)
+    train_step, images = setup.train_step(States(setup).shardings), setup.resident("train")
+    for batch in setup.data.parts["train"].train_batches(start, stop, setup.config.batch_size):
+        state = train_step(state, setup.put(batch), images)
     return state
 
 
 def save(folder, step, state):
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(step, state, error=None)
+    with Checkpoints(folder) as checkpoints, Saver(checkpoints, keep=1) as saver:
+        saver.save(step, state, error=None)
 
 
 def on_eight(folder):
     """Four steps on each mesh, and two more on the first."""
     found = {}
     for name in MESHES:
-        this = get_run(name)
-        state = train(this, States(this).create(), 0, 4)
+        setup = get_run(name)
+        state = train(setup, States(setup).create(), 0, 4)
         shards = [[shard.data.nbytes for shard in leaf.addressable_shards] for leaf in jax.tree.leaves(state)]
         found[name] = {
             "state": collectives.fetch(state),
-            "promised": States(this).bytes(),
+            "promised": States(setup).bytes(),
             "bytes": [sum(sizes) for sizes in zip(*shards, strict=True)],
             "specs": [str(leaf.sharding.spec) for leaf in jax.tree.leaves(state)],
-            "expected": [str(where.spec) for where in jax.tree.leaves(States(this).shardings)],
+            "expected": [str(where.spec) for where in jax.tree.leaves(States(setup).shardings)],
         }
         if name != "replicated":
-            found[name]["test"] = Evaluator(this).evaluate(state, "test")
+            found[name]["test"] = Evaluator(setup).evaluate(state, "test")
         save(folder / name, 4, state)
         if name == "replicated":
-            found["longer"] = collectives.fetch(train(this, state, 4, 6))
+            found["longer"] = collectives.fetch(train(setup, state, 4, 6))
     return found
 
 
 def on_two(folder):
     """Goes on from what eight have saved under one rule, under another."""
-    this = get_run("fc")
+    setup = get_run("fc")
     with Checkpoints(folder / "fsdp") as checkpoints:
-        state = States(this).restore(checkpoints, 4)
+        state = States(setup).restore(checkpoints, 4)
     restored = collectives.fetch(state)
-    state = train(this, state, 4, 6)
+    state = train(setup, state, 4, 6)
     save(folder / "two", 6, state)
     return {"restored": restored, "longer": collectives.fetch(state)}
 

@@ -15,11 +15,12 @@ from commands import ROOT, process
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
-# What a command prints, by its name or by one of its flags.
+# What a command prints, by its name, by one of its flags, or by both.
 PRINTED = {
     "--cost": "Fire 4",
     "--help": "--config",
-    "--list": "resnet1202",
+    "main --list": "resnet1202",
+    "sweep --list": "residual",
     "--print_config": "optim.",
     "--scorecard": "resnet50",
     "__main__": "visualize",
@@ -122,6 +123,7 @@ def test_command_does_what_it_says(command, folder):
     ]
     result = process("-m", module, *itertools.chain.from_iterable(files), cwd=folder, timeout=900)
     said = f"{result.stdout}\n{result.stderr}"
+    keys = (*(f"{name(module)} {word}" for word in words), *words, name(module))
     if message := refusal(command, module):
         assert (result.returncode, message in result.stderr) == (2, True), said
         return
@@ -134,7 +136,7 @@ def test_command_does_what_it_says(command, folder):
     if name(module) == "predict":
         shown = "84 features of 3 pictures" if "--features" in words else f"```text\n{result.stdout}```"
         assert shown in (result.stdout if "--features" in words else README), said
-    elif known := [PRINTED[word] for word in (*words, name(module)) if word in PRINTED]:
+    elif known := [PRINTED[key] for key in keys if key in PRINTED]:
         assert known[0] in result.stdout, said
     elif "--dry-run" not in words:
         accuracy = float(re.search(r"^(?:test|ensemble) +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])

@@ -81,15 +81,15 @@ def test_tasks_go_seed_by_seed_and_refuse_a_folder_of_another_configuration(tmp_
     assert seeds_in(tmp_path) == {0}
 
 
+@pytest.mark.parametrize("grid", ["", pytest.param(":cifar10:full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("path", experiments(), ids=lambda path: path.stem)
-def test_every_experiment_of_the_project_can_be_planned(path):
-    for spec in (str(path), f"{path}:cifar10:full"):
-        experiment = load(spec)
-        planned = plan(experiment)
-        assert all(one.parameters > 0 and one.macs > 0 for one in planned)
-        assert len(differing(experiment, planned)) == len(experiment.pairs())
-        for line in differing(experiment, planned):
-            assert line.split(": ", 1)[1].count(" for ") == 1, line  # one field, and nothing else
+def test_every_experiment_of_the_project_can_be_planned(path, grid):
+    experiment = load(f"{path}{grid}")
+    planned = plan(experiment)
+    assert all(one.parameters > 0 and one.macs > 0 for one in planned)
+    assert len(differing(experiment, planned)) == len(experiment.pairs())
+    for line in differing(experiment, planned):
+        assert line.split(": ", 1)[1].count(" for ") == 1, line  # one field, and nothing else
 
 
 def test_the_table_of_the_plan_has_a_line_for_each_arm():
