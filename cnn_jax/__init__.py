@@ -136,7 +136,7 @@ def summarize(network: str, **fields: Any) -> str:
 
     shape = tuple(fields.get("input_shape", models.fields(network)["input_shape"]))
     rows = layer_table.layer_table(functools.partial(create, network, **fields), shape)
-    return render(layer_sheets.sheets(layer_sheets.Network(network, shape, 4, rows)), "text")
+    return render(layer_sheets.sheets(layer_sheets.TracedNetwork(network, shape, 4, rows)), "text")
 
 
 def features(source: "str | Path | Predictor", images: Any, layer: str | None = None) -> "jax.Array":

@@ -54,7 +54,7 @@ def run(flags: cli.Flags, words: list[str]) -> int | None:
     check_flags(flags)
     from cnn_jax.sweeping import runner
 
-    options = runner.Options(
+    options = runner.SweepOptions(
         only=flags.only,
         seeds=flags.seeds,
         folder=flags.folder,

@@ -86,7 +86,7 @@ def run(flags: cli.Flags, words: list[str]) -> None:
         config=configuration.config if configuration else None,
         files=files,
         numbers=flags.examples,
-        options=drawing.Options(
+        options=drawing.DrawOptions(
             layer=flags.layer,
             classes=flags["class"].value,
             maps=flags.maps or 0,

@@ -218,7 +218,7 @@ def strongest(model: Any, x: jax.Array, layer: str) -> tuple[jax.Array, jax.Arra
     return flat.max(1), places
 
 
-def seen_by(model: Any, shape: Sequence[int], layer: str) -> receptive_field.Field:
+def seen_by(model: Any, shape: Sequence[int], layer: str) -> receptive_field.ReceptiveField:
     """Returns what a layer's first position sees of images of `shape` [H, W, C], and how far its neighbour's is."""
     graphdef, state = nnx.split(model)
     traced = jax.make_jaxpr(lambda state, x: outputs(nnx.merge(graphdef, state), x)[layer])(
@@ -230,7 +230,7 @@ def seen_by(model: Any, shape: Sequence[int], layer: str) -> receptive_field.Fie
     return field
 
 
-def patch(field: receptive_field.Field, position: Sequence[int], sizes: Sequence[int]) -> tuple[slice, ...]:
+def patch(field: receptive_field.ReceptiveField, position: Sequence[int], sizes: Sequence[int]) -> tuple[slice, ...]:
     """Returns the part of an image of `sizes` that one position sees: (rows, columns).
 
     A receptive field that reaches over a border is moved inside, so that all parts have one size; one that is larger

@@ -17,7 +17,7 @@ from cnn_jax.display.tables import Share, Sheet, Short, render
 
 
 @dataclass(frozen=True)
-class Network:
+class TracedNetwork:
     """A configuration's network, as it is printed."""
 
     label: str
@@ -62,10 +62,10 @@ def image_shape(config: Any) -> tuple[int, ...]:
     return (*config.data.image_size, config.data.channels)
 
 
-def network(config: Any, rows: Sequence[LayerRow], changes: Sequence[str] = ()) -> Network:
+def network(config: Any, rows: Sequence[LayerRow], changes: Sequence[str] = ()) -> TracedNetwork:
     """Returns a configuration's network with its layer table; `changes` to the file (FIELD=VALUE) go into its label."""
     label = ", ".join([f"{config.model.name} for {config.data.name}", *changes])
-    return Network(label, image_shape(config), 2 if config.precision == "bfloat16" else 4, rows)
+    return TracedNetwork(label, image_shape(config), 2 if config.precision == "bfloat16" else 4, rows)
 
 
 def write(config: Any, rows: Sequence[LayerRow], path: Path) -> None:
@@ -99,7 +99,7 @@ def show(configurations: Sequence[Configuration], form: str, plot: Path | None =
 # ---------------------------------------------------------------- tables
 
 
-def sheets(one: Network) -> list[Sheet]:
+def sheets(one: TracedNetwork) -> list[Sheet]:
     """Returns the layers, the stages and the totals of a network."""
     size, whole = one.bytes_per_value, one.totals
     shape = "x".join(map(str, one.input_shape))
@@ -147,7 +147,7 @@ def share(part: int, whole: int) -> Share | None:
     return Share(part / whole) if whole else None
 
 
-def quantities(one: Network) -> dict[str, Any]:
+def quantities(one: TracedNetwork) -> dict[str, Any]:
     """Returns the totals under names for people."""
     sums, size = one.totals, one.bytes_per_value
     return {
@@ -171,7 +171,7 @@ def quantities(one: Network) -> dict[str, Any]:
     }
 
 
-def comparison(networks: Sequence[Network]) -> list[Sheet]:
+def comparison(networks: Sequence[TracedNetwork]) -> list[Sheet]:
     """Returns the totals of networks side by side, and their parameters and MACs by stage, each with its ratio."""
     labels = [one.label for one in networks]
     by_stage = [one.stages for one in networks]
@@ -208,7 +208,7 @@ def ratio(value: Any, first: Any) -> float | None:
     return value / first if isinstance(value, int) and isinstance(first, int) and first else None
 
 
-def as_json(networks: Sequence[Network]) -> Any:
+def as_json(networks: Sequence[TracedNetwork]) -> Any:
     """Returns the tables as plain values: of one network, or a list with the ratios of totals to the first's."""
     found = []
     for one in networks:

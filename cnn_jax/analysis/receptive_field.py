@@ -32,7 +32,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Field:
+class ReceptiveField:
     """What an array sees: `seen` for each spatial axis of the input; `moves` for each axis of the array.
 
     An entry of `moves` is the axis of the input along which the array's axis moves, or None.
@@ -50,7 +50,7 @@ class Field:
     def jump(self) -> tuple[int | None, ...]:
         return tuple(seen.jump for seen in self.seen)
 
-    def windows(self, axis: int, *, size: int = 1, start: int = 0, stride: int = 1) -> "Field":
+    def windows(self, axis: int, *, size: int = 1, start: int = 0, stride: int = 1) -> "ReceptiveField":
         """Returns the field of windows along an axis: the first begins at `start` and sees `size` positions."""
         source = self.moves[axis]
         if source is None:
@@ -59,7 +59,7 @@ class Field:
         new = Seen(low + start * jump, high + (start + size - 1) * jump, jump * stride)
         return replace(self, seen=(*self.seen[:source], new, *self.seen[source + 1 :]))
 
-    def mixed(self, shape: Sequence[int], axes: Iterable[int]) -> "Field":
+    def mixed(self, shape: Sequence[int], axes: Iterable[int]) -> "ReceptiveField":
         """Returns the field after the positions of `axes` of an array of `shape` have been mixed."""
         seen, moves = list(self.seen), list(self.moves)
         for axis in axes:
@@ -68,10 +68,10 @@ class Field:
                 old = seen[source]
                 seen[source] = Seen(old.low, old.high + (shape[axis] - 1) * (old.jump or 0), None)
                 moves[axis] = None
-        return Field(tuple(seen), tuple(moves))
+        return ReceptiveField(tuple(seen), tuple(moves))
 
 
-def receptive_fields(closed: core.ClosedJaxpr, inputs: Sequence[Field | None]) -> list[Field | None]:
+def receptive_fields(closed: core.ClosedJaxpr, inputs: Sequence[ReceptiveField | None]) -> list[ReceptiveField | None]:
     """Returns what each output of a jaxpr sees, None for one that does not depend on the input.
 
     Args:
@@ -80,15 +80,15 @@ def receptive_fields(closed: core.ClosedJaxpr, inputs: Sequence[Field | None]) -
     return _run(closed.jaxpr, inputs)
 
 
-def image(spatial_axes: int) -> Field:
+def image(spatial_axes: int) -> ReceptiveField:
     """Returns the field of images [B, *spatial, C]: each position sees itself."""
-    return Field((Seen(),) * spatial_axes, (None, *range(spatial_axes), None))
+    return ReceptiveField((Seen(),) * spatial_axes, (None, *range(spatial_axes), None))
 
 
-def _run(jaxpr: core.Jaxpr, inputs: Sequence[Field | None]) -> list[Field | None]:
-    fields: dict[Any, Field | None] = dict(zip(jaxpr.invars, inputs, strict=True))
+def _run(jaxpr: core.Jaxpr, inputs: Sequence[ReceptiveField | None]) -> list[ReceptiveField | None]:
+    fields: dict[Any, ReceptiveField | None] = dict(zip(jaxpr.invars, inputs, strict=True))
 
-    def read(atom: Any) -> Field | None:
+    def read(atom: Any) -> ReceptiveField | None:
         return None if isinstance(atom, core.Literal) else fields.get(atom)
 
     for eqn in jaxpr.eqns:
@@ -98,7 +98,7 @@ def _run(jaxpr: core.Jaxpr, inputs: Sequence[Field | None]) -> list[Field | None
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _outputs(eqn: Any, given: list[Field | None]) -> list[Field | None]:
+def _outputs(eqn: Any, given: list[ReceptiveField | None]) -> list[ReceptiveField | None]:
     name = eqn.primitive.name
     shapes = [atom.aval.shape for atom in eqn.invars]
     if name in ELEMENTWISE:
@@ -119,11 +119,11 @@ def _outputs(eqn: Any, given: list[Field | None]) -> list[Field | None]:
         return [_union(zip(parts, shapes, strict=True), len(shapes[0]))]
     # Everything else mixes all that it gets.
     fields = [field.mixed(shape, range(len(shape))) for field, shape in zip(given, shapes, strict=True) if field]
-    union = _union(((Field(field.seen, ()), ()) for field in fields), 0)
-    return [union and Field(union.seen, (None,) * len(out.aval.shape)) for out in eqn.outvars]
+    union = _union(((ReceptiveField(field.seen, ()), ()) for field in fields), 0)
+    return [union and ReceptiveField(union.seen, (None,) * len(out.aval.shape)) for out in eqn.outvars]
 
 
-def _union(fields: Iterable[tuple[Field | None, Sequence[int]]], rank: int) -> Field | None:
+def _union(fields: Iterable[tuple[ReceptiveField | None, Sequence[int]]], rank: int) -> ReceptiveField | None:
     """Returns the field of an array whose elements see what those of all (field, shape) see."""
     present = [(field, shape) for field, shape in fields if field is not None]
     if not present:
@@ -141,17 +141,17 @@ def _union(fields: Iterable[tuple[Field | None, Sequence[int]]], rank: int) -> F
         for axis in zip(*(field.seen for field, _ in present), strict=True)
     )
     moves = next((field.moves for field, _ in present if len(field.moves) == rank), (None,) * rank)
-    return Field(seen, moves)
+    return ReceptiveField(seen, moves)
 
 
-def _axis_of(field: Field, source: int) -> int | None:
+def _axis_of(field: ReceptiveField, source: int) -> int | None:
     return field.moves.index(source) if source in field.moves else None
 
 
 # ---------------------------------------------------------------- one rule for each operation that moves positions
 
 
-def _convolution(field: Field, eqn: Any) -> Field:
+def _convolution(field: ReceptiveField, eqn: Any) -> ReceptiveField:
     params, kernel = eqn.params, eqn.invars[1].aval.shape
     lhs, rhs, out = params["dimension_numbers"]
     shape = eqn.invars[0].aval.shape
@@ -167,7 +167,7 @@ def _convolution(field: Field, eqn: Any) -> Field:
     return replace(field, moves=tuple(moves))
 
 
-def _window(field: Field, eqn: Any) -> Field:
+def _window(field: ReceptiveField, eqn: Any) -> ReceptiveField:
     params, shape = eqn.params, eqn.invars[0].aval.shape
     field = field.mixed(shape, [axis for axis, by in enumerate(params["base_dilation"]) if by != 1])
     for axis, size in enumerate(params["window_dimensions"]):
@@ -177,7 +177,7 @@ def _window(field: Field, eqn: Any) -> Field:
     return field
 
 
-def _pad(field: Field, eqn: Any) -> Field:
+def _pad(field: ReceptiveField, eqn: Any) -> ReceptiveField:
     config = eqn.params["padding_config"]
     field = field.mixed(eqn.invars[0].aval.shape, [axis for axis, (_, _, inside) in enumerate(config) if inside])
     for axis, (low, _, _) in enumerate(config):
@@ -185,31 +185,31 @@ def _pad(field: Field, eqn: Any) -> Field:
     return field
 
 
-def _slice(field: Field, eqn: Any) -> Field:
+def _slice(field: ReceptiveField, eqn: Any) -> ReceptiveField:
     strides = eqn.params["strides"] or (1,) * len(field.moves)
     for axis, (start, stride) in enumerate(zip(eqn.params["start_indices"], strides, strict=True)):
         field = field.windows(axis, start=start, stride=stride)
     return field
 
 
-def _reduce(field: Field, eqn: Any) -> Field:
+def _reduce(field: ReceptiveField, eqn: Any) -> ReceptiveField:
     return _without(field, eqn, eqn.params["axes"])
 
 
-def _squeeze(field: Field, eqn: Any) -> Field:
+def _squeeze(field: ReceptiveField, eqn: Any) -> ReceptiveField:
     return _without(field, eqn, eqn.params["dimensions"])
 
 
-def _without(field: Field, eqn: Any, axes: Sequence[int]) -> Field:
+def _without(field: ReceptiveField, eqn: Any, axes: Sequence[int]) -> ReceptiveField:
     field = field.mixed(eqn.invars[0].aval.shape, axes)
     return replace(field, moves=tuple(move for axis, move in enumerate(field.moves) if axis not in axes))
 
 
-def _transpose(field: Field, eqn: Any) -> Field:
+def _transpose(field: ReceptiveField, eqn: Any) -> ReceptiveField:
     return replace(field, moves=tuple(field.moves[axis] for axis in eqn.params["permutation"]))
 
 
-def _broadcast(field: Field, eqn: Any) -> Field:
+def _broadcast(field: ReceptiveField, eqn: Any) -> ReceptiveField:
     old, new, targets = eqn.invars[0].aval.shape, eqn.params["shape"], eqn.params["broadcast_dimensions"]
     field = field.mixed(old, [axis for axis, target in enumerate(targets) if old[axis] != new[target]])
     moves: list[int | None] = [None] * len(new)
@@ -218,7 +218,7 @@ def _broadcast(field: Field, eqn: Any) -> Field:
     return replace(field, moves=tuple(moves))
 
 
-def _reshape(field: Field, eqn: Any) -> Field:
+def _reshape(field: ReceptiveField, eqn: Any) -> ReceptiveField:
     """Axes that stay as they are keep their positions; those that are merged or split mix them."""
     old, new = eqn.invars[0].aval.shape, eqn.params["new_sizes"]
     kept = {  # the elements before and after it are as many as they were
@@ -234,7 +234,7 @@ def _reshape(field: Field, eqn: Any) -> Field:
     return replace(field, moves=tuple(moves))
 
 
-def _product(field: Field, eqn: Any, operand: int = 0) -> Field:
+def _product(field: ReceptiveField, eqn: Any, operand: int = 0) -> ReceptiveField:
     contracted, batch = (axes[operand] for axes in eqn.params["dimension_numbers"])
     field = field.mixed(eqn.invars[operand].aval.shape, contracted)
     rank = len(eqn.outvars[0].aval.shape)
@@ -246,7 +246,7 @@ def _product(field: Field, eqn: Any, operand: int = 0) -> Field:
 
 REDUCTIONS = ("sum", "max", "min", "prod", "and", "or", "xor")
 # Rules of operations whose first operand sees the image and whose others do not.
-RULES: dict[str, Callable[[Field, Any], Field]] = {
+RULES: dict[str, Callable[[ReceptiveField, Any], ReceptiveField]] = {
     "conv_general_dilated": _convolution,
     "pad": _pad,
     "slice": _slice,

@@ -55,8 +55,8 @@ class System:
 
 
 @dataclass(frozen=True)
-class Network:
-    """What the model knows of the network."""
+class Workload:
+    """What the model knows of a network."""
 
     name: str
     parameters: int
@@ -79,7 +79,7 @@ class Step:
     epoch: float  # seconds of an epoch of ImageNet
 
 
-def predict(network: Network, system: System, devices: int) -> Step:
+def predict(network: Workload, system: System, devices: int) -> Step:
     """Returns what the formulas above say."""
     flops = PASSES * 2 * network.macs * system.images
     compute = flops / (system.peak * system.utilization)
@@ -91,12 +91,12 @@ def predict(network: Network, system: System, devices: int) -> Step:
     return Step(devices, compute, all_reduce, step, speed, *efficiencies, speed * system.image_bytes, IMAGES / speed)
 
 
-def checkpoint_bytes(network: Network) -> int:
+def checkpoint_bytes(network: Workload) -> int:
     """Returns the bytes of a checkpoint: parameters, momentum and statistics in float32."""
     return 4 * (2 * network.parameters + network.statistics)
 
 
-def known(name: str) -> Network:
+def known(name: str) -> Workload:
     """Returns a network of `cnn_jax.models`, for 1000 classes and images of 224 x 224."""
     import cnn_jax
     from cnn_jax.analysis.layer_table import layer_table
@@ -104,7 +104,7 @@ def known(name: str) -> Network:
     shape = (224, 224, 3)
     rows = layer_table(lambda: cnn_jax.create(name, input_shape=shape), shape)
     sums = (sum(getattr(row, count) for row in rows) for count in ("parameters", "macs", "statistics"))
-    return Network(name, *sums)
+    return Workload(name, *sums)
 
 
 # What others measured, each as its source has it; None where it has no number.
@@ -150,7 +150,7 @@ PUBLISHED = (
 )
 
 
-def sheets(network: Network, system: System, counts: Sequence[int]) -> list[Sheet]:
+def sheets(network: Workload, system: System, counts: Sequence[int]) -> list[Sheet]:
     """Returns the tables: of the model, and of what others measured."""
     steps = [predict(network, system, count) for count in counts]
     headings = ("devices", "global batch", "compute, ms", "all-reduce, ms", "step, ms", "efficiency", "nothing hidden")
@@ -181,7 +181,7 @@ def sheets(network: Network, system: System, counts: Sequence[int]) -> list[Shee
     return found
 
 
-def draw(networks: Sequence[Network], system: System, path: Path) -> None:
+def draw(networks: Sequence[Workload], system: System, path: Path) -> None:
     """Draws efficiency and images/s over the number of devices, with nothing to all of the backward pass hidden."""
     from cnn_jax.display.plots import save, subplots
 

@@ -14,7 +14,7 @@ from PIL import Image
 from cnn_jax.core.errors import UserError, check
 
 
-class Pictures:
+class FolderDataset:
     """A map-style data set: index -> (uint8 [H, W, 3] after torchvision's RandomResizedCrop, label)."""
 
     def __init__(self, files: Sequence[str], labels: Sequence[int], size: Sequence[int]):
@@ -91,7 +91,7 @@ def loader(part: Any, config: Any) -> tuple[Callable[[], None], Callable[[Any, i
         f"{data.placement!r}: measure --only=step, or name other data",
     )
     source: Any = part.source
-    dataset: Any = Pictures([source.name(i) for i in range(len(source))], source.labels.tolist(), data.image_size)
+    dataset: Any = FolderDataset([source.name(i) for i in range(len(source))], source.labels.tolist(), data.image_size)
     sampler = Batches()
     # As many batches ahead as torch's default, 2 for each worker.
     batches = DataLoader(

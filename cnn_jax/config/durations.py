@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check, near
-from cnn_jax.core.fields import Rule
+from cnn_jax.core.rules import Rule
 
 UNITS = ("steps", "epochs", "examples")
 

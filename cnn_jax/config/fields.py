@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from cnn_jax.config import datasets
 from cnn_jax.config.durations import Duration
-from cnn_jax.core.fields import (
+from cnn_jax.core.imports import ChoiceOrPath, is_path
+from cnn_jax.core.rules import (
     FACTOR,
     FRACTION,
     NOT_NEGATIVE,
@@ -25,7 +26,6 @@ from cnn_jax.core.fields import (
     Rule,
     is_number,
 )
-from cnn_jax.core.imports import ChoiceOrPath, is_path
 from cnn_jax.models import options
 
 MESH_AXES = ("data", "model")

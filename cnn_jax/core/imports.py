@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check, near
-from cnn_jax.core.fields import Choice
+from cnn_jax.core.rules import Choice
 
 PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

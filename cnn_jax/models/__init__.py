@@ -8,8 +8,8 @@ from typing import Any
 
 from cnn_jax.core import imports
 from cnn_jax.core.errors import UserError, check, check_choice, near
-from cnn_jax.core.fields import Field, check_fields
-from cnn_jax.core.fields import options as options_of
+from cnn_jax.core.rules import Field, check_fields
+from cnn_jax.core.rules import options as options_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +70,13 @@ def family(name: str) -> Any:
     """Returns the `nn.family.Family` of the network called `name`; imports its module only.
 
     Args:
-      name: a key of `MODELS`, or the import path of a `Family`, or of a class of modules: see `nn.custom.family_of`.
+      name: a key of `MODELS`, or the import path of a `Family` or of a class of modules: see `nn.own_network`.
 
     Raises:
       UserError: no such network; the message has the near match.
     """
     if imports.is_path(name):
-        from cnn_jax.nn.custom import family_of
+        from cnn_jax.nn.own_network import family_of
 
         return family_of(imports.load(name, field="model.name"), name)
     check_choice("model.name", name, MODELS)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from cnn_jax.core.fields import Choice, Rule, option
+from cnn_jax.core.rules import Choice, Rule, option
 from cnn_jax.nn import windows
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.init import InitKeys

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.core.fields import Rule, option
+from cnn_jax.core.rules import Rule, option
 from cnn_jax.nn.family import Family, LayerMaker
 
 # For each stage: channels of its convolutions, kernel (= stride) of its pool, padding of its pool.

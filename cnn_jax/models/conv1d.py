@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.core.fields import Rule, option
+from cnn_jax.core.rules import Rule, option
 from cnn_jax.nn.family import NOT_EMPTY, Family, LayerMaker
 
 STEPS = Rule("at least 1 step", lambda steps: steps >= 1)

@@ -15,7 +15,7 @@ rates 1, 1, 2, 4, 8, 16, 1.
 from collections.abc import Iterator
 from typing import Any
 
-from cnn_jax.core.fields import Rule, fixed, option
+from cnn_jax.core.rules import Rule, fixed, option
 from cnn_jax.nn.family import Family, LayerMaker
 
 ODD = Rule("odd: an even one cannot keep the resolution", lambda kernel: kernel % 2 == 1)

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cnn_jax.core.fields import Rule, fixed, option
+from cnn_jax.core.rules import Rule, fixed, option
 from cnn_jax.nn.family import NOT_EMPTY, Family, LayerMaker
 from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import Conv

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check
-from cnn_jax.core.fields import NOT_NEGATIVE, SHARE, Choice, option
+from cnn_jax.core.rules import NOT_NEGATIVE, SHARE, Choice, option
 from cnn_jax.nn import windows
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.layers import ConvBlock, LocalResponseNorm

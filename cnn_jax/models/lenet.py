@@ -34,7 +34,7 @@ from flax import nnx
 from jax import lax
 
 from cnn_jax.core.errors import check
-from cnn_jax.core.fields import Choice, fixed, option
+from cnn_jax.core.rules import Choice, fixed, option
 from cnn_jax.nn import cpu, windows
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.hooks import emit

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check
-from cnn_jax.core.fields import Choice, Rule, fixed, option
+from cnn_jax.core.rules import Choice, Rule, fixed, option
 from cnn_jax.nn.family import NOT_EMPTY, Family, LayerMaker
 from cnn_jax.nn.hooks import emit
 from cnn_jax.nn.init import InitKeys, get_init

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cnn_jax.core.errors import check
-from cnn_jax.core.fields import fixed, option
+from cnn_jax.core.rules import fixed, option
 from cnn_jax.nn.family import Family, LayerMaker
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from flax import nnx
 
-from cnn_jax.core.fields import Choice, option
+from cnn_jax.core.rules import Choice, option
 from cnn_jax.nn.family import DROPOUT, Family, LayerMaker
 from cnn_jax.nn.pooling import POOLS
 

@@ -22,7 +22,7 @@ import jax
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.core.fields import Choice, option
+from cnn_jax.core.rules import Choice, option
 from cnn_jax.nn import windows
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.init import get_activation

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnn_jax.core.fields import Choice, option
+from cnn_jax.core.rules import Choice, option
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.layers import ConvBlock
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.core.errors import check
-from cnn_jax.core.fields import Choice, Rule, option
+from cnn_jax.core.rules import Choice, Rule, option
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.layers import Conv
 

@@ -20,7 +20,7 @@ A-LRN is A with one local response normalization, after the first convolution: n
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cnn_jax.core.fields import Choice, option
+from cnn_jax.core.rules import Choice, option
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.layers import NORMS
 

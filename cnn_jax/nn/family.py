@@ -8,7 +8,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 import jax.numpy as jnp
 
-from cnn_jax.core.fields import Choice, Rule, check_fields, fixed, option, options
+from cnn_jax.core.rules import Choice, Rule, check_fields, fixed, option, options
 from cnn_jax.nn.init import ACTIVATIONS, INITS, InitKeys, get_activation, scaled, scaled_sizes
 from cnn_jax.nn.layers import NORMS, Conv, ConvBlock, make_norm
 from cnn_jax.nn.network import HEADS, Network

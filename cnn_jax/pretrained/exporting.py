@@ -15,9 +15,8 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import written
 from cnn_jax.data import augment
 from cnn_jax.display import terminal
-from cnn_jax.pretrained import predictor
+from cnn_jax.pretrained import predictor, torchvision_weights
 from cnn_jax.pretrained import source as pretrained
-from cnn_jax.pretrained import torchvision as foreign_weights
 from cnn_jax.pretrained.source import NAMES
 
 SUFFIXES = (".safetensors", ".stablehlo")
@@ -63,7 +62,7 @@ def write_weights(source: pretrained.Pretrained, path: Path, *, names: str = "ou
     arrays, use = source.leaves, f"cnn_jax.load({str(path)!r}) takes it"
     if names == "torchvision":
         use = torchvision_call(source.model, source.input, source.num_classes)
-        arrays = foreign_weights.export(predictor.build(source))
+        arrays = torchvision_weights.export(predictor.build(source))
     pretrained.save(path, arrays, model=source.model, given=source.input, names=names)
     return use
 
@@ -79,7 +78,7 @@ def torchvision_call(model: Mapping[str, Any], given: Mapping[str, Any], num_cla
     """
     name, problems = model["name"], []
     own = pretrained.structure(name, model)
-    for theirs, (ours, fields) in foreign_weights.NETWORKS.items():
+    for theirs, (ours, fields) in torchvision_weights.NETWORKS.items():
         if ours != name:
             continue
         wanted = pretrained.structure(name, fields | ({"auxiliary": own["auxiliary"]} if "auxiliary" in own else {}))
@@ -96,7 +95,7 @@ def torchvision_call(model: Mapping[str, Any], given: Mapping[str, Any], num_cla
             first = "" if channels == 3 else f", its first convolution replaced by one of {channels} channels,"
             return f"torchvision.models.{theirs}({options}){first} takes it by load_state_dict"
         problems.append(f"  {theirs}: {', '.join(differing)}")
-    known = ", ".join(sorted({ours for ours, _ in foreign_weights.NETWORKS.values()}))
+    known = ", ".join(sorted({ours for ours, _ in torchvision_weights.NETWORKS.values()}))
     raise UserError(
         f"torchvision has no {name}: it has {known}"
         if not problems

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.pretrained.torchvision import NETWORKS
+from cnn_jax.pretrained.torchvision_weights import NETWORKS
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -27,8 +27,7 @@ from cnn_jax.checkpoint import bucket
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check, check_choice
-from cnn_jax.pretrained import hub, state_dicts
-from cnn_jax.pretrained import torchvision as foreign_weights
+from cnn_jax.pretrained import hub, state_dicts, torchvision_weights
 from cnn_jax.pretrained.recognition import Recognized, recognize
 from cnn_jax.pretrained.state_dicts import StateDict
 from cnn_jax.tracking import run_folder
@@ -230,13 +229,13 @@ def _converted(found: StateDict, source: str, network: Recognized, image_size: A
         model = nnx.eval_shape(lambda: models.create(network.name, **size, **network.fields))
     except UserError as error:
         raise UserError(f"{source} looks like {network.name}, which cannot be built: {error}") from None
-    listed = foreign_weights.misfits(model, shapes)
+    listed = torchvision_weights.misfits(model, shapes)
     check(
         not listed,
         f"{source} looks like {network.name}, but is another network or a variant that is not built here: {listed}",
     )
     weights = {ours.get(name, name): value for name, value in found.read().items()}
-    return foreign_weights.convert(model, {name: value.reshape(shapes[name]) for name, value in weights.items()})
+    return torchvision_weights.convert(model, {name: value.reshape(shapes[name]) for name, value in weights.items()})
 
 
 def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) -> Pretrained:

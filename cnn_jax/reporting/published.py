@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Result:
+class PublishedResult:
     """One published result of one network."""
 
     by: str  # "paper" or "torchvision"
@@ -23,9 +23,11 @@ class Result:
     fields: dict[str, Any] = field(default_factory=dict)  # of config.model, where they are not the network's defaults
 
 
-def _rows(by: str, dataset: str, view: str, evaluation: str, source: str, *rows: tuple[Any, ...]) -> list[Result]:
+def _rows(
+    by: str, dataset: str, view: str, evaluation: str, source: str, *rows: tuple[Any, ...]
+) -> list[PublishedResult]:
     """Returns results that share all but (network, top1, top5, fields)."""
-    return [Result(by, row[0], dataset, view, row[1], row[2], evaluation, source, *row[3:]) for row in rows]
+    return [PublishedResult(by, row[0], dataset, view, row[1], row[2], evaluation, source, *row[3:]) for row in rows]
 
 
 TORCHVISION_ACCURACY = (  # network, top-1, top-5, fields
@@ -49,7 +51,7 @@ _TORCHVISION_ERROR = [
 ]
 _PLAIN, _A, _C = {"residual": False}, {"shortcut": "A"}, {"shortcut": "C"}
 
-RESULTS: tuple[Result, ...] = (
+RESULTS: tuple[PublishedResult, ...] = (
     *_rows(
         *(
             "paper",

@@ -16,7 +16,7 @@ from cnn_jax.sweeping.question import Experiment, load
 
 
 @dataclass(frozen=True)
-class Options:
+class SweepOptions:
     """How a sweep runs.
 
     only: regular expression; only arms whose names have it. seeds: of every arm, from 0; None: as the experiment says.
@@ -33,7 +33,7 @@ class Options:
     dry_run: bool = False
 
 
-def sweep(spec: str, options: Options, *, command: str) -> int:
+def sweep(spec: str, options: SweepOptions, *, command: str) -> int:
     """Runs what is not finished of a sweep, and makes its report; returns 1 if a run failed, else 0.
 
     Args:
@@ -73,7 +73,7 @@ def sweep(spec: str, options: Options, *, command: str) -> int:
         return 1 if any(task.finished() is None for task in every) else 0
 
 
-def report(spec: str, options: Options, *, command: str) -> None:
+def report(spec: str, options: SweepOptions, *, command: str) -> None:
     """Makes the report of the runs that are there; arguments as of `sweep`."""
     experiment = load(spec)
     folder = folder_of(experiment, options)
@@ -85,7 +85,7 @@ def make_report(experiment: Experiment, planned: list[Planned], folder: Path, se
     say(f"the report is {sweep_report.make(experiment, planned, folder, seeds=seeds, command=command)}")
 
 
-def folder_of(experiment: Experiment, options: Options) -> Path:
+def folder_of(experiment: Experiment, options: SweepOptions) -> Path:
     return Path(options.folder or Path("runs") / "sweeps" / experiment.name)
 
 

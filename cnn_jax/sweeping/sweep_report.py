@@ -25,7 +25,7 @@ from cnn_jax.tracking.recorder import read_jsonl
 
 
 @dataclass(frozen=True)
-class Result:
+class ArmResult:
     """What there is of an arm."""
 
     planned: Planned
@@ -65,9 +65,9 @@ class Result:
         return {seed: self.runs[seed].test["step"] * batch / speed for seed, speed in self.images_per_second.items()}
 
 
-def read(planned: Sequence[Planned], folder: Path, seeds: Iterable[int]) -> list[Result]:
+def read(planned: Sequence[Planned], folder: Path, seeds: Iterable[int]) -> list[ArmResult]:
     """Returns what there is of the arms in the folder of a sweep: finished runs of their configurations only."""
-    results = {one.arm.name: Result(one, {}, {}, {}, {}) for one in planned}
+    results = {one.arm.name: ArmResult(one, {}, {}, {}, {}) for one in planned}
     for task in tasks(planned, seeds, folder):
         run, result = task.finished(), results[task.arm.name]
         if run is None:
@@ -112,7 +112,7 @@ def verdict(difference: Mean) -> str:
     return "worse" if difference.mean > 0 else "better"
 
 
-def answer(experiment: Experiment, results: Sequence[Result], seeds: int) -> list[str]:
+def answer(experiment: Experiment, results: Sequence[ArmResult], seeds: int) -> list[str]:
     """Returns a sentence for each pair of arms: the difference of the errors, its interval and what it says."""
     by_name = {result.arm.name: result for result in results}
     sentences = []
@@ -143,7 +143,7 @@ def told_difference(difference: Mean) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def arms_sheet(results: Sequence[Result]) -> Sheet:
+def arms_sheet(results: Sequence[ArmResult]) -> Sheet:
     """Returns a line for each arm."""
     headings = (
         *("arm", "parameters", "MACs", "memory, bytes", "seeds", "train error, %", "test error, %"),
@@ -166,7 +166,7 @@ def arms_sheet(results: Sequence[Result]) -> Sheet:
     return Sheet(title, headings, lines)
 
 
-def pairs_sheet(experiment: Experiment, results: Sequence[Result]) -> Sheet:
+def pairs_sheet(experiment: Experiment, results: Sequence[ArmResult]) -> Sheet:
     """Returns a line for each pair that is compared."""
     by_name = {result.arm.name: result for result in results}
     lines = []

@@ -5,7 +5,7 @@ from typing import Any
 
 from cnn_jax.config.fields import FIELDS, get
 from cnn_jax.core.errors import check
-from cnn_jax.core.fields import check_fields
+from cnn_jax.core.rules import check_fields
 from cnn_jax.data.check import check_data
 from cnn_jax.eval.protocols import check_protocol
 from cnn_jax.models import check_model

@@ -13,15 +13,15 @@ class StallTimer:
     """
 
     def __init__(self, seconds: float):
-        self.seconds = seconds if sys.__stderr__ is not None else 0.0
+        self.seconds = seconds
         self._fed = 0.0
-        self._file = sys.__stderr__  # sys.stderr of a notebook is no file
 
     def feed(self) -> None:
         """Starts the time anew; at most once a second, because it starts a thread."""
-        if self.seconds and time.monotonic() - self._fed > min(1.0, self.seconds / 4):
+        file = sys.__stderr__  # sys.stderr of a notebook is no file
+        if self.seconds and file is not None and time.monotonic() - self._fed > min(1.0, self.seconds / 4):
             self._fed = time.monotonic()
-            faulthandler.dump_traceback_later(self.seconds, repeat=True, file=self._file)
+            faulthandler.dump_traceback_later(self.seconds, repeat=True, file=file)
 
     def __enter__(self) -> "StallTimer":
         self.feed()

@@ -8,7 +8,7 @@ from cnn_jax.core import compilation_cache
 from cnn_jax.core.errors import StorageError, check
 from cnn_jax.pretrained import predictor
 from cnn_jax.visualization import pictures, visualize_data, visualize_network
-from cnn_jax.visualization.visualize_network import Options
+from cnn_jax.visualization.visualize_network import DrawOptions
 
 # How many examples of a data set each picture takes by default; filters takes none.
 EXAMPLES = {"filters": 0, "features": 1, "cam": 4, "deconv": 1000, "embedding": 1000}
@@ -22,7 +22,7 @@ def draw(
     config: Any,
     files: Sequence[str],
     numbers: Sequence[str] | None,
-    options: Options,
+    options: DrawOptions,
 ) -> None:
     """Draws a picture in `path`, a .png, and prints what it shows.
 
@@ -52,7 +52,7 @@ def network(
     config: Any,
     files: Sequence[str],
     numbers: Sequence[str] | None,
-    options: Options,
+    options: DrawOptions,
 ) -> str:
     """Draws what is inside a network and returns what the picture shows; arguments as of `draw`."""
     check(source is not None, "name the trained network: --checkpoint=SOURCE, such as --checkpoint=runs/mine")

@@ -22,7 +22,7 @@ BATCH = 16
 
 
 @dataclass(frozen=True)
-class Options:
+class DrawOptions:
     """What the command line says: the flags of `cnn_jax.visualize`; the number of maps is 0 if none is given."""
 
     layer: str | None = None
@@ -55,7 +55,7 @@ def only(pictures: Pictures, picture: str) -> None:
 # ---------------------------------------------------------------- the pictures
 
 
-def filters(trained: Predictor, _: Pictures | None, __: Options, path: Path) -> str:
+def filters(trained: Predictor, _: Pictures | None, __: DrawOptions, path: Path) -> str:
     """Draws the kernels of the first convolution in `path` and returns what is drawn.
 
     Raises:
@@ -75,7 +75,7 @@ def filters(trained: Predictor, _: Pictures | None, __: Options, path: Path) -> 
     return about
 
 
-def features(trained: Predictor, pictures: Pictures, options: Options, path: Path) -> str:
+def features(trained: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
     """Draws the strongest maps of a layer, those of the largest mean value (of values with signs, of their amounts).
 
     Raises:
@@ -101,7 +101,7 @@ def features(trained: Predictor, pictures: Pictures, options: Options, path: Pat
     return f"{about}\nlayers with maps: {', '.join(name for name, shape in shapes.items() if len(shape) == 3)}"
 
 
-def cam(trained: Predictor, pictures: Pictures, options: Options, path: Path) -> str:
+def cam(trained: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
     """Draws class activation maps over pictures: exact ones of a head that averages, else, or with a layer, Grad-CAM.
 
     Raises:
@@ -146,7 +146,7 @@ def cam(trained: Predictor, pictures: Pictures, options: Options, path: Path) ->
     return about
 
 
-def deconv(trained: Predictor, pictures: Pictures, options: Options, path: Path) -> str:
+def deconv(trained: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
     """Draws what caused the strongest activations of a layer's maps, in the pictures where they are strongest.
 
     Raises:
@@ -190,7 +190,7 @@ def deconv(trained: Predictor, pictures: Pictures, options: Options, path: Path)
     return title.replace("\n", ", ")
 
 
-def embedding(trained: Predictor, pictures: Pictures, options: Options, path: Path) -> str:
+def embedding(trained: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
     """Draws what the last layer sees of pictures in two dimensions, by t-SNE (van der Maaten & Hinton 2008) or PCA.
 
     Raises:

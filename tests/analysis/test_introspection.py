@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cnn_jax import models
 from cnn_jax.analysis import introspection
 from cnn_jax.analysis.layer_table import layer_table
-from cnn_jax.analysis.receptive_field import Field, Seen
+from cnn_jax.analysis.receptive_field import ReceptiveField, Seen
 from cnn_jax.core.errors import UserError
 from cnn_jax.models import resnet
 from cnn_jax.nn import hooks
@@ -348,7 +348,7 @@ def test_other_activations_are_refused():
 
 @given(st.integers(-30, 0), st.integers(1, 40), st.integers(0, 5), st.integers(0, 9), st.integers(1, 50))
 def test_a_part_is_what_a_position_sees_moved_inside(low, length, jump, position, size):
-    field = Field((Seen(low, low + length - 1, jump),), (None,))
+    field = ReceptiveField((Seen(low, low + length - 1, jump),), (None,))
     (part,) = introspection.patch(field, (position,), (size,))
     assert 0 <= part.start < part.stop <= size and part.stop - part.start == min(length, size)
     first = low + position * jump

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cnn_jax.benchmarking.scaling_model import (
     PUBLISHED,
-    Network,
     System,
+    Workload,
     checkpoint_bytes,
     draw,
     known,
@@ -19,7 +19,7 @@ from cnn_jax.benchmarking.scaling_model import (
 )
 
 SYSTEM = System(peak=1e12, utilization=0.5, bandwidth=1e9, latency=0.0, overlap=0.0, images=10)
-NETWORK = Network("none", parameters=1_000_000, macs=10_000_000, statistics=100)
+NETWORK = Workload("none", parameters=1_000_000, macs=10_000_000, statistics=100)
 
 
 def test_one_device_only_computes():
@@ -57,7 +57,7 @@ def test_a_ring_that_is_played_through_sends_the_bytes_and_messages_of_the_formu
             messages += 1
     for parts in held:
         np.testing.assert_allclose(np.concatenate(parts), total)
-    network = Network("", parameters=size, macs=1)
+    network = Workload("", parameters=size, macs=1)
     system = dataclasses.replace(SYSTEM, bandwidth=1.0, gradient_bytes=1)
     assert predict(network, system, devices).all_reduce == pytest.approx(sent)
     waits = dataclasses.replace(system, bandwidth=1e30, latency=1.0)

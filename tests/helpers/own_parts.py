@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from cnn_jax.core.fields import option
+from cnn_jax.core.rules import option
 from cnn_jax.nn.family import Family
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from cnn_jax import models
 from cnn_jax.core.errors import UserError
-from cnn_jax.core.fields import Choice, Rule, fixed, option, options
+from cnn_jax.core.rules import Choice, Rule, fixed, option, options
 from cnn_jax.nn.family import Family
 from cnn_jax.nn.init import InitKeys
 

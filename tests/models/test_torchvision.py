@@ -12,20 +12,20 @@ from cnn_jax import models
 from cnn_jax.config import fields as base
 from cnn_jax.data import augment
 from cnn_jax.nn import graph
-from cnn_jax.pretrained import torchvision as foreign_weights
+from cnn_jax.pretrained import torchvision_weights
 from cnn_jax.training import optimizers, step
 
 EVAL = dict(deterministic=True, use_running_average=True, raise_if_not_found=False)
 
 # Fully connected layers behind maps fix the image. With it torchvision's adaptive pooling, to 6x6 in AlexNet and to 7x7
 # in VGG, gets maps of that very size and changes nothing; on others there is no network of ours with these weights.
-IMAGES = dict(alexnet=224) | {name: 224 for name in foreign_weights.NETWORKS if name.startswith("vgg")}
+IMAGES = dict(alexnet=224) | {name: 224 for name in torchvision_weights.NETWORKS if name.startswith("vgg")}
 CONSTRUCTED = {"googlenet": dict(aux_logits=True, init_weights=False)}
 
 
 def shapes(name, size):
     """Returns our network for torchvision's `name` as shapes only."""
-    ours, fields = foreign_weights.NETWORKS[name]
+    ours, fields = torchvision_weights.NETWORKS[name]
     return nnx.eval_shape(lambda: models.create(ours, **fields | dict(input_shape=(size, size, 3))))
 
 
@@ -47,7 +47,7 @@ def error(ours, theirs):
 
 
 QUICK = ("squeezenet1_1", "resnet18", "googlenet")
-TIERS = {name: pytest.mark.slow if name in QUICK else pytest.mark.nightly for name in foreign_weights.NETWORKS}
+TIERS = {name: pytest.mark.slow if name in QUICK else pytest.mark.nightly for name in torchvision_weights.NETWORKS}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=tier) for name, tier in TIERS.items()])
@@ -58,7 +58,7 @@ def test_the_scores_are_those_of_torchvision(name):
 
     size = IMAGES.get(name, 64)
     x = np.random.default_rng(0).standard_normal((2, size, size, 3), np.float32)
-    model = nnx.view(foreign_weights.load(shapes(name, size), numpy_weights(source)), **EVAL)
+    model = nnx.view(torchvision_weights.load(shapes(name, size), numpy_weights(source)), **EVAL)
     if name == "googlenet":  # the network alone is training: auxiliary scores, and still no dropout or new statistics
         source.training, model.deterministic = True, False
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_torchvision_takes_what_we_export(name):
     import torch
 
     weights = numpy_weights(source)
-    exported = foreign_weights.export(foreign_weights.load(shapes(name, IMAGES.get(name, 64)), weights))
+    exported = torchvision_weights.export(torchvision_weights.load(shapes(name, IMAGES.get(name, 64)), weights))
     torchvision_models.randomize(source, gain=0.5)
     source.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in exported.items()}, strict=True)
     for theirs, value in numpy_weights(source).items():
@@ -114,7 +114,7 @@ def our_steps(model, batch, dtype):
         # The optimiser keeps velocity = momentum * velocity before + gradient + decay * parameter.
         gradient = jax.tree.map(lambda v, p, old: np.array(v) - MOMENTUM * old - DECAY * p, velocity, *before)
         yield tuple(
-            foreign_weights.export(nnx.merge(network.train, tree, state.stats)) for tree in (gradient, state.params)
+            torchvision_weights.export(nnx.merge(network.train, tree, state.stats)) for tree in (gradient, state.params)
         )
 
 
@@ -162,10 +162,10 @@ def test_lenet5_trains_as_in_torch(monkeypatch):
     theirs = [name for name, layer in source.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     layers = ("conv1/conv", "conv2/conv", "head/hidden/0", "head/hidden/1", "head/classifier")
     names = dict(zip(layers, theirs, strict=True))
-    monkeypatch.setitem(foreign_weights.FAMILIES, "LeNet5", lambda _: names)
+    monkeypatch.setitem(torchvision_weights.FAMILIES, "LeNet5", lambda _: names)
     fields = dict(input_shape=(28, 28, 1), padding=2, activation="tanh", pool="average")
     model = nnx.eval_shape(lambda: models.create("lenet5", **fields))
-    model = foreign_weights.load(model, numpy_weights(source))
+    model = torchvision_weights.load(model, numpy_weights(source))
     # Two steps: momentum counts in the second.
     compare_training(model, source, (28, 28, 1), batch_size=32, steps=2, dtype="float32", tolerance=1e-4)
 
@@ -173,6 +173,6 @@ def test_lenet5_trains_as_in_torch(monkeypatch):
 def test_resnet50_trains_as_in_torch():
     """In float64: with float32, rounding turns the sign of a few activations, and with it of whole gradients."""
     source = torchvision_models.random_torch_network("resnet50", gain=0.7)
-    model = foreign_weights.load(shapes("resnet50", 64), numpy_weights(source))
+    model = torchvision_weights.load(shapes("resnet50", 64), numpy_weights(source))
     with jax.enable_x64(True):
         compare_training(model, source, (64, 64, 3), batch_size=8, steps=1, dtype="float64", tolerance=1e-5)

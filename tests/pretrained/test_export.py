@@ -146,7 +146,7 @@ def test_calls_of_torchvision():
     def call(name, fields, size=(224, 224)):
         return export.torchvision_call({"name": name, **fields}, {"image_size": size, "channels": 3}, 10)
 
-    for theirs, (name, fields) in pretrained.foreign_weights.NETWORKS.items():
+    for theirs, (name, fields) in pretrained.torchvision_weights.NETWORKS.items():
         fields = {field: value for field, value in fields.items() if field != "input_shape"}
         assert call(name, fields).startswith(f"torchvision.models.{theirs}(num_classes=10")
     assert "aux_logits=False" in call("googlenet", dict(variant="torchvision", norm="batch"))

@@ -13,7 +13,7 @@ import torchvision_models
 from cnn_jax import models
 from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained import source as pretrained
-from cnn_jax.pretrained import torchvision as foreign_weights
+from cnn_jax.pretrained import torchvision_weights
 
 PHOTOS = [str(Path(sklearn.datasets.__file__).parent / "images" / name) for name in ("china.jpg", "flower.jpg")]
 NAMES = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -134,7 +134,7 @@ def test_scores_of_timm_itself(tmp_path, name):
 def small_state(**changes):
     """Returns the random state dict of a ResNet-18 with torchvision's names."""
     model = nnx.eval_shape(lambda: models.create("resnet18", num_classes=7, input_shape=(64, 64, 3), **changes))
-    return foreign_weights.export(torchvision_models.random_weights(model))
+    return torchvision_weights.export(torchvision_models.random_weights(model))
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_sizes_of_which_there_is_no_network(tmp_path, state, name, shape):
 
 def test_images_of_one_channel_have_no_known_normalisation(tmp_path):
     model = nnx.eval_shape(lambda: models.create("resnet18", num_classes=7, input_shape=(64, 64, 1)))
-    save_file(foreign_weights.export(torchvision_models.random_weights(model)), tmp_path / "x.safetensors")
+    save_file(torchvision_weights.export(torchvision_models.random_weights(model)), tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="takes images of 1 channels, but the normalisation known for it is mean"):
         pretrained.open_source(str(tmp_path / "x.safetensors"))
 

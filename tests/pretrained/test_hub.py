@@ -19,9 +19,8 @@ from safetensors.numpy import save
 import torchvision_models
 from cnn_jax import models
 from cnn_jax.core.errors import UserError
-from cnn_jax.pretrained import hub
+from cnn_jax.pretrained import hub, torchvision_weights
 from cnn_jax.pretrained import source as pretrained
-from cnn_jax.pretrained import torchvision as foreign_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -44,7 +43,7 @@ CONFIG = {
 def weights():
     """Returns a file of random weights of ResNet-18 with 3 classes."""
     model = nnx.eval_shape(lambda: models.create("resnet18", num_classes=3, input_shape=(96, 96, 3)))
-    return save(foreign_weights.export(torchvision_models.random_weights(model)))
+    return save(torchvision_weights.export(torchvision_models.random_weights(model)))
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -8,25 +8,24 @@ from flax import nnx
 import torchvision_models
 from cnn_jax import models
 from cnn_jax.core.errors import UserError
-from cnn_jax.pretrained import recognition
-from cnn_jax.pretrained import torchvision as foreign_weights
+from cnn_jax.pretrained import recognition, torchvision_weights
 
 
 def theirs(name, num_classes=1000, **changes):
     """Returns torchvision's name -> shape of one of its networks."""
-    ours, fields = foreign_weights.NETWORKS[name]
+    ours, fields = torchvision_weights.NETWORKS[name]
     model = nnx.eval_shape(lambda: models.create(ours, num_classes=num_classes, **fields | changes))
-    leaves = foreign_weights._leaves(model)
+    leaves = torchvision_weights._leaves(model)
     found = {}
-    for path, full in foreign_weights.names(model).items():
+    for path, full in torchvision_weights.names(model).items():
         shape = leaves[path].shape
         found[full] = shape[:-3:-1] + shape[:-2]
     return found
 
 
-@pytest.mark.parametrize("name", foreign_weights.NETWORKS)
+@pytest.mark.parametrize("name", torchvision_weights.NETWORKS)
 def test_all_networks_with_any_number_of_classes(name):
-    ours, fields = foreign_weights.NETWORKS[name]
+    ours, fields = torchvision_weights.NETWORKS[name]
     found = recognition.recognize(theirs(name, num_classes=7))
     assert (found.name, found.num_classes, found.channels, found.names) == (ours, 7, 3, {})
     for field, value in fields.items():

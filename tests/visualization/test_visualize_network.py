@@ -12,7 +12,7 @@ from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.visualization import inside_plots, pictures, visualize_network
-from cnn_jax.visualization.visualize_network import Options
+from cnn_jax.visualization.visualize_network import DrawOptions
 from small_models import filled
 
 CLASSES = ["ant", "bee", "cat", "dog"]
@@ -109,16 +109,16 @@ def photos(trained, files, part="photos"):
 
 def test_filters_are_the_kernels_of_the_first_convolution(lenet, small_resnet, files, drawn, tmp_path):
     for trained, kernel in ((lenet, lenet.model.conv1.conv.kernel), (small_resnet, small_resnet.model.conv1.kernel)):
-        told = visualize_network.filters(trained, None, Options(), tmp_path / "a.png")
+        told = visualize_network.filters(trained, None, DrawOptions(), tmp_path / "a.png")
         np.testing.assert_array_equal(drawn["filters"][0][0], kernel[...])
         assert "x".join(map(str, kernel.shape[:-1])) in told
     with pytest.raises(UserError, match="has no convolution"):
-        visualize_network.filters(cnn_jax.load(files / "mlp.safetensors"), None, Options(), tmp_path / "a.png")
+        visualize_network.filters(cnn_jax.load(files / "mlp.safetensors"), None, DrawOptions(), tmp_path / "a.png")
 
 
 def test_features_are_the_strongest_maps_in_order(lenet, files, drawn, tmp_path):
     found = photos(lenet, files, "photos/ant/ant0.png")
-    options = Options(layer="conv2", maps=5)
+    options = DrawOptions(layer="conv2", maps=5)
     told = visualize_network.features(lenet, found, options, tmp_path / "a.png")
     assert "conv2, the 5 strongest of 16 maps" in told and "layers" not in told
     (image, maps, numbers, _), _ = drawn["maps"]
@@ -128,17 +128,17 @@ def test_features_are_the_strongest_maps_in_order(lenet, files, drawn, tmp_path)
     assert list(means[numbers]) == sorted(means, reverse=True)[:5]
     np.testing.assert_allclose(maps, expected[..., numbers].transpose(2, 0, 1), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(image, found.images[0])
-    told = visualize_network.features(lenet, found, Options(), tmp_path / "a.png")
+    told = visualize_network.features(lenet, found, DrawOptions(), tmp_path / "a.png")
     assert "conv1/conv, all 6 maps" in told and "layers with maps: conv1/conv, conv1, pool1" in told
     with pytest.raises(UserError, match="features shows one picture, but 10 are named"):
-        visualize_network.features(lenet, photos(lenet, files), Options(), tmp_path / "a.png")
+        visualize_network.features(lenet, photos(lenet, files), DrawOptions(), tmp_path / "a.png")
 
 
 def test_class_activation_maps_of_the_likeliest_classes_or_of_those_that_are_named(
     small_resnet, files, drawn, tmp_path
 ):
     found = photos(small_resnet, files, "photos/ant")
-    told = visualize_network.cam(small_resnet, found, Options(), tmp_path / "a.png")
+    told = visualize_network.cam(small_resnet, found, DrawOptions(), tmp_path / "a.png")
     assert "class activation maps, 4x4" in told
     rows = drawn["cams"][0][0]
     shares = np.asarray(small_resnet.probabilities(found.images))
@@ -151,17 +151,17 @@ def test_class_activation_maps_of_the_likeliest_classes_or_of_those_that_are_nam
         for (name, share, values), k in zip(maps, np.argsort(-shares[i])[:3], strict=True):
             assert (name, share) == (CLASSES[k], shares[i, k])
             np.testing.assert_allclose(values.mean() + bias[k], scores[i, k], atol=1e-4)
-    visualize_network.cam(small_resnet, found, Options(classes=["dog", "ant"]), tmp_path / "a.png")
+    visualize_network.cam(small_resnet, found, DrawOptions(classes=["dog", "ant"]), tmp_path / "a.png")
     assert [name for name, *_ in drawn["cams"][0][0][0][2]] == ["dog", "ant"]
     with pytest.raises(UserError, match=r"--class is 'bea', but must be one of ant, bee, cat, dog; did you mean 'bee'"):
-        visualize_network.cam(small_resnet, found, Options(classes=["bea"]), tmp_path / "a.png")
+        visualize_network.cam(small_resnet, found, DrawOptions(classes=["bea"]), tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(("network", "layer"), [("lenet", None), ("small_resnet", "conv3_x/0")])
 def test_grad_cam_where_the_head_does_not_average_or_a_layer_is_named(network, layer, request, files, drawn, tmp_path):
     trained = request.getfixturevalue(network)
     found = photos(trained, files, "photos/ant")
-    told = visualize_network.cam(trained, found, Options(layer=layer, classes=["cat"]), tmp_path / "a.png")
+    told = visualize_network.cam(trained, found, DrawOptions(layer=layer, classes=["cat"]), tmp_path / "a.png")
     assert f"Grad-CAM at {layer or 'conv2'}" in told
     x = visualize_network.normalized(trained, found.images)
     expected = np.asarray(introspection.grad_cam(trained.model, x, layer or "conv2", np.full((5, 1), 2)))
@@ -172,12 +172,12 @@ def test_grad_cam_where_the_head_does_not_average_or_a_layer_is_named(network, l
 def test_too_many_pictures_do_not_fit_a_page(small_resnet, files, tmp_path):
     found = pictures.from_files(small_resnet, [str(files / "photos")] * 2)
     with pytest.raises(UserError, match="at most 12, but 20 are named"):
-        visualize_network.cam(small_resnet, found, Options(), tmp_path / "a.png")
+        visualize_network.cam(small_resnet, found, DrawOptions(), tmp_path / "a.png")
 
 
 def test_the_deconvolution_shows_the_pictures_where_a_map_is_strongest(lenet, files, drawn, tmp_path):
     found = photos(lenet, files)
-    told = visualize_network.deconv(lenet, found, Options(layer="conv1", maps=2), tmp_path / "a.png")
+    told = visualize_network.deconv(lenet, found, DrawOptions(layer="conv1", maps=2), tmp_path / "a.png")
     assert "deconvolution of conv1, 2 of 6 maps, beside what they see (5x5) of the 9 pictures" in told
     (maps, _), _ = drawn["deconvolutions"]
     x = visualize_network.normalized(lenet, found.images)
@@ -201,7 +201,7 @@ def test_the_deconvolution_shows_the_pictures_where_a_map_is_strongest(lenet, fi
 
 def test_an_embedding_is_of_the_features(lenet, files, drawn, tmp_path):
     found = photos(lenet, files)
-    options = Options(method="pca", thumbnails=True)
+    options = DrawOptions(method="pca", thumbnails=True)
     told = visualize_network.embedding(lenet, found, options, tmp_path / "a.png")
     assert "84 features of 10 pictures of 2 classes, PCA" in told
     (points, labels, _), named = drawn["embedding"]
@@ -212,14 +212,14 @@ def test_an_embedding_is_of_the_features(lenet, files, drawn, tmp_path):
     np.testing.assert_allclose(np.abs(points), np.abs(values @ directions[:2].T), rtol=1e-4, atol=1e-5)
     share = singular[0] ** 2 / (singular**2).sum()
     assert named["axes"][0] == f"principal component 1, {share:.0%} of the variance"
-    visualize_network.embedding(lenet, found, Options(), tmp_path / "a.png")
+    visualize_network.embedding(lenet, found, DrawOptions(), tmp_path / "a.png")
     (first, *_), named = drawn["embedding"]
-    visualize_network.embedding(lenet, found, Options(), tmp_path / "a.png")
+    visualize_network.embedding(lenet, found, DrawOptions(), tmp_path / "a.png")
     np.testing.assert_array_equal(first, drawn["embedding"][0][0])
     assert first.shape == (10, 2) and named["axes"] == ("", "") and named["images"] is None
     few = pictures.Pictures(found.images[:3], found.names[:3], found.classes[:3])
     with pytest.raises(UserError, match="at least 4 pictures, but there are 3"):
-        visualize_network.embedding(lenet, few, Options(), tmp_path / "a.png")
+        visualize_network.embedding(lenet, few, DrawOptions(), tmp_path / "a.png")
 
 
 # ---------------------------------------------------------------- the command

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.core.errors import check
-from cnn_jax.core.fields import option
+from cnn_jax.core.rules import option
 from cnn_jax.nn.family import Family
 from cnn_jax.nn.hooks import emit
 from cnn_jax.nn.init import InitKeys

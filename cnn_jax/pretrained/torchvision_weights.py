@@ -199,7 +199,7 @@ def load(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
     check(
         not listed,
         f"these are not the weights of this {_family(model)}: {listed}. Build the network with the fields, "
-        "the number of classes and the image size that the weights were made for (foreign_weights.NETWORKS)",
+        "the number of classes and the image size that the weights were made for (torchvision_weights.NETWORKS)",
     )
     own = convert(model, weights)
     graphdef, state = nnx.split(model)

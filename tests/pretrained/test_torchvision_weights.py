@@ -11,7 +11,7 @@ import torchvision_models
 from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
-from cnn_jax.pretrained import torchvision as foreign_weights
+from cnn_jax.pretrained import torchvision_weights
 
 # (parameters and statistics in the state dict, without num_batches_tracked; some of them with their shapes)
 EXPECTED = {
@@ -50,7 +50,7 @@ NARROW = dict(width=0.125, num_classes=7)
 
 
 def shapes(name, **more):
-    ours, fields = foreign_weights.NETWORKS[name]
+    ours, fields = torchvision_weights.NETWORKS[name]
     return nnx.eval_shape(lambda: models.create(ours, **fields | more))
 
 
@@ -65,13 +65,13 @@ def narrow(name):
 
 
 def test_all_networks_are_expected():
-    assert EXPECTED.keys() == foreign_weights.NETWORKS.keys()
+    assert EXPECTED.keys() == torchvision_weights.NETWORKS.keys()
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_parameter_and_statistic_has_a_name_of_its_own(name):
     model, (count, some) = shapes(name), EXPECTED[name]
-    names = foreign_weights.names(model)
+    names = torchvision_weights.names(model)
     assert names.keys() == leaves(model).keys()
     assert len(set(names.values())) == len(names) == count
     ours = {theirs: path for path, theirs in names.items()}
@@ -84,10 +84,10 @@ def test_every_parameter_and_statistic_has_a_name_of_its_own(name):
 @pytest.mark.parametrize("name", ["alexnet", "vgg11", "vgg16_bn", "googlenet", "squeezenet1_1", "resnet18", "resnet50"])
 def test_both_ways_end_where_they_began(name):
     model = narrow(name)
-    exported = foreign_weights.export(model)
-    again = foreign_weights.load(shapes(name, **NARROW), exported)
+    exported = torchvision_weights.export(model)
+    again = torchvision_weights.load(shapes(name, **NARROW), exported)
     jax.tree.map(np.testing.assert_array_equal, leaves(again), leaves(model))
-    once_more = foreign_weights.export(again)
+    once_more = torchvision_weights.export(again)
     assert exported.keys() == once_more.keys()
     jax.tree.map(np.testing.assert_array_equal, exported, once_more)
 
@@ -95,7 +95,7 @@ def test_both_ways_end_where_they_began(name):
 def test_layouts():
     """Element by element, as torch reads them: [out, in, row, column], and maps flattened as [C, row, column]."""
     model = narrow("googlenet")
-    exported, own = foreign_weights.export(model), leaves(model)
+    exported, own = torchvision_weights.export(model), leaves(model)
     conv, ours = exported["conv3.conv.weight"], own["conv2/conv/kernel"]
     assert conv.shape == (24, 8, 3, 3)
     assert all(conv[o, i, r, c] == ours[r, c, i, o] for o, i, r, c in np.ndindex(conv.shape) if o + i < 6)
@@ -109,24 +109,24 @@ def test_layouts():
 
 
 def test_loaded_weights_do_not_share_memory():
-    exported = {name: value.copy() for name, value in foreign_weights.export(narrow("resnet18")).items()}
-    loaded = foreign_weights.load(shapes("resnet18", **NARROW), exported)
+    exported = {name: value.copy() for name, value in torchvision_weights.export(narrow("resnet18")).items()}
+    loaded = torchvision_weights.load(shapes("resnet18", **NARROW), exported)
     for value in exported.values():
         value[:] = np.nan
     jax.tree.map(np.testing.assert_array_equal, leaves(loaded), leaves(narrow("resnet18")))
 
 
 def test_counts_of_batches_are_ignored():
-    exported = foreign_weights.export(narrow("resnet18"))
-    foreign_weights.load(narrow("resnet18"), exported | {"bn1.num_batches_tracked": np.array(7)})
+    exported = torchvision_weights.export(narrow("resnet18"))
+    torchvision_weights.load(narrow("resnet18"), exported | {"bn1.num_batches_tracked": np.array(7)})
 
 
 def test_one_message_lists_all_that_does_not_fit():
-    exported = foreign_weights.export(narrow("resnet18"))
+    exported = torchvision_weights.export(narrow("resnet18"))
     del exported["conv1.weight"], exported["layer2.0.bn1.running_var"]
     exported |= {"head.weight": np.zeros(3), "fc.weight": np.zeros((5, 64)), "layer1.0.conv1.weight": np.zeros(8)}
     with pytest.raises(UserError) as error:
-        foreign_weights.load(narrow("resnet18"), exported)
+        torchvision_weights.load(narrow("resnet18"), exported)
     for part in (
         "2 missing: conv1.weight, layer2.0.bn1.running_var;",
         "1 left over: head.weight;",
@@ -143,12 +143,12 @@ def test_parameters_that_torchvision_does_not_have():
         nnx.eval_shape(lambda: models.create("squeezenet1_1", bypass="complex", **NARROW))
     )
     with pytest.raises(UserError, match=r"has no fire2/projection/conv/bias, .*fire8/projection/conv/kernel"):
-        foreign_weights.export(model)
+        torchvision_weights.export(model)
     with pytest.raises(UserError, match=r": 8 without a name in torchvision: fire2/projection/conv/bias, "):
-        foreign_weights.load(model, foreign_weights.export(narrow("squeezenet1_1")))
+        torchvision_weights.load(model, torchvision_weights.export(narrow("squeezenet1_1")))
 
 
 def test_a_family_that_torchvision_does_not_have():
     model = nnx.eval_shape(lambda: models.create("lenet5"))
     with pytest.raises(UserError, match=r"torchvision has no LeNet5 .*: take one of alexnet, googlenet, resnet101, "):
-        foreign_weights.names(model)
+        torchvision_weights.names(model)
