@@ -23,13 +23,13 @@ class Pictures:
     classes: list[str]
 
 
-def check_images(trained: Predictor) -> None:
+def check_images(predictor: Predictor) -> None:
     """Raises UserError if the network takes something else than images."""
-    axes = {1: "sequences", 3: "clips"}.get(len(trained.image_size))
-    check(axes is None, f"{trained.source.name} is a network for {axes}: only those for images can be drawn")
+    axes = {1: "sequences", 3: "clips"}.get(len(predictor.image_size))
+    check(axes is None, f"{predictor.source.name} is a network for {axes}: only those for images can be drawn")
 
 
-def from_files(trained: Predictor, operands: Sequence[str]) -> Pictures:
+def from_files(predictor: Predictor, operands: Sequence[str]) -> Pictures:
     """Returns the pictures that are named, and all in the folders that are; the class of each is its folder.
 
     Raises:
@@ -42,7 +42,7 @@ def from_files(trained: Predictor, operands: Sequence[str]) -> Pictures:
         found = [path] if path.is_file() else sorted(filter(is_picture, path.rglob("*")), key=natural_path)
         check(bool(found), f"there are no pictures in {operand!r}: none ends in .jpg, .jpeg or .png")
         files += found
-    images = trained.prepare(files)
+    images = predictor.prepare(files)
     return Pictures(images, [file.name for file in files], [file.absolute().parent.name for file in files])
 
 
@@ -51,7 +51,7 @@ def natural_path(path: Path) -> list[Any]:
     return [natural(Path(part)) for part in path.parts]
 
 
-def from_data(trained: Predictor, config: Any, numbers: Sequence[int] | None, default: int) -> Pictures:
+def from_data(predictor: Predictor, config: Any, numbers: Sequence[int] | None, default: int) -> Pictures:
     """Returns test examples of a configuration's data set: those of `numbers`, or the first `default`.
 
     Raises:
@@ -68,6 +68,6 @@ def from_data(trained: Predictor, config: Any, numbers: Sequence[int] | None, de
     for number, example in zip(numbers, examples, strict=True):
         check(example is not None, f"example {number} of the test part cannot be read")
     read = [example for example in examples if example is not None]
-    images = trained.prepare([np.asarray(example["image"]) for example in read])
+    images = predictor.prepare([np.asarray(example["image"]) for example in read])
     classes = [opened.class_names[example["label"]] for example in read]
     return Pictures(images, [f"{opened.name} test {number}" for number in numbers], classes)

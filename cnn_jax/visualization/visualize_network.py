@@ -32,15 +32,15 @@ class DrawOptions:
     thumbnails: bool = False
 
 
-def normalized(trained: Predictor, images: np.ndarray) -> jax.Array:
+def normalized(predictor: Predictor, images: np.ndarray) -> jax.Array:
     """Returns images as the network's first layer sees them, float32 [B, H, W, C]."""
-    mean, std = (np.asarray(trained.source.input[name], np.float32) for name in ("mean", "std"))
+    mean, std = (np.asarray(predictor.source.input[name], np.float32) for name in ("mean", "std"))
     return augment.normalize(jnp.asarray(images), mean, std)
 
 
-def layer_shapes(trained: Predictor) -> dict[str, tuple[int, ...]]:
+def layer_shapes(predictor: Predictor) -> dict[str, tuple[int, ...]]:
     """Returns the output shape of every layer."""
-    return introspection.output_shapes(trained.model, (*trained.image_size, trained.channels))
+    return introspection.output_shapes(predictor.model, (*predictor.image_size, predictor.channels))
 
 
 def batches(count: int) -> list[slice]:
@@ -55,43 +55,43 @@ def only(pictures: Pictures, picture: str) -> None:
 # ---------------------------------------------------------------- the pictures
 
 
-def filters(trained: Predictor, _: Pictures | None, __: DrawOptions, path: Path) -> str:
+def filters(predictor: Predictor, _: Pictures | None, __: DrawOptions, path: Path) -> str:
     """Draws the kernels of the first convolution in `path` and returns what is drawn.
 
     Raises:
       UserError: the network has no convolution.
     """
-    shapes = layer_shapes(trained)
-    name = next((name for name in shapes if isinstance(_node(trained.model, name), Conv)), None)
+    shapes = layer_shapes(predictor)
+    name = next((name for name in shapes if isinstance(_node(predictor.model, name), Conv)), None)
     if name is None:
-        raise UserError(f"{trained.source.name} has no convolution, whose filters could be drawn")
-    kernels = np.asarray(_node(trained.model, name).kernel[...], np.float32)
+        raise UserError(f"{predictor.source.name} has no convolution, whose filters could be drawn")
+    kernels = np.asarray(_node(predictor.model, name).kernel[...], np.float32)
     height, width, channels, count = kernels.shape
     check(channels in (1, 3), f"the kernels of {name} have {channels} channels, but 1 or 3 can be drawn")
-    about = f"{_about(trained)}: the {count} filters of {name}, {height}x{width}x{channels}"
+    about = f"{_about(predictor)}: the {count} filters of {name}, {height}x{width}x{channels}"
     largest = float(np.abs(kernels).max())
     scale = "" if channels == 1 else f"\none scale for all, from -{largest:.2g} to {largest:.2g}; grey is 0"
     inside_plots.plot_filters(kernels, path, title=about + scale)
     return about
 
 
-def features(trained: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
+def features(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
     """Draws the strongest maps of a layer, those of the largest mean value (of values with signs, of their amounts).
 
     Raises:
       UserError: several pictures, no such layer, or one without maps.
     """
     only(pictures, "features")
-    shapes = layer_shapes(trained)
+    shapes = layer_shapes(predictor)
     layer = options.layer or next((name for name, shape in shapes.items() if len(shape) == 3), "")
     introspection.check_maps(layer, shapes)
-    found = introspection.applied(trained.model, lambda model, x: introspection.outputs(model, x)[layer])
-    maps = np.asarray(found(normalized(trained, pictures.images))[0], np.float32)
+    found = introspection.applied(predictor.model, lambda model, x: introspection.outputs(model, x)[layer])
+    maps = np.asarray(found(normalized(predictor, pictures.images))[0], np.float32)
     height, width, count = maps.shape
     shown = min(options.maps or 24, count)
     chosen = np.argsort(-np.abs(maps).mean((0, 1)), kind="stable")[:shown]
     which = f"the {shown} strongest of {count} maps" if shown < count else f"all {count} maps, the strongest first"
-    about = f"{_about(trained)}: {layer}, {which}, {height}x{width}"
+    about = f"{_about(predictor)}: {layer}, {which}, {height}x{width}"
     caption = pictures.names[0]
     inside_plots.plot_maps(
         pictures.images[0], maps[..., chosen].transpose(2, 0, 1), chosen.tolist(), path, title=about, caption=caption
@@ -101,7 +101,7 @@ def features(trained: Predictor, pictures: Pictures, options: DrawOptions, path:
     return f"{about}\nlayers with maps: {', '.join(name for name, shape in shapes.items() if len(shape) == 3)}"
 
 
-def cam(trained: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
+def cam(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
     """Draws class activation maps over pictures: exact ones of a head that averages, else, or with a layer, Grad-CAM.
 
     Raises:
@@ -109,11 +109,11 @@ def cam(trained: Predictor, pictures: Pictures, options: DrawOptions, path: Path
     """
     count = len(pictures.images)
     check(count <= MOST_ROWS, f"cam draws a row for each picture, at most {MOST_ROWS}, but {count} are named")
-    known = trained.classes
+    known = predictor.classes
     for name in options.classes:
         check_choice("--class", name, known)
-    model, shapes, x = trained.model, layer_shapes(trained), normalized(trained, pictures.images)
-    shares = np.asarray(trained.probabilities(pictures.images))
+    model, shapes, x = predictor.model, layer_shapes(predictor), normalized(predictor, pictures.images)
+    shares = np.asarray(predictor.probabilities(pictures.images))
     if options.classes:
         classes = np.array([[known.index(name) for name in options.classes]] * count)
     else:
@@ -141,22 +141,22 @@ def cam(trained: Predictor, pictures: Pictures, options: DrawOptions, path: Path
         for i in range(count)
     ]
     height, width = maps.shape[1:3]
-    about = f"{_about(trained)}: {how}, {height}x{width}"
+    about = f"{_about(predictor)}: {how}, {height}x{width}"
     inside_plots.plot_cams(rows, path, title=about, scale=scale)
     return about
 
 
-def deconv(trained: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
+def deconv(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
     """Draws what caused the strongest activations of a layer's maps, in the pictures where they are strongest.
 
     Raises:
       UserError: no such layer, one without maps or whose maps are all zero, or the network does not rectify.
     """
-    model, shapes = trained.model, layer_shapes(trained)
+    model, shapes = predictor.model, layer_shapes(predictor)
     layer = options.layer or introspection.last_maps(model, shapes)
     introspection.check_maps(layer, shapes)
     find = introspection.applied(model, lambda model, x: introspection.strongest(model, x, layer))
-    parts = [find(normalized(trained, pictures.images[part])) for part in batches(len(pictures.images))]
+    parts = [find(normalized(predictor, pictures.images[part])) for part in batches(len(pictures.images))]
     values, places = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
     columns = min(3, int(np.sqrt(len(pictures.images))))
     each = columns**2
@@ -173,10 +173,10 @@ def deconv(trained: Predictor, pictures: Pictures, options: DrawOptions, path: P
         rows = order[:, channel]
         positions = places[rows, channel]
         signals = np.asarray(
-            project(normalized(trained, pictures.images[rows]), jnp.full(each, channel), jnp.asarray(positions)),
+            project(normalized(predictor, pictures.images[rows]), jnp.full(each, channel), jnp.asarray(positions)),
             np.float32,
         )
-        windows = [introspection.patch(field, position, trained.image_size) for position in positions]
+        windows = [introspection.patch(field, position, predictor.image_size) for position in positions]
         seen = [pictures.images[row][window] for row, window in zip(rows, windows, strict=True)]
         caused = [signal[window] for signal, window in zip(signals, windows, strict=True)]
         largest, least = values[rows[0], channel], values[rows[-1], channel]
@@ -184,13 +184,13 @@ def deconv(trained: Predictor, pictures: Pictures, options: DrawOptions, path: P
         drawn.append((caption, np.stack(caused), np.stack(seen)))
     height, width = drawn[0][1].shape[1:3]
     pictured = f"the {each} pictures" if each > 1 else "the picture"
-    about = f"{_about(trained)}: deconvolution of {layer}, {len(chosen)} of {shapes[layer][-1]} maps"
+    about = f"{_about(predictor)}: deconvolution of {layer}, {len(chosen)} of {shapes[layer][-1]} maps"
     title = f"{about}\nbeside what they see ({height}x{width}) of {pictured} where they are strongest"
     inside_plots.plot_deconvolutions(drawn, path, title=title, columns=columns)
     return title.replace("\n", ", ")
 
 
-def embedding(trained: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
+def embedding(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
     """Draws what the last layer sees of pictures in two dimensions, by t-SNE (van der Maaten & Hinton 2008) or PCA.
 
     Raises:
@@ -201,9 +201,9 @@ def embedding(trained: Predictor, pictures: Pictures, options: DrawOptions, path
 
     count = len(pictures.images)
     check(count >= 4, f"an embedding needs at least 4 pictures, but there are {count}")
-    values = [np.asarray(trained.features(pictures.images[part]), np.float64) for part in batches(count)]
+    values = [np.asarray(predictor.features(pictures.images[part]), np.float64) for part in batches(count)]
     values = np.concatenate(values)
-    check(bool((values != values[0]).any()), f"{trained.source.name} has the same features for all of these pictures")
+    check(bool((values != values[0]).any()), f"{predictor.source.name} has the same features for all of these pictures")
     if options.method == "pca":
         reduced = PCA(2, svd_solver="full")
         points = reduced.fit_transform(values)
@@ -218,14 +218,14 @@ def embedding(trained: Predictor, pictures: Pictures, options: DrawOptions, path
         axes, how = ("", ""), f"t-SNE, perplexity {perplexity:g}"
     classes = len(set(pictures.classes))
     kinds = "one class" if classes == 1 else f"{classes} classes"
-    about = f"{_about(trained)}: {values.shape[1]} features of {count} pictures of {kinds}, {how}"
+    about = f"{_about(predictor)}: {values.shape[1]} features of {count} pictures of {kinds}, {how}"
     images = pictures.images if options.thumbnails else None
     inside_plots.plot_embedding(points, pictures.classes, path, title=about, axes=(axes[0], axes[1]), images=images)
     return about
 
 
-def _about(trained: Predictor) -> str:
-    return f"{trained.source.model['name']} of {inside_plots.short(trained.source.name, 2.5)}"
+def _about(predictor: Predictor) -> str:
+    return f"{predictor.source.model['name']} of {inside_plots.short(predictor.source.name, 2.5)}"
 
 
 def _node(model: Any, name: str) -> Any:
