@@ -163,7 +163,10 @@ def test_ratios_are_taken_within_each_round():
     ("name", "fields"),
     [
         ("lenet5", {"optim.nesterov": True}),
-        ("cifar_resnet", {"model.depth": 8, "model.width": 0.25, "optim.decay_rule": "(?!.*norm).*"}),
+        pytest.param(
+            *("cifar_resnet", {"model.depth": 8, "model.width": 0.25, "optim.decay_rule": "(?!.*norm).*"}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_flax_loop_equals_ours(name, fields):

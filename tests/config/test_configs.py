@@ -113,11 +113,18 @@ def test_data_of_another_kind_is_an_error_that_names_both(name, dataset, kind):
         check_config(get_config(name, dataset))
 
 
+FITTED: set[str] = set()
+
+
 @every_data_set
 @pytest.mark.parametrize("name", ["lenet5", "resnet20", "resnet50", "alexnet", "zfnet", "vgg16"])
 def test_the_networks_fit_the_images_of_every_data_set(name, dataset):
     config = get_config(name, dataset)
     config.data.num_classes = config.data.num_classes or 7  # a folder says how many
+    fitted = json.dumps([config.model.to_dict(), *config.data.image_size, config.data.channels])
+    if fitted in FITTED:  # with the images of another data set
+        return
+    FITTED.add(fitted)
     model = build(config)
     shape = (2, *config.data.image_size, config.data.channels)
     graphdef, state = nnx.split(nnx.view(model, deterministic=True, raise_if_not_found=False))
@@ -170,11 +177,11 @@ def test_every_field_of_the_network_can_be_set_on_the_command_line(name):
 @every_network
 def test_every_configuration_has_the_fields_of_the_base_and_no_others(name):
     for dataset in data_sets(name):
-        fields, known = get_config(name, dataset).to_dict(), base.get_config(dataset).to_dict()
-        assert names(fields | {"model": None}) == names(known | {"model": None})
-        for field in names(known):
-            value, default = get(get_config(name, dataset), field), get(base.get_config(dataset), field)
-            assert type(value) is type(default), field
+        config, known = get_config(name, dataset), base.get_config(dataset)
+        fields = names(known.to_dict())
+        assert names(config.to_dict() | {"model": None}) == fields
+        for field in fields:
+            assert type(get(config, field)) is type(get(known, field)), field
 
 
 def names(tree: dict, prefix: str = "") -> set[str]:

@@ -369,6 +369,7 @@ def short(config, root, **data):
     return config.lock()
 
 
+@pytest.mark.slow
 def test_c3d_trains_on_a_folder_of_clips(tmp_path, console):
     make_clips(tmp_path / "data", {"a": 8, "b": 8}, frames=18)
     config = recipes.get_config("c3d", "folder")

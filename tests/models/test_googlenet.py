@@ -229,6 +229,7 @@ BATCH = {
 }
 
 
+@pytest.mark.slow
 def test_the_training_loss_is_that_of_the_network_plus_the_weighted_ones_and_its_gradient_reaches_them():
     fields = SMALL | dict(auxiliary=True, dropout=0.0, auxiliary_dropout=0.0)
     smoothed = functools.partial(eval_steps.example_losses, label_smoothing=0.1)

@@ -412,8 +412,14 @@ TOTALS = [
 # fmt: on
 
 
+def is_deep(row):
+    return row[0] == "resnet1202"
+
+
 @pytest.mark.parametrize(
-    "row", TOTALS, ids=["-".join([row[0], *(f"{field}={value}" for field, value in row[1].items())]) for row in TOTALS]
+    "row",
+    [pytest.param(row, marks=pytest.mark.slow if is_deep(row) else ()) for row in TOTALS],
+    ids=["-".join([row[0], *(f"{field}={value}" for field, value in row[1].items())]) for row in TOTALS],
 )
 def test_the_totals_are_the_published_numbers(row):
     name, fields, *numbers = row

@@ -218,7 +218,7 @@ def test_every_network_has_a_row_with_its_default_fields():
 
 @pytest.mark.parametrize(
     ("name", "fields", "parameters", "statistics", "macs"),
-    TABLE,
+    [pytest.param(*row, marks=pytest.mark.slow if row[0] == "resnet1202" else ()) for row in TABLE],
     ids=["-".join([name, *(f"{field}={value}" for field, value in fields.items())]) for name, fields, *_ in TABLE],
 )
 def test_a_network_has_the_published_counts(name, fields, parameters, statistics, macs):

@@ -64,6 +64,7 @@ def test_a_stride_alone_changes_the_shape_too():
         assert (block.shortcut_conv is not None) == projects
 
 
+@pytest.mark.slow
 def test_a_stage_of_many_blocks_is_compiled_as_one_and_computes_the_same(monkeypatch):
     def parts(unrolled):
         monkeypatch.setattr(resnet, "UNROLLED", unrolled)

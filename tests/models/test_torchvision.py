@@ -76,7 +76,7 @@ def test_the_scores_are_those_of_torchvision(name):
         assert error(our, their) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["googlenet", "squeezenet1_0", "resnet18"])
+@pytest.mark.parametrize("name", [pytest.param("googlenet", marks=pytest.mark.slow), "squeezenet1_0", "resnet18"])
 def test_torchvision_takes_what_we_export(name):
     source = torchvision_models.random_torch_network(name, **CONSTRUCTED.get(name, {}))
     import torch
@@ -170,6 +170,7 @@ def test_lenet5_trains_as_in_torch(monkeypatch):
     compare_training(model, source, (28, 28, 1), batch_size=32, steps=2, dtype="float32", tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_resnet50_trains_as_in_torch():
     """In float64: with float32, rounding turns the sign of a few activations, and with it of whole gradients."""
     source = torchvision_models.random_torch_network("resnet50", gain=0.7)

@@ -40,7 +40,10 @@ def noise_like(tree, seed):
     return jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), leaf.dtype), tree)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+DEEP = ("cifar_resnet", "flattened", "nin_cifar", "lenet5_1998")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in NETWORKS])
 def test_forward_and_reverse_derivatives_agree(name):
     point, scores = split(name, NETWORKS[name])
     directions = [noise_like(point, seed) for seed in (1, 2)]

@@ -68,6 +68,7 @@ def test_scores_of_torchvision_from_both_kinds_of_files(tmp_path, name):
         assert loaded.source.classes is None and loaded.classes == [str(i) for i in range(7)]
 
 
+@pytest.mark.slow
 def test_scores_of_googlenet_with_its_own_normalisation(tmp_path):
     """Given images as ImageNet's networks take them, torchvision's pretrained GoogLeNet transforms them itself."""
     fields = dict(num_classes=5, aux_logits=True, init_weights=False, transform_input=True)

@@ -81,7 +81,11 @@ def test_every_parameter_and_statistic_has_a_name_of_its_own(name):
 
 
 # One of each layout; ResNet's narrow forms have groups of too few channels.
-@pytest.mark.parametrize("name", ["alexnet", "vgg11", "vgg16_bn", "googlenet", "squeezenet1_1", "resnet18", "resnet50"])
+LAYOUTS = ("alexnet", "vgg11", "vgg16_bn", "googlenet", "squeezenet1_1", "resnet18", "resnet50")
+LARGE = ("alexnet", "vgg11", "vgg16_bn", "googlenet", "resnet50")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in LAYOUTS])
 def test_both_ways_end_where_they_began(name):
     model = narrow(name)
     exported = torchvision_weights.export(model)

@@ -8,6 +8,7 @@ from cnn_jax.sweeping import cost
 SMALL = "tests/helpers/small_experiment.py"
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_goes_on_and_reports(call, tmp_path):
     def sweep(*arguments, code=0):
         return call("sweep", *arguments, code=code)

@@ -17,9 +17,8 @@ def test_every_layer_has_its_deviation_and_every_parameter_its_norms(small_confi
     found = diagnostics.examine(run, state, batch)
     assert [row["name"] for row in found["layers"]] == [row.name for row in run.layers]
     assert all(row["finite"] and 0 < row["deviation"] <= 2 * row["largest_output"] for row in found["layers"])
-    grads = jax.grad(
-        lambda params: run.loss(params, state.stats, state.frozen, batch, diagnostics.step.make_keys(0, 0))[0]
-    )(state.params)
+    keys = diagnostics.step.make_keys(0, 0)
+    grads = jax.jit(jax.grad(lambda params: run.loss(params, state.stats, state.frozen, batch, keys)[0]))(state.params)
     for row in found["parameters"]:
         kernel, gradient = (dict(trees.named_leaves(tree))[row["name"]] for tree in (state.params, grads))
         np.testing.assert_allclose(row["norm"], np.linalg.norm(np.asarray(kernel).ravel()), rtol=1e-4)

@@ -49,6 +49,7 @@ def probabilities(config, folder):
         return Evaluator(this).predict(States(this).restore(checkpoints, 12), "test")
 
 
+@pytest.mark.slow
 def test_the_ensemble_is_the_average_of_its_members(members, tmp_path):
     found = evaluate_run.evaluate_ensemble(members, tmp_path / "both")
     shares = [probabilities(config, folder) for config, folder, _ in members]
@@ -101,6 +102,7 @@ def test_a_network_of_one_size_says_so_before_it_is_trained():
         build(config)
 
 
+@pytest.mark.slow
 def test_dense_evaluation_of_a_run_on_larger_images(tmp_path):
     config = small(0, **{"data.placement": "stream", "data.mean": (0.3,), "data.std": (0.4,), "data.workers": 2})
     train.run(config, tmp_path)

@@ -18,6 +18,7 @@ def source(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_chained_runs_train_the_head_then_everything(call, source, tmp_path):
     head = call("finetune", source, "--regime=head", f"--workdir={tmp_path}/1", *SMALL).out
     assert "config.model.width = 0.25" in head and f"config.init_from = '{source}@8'" in head

@@ -139,6 +139,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, small_config, conso
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_checkpoint_takes_another_configuration(tmp_path, small_config, console):
     small_config.model.activation = "relu"
     small_config.optim.learning_rate = 1e20
@@ -193,6 +194,7 @@ def test_training_on_the_validation_part_leaves_only_the_test(tmp_path, small_co
         evaluate_run.evaluate_run(small_config, tmp_path, "best", console=console)
 
 
+@pytest.mark.slow
 def test_averages_micro_batches_and_recomputed_statistics_work_together(tmp_path, console):
     config = recipes.get_config("cifar_resnet")
     config.model.depth, config.model.width = 8, 0.25
@@ -219,6 +221,7 @@ def test_batches_are_asked_for_ahead_of_the_step_that_takes_them():
     assert list(ahead) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_the_recipe_of_imagenet_trains_on_photographs_of_any_size(tmp_path, console):
     """Streamed JPEG files, random crops, a centre crop for the test, bfloat16: all but the size of the real thing."""
     random = np.random.default_rng(0)

@@ -58,7 +58,8 @@ def test_the_step_that_failed_is_named_whenever_it_is_noticed_and_its_state_is_k
     resident = run.data.parts["train"].resident
     np.testing.assert_array_equal(batch["image"], resident["image"][expected["index"]])
     key = step.make_keys(state.seed, state.step)
-    loss, grads = jax.value_and_grad(lambda p: run.loss(p, state.stats, state.frozen, batch, key)[0])(state.params)
+    both = jax.jit(jax.value_and_grad(lambda p: run.loss(p, state.stats, state.frozen, batch, key)[0]))
+    loss, grads = both(state.params)
     squares = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads))  # float32, as in the step
     assert not (np.isfinite(loss) and np.isfinite(squares))
     np.testing.assert_allclose(float(report["loss"]), loss, rtol=1e-4)

@@ -36,6 +36,7 @@ def test_steps_that_a_start_does_not_train_are_refused(tmp_path, steps):
         Trace(steps, tmp_path, first=2, last=20, report=print)
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_trace_of_the_steps_and_what_it_measured(tmp_path, small_config, console):
     small_config.duration = "12 steps"
     train.run(small_config, tmp_path, Options(console=console, profile=(6, 8)))

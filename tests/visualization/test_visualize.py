@@ -30,7 +30,12 @@ def make_config(**fields):
 
 @pytest.mark.parametrize(
     ("accumulation", "augmentations"),
-    [(1, ("pad_crop:2", "cutmix:1.0")), (3, ("flip", "mixup:1.0")), (1, ("pad_crop:2", "flip")), (1, ())],
+    [
+        (3, ("flip", "mixup:1.0")),
+        pytest.param(1, ("pad_crop:2", "cutmix:1.0"), marks=pytest.mark.slow),
+        pytest.param(1, ("pad_crop:2", "flip"), marks=pytest.mark.slow),
+        pytest.param(1, (), marks=pytest.mark.slow),
+    ],
 )
 def test_the_images_are_those_of_the_training_step(accumulation, augmentations):
     config = make_config(accumulation=accumulation, augment=augmentations, seed=3)
