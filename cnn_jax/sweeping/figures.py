@@ -2,25 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cnn_jax.display.plots import save, subplots
+from cnn_jax.sweeping.arm_results import ArmResult
 from cnn_jax.sweeping.intervals import mean
 from cnn_jax.sweeping.question import Experiment, without, word
 
-if TYPE_CHECKING:
-    from cnn_jax.sweeping.sweep_report import ArmResult
 
-
-def draw(experiment: Experiment, results: Sequence["ArmResult"], folder: Path) -> list[tuple[Path, str]]:
+def draw(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> list[tuple[Path, str]]:
     """Draws what the experiment asks for, and returns (path, caption) of each picture."""
     drawers = {"curves": draw_curves, "cost": draw_cost, "layers": draw_layers, "trend": draw_trend}
     return [drawers[name](experiment, results, folder / f"{name}.png") for name in experiment.figures]
 
 
-def facets(experiment: Experiment, results: Sequence["ArmResult"], **options: Any) -> Any:
+def facets(experiment: Experiment, results: Sequence[ArmResult], **options: Any) -> Any:
     """Returns (figure, [(axis, what its arms have in common, [(label, colour, result), ...]), ...])."""
     field = experiment.compare[0]
     groups = experiment.groups(field)
@@ -64,7 +62,7 @@ def column(records: Sequence[dict[str, Any]], kind: str, name: str) -> tuple[np.
     return np.array([r["epoch"] for r in chosen]), np.array([float(r[name]) for r in chosen])
 
 
-def draw_curves(experiment: Experiment, results: Sequence["ArmResult"], path: Path) -> tuple[Path, str]:
+def draw_curves(experiment: Experiment, results: Sequence[ArmResult], path: Path) -> tuple[Path, str]:
     """Draws the error over epochs."""
     figure, found = facets(experiment, results, sharey=True)
     for axis, members in found:
@@ -84,7 +82,7 @@ def draw_curves(experiment: Experiment, results: Sequence["ArmResult"], path: Pa
     return save(figure, path), caption
 
 
-def draw_cost(experiment: Experiment, results: Sequence["ArmResult"], path: Path) -> tuple[Path, str]:
+def draw_cost(experiment: Experiment, results: Sequence[ArmResult], path: Path) -> tuple[Path, str]:
     """Draws the test error against parameters, MACs and time."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
@@ -116,7 +114,7 @@ def draw_cost(experiment: Experiment, results: Sequence["ArmResult"], path: Path
     return save(figure, path), "Test error against what it costs: mean over seeds and its 95% interval"
 
 
-def draw_trend(experiment: Experiment, results: Sequence["ArmResult"], path: Path) -> tuple[Path, str]:
+def draw_trend(experiment: Experiment, results: Sequence[ArmResult], path: Path) -> tuple[Path, str]:
     """Draws the test error over the numbers of the field `trend`: a line for arms that are alike in all others."""
     figure, axis = subplots(1, figsize=(6.4, 4.2), layout="constrained")
     lines: dict[str, list[tuple[float, Any]]] = {}
@@ -146,7 +144,7 @@ def draw_trend(experiment: Experiment, results: Sequence["ArmResult"], path: Pat
     return save(figure, path), f"Test error over {name}: mean over seeds and its 95% interval"
 
 
-def draw_layers(experiment: Experiment, results: Sequence["ArmResult"], path: Path) -> tuple[Path, str]:
+def draw_layers(experiment: Experiment, results: Sequence[ArmResult], path: Path) -> tuple[Path, str]:
     """Draws the deviation of the responses and the norm of the gradient of each layer."""
     field = experiment.compare[0]
     groups = experiment.groups(field)
