@@ -1,0 +1,91 @@
+"""Convolution and pooling of single arrays by the layers of the networks, and how the examples show them."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_jax.display import plots
+from cnn_jax.nn.init import InitKeys
+from cnn_jax.nn.layers import Conv
+from cnn_jax.nn.pooling import Pool
+
+Draw = Callable[[Path], Any]
+
+
+def convolve(image: Any, *filters: Any, stride: int = 1, padding: int = 0, dilation: int = 1) -> np.ndarray:
+    """Returns the maps of an image under filters, as a convolution layer without biases makes them.
+
+    Args:
+      image: [*spatial] or [*spatial, C]. filters: each [*kernel] or [*kernel, C], with the axes of the image.
+
+    Returns:
+      [*spatial'] of one filter, [*spatial', number of filters] of several.
+
+    Raises:
+      UserError: a filter is larger than its padded image.
+    """
+    image, kernels = np.asarray(image, np.float32), [np.asarray(one, np.float32) for one in filters]
+    has_channels = image.ndim == kernels[0].ndim and kernels[0].shape[-1] == image.shape[-1] and image.ndim > 2
+    if not has_channels:
+        image, kernels = image[..., None], [kernel[..., None] for kernel in kernels]
+    kernel = np.stack(kernels, axis=-1)
+    conv = Conv(
+        *(kernel.shape[-2], kernel.shape[-1], kernel.shape[:-2], stride, padding),
+        dilation=dilation,
+        bias=False,
+        init="he_fan_in",
+        rngs=InitKeys(jax.random.key(0)),
+    )
+    conv.kernel[...] = jax.numpy.asarray(kernel)
+    maps = np.asarray(conv(image[None]))[0]
+    return maps[..., 0] if len(filters) == 1 else maps
+
+
+def pool(image: Any, kind: str, size: int, stride: int, *, ceil: bool = False) -> np.ndarray:
+    """Returns the pooled image [*spatial'] of an image [*spatial]; `kind` is "max" or "average"."""
+    image = np.asarray(image, np.float32)
+    layer = Pool(kind, (size,) * image.ndim, stride, ceil=ceil)
+    return np.asarray(layer(image[None, ..., None]))[0, ..., 0]
+
+
+def text(array: Any, digits: int = 0) -> str:
+    """Returns a map [H, W] as lines of numbers, aligned."""
+    cells = [[f"{value + 0.0:.{digits}f}" for value in row] for row in np.atleast_2d(np.asarray(array, float))]
+    width = max(len(cell) for row in cells for cell in row)
+    return "\n".join("  ".join(cell.rjust(width) for cell in row) for row in cells)
+
+
+def draw(maps: dict[str, Any], title: str, *, numbers: bool = True) -> Draw:
+    """Returns a function that draws maps [H, W] side by side, with their numbers, to a PNG file."""
+
+    def to(path: Path) -> None:
+        figure, axes = plots.subplots(1, len(maps), squeeze=False, figsize=(2.6 * len(maps), 3.0), layout="constrained")
+        figure.suptitle(title, fontsize=11)
+        for axis, (name, values) in zip(axes[0], maps.items(), strict=True):
+            values = np.asarray(values, float)
+            largest = max(1e-9, np.abs(values).max())
+            axis.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
+            axis.set_title(name, fontsize=10)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for (row, column), value in np.ndenumerate(values) if numbers else ():
+                color = "white" if abs(value) > 0.6 * largest else "black"
+                axis.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=7, color=color)
+        plots.save(figure, path)
+
+    return to
+
+
+def call(run: Callable[[], Draw], doc: str | None, argv: Sequence[str] | None = None) -> None:
+    """Runs an example, which prints and returns what it draws; --plot=FILE.png draws it."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG file for the picture")
+    given = parser.parse_args(argv)
+    drawn = run()
+    if given.plot:
+        drawn(given.plot)
+        print(f"\n{given.plot}: drawn")

@@ -1,0 +1,147 @@
+"""The lecture companion: our numbers against independent ones, and against the reference beside the clone."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cnn_jax
+from experiments.lectures import __main__ as companion
+from experiments.lectures import axes, backprop, convolution, dilation, feedforward, layers, pooling, sizes, toy
+from experiments.lectures.facts import FACTS, Fact, interval, same
+
+REFERENCE = Path(cnn_jax.__file__).parents[2] / "shared" / "reference" / "lectures.md"
+EXAMPLES = [fact for fact in FACTS if isinstance(fact.right, list) or fact.lecture == "004"]
+
+
+@pytest.mark.parametrize("fact", EXAMPLES, ids=lambda fact: fact.what)
+def test_worked_example_is_that_of_the_independent_count(fact):
+    assert same(fact.ours(), fact.right)
+
+
+@pytest.mark.slow
+def test_no_number_of_ours_contradicts_the_independent_one(capsys):
+    assert companion.main(["--format=markdown"]) == 0
+    printed = capsys.readouterr().out
+    assert "CONTRADICTION" not in printed and printed.count("\n| ") >= len(FACTS)
+
+
+@pytest.mark.parametrize(
+    ("slide", "ours", "verdict"),
+    [
+        ("576", 576, "agrees"),
+        ("35K", 34_848, "rounded"),
+        ("34K", 34_848, "cut off"),
+        ("27.55M", 28_813_344, "wrong on the slide"),
+        ("2.7Ki", 9_408, "wrong on the slide"),
+        ("112Ki", 114_688, "agrees"),
+        ("> 90%", 93.9, "agrees"),
+        ("> 90%", 89.4, "wrong on the slide"),
+        (None, 3, "not on the slide"),
+        ([[1, 2]], [[1, 2]], "agrees"),
+        ([[1, 2]], [[1, 3]], "wrong on the slide"),
+    ],
+)
+def test_a_slide_agrees_is_rounded_cut_off_or_wrong(slide, ours, verdict):
+    assert Fact("000", "", slide, ours, lambda: ours).verdict(ours) == verdict
+
+
+def test_a_number_of_ours_that_is_not_the_right_one_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(companion, "FACTS", [Fact("000", "two", "2", 2, lambda: 3)])
+    assert companion.main([]) == 1
+    assert "CONTRADICTION" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("27.55M", (27.545e6, 27.55e6, 27.555e6)), ("28236", (28236,) * 3), ("1Ki", (512, 1024, 1536))],
+)
+def test_interval_of_a_rounded_number(text, expected):
+    assert interval(text) == pytest.approx(expected)
+
+
+def test_html_takes_text_as_text(monkeypatch, tmp_path):
+    monkeypatch.setattr(companion, "FACTS", [Fact("000", "<b>a|b</b>", "2", 2, lambda: 2)])
+    assert companion.main(["--format=html", f"--output={tmp_path}/a.html"]) == 0
+    assert "&lt;b&gt;a|b&lt;/b&gt;" in (tmp_path / "a.html").read_text()
+
+
+# ---------------------------------------------------------------- the examples
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        ("convolution", "learnt from 64 images"),
+        ("sizes", "does not fit 7 pixels"),
+        ("pooling", "6.25"),
+        ("dilation", "[3, 7, 15, 31]"),
+        ("axes", "at most 1"),
+        ("feedforward", "W^T x is the convolution: True"),
+        ("flattened", "equal: True"),
+        ("matched_filters", "row 8, column 3"),
+        ("toy", "65 of 81 pixels"),
+        ("backprop", "0.59"),
+        pytest.param("pixels", "28,326", marks=pytest.mark.slow),
+        pytest.param("filters", "scharr", marks=pytest.mark.slow),
+    ],
+)
+def test_example_prints_and_draws(name, printed, tmp_path, capsys):
+    module = __import__(f"experiments.lectures.{name}", fromlist=["run"])
+    layers.call(module.run, module.__doc__, [f"--plot={tmp_path}/a.png"])
+    assert printed in capsys.readouterr().out
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_each_weight_moved_up_and_down_gives_the_gradient():
+    by_hand, by_backprop = backprop.gradients()
+    assert by_hand.size == 30 + 98  # the toy's parameters
+    np.testing.assert_allclose(by_hand, by_backprop, atol=1e-4 * np.abs(by_backprop).max())
+
+
+def test_channels_are_summed():
+    image = np.random.default_rng(0).normal(size=(6, 6, 3)).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 3)).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (3, 3, 3))[:, :, 0]
+    expected = np.einsum("hwijc,ijc->hw", windows, kernel)
+    np.testing.assert_allclose(layers.convolve(image, kernel), expected, atol=1e-5)
+
+
+# ---------------------------------------------------------------- the reference
+
+
+@pytest.fixture(scope="module")
+def worked():
+    if not REFERENCE.is_file():
+        pytest.skip("the reference of the lectures is not beside the clone")
+    text = REFERENCE.read_text(encoding="utf-8")
+    return json.loads(re.search(r"## Worked examples\n\n```json\n(.*?)\n```", text, re.S)[1])
+
+
+def test_examples_are_those_of_the_reference(worked):
+    def maps(image, kernel, **options):
+        return layers.convolve(image, kernel, **options).astype(int).tolist()
+
+    vertical = convolution.FILTERS["vertical"]
+    assert maps(convolution.IMAGE, vertical) == worked["conv6x6_valid"]
+    assert maps(convolution.IMAGE, vertical, padding=1) == worked["conv6x6_pad1"]
+    assert maps(convolution.IMAGE, vertical, stride=3) == worked["conv6x6_stride3"]
+    for name in ("sobel", "scharr", "horizontal"):
+        assert maps(convolution.IMAGE, convolution.FILTERS[name]) == worked[f"conv6x6_{name}"]
+        assert maps(convolution.EDGE, convolution.FILTERS[name]) == worked["edge"][name]
+    assert maps(sizes.PADDED, sizes.CROSS, padding=1) == worked["padding"]["correct_for_slide_image"]
+    assert maps(axes.STRIDED, axes.KERNEL, stride=2, padding=1) == worked["conv3d_slide"]["correct"]
+    assert layers.pool(pooling.IMAGE, "average", 2, 2).tolist() == worked["pool"]["seed001_avg"]
+    assert layers.pool(pooling.IMAGE, "max", 2, 2).tolist() == worked["pool"]["seed001_max"]
+    assert sizes.shrinking(32, 5) == worked["sizes"]["shrink_5x5_from_32"]
+    assert [dilation.field((1, 2, 4, 8)[:i]) for i in range(1, 5)] == worked["dilation"]["stack_rates_1_2_4_8_rf"]
+    assert np.count_nonzero(feedforward.matrix(np.ones((3, 3)), 6)) == worked["edge"]["toeplitz_nonzeros"]
+    assert list(backprop.errors().values()) == [worked["backprop"][name] for name in ("X", "O", "total")]
+    for name, short in (("diagonal", "diag"), ("crossing", "cross"), ("antidiagonal", "anti")):
+        answers = toy.maps(toy.X)[name]
+        assert np.rint(9 * answers).astype(int).tolist() == worked["toy"]["values_are_ninths"][short]
+        assert np.rint(9 * toy.pooled(answers)).astype(int).tolist() == worked["toy"]["pool_ninths"][short]
+        largest = worked["toy"]["deformed_X"]["max_response_ninths"][short]
+        assert round(9 * float(toy.maps(toy.DEFORMED)[name].max())) == largest
