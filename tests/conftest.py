@@ -1,6 +1,7 @@
 """Shared by all tests: a small run on the bundled digits, the CPU, and one cache of compiled programs."""
 
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -15,6 +16,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / 
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 * 1024**3))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+import jax
 import pytest
 from hypothesis import settings
 from rich.console import Console
@@ -25,6 +27,20 @@ from cnn_jax.config import recipes
 settings.register_profile("commit", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.register_profile("nightly", deadline=None, max_examples=200, print_blob=True)
 settings.load_profile("commit")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_a_module():
+    """Drops compiled programs behind a module, where a worker has gathered many: each keeps its machine code."""
+    yield
+    if os.path.exists("/proc/self/statm") and resident_bytes() > 1e9:
+        jax.clear_caches()
+        gc.collect()
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Printed(NamedTuple):
