@@ -253,12 +253,12 @@ def test_the_deconvolution_is_that_of_zeiler_and_fergus(layer):
 @pytest.mark.parametrize(
     ("name", "fields", "layer"),
     [
-        ("zfnet", dict(width=0.05, input_shape=(65, 65, 3)), "conv3"),
+        pytest.param(*("zfnet", dict(width=0.05, input_shape=(65, 65, 3)), "conv3"), marks=pytest.mark.slow),
         ("alexnet", dict(width=0.0625, input_shape=(67, 67, 3)), "conv3"),
         ("vgg11", dict(width=0.05, input_shape=(32, 32, 3)), "conv3_1"),
         ("nin_cifar", dict(width=0.05), "conv2_3"),
         ("cifar_resnet", RESNET, "conv3_x/0"),
-        ("googlenet", dict(width=0.1, input_shape=(64, 64, 3)), "conv2"),
+        pytest.param(*("googlenet", dict(width=0.1, input_shape=(64, 64, 3)), "conv2"), marks=pytest.mark.slow),
     ],
 )
 def test_the_signal_lies_in_the_receptive_field_and_each_image_has_its_own(name, fields, layer):

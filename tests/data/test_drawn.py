@@ -80,7 +80,7 @@ def test_resident_and_streamed_examples_are_the_same(name):
             np.testing.assert_array_equal(resident.resident[key][ours["index"]], theirs[key])
 
 
-@pytest.mark.parametrize(("name", "most"), [("xo", 0.8), ("sequences", 0.2)])
+@pytest.mark.parametrize(("name", "most"), [("xo", 0.8), pytest.param("sequences", 0.2, marks=pytest.mark.slow)])
 def test_a_linear_model_is_not_enough(name, most):
     dataset = load(name, num_images=(500, 1, 500))
     assert 0.5 / len(dataset.class_names) < sources.linear_accuracy(dataset) < most

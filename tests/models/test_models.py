@@ -216,9 +216,13 @@ def test_every_network_has_a_row_with_its_default_fields():
     assert {name for name, fields, *_ in TABLE if not fields} == set(models.MODELS)
 
 
+def is_deep(name, fields):
+    return name == "resnet1202" or bool(fields and re.fullmatch(r"resnet\d{2,3}|googlenet", name))
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "parameters", "statistics", "macs"),
-    [pytest.param(*row, marks=pytest.mark.slow if row[0] == "resnet1202" else ()) for row in TABLE],
+    [pytest.param(*row, marks=pytest.mark.slow if is_deep(*row[:2]) else ()) for row in TABLE],
     ids=["-".join([name, *(f"{field}={value}" for field, value in fields.items())]) for name, fields, *_ in TABLE],
 )
 def test_a_network_has_the_published_counts(name, fields, parameters, statistics, macs):

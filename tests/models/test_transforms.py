@@ -9,6 +9,7 @@ from flax import nnx
 import cnn_jax
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import graph
+from tiers import quick
 
 # What a call or two do not repay: LLVM's optimizations, and fused loops that go through MLIR.
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
@@ -40,10 +41,7 @@ def noise_like(tree, seed):
     return jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), leaf.dtype), tree)
 
 
-DEEP = ("cifar_resnet", "flattened", "nin_cifar", "lenet5_1998")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in NETWORKS])
+@pytest.mark.parametrize("name", quick(NETWORKS, ("toy", "lenet5", "conv1d")))
 def test_forward_and_reverse_derivatives_agree(name):
     point, scores = split(name, NETWORKS[name])
     directions = [noise_like(point, seed) for seed in (1, 2)]

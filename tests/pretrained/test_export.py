@@ -17,6 +17,7 @@ from cnn_jax.core.errors import StorageError, UserError
 from cnn_jax.pretrained import exporting as export
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained.predictor import Predictor, load
+from tiers import quick
 
 
 def network(name, image_size=(32, 32), channels=3, num_classes=3, **fields):
@@ -100,7 +101,14 @@ def test_a_header_of_another_network(tmp_path):
         load(str(path))
 
 
-@pytest.mark.parametrize("name, channels", [("resnet18", 3), ("resnet18", 1), ("squeezenet1_1", 3)])
+@pytest.mark.parametrize(
+    "name, channels",
+    [
+        pytest.param("resnet18", 3, marks=pytest.mark.slow),
+        pytest.param("resnet18", 1, marks=pytest.mark.slow),
+        ("squeezenet1_1", 3),
+    ],
+)
 def test_torchvision_takes_its_names_strictly(tmp_path, name, channels):
     source = network(name, (64, 64), channels)
     use = export.write_weights(source, tmp_path / "x.safetensors", names="torchvision")
@@ -165,7 +173,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", quick(FUNCTIONS, ("vgg11", "lenet5")))
 def test_functions_give_the_same_probabilities_for_any_batch(tmp_path, name):
     source = network(name, **FUNCTIONS[name])
     use = export.write_function(source, tmp_path / "x.stablehlo")

@@ -12,6 +12,7 @@ from cnn_jax import models
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained import torchvision_weights
+from tiers import quick
 
 # (parameters and statistics in the state dict, without num_batches_tracked; some of them with their shapes)
 EXPECTED = {
@@ -68,7 +69,7 @@ def test_all_networks_are_expected():
     assert EXPECTED.keys() == torchvision_weights.NETWORKS.keys()
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", quick(EXPECTED, ("alexnet", "vgg11_bn", "squeezenet1_1", "resnet18")))
 def test_every_parameter_and_statistic_has_a_name_of_its_own(name):
     model, (count, some) = shapes(name), EXPECTED[name]
     names = torchvision_weights.names(model)
@@ -82,10 +83,9 @@ def test_every_parameter_and_statistic_has_a_name_of_its_own(name):
 
 # One of each layout; ResNet's narrow forms have groups of too few channels.
 LAYOUTS = ("alexnet", "vgg11", "vgg16_bn", "googlenet", "squeezenet1_1", "resnet18", "resnet50")
-LARGE = ("alexnet", "vgg11", "vgg16_bn", "googlenet", "resnet50")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in LAYOUTS])
+@pytest.mark.parametrize("name", quick(LAYOUTS, ("squeezenet1_1", "resnet18")))
 def test_both_ways_end_where_they_began(name):
     model = narrow(name)
     exported = torchvision_weights.export(model)

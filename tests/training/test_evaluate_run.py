@@ -71,6 +71,7 @@ def test_the_ensemble_is_the_average_of_its_members(members, tmp_path):
     assert lines[-1]["error"] == metrics["error"] and len(lines[-1]["members"]) == 2
 
 
+@pytest.mark.slow
 def test_what_is_no_ensemble_is_an_error(members, tmp_path):
     with pytest.raises(UserError, match="at least two runs"):
         evaluate_run.evaluate_ensemble(members[:1])

@@ -386,6 +386,7 @@ def second(first_run, **fields):
     return config
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_says_so_and_its_record_alone_repeats_it(first_run, tmp_path, console):
     config = second(first_run, trainable="head")
     train.run(config, tmp_path / "second", Options(console=console))

@@ -21,6 +21,7 @@ from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.init import InitKeys
 from cnn_jax.training import optimizers, step
 from commands import environment, process
+from tiers import quick
 
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
 RATE = 0.1
@@ -367,7 +368,7 @@ def mixed(batch, names):
     return copied(jax.jit(augment.mix, static_argnums=3)(key, images, batch["position"], names))
 
 
-@pytest.mark.parametrize("name", ["mixup:0.4", "cutmix:1.0"])
+@pytest.mark.parametrize("name", quick(["mixup:0.4", "cutmix:1.0"], ["cutmix:1.0"]))
 def test_the_loss_of_mixed_examples_is_that_of_both_labels_by_their_shares(name):
     train_step, fresh = make(toy, losses=SMOOTHED, augmentations=("flip", name))
     network, params, stats = network_of(toy)
