@@ -60,9 +60,7 @@ def _load_once() -> str | None:
         register(load(command, folder() / f"kernels-{key}.so"), key)
         return key
     except BuildError as error:
-        print(
-            f"warning: convolutions run as XLA's own operations, which are slower on a CPU: {error}", file=sys.stderr
-        )
+        print(f"warning: convolutions run as XLA's own operations, which are slower on a CPU: {error}", file=sys.stderr)
         return None
 
 
@@ -159,9 +157,7 @@ def build(command: list[str], path: Path) -> None:
 def register(library: ctypes.CDLL, key: str) -> None:
     """Makes the handlers known to XLA, as `name_of(handler, key)`."""
     for handler in HANDLERS:
-        jax.ffi.register_ffi_target(
-            name_of(handler, key), jax.ffi.pycapsule(getattr(library, handler)), platform="cpu"
-        )
+        jax.ffi.register_ffi_target(name_of(handler, key), jax.ffi.pycapsule(getattr(library, handler)), platform="cpu")
 
 
 def name_of(handler: str, key: str) -> str:

@@ -57,9 +57,7 @@ def convolve(
       precision: of XLA's operation where that is what runs. target: of `build.target`.
     """
     pads = tuple((int(low), int(high)) for low, high in padding)
-    window = Convolution(
-        x.shape[1:-1], kernel.shape[:-2], tuple(strides), pads, tuple(dilation), groups, precision
-    )
+    window = Convolution(x.shape[1:-1], kernel.shape[:-2], tuple(strides), pads, tuple(dilation), groups, precision)
     return convolution_p.bind(x, kernel, result=Y, window=window, target=target)
 
 

@@ -117,7 +117,7 @@ def make_loss(
       losses: (scores float32 [B, K], labels int [B]) -> the loss of each example, [B].
     """
 
-    @cpu.fast()
+    @cpu.fast(network.kernels)
     def loss_fn(
         params: Tree, stats: Tree, frozen: Tree, batch: Batch, keys: Keys
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:

@@ -205,7 +205,7 @@ def test_the_flax_loop_has_stock_operations(small_config, monkeypatch):
     steps(start(), 1)
     assert seen and not any(seen)
     with cpu.fast():
-        assert cpu.use_fast_path() is True
+        assert cpu.use_fast_path() is (cpu.target() is not None)
 
 
 @pytest.mark.parametrize("field", baselines.PLAIN)
