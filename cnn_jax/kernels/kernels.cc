@@ -151,6 +151,12 @@ struct Convolution {
 struct Axis {
   int64_t in, count, base, every, step;
   std::vector<int64_t> at, tap;
+  // Adds an element, unless it sees padding only.
+  void add(int64_t position, int64_t element) {
+    if (position + (count - 1) * step < 0 || position >= in) return;
+    at.push_back(position);
+    tap.push_back(element);
+  }
   int64_t first() const { return at.empty() ? 0 : at.front(); }
   int64_t span(int64_t n) const { return at.empty() ? 1 : (n - 1) * step + at.back() - at.front() + 1; }
   bool inside() const { return at.empty() || (at.front() >= 0 && first() + span(count) <= in); }
@@ -161,10 +167,7 @@ Axes forward_axes(const Convolution& g) {
   Axes axes;
   for (int a = 0; a < 3; a++) {
     axes[a] = {g.in[a], g.out[a], 0, 1, g.stride[a], {}, {}};
-    for (int64_t tap = 0; tap < g.kernel[a]; tap++) {
-      axes[a].at.push_back(tap * g.dilation[a] - g.low[a]);
-      axes[a].tap.push_back(tap);
-    }
+    for (int64_t tap = 0; tap < g.kernel[a]; tap++) axes[a].add(tap * g.dilation[a] - g.low[a], tap);
   }
   return axes;
 }
@@ -177,9 +180,7 @@ Axes phase_axes(const Convolution& g, const int64_t (&phase)[3]) {
     axes[a] = {g.out[a], (g.in[a] - phase[a] + g.stride[a] - 1) / g.stride[a], phase[a], g.stride[a], 1, {}, {}};
     for (int64_t tap = g.kernel[a] - 1; tap >= 0; tap--) {
       int64_t distance = phase[a] + g.low[a] - tap * g.dilation[a];
-      if (distance % g.stride[a]) continue;
-      axes[a].at.push_back(distance / g.stride[a]);
-      axes[a].tap.push_back(tap);
+      if (distance % g.stride[a] == 0) axes[a].add(distance / g.stride[a], tap);
     }
   }
   return axes;
@@ -249,6 +250,14 @@ template <class T> struct Operand {
            (axes[2].at[k] - axes[2].first()) * stride[3];
   }
 
+  // Calls f(element of the kernel, its offset) for those that see more than padding, in the order of their offsets.
+  template <class F> void each_element(const int64_t (&kernel)[3], const F& f) const {
+    for (size_t i = 0; i < axes[0].at.size(); i++)
+      for (size_t j = 0; j < axes[1].at.size(); j++)
+        for (size_t k = 0; k < axes[2].at.size(); k++)
+          f((axes[0].tap[i] * kernel[1] + axes[1].tap[j]) * kernel[2] + axes[2].tap[k], offset(i, j, k));
+  }
+
   // Returns the first position that the box sees.
   const float* open(const Box& box, std::vector<float>& buffer) const {
     int64_t start[3], size[3];
@@ -285,8 +294,11 @@ template <class T> struct Operand {
   // Fills `rows` with what the positions of the box see first, and `places` with the positions in a result of sizes
   // `out`; the last ones are repeated, so that blocks of rows are full. Returns the number of positions.
   int64_t list(const Box& box, const float* first, const int64_t (&out)[3], Scratch& own) const {
-    own.rows.clear();
-    own.places.clear();
+    int64_t count = axes[2].count;
+    for (int a = 0; a < 3; a++) count *= box.to[a] - box.from[a];
+    if (int64_t(own.rows.size()) < count + MOST_ROWS) own.rows.resize(count + MOST_ROWS), own.places.resize(count + MOST_ROWS);
+    const float** rows = own.rows.data();
+    int64_t* places = own.places.data();
     for (int64_t n = box.from[0]; n < box.to[0]; n++)
       for (int64_t d = box.from[1]; d < box.to[1]; d++)
         for (int64_t h = box.from[2]; h < box.to[2]; h++) {
@@ -295,12 +307,11 @@ template <class T> struct Operand {
           int64_t plane = axes[0].base + d * axes[0].every, line = axes[1].base + h * axes[1].every;
           int64_t place = ((n * out[0] + plane) * out[1] + line) * out[2] + axes[2].base;
           for (int64_t w = 0; w < axes[2].count; w++, row += axes[2].step * stride[3], place += axes[2].every) {
-            own.rows.push_back(row);
-            own.places.push_back(place);
+            *rows++ = row;
+            *places++ = place;
           }
         }
-    int64_t count = own.rows.size();
-    if (count) own.rows.insert(own.rows.end(), MOST_ROWS, own.rows.back());
+    std::fill_n(rows, MOST_ROWS, count ? rows[-1] : first);
     return count;
   }
 };
@@ -357,20 +368,17 @@ void sum_over_elements(ffi::ThreadPool& pool, const T* x, const Weights<T>& w, T
 
   std::vector<Run> runs, chunks;  // chunks: offset is the first run, length the number of runs
   std::vector<int64_t> taps;
-  for (size_t i = 0; i < axes[0].at.size(); i++)
-    for (size_t j = 0; j < axes[1].at.size(); j++)
-      for (size_t k = 0; k < axes[2].at.size(); k++) {
-        taps.push_back((axes[0].tap[i] * kernel[1] + axes[1].tap[j]) * kernel[2] + axes[2].tap[k]);
-        int64_t offset = operand.offset(i, j, k);
-        for (int64_t c = 0; c < C;) {
-          bool next = !runs.empty() && runs.back().offset + runs.back().length == offset + c;
-          int64_t room = next ? CHUNK - runs.back().length : 0;
-          if (room <= 0) runs.push_back({offset + c, 0}), room = CHUNK;
-          int64_t length = std::min(C - c, room);
-          runs.back().length += length;
-          c += length;
-        }
-      }
+  operand.each_element(kernel, [&](int64_t tap, int64_t offset) {
+    taps.push_back(tap);
+    for (int64_t c = 0; c < C;) {
+      bool next = !runs.empty() && runs.back().offset + runs.back().length == offset + c;
+      int64_t room = next ? CHUNK - runs.back().length : 0;
+      if (room <= 0) runs.push_back({offset + c, 0}), room = CHUNK;
+      int64_t length = std::min(C - c, room);
+      runs.back().length += length;
+      c += length;
+    }
+  });
   int64_t depth = taps.size() * C, filled = 0;
   for (size_t i = 0; i < runs.size(); i++) {
     if (chunks.empty() || filled + runs[i].length > CHUNK) chunks.push_back({int64_t(i), 0}), filled = 0;
@@ -478,13 +486,14 @@ template <class T> void sum_over_positions(ffi::ThreadPool& pool, Convolution g,
   // Pixels whose distance is a large power of two would share few places of the first cache.
   bool spread = g.G * g.C % 64 == 0 && g.K > WIDTH;
   Operand<T> operand(x, g.N, g.G * g.C, axes, 192, 256 << 10, spread, spread ? L : 0);
-  std::vector<int64_t> elements;
-  for (int64_t i = 0; i < g.kernel[0]; i++)
-    for (int64_t j = 0; j < g.kernel[1]; j++)
-      for (int64_t k = 0; k < g.kernel[2]; k++)
-        for (int64_t c = 0; c < g.C; c++) elements.push_back(operand.offset(i, j, k) + c);
-  int64_t depth = elements.size();
-  elements.insert(elements.end(), MOST_ROWS, elements.back());
+  std::vector<int64_t> elements, taps;
+  operand.each_element(g.kernel, [&](int64_t tap, int64_t offset) {
+    taps.push_back(tap);
+    for (int64_t c = 0; c < g.C; c++) elements.push_back(offset + c);
+  });
+  int64_t depth = elements.size(), all_taps = product(g.kernel);
+  if (int64_t(taps.size()) < all_taps) std::memset(dw, 0, all_taps * g.C * g.G * g.K * sizeof(T));
+  elements.insert(elements.end(), MOST_ROWS, elements.empty() ? 0 : elements.back());
 
   int64_t blocks = (g.K + WIDTH - 1) / WIDTH, K_padded = (g.K + L - 1) / L * L, depth_padded = depth + MOST_ROWS;
   int64_t parts = parts_of(g.N * product(g.out), operand.count());
@@ -535,7 +544,8 @@ template <class T> void sum_over_positions(ffi::ThreadPool& pool, Convolution g,
         const float* sums = all + (group * K_padded + first) * depth_padded + element * width + k;
         vec total = load(sums);
         for (int64_t part = 1; part < parts; part++) total += load(sums + part * size);
-        store(total, dw + (element * g.G + group) * g.K + first + k, g.K - first - k);
+        int64_t place = taps[element / g.C] * g.C + element % g.C;
+        store(total, dw + (place * g.G + group) * g.K + first + k, g.K - first - k);
       }
   });
 }
@@ -550,13 +560,10 @@ void sum_over_elements_of_channels(ffi::ThreadPool& pool, const T* x, const T* w
   std::vector<int64_t> offsets;
   int64_t G_padded = (G + L - 1) / L * L;
   float* packed = at_least(scratch().packed, axes[0].at.size() * axes[1].at.size() * axes[2].at.size() * G_padded);
-  for (size_t i = 0; i < axes[0].at.size(); i++)
-    for (size_t j = 0; j < axes[1].at.size(); j++)
-      for (size_t k = 0; k < axes[2].at.size(); k++) {
-        int64_t tap = (axes[0].tap[i] * kernel[1] + axes[1].tap[j]) * kernel[2] + axes[2].tap[k];
-        widen(w + tap * G, packed + offsets.size() * G_padded, G);
-        offsets.push_back(operand.offset(i, j, k));
-      }
+  operand.each_element(kernel, [&](int64_t tap, int64_t offset) {
+    widen(w + tap * G, packed + offsets.size() * G_padded, G);
+    offsets.push_back(offset);
+  });
   parallel(pool, operand.count(), [&](int64_t task) {
     constexpr int R = 4;
     Scratch& own = scratch();
@@ -579,13 +586,15 @@ template <class T>
 void sum_over_positions_of_channels(ffi::ThreadPool& pool, const Convolution& g, const T* x, const T* dy, T* dw) {
   Axes axes = forward_axes(g);
   Operand<T> operand(x, g.N, g.G, axes, 512, 40 << 10);
-  std::vector<int64_t> offsets;
-  for (int64_t i = 0; i < g.kernel[0]; i++)
-    for (int64_t j = 0; j < g.kernel[1]; j++)
-      for (int64_t k = 0; k < g.kernel[2]; k++) offsets.push_back(operand.offset(i, j, k));
+  std::vector<int64_t> offsets, taps;
+  operand.each_element(g.kernel, [&](int64_t tap, int64_t offset) {
+    taps.push_back(tap);
+    offsets.push_back(offset);
+  });
   int64_t elements = offsets.size(), G_padded = (g.G + L - 1) / L * L, size = elements * G_padded;
   constexpr int R = 8;
-  offsets.insert(offsets.end(), R, offsets.back());
+  offsets.insert(offsets.end(), R, offsets.empty() ? 0 : offsets.back());
+  if (elements < product(g.kernel)) std::memset(dw, 0, product(g.kernel) * g.G * sizeof(T));
   int64_t parts = parts_of(g.N * product(g.out), operand.count());
   float* all = at_least(scratch().packed, parts * size);
   std::memset(all, 0, parts * size * 4);
@@ -610,7 +619,7 @@ void sum_over_positions_of_channels(ffi::ThreadPool& pool, const Convolution& g,
     for (int64_t c = 0; c < g.G; c += L) {
       vec total = load(all + e * G_padded + c);
       for (int64_t part = 1; part < parts; part++) total += load(all + part * size + e * G_padded + c);
-      store(total, dw + e * g.G + c, g.G - c);
+      store(total, dw + taps[e] * g.G + c, g.G - c);
     }
 }
 
@@ -713,8 +722,16 @@ void per_axis(Numbers numbers, int64_t missing, int64_t (&values)[3]) {
 }
 
 template <class T>
-void convolve(ffi::ThreadPool& pool, const Convolution& g, int64_t result, const T* a, const T* b, T* to) {
+void convolve(ffi::ThreadPool& pool, Convolution g, int64_t result, const T* a, const T* b, T* to) {
   int64_t outputs = g.G * g.K;
+  bool linear = g.G == 1;  // a kernel as large as the input sees one position of many channels
+  for (int axis = 0; axis < 3; axis++)
+    linear &= g.out[axis] == 1 && g.low[axis] == 0 && g.kernel[axis] == g.in[axis] &&
+              (g.kernel[axis] == 1 || g.dilation[axis] == 1);
+  if (linear) {
+    g.C *= product(g.kernel);
+    for (int axis = 0; axis < 3; axis++) g.in[axis] = g.kernel[axis] = g.stride[axis] = 1;
+  }
   bool single = g.C == 1 && g.K == 1 && g.G > 1;
   if (result == 0) {  // y from x and the kernel
     Axes axes = forward_axes(g);
