@@ -241,7 +241,7 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
             mesh.pace(i, state, setup.mesh)
         return mean_loss(state)
 
-    eval_step = eval_steps.make_eval_step(setup.network, **setup.data.normalization)
+    eval_step = eval_steps.make_eval_step(setup.network, **setup.data.normalization, confusion=False)
     size = setup.config.batch_size
     arrays = {name: array[:size] for name, array in examples.items()} | {"mask": np.ones(size, np.float32)}
     tested = setup.put(arrays)

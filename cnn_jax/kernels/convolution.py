@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jax.interpreters import ad, batching
 
 from cnn_jax.kernels import lowering
@@ -122,7 +123,7 @@ convolution_p = lowering.define("cnn_jax_convolution", "Convolve", xla=_xla, att
 
 @convolution_p.def_abstract_eval
 def _abstract(a: Any, b: Any, *, result: int, window: Convolution, target: str) -> Any:
-    return jax.core.ShapedArray(_shape(a.shape, b.shape, result, window), a.dtype)
+    return ShapedArray(_shape(a.shape, b.shape, result, window), a.dtype)
 
 
 def _transpose(operand: int) -> Any:

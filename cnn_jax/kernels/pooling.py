@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jax.interpreters import ad, batching
 
 from cnn_jax.kernels import lowering
@@ -73,12 +74,12 @@ scatter_p = lowering.define("cnn_jax_max_pool_scatter", "PoolScatter", xla=_scat
 
 
 def _output(x: Any, *others: Any, windows: Windows, target: str) -> Any:
-    return jax.core.ShapedArray((x.shape[0], *windows.output_sizes(x.shape[1:-1]), x.shape[-1]), x.dtype)
+    return ShapedArray((x.shape[0], *windows.output_sizes(x.shape[1:-1]), x.shape[-1]), x.dtype)
 
 
 largest_p.def_abstract_eval(_output)
 pick_p.def_abstract_eval(_output)
-scatter_p.def_abstract_eval(lambda x, cotangent, **parameters: jax.core.ShapedArray(x.shape, x.dtype))
+scatter_p.def_abstract_eval(lambda x, cotangent, **parameters: ShapedArray(x.shape, x.dtype))
 
 # Which one is the largest does not change with x, but for ties: the derivative by x of the other two is zero.
 ad.defjvp(largest_p, lambda tangent, x, **parameters: pick_p.bind(x, tangent, **parameters))

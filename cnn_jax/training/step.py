@@ -85,7 +85,7 @@ def create_state(
     )
 
 
-def with_auxiliary(scores: Any, loss: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+def with_auxiliary(scores: Any, loss: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Returns (total loss, logits) for what a network gives in training.
 
     That is logits, or (logits, logits of auxiliary classifiers, their weight): then the total is

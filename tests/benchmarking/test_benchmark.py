@@ -283,7 +283,7 @@ TWINS = {
         {"data.image_size": (64, 64), "model.auxiliary": True, "model.variant": "torchvision", "model.norm": "batch"}
         | SLIM,
     ),
-    "c3d": ("c3d", {"data.image_size": (16, 32, 32)} | SLIM),
+    "c3d": ("c3d", {"data.image_size": (16, 32, 32), "data.num_classes": 10} | SLIM),
     "resnet50-groups": (
         "resnet50",
         SMALL
