@@ -2,6 +2,7 @@
 
     cnn_jax benchmark --config=resnet50
     cnn_jax benchmark --config=lenet5 --against=flax --json
+    cnn_jax benchmark --config=vgg16 --against=torch --only=step,evaluation
     cnn_jax benchmark --config=resnet20:cifar10 --only=data --config.data.placement=stream
     cnn_jax benchmark --config=resnet50:folder --config.data.dir=photos --only=data --against=torch
     cnn_jax benchmark scaling --config=resnet50 --devices=1,2,4,8
@@ -26,7 +27,8 @@ from cnn_jax.benchmarking.scaling_model import System
 from cnn_jax.config import cli
 from cnn_jax.core.errors import check, check_choice
 
-PARTS = ("step", "data", "both")
+PARTS = ("step", "data", "both", "evaluation")
+DEFAULT = PARTS[:3]
 MEASURED = ("json", "against", "only")  # flags of the measurement with the devices that are there
 OF_MODEL = tuple(field.name for field in fields(System))
 
@@ -43,7 +45,12 @@ def define(flags: cli.Flags) -> None:
             "parameters.",
             flag_values=flags,
         )
-        DEFINE_string("only", ",".join(PARTS), "PARTS: the step, its data, both at once.", flag_values=flags)
+        DEFINE_string(
+            "only",
+            ",".join(DEFAULT),
+            "PARTS: the step, its data, both at once, evaluation (of config.batch_size examples).",
+            flag_values=flags,
+        )
         DEFINE_float("seconds", 2.0, "Length of one measurement; there are 5 of each.", flag_values=flags)
     with flags.under("Scaling"):
         DEFINE_list(

@@ -22,6 +22,9 @@ from hypothesis import settings
 from rich.console import Console
 
 from cnn_jax.config import recipes
+from cnn_jax.kernels import build
+
+build.target()  # built once, before tests that look at what a command prints
 
 # Property tests: the same few examples with every commit, many new ones with --hypothesis-profile=nightly.
 settings.register_profile("commit", deadline=None, max_examples=30, derandomize=True, database=None)

@@ -114,8 +114,8 @@ def flax_loop(setup: Setup, batches: Callable[[int], Iterable[Batch]], examples:
 # ---------------------------------------------------------------- PyTorch
 
 
-def torch_loop(setup: Setup, examples: Batch) -> Contender:
-    """Returns the same training in PyTorch: channels last, eager on a CPU and `torch.compile` on a GPU.
+def torch_loops(setup: Setup, examples: Batch) -> dict[str, Contender]:
+    """Returns the same "training" and "evaluation" in PyTorch: channels last, eager on a CPU, compiled on a GPU.
 
     Batches are taken in turn from `examples` ("image" and "label", NumPy arrays), which are on the device before the
     first step; images are normalised, but not augmented. Decay is on all parameters and the learning rate constant,
@@ -142,7 +142,8 @@ def torch_loop(setup: Setup, examples: Batch) -> Contender:
     ours = sum(row.parameters for row in setup.layers)
     if count != ours:
         raise RuntimeError(f"the PyTorch twin of {config.model.name} has {count:,} parameters, but ours {ours:,}")
-    network = network.to(device, memory_format=torch.channels_last).train()
+    clips = len(setup.data.image_shape) == 4
+    network = network.to(device, memory_format=torch.channels_last_3d if clips else torch.channels_last).train()
     initial = copy.deepcopy(network.state_dict())
     forward = torch.compile(network) if device == "cuda" else network
     optim = config.optim
@@ -158,12 +159,17 @@ def torch_loop(setup: Setup, examples: Batch) -> Contender:
     whole = len(examples["image"]) // config.batch_size  # batches
     mean, std = (torch.as_tensor(np.array(setup.data.normalization[name]), device=device) for name in ("mean", "std"))
 
+    def normalized(image: Any) -> Any:
+        # [B, *spatial, C] seen as [B, C, *spatial] is what "channels last" means.
+        return ((image.float() / 255 - mean) / std).movedim(-1, 1)
+
     def train_step(sums: dict[str, Any], image: Any, label: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            # [B, H, W, C] seen as [B, C, H, W] is what "channels last" means.
-            logits = forward(((image.float() / 255 - mean) / std).permute(0, 3, 1, 2)).float()
-            loss = torch.nn.functional.cross_entropy(logits, label)
+            scores = forward(normalized(image))
+            loss, logits = with_auxiliary(
+                scores, lambda logits: torch.nn.functional.cross_entropy(logits.float(), label)
+            )
         loss.backward()
         optimizer.step()
         sums["loss"] += loss.detach()
@@ -181,4 +187,18 @@ def torch_loop(setup: Setup, examples: Batch) -> Contender:
             torch.cuda.synchronize()
         return float(sums["loss"]) / count
 
-    return start, steps
+    def evaluate(_: Any, count: int) -> float:
+        network.eval()
+        sums = {name: torch.zeros((), device=device) for name in ("loss", "correct")}
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            for i in range(count):
+                image, label = images[i % whole], labels[i % whole]
+                logits = forward(normalized(image)).float()
+                sums["loss"] += torch.nn.functional.cross_entropy(logits, label)
+                sums["correct"] += (logits.argmax(1) == label).sum()
+        network.train()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return float(sums["loss"]) / count
+
+    return {"training": (start, steps), "evaluation": (start, evaluate)}

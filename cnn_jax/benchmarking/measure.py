@@ -22,16 +22,19 @@ from rich.console import Console
 
 from cnn_jax.benchmarking import baselines, torch_data
 from cnn_jax.benchmarking.baselines import Contender
+from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data.loader import Batch
 from cnn_jax.display import terminal
+from cnn_jax.eval import steps as eval_steps
 from cnn_jax.parallel import mesh
 from cnn_jax.training.session import ahead
 from cnn_jax.training.setup import PRECISION, Setup, build
 from cnn_jax.training.state import States
 
 ROUNDS = 5
-PARTS = ("step", "data", "both")
+PARTS = ("step", "data", "both", "evaluation")
+DEFAULT = PARTS[:3]
 STREAMED_BATCHES = 8  # of random images beside a stream
 FLOPS_PER_MAC = 2 * 3  # a multiplication and an addition; forward, gradient by the input, gradient by the parameters
 
@@ -39,7 +42,7 @@ FLOPS_PER_MAC = 2 * 3  # a multiplication and an addition; forward, gradient by 
 def benchmark(
     config: Any,
     *,
-    only: Sequence[str] = PARTS,
+    only: Sequence[str] = DEFAULT,
     against: str | None = None,
     seconds: float = 2.0,
     progress: Console,
@@ -60,7 +63,11 @@ def benchmark(
     )
     setup = build(config)
     config = setup.config  # with the number of classes of a folder
-    trains = set(only) != {"data"}
+    trains, evaluates = bool({"step", "both"} & set(only)), "evaluation" in only
+    check(
+        not evaluates or against in (None, "torch"),
+        f"--against={against} has no evaluation: measure --only=evaluation alone, or with --against=torch",
+    )
     if against in ("flax", "torch") and trains:
         baselines.check_comparable(config)
     check(
@@ -69,7 +76,7 @@ def benchmark(
     )
     loads = against == "torch" and "data" in only and config.data.source == "folder"
     check(
-        not against or trains or loads,
+        not against or trains or loads or evaluates,
         f"--against={against} has nothing to compare with --only=data of the source {config.data.source!r}: "
         "--against=torch does with the data set 'folder'",
     )
@@ -89,8 +96,13 @@ def benchmark(
             references.append(against)
         if against == "flax" and trains:
             contenders["flax"] = baselines.flax_loop(setup, host_batches(setup), examples if part.is_resident else None)
-        elif against == "torch" and trains:
-            contenders["torch"] = baselines.torch_loop(setup, examples)
+        elif against == "torch" and (trains or evaluates):
+            loops = baselines.torch_loops(setup, examples)
+            if trains:
+                contenders["torch"] = loops["training"]
+            if evaluates:
+                references.append("torch evaluation")
+                contenders["torch evaluation"] = loops["evaluation"]
         elif against == "full" and trains:
             everything = config.copy_and_resolve_references()
             everything.update(trainable="full", take="all")
@@ -189,7 +201,7 @@ def host_batches(setup: Setup) -> Callable[[int], Iterator[Batch]]:
 
 
 def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], dict[str, Contender]]:
-    """Returns what `compilation` does of the step, and the contenders "step", "data" and "both" (see `baselines`).
+    """Returns what `compilation` does of the step, and the contenders of `PARTS` (see `baselines`).
 
     Args:
       examples: the random ones; all of them stay on the devices if the part is resident.
@@ -229,7 +241,18 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
             mesh.pace(i, state, setup.mesh)
         return mean_loss(state)
 
+    eval_step = eval_steps.make_eval_step(setup.network, **setup.data.normalization, confusion=False)
+    size = setup.config.batch_size
+    arrays = {name: array[:size] for name, array in examples.items()} | {"mask": np.ones(size, np.float32)}
+    tested = setup.put(arrays)
+
+    def evaluation(state: Any, count: int) -> Any:
+        others = trees.merged(state.stats, state.frozen)
+        sums = [eval_step(state.params, others, tested, None) for _ in range(count)]
+        return sum(float(one["loss"] / one["examples"]) for one in sums) / count
+
     return compiled, {
+        "evaluation": (states.create, evaluation),
         "step": (states.create, step),
         "data": (lambda: None, data),
         "both": (states.create, both),
@@ -335,7 +358,7 @@ def ratios(speeds: dict[str, list[float]], against: str | None) -> dict[str, dic
     known = speeds | {"min(step, data)": slower}
     pairs = [("both", "step"), ("both", "min(step, data)")]
     pairs += [("step", against), ("both", against)] if against else []
-    pairs += [("data", "torch data")] if "torch data" in known else []
+    pairs += [(part, f"torch {part}") for part in ("data", "evaluation") if f"torch {part}" in known]
     result: dict[str, dict[str, float] | None] = {}
     for top, bottom in pairs:
         values = [a / b for a, b in zip(known.get(top, ()), known.get(bottom, ()), strict=False)]

@@ -65,6 +65,12 @@ FIELDS: dict[str, Field] = {
         "platform (TF32 on newer NVIDIA GPUs, bfloat16 passes on TPUs) unless JAX_DEFAULT_MATMUL_PRECISION=highest.",
         Choice("float32", "bfloat16"),
     ),
+    "cpu_kernels": Field(
+        True,
+        "On one CPU, compute convolutions and max pooling with kernels that the machine's C++ compiler builds once; "
+        "False: XLA's own operations. Results differ by rounding.",
+        resume=True,
+    ),
     "loss": Field(
         "cross_entropy",
         "Loss of an example: cross_entropy, or the import path of a function of your own, mypackage.losses:focal, of "

@@ -58,7 +58,7 @@ def make_eval_step(
     confusion (float32 [K, K], rows are true classes).
     """
 
-    @cpu.fast()
+    @cpu.fast(network.kernels)
     def eval_step(params: Tree, others: Tree, batch: Batch, resident: Batch | None) -> Tree:
         batch = gather(batch, resident)
         mask, labels = batch["mask"], batch["label"]
@@ -86,7 +86,7 @@ def make_eval_step(
 def make_features_step(network: Graph, *, mean: Any, std: Any) -> Callable[[Tree, Batch, Batch | None], jax.Array]:
     """Returns the jitted step (params and statistics, batch, resident) -> what the head's `reduce` returns, float32."""
 
-    @cpu.fast()
+    @cpu.fast(network.kernels)
     def features_step(params: Tree, batch: Batch, resident: Batch | None) -> jax.Array:
         model = nnx.merge(network.eval, params)
         images = augment.normalize(gather(batch, resident)["image"], mean, std)
@@ -104,7 +104,7 @@ def make_predict_step(
     views of an example and, with `mirror`, over those of the mirror images.
     """
 
-    @cpu.fast()
+    @cpu.fast(network.kernels)
     def predict_step(params: Tree, others: Tree, views: jax.Array) -> jax.Array:
         model = nnx.merge(network.eval, params, others)
         images = views.reshape(-1, *views.shape[2:])
@@ -121,7 +121,7 @@ def make_statistics_step(network: Graph, *, mean: Any, std: Any) -> Callable[[Tr
     Those of frozen layers are as they were. For `others` see `make_eval_step`.
     """
 
-    @cpu.fast()
+    @cpu.fast(network.kernels)
     def statistics_step(params: Tree, others: Tree, batch: Batch, resident: Batch | None) -> Tree:
         model = nnx.merge(network.train, params, others)
         for _, module in nnx.iter_graph(model):

@@ -16,11 +16,13 @@ class Graph:
     """A network's static half: the graphs that merge with its arrays, for training and for evaluation.
 
     from_features: its input is what its head's `reduce` returns, and it computes the rest of the head.
+    kernels: its steps take the kernels for CPUs, where there are any (`nn.cpu`).
     """
 
     train: nnx.GraphDef
     eval: nnx.GraphDef
     from_features: bool = False
+    kernels: bool = True
 
 
 def split(model: nnx.Module, frozen: Collection[str] = ()) -> tuple[Graph, Tree, Tree]:

@@ -31,7 +31,7 @@ class RunRecord:
     {"parameters", "macs", "changed": fields of config.model that differ from the network's defaults, "starts": [...]}.
     Each start: "arguments" (None from Python), "date" (UTC), "first_step", "last_step", "ended" ("done", the name of
     an exception, or None: killed, or running), "seconds", "processor", "cores", "devices", "environment", "versions",
-    "commit" (of a clone, with -dirty if it has changes).
+    "kernels" (the hash of the kernels for CPUs, or "xla"), "commit" (of a clone, with -dirty if it has changes).
 
     Seconds: "total" since the command began; "training", "evaluation" and "saving" are parts of it that exclude each
     other, with the compilation in them; "compilation" is the time in XLA's compiler, or in reading its cache, in all
@@ -71,6 +71,7 @@ class RunRecord:
             "ended": None,
             "seconds": {},
             **machine(),
+            "kernels": kernels(config),
             "commit": commit(),
         }
         defaults = models.fields(config.model.name)
@@ -80,6 +81,14 @@ class RunRecord:
             "changed": {name: value for name, value in model_fields(config).items() if value != defaults[name]},
             "starts": [*earlier, self.start],
         }
+
+    def other_kernels(self) -> str | None:
+        """Returns the "kernels" of the start before this one where they differ from this one's, else None.
+
+        A start of before they were recorded counts as one with the same.
+        """
+        before = self.content["starts"][-2].get("kernels") if len(self.content["starts"]) > 1 else None
+        return before if before != self.start["kernels"] else None
 
     def write(self, step: int) -> None:
         """Writes run.json; `step` is saved."""
@@ -184,6 +193,15 @@ def machine() -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def kernels(config: Any) -> str:
+    """Returns the hash of the kernels for CPUs that a run of `config` takes here, "xla" for XLA's own operations."""
+    import jax
+
+    from cnn_jax.nn import cpu
+
+    return (config.cpu_kernels and len(jax.devices()) == 1 and cpu.target()) or "xla"
 
 
 def describe(machine: dict[str, Any]) -> str:

@@ -157,6 +157,11 @@ class Session:
                 self._write_layers(state, "first")
         else:
             self.tell(f"resuming from the checkpoint of step {self.latest:,}")
+            if before := self.run_record.other_kernels():
+                now = self.run_record.start["kernels"]
+                self.tell(
+                    f"convolutions run as {now}, but ran as {before} before: results may differ in their last bits"
+                )
         self.best_error = collectives.decided(self.checkpoints.best_error)
         return state
 

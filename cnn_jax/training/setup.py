@@ -192,6 +192,7 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
     _, params, _ = graph.split(model)
     trainable = finetuning.select(config.trainable, model.order, params)
     network, params, stats = graph.split(model, trainable.frozen_layers)
+    network = replace(network, kernels=config.cpu_kernels)
     if config.cache_features:
         network = replace(network, from_features=True)
     check_dense(config, network, params, stats)

@@ -85,7 +85,7 @@ def create_state(
     )
 
 
-def with_auxiliary(scores: Any, loss: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+def with_auxiliary(scores: Any, loss: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Returns (total loss, logits) for what a network gives in training.
 
     That is logits, or (logits, logits of auxiliary classifiers, their weight): then the total is
@@ -117,7 +117,7 @@ def make_loss(
       losses: (scores float32 [B, K], labels int [B]) -> the loss of each example, [B].
     """
 
-    @cpu.fast()
+    @cpu.fast(network.kernels)
     def loss_fn(
         params: Tree, stats: Tree, frozen: Tree, batch: Batch, keys: Keys
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:

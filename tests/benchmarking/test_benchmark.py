@@ -18,6 +18,7 @@ from cnn_jax.core.errors import UserError
 from cnn_jax.nn import cpu, graph
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
+from cnn_jax.training.step import with_auxiliary
 
 # ---------------------------------------------------------------- the command
 
@@ -53,7 +54,10 @@ def test_the_command_prints_one_json_object_with_everything(call):
         ((), "give --config=RECIPE"),
         (("--config=configs/lenet.py",), "did you mean 'configs/lenet5.py'?"),
         (("--config=configs/lenet5.py", "--config.optim.momentun=0.5"), 'Did you mean "momentum"'),
-        (("--config=configs/lenet5.py", "--only=step,dta"), "--only is 'dta', but must be one of step, data, both"),
+        (
+            ("--config=configs/lenet5.py", "--only=step,dta"),
+            "--only is 'dta', but must be one of step, data, both, evaluation",
+        ),
         (("--config=configs/lenet5.py", "--against=tensorflow"), "should be one of <flax|torch|full>"),
         (("--config=configs/lenet5.py", "--seconds=nan"), "--seconds is nan, but must be above 0"),
         (("--config=configs/lenet5.py", "--seconds=0"), "--seconds is 0.0, but must be above 0"),
@@ -208,7 +212,7 @@ def test_the_flax_loop_has_stock_operations(small_config, monkeypatch):
     steps(start(), 1)
     assert seen and not any(seen)
     with cpu.fast():
-        assert cpu.use_fast_path() is True
+        assert cpu.use_fast_path() is (cpu.target() is not None)
 
 
 @pytest.mark.parametrize("field", baselines.PLAIN)
@@ -241,18 +245,19 @@ def random_tree(tree, random):
 
 def copy_to_twin(twin, rows, values, torch):
     """Copies our values ("conv1/kernel": array) to the twin: both have the layers in the order of the calls."""
-    kinds = (torch.nn.Conv2d, torch.nn.Linear, torch.nn.BatchNorm2d)
+    kinds = (torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.Linear, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
     targets = [layer for layer in twin.modules() if isinstance(layer, kinds)]
-    sources = [row for row in rows if row.kind in ("conv", "linear", "norm")]
-    maps = next(row.output_shape for row in reversed(rows) if len(row.output_shape) == 3)
-    for row, target in zip(sources, targets, strict=True):
+    names = {name.rsplit("/", 1)[0] for name in values}
+    sources = [(i, row) for i, row in enumerate(rows) if row.kind in ("conv", "linear", "norm") and row.name in names]
+    for (i, row), target in zip(sources, targets, strict=True):
         own = {name.rsplit("/", 1)[1]: np.array(v) for name, v in values.items() if name.rsplit("/", 1)[0] == row.name}
         if row.kind == "conv":
-            own["weight"] = own.pop("kernel").transpose(3, 2, 0, 1)
+            own["weight"] = np.moveaxis(own.pop("kernel"), (-1, -2), (0, 1))
         elif row.kind == "linear":
             kernel = own.pop("kernel")
-            if len(kernel) == np.prod(maps):  # torch flattens [C, H, W], we flatten [H, W, C]
-                kernel = kernel.reshape(*maps, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
+            maps = next((row.output_shape for row in reversed(rows[:i]) if len(row.output_shape) > 2), (0,))
+            if len(kernel) == np.prod(maps):  # torch flattens [C, *spatial], we flatten [*spatial, C]
+                kernel = np.moveaxis(kernel.reshape(*maps, -1), -2, 0).reshape(kernel.shape)
             own["weight"] = kernel.T
         else:
             names = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -263,6 +268,7 @@ def copy_to_twin(twin, rows, values, torch):
 
 SMALL = {"data.image_size": (32, 32)}
 DEPTH_8 = {"model.depth": 8}
+SLIM = {"model.width": 0.125}
 TWINS = {
     "lenet5": ("lenet5", {}),
     "lenet5-variants": ("lenet5", {"model.activation": "relu", "model.pool": "max", "model.c5": "conv"}),
@@ -272,6 +278,15 @@ TWINS = {
     "cifar-C": ("cifar_resnet", DEPTH_8 | {"model.shortcut": "C", "model.width": 0.5}),
     "resnet18-B": ("resnet18", SMALL | {"model.width": 0.125}),
     "resnet50-v1": ("resnet50", SMALL | {"model.variant": "v1", "model.width": 0.125}),
+    "vgg11-lrn": ("vgg11_lrn", SMALL | SLIM),
+    "vgg16-single": ("vgg16", SMALL | SLIM | {"model.kernel_plan": "single", "model.norm": "batch"}),
+    "googlenet": ("googlenet", {"data.image_size": (80, 80), "model.auxiliary": True} | SLIM),
+    "googlenet-torchvision": (
+        "googlenet",
+        {"data.image_size": (64, 64), "model.auxiliary": True, "model.variant": "torchvision", "model.norm": "batch"}
+        | SLIM,
+    ),
+    "c3d": ("c3d", {"data.image_size": (16, 32, 32), "data.num_classes": 10} | SLIM),
     "resnet50-groups": (
         "resnet50",
         SMALL
@@ -282,7 +297,7 @@ TWINS = {
 
 
 @pytest.mark.parametrize(("name", "fields"), TWINS.values(), ids=TWINS)
-def test_the_twin_in_pytorch_gives_our_logits(name, fields):
+def test_the_twin_in_pytorch_has_our_logits_parameters_and_macs(name, fields):
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
     config = recipes.get_config(name)
@@ -299,12 +314,26 @@ def test_the_twin_in_pytorch_gives_our_logits(name, fields):
     twin = torch_twins.network(config, shape)
     assert sum(parameter.numel() for parameter in twin.parameters()) == trees.count(params)
     values = dict(trees.named_leaves(params)) | dict(trees.named_leaves(stats))
-    copy_to_twin(twin, layer_table(create, shape), values, torch)
+    rows = layer_table(create, shape)
+    copy_to_twin(twin, rows, values, torch)
+    state = {name: value.clone() for name, value in twin.state_dict().items()}
 
     x = random.normal(size=(4, *shape)).astype(np.float32)
     expected = np.asarray(jax.jit(lambda p, s, x: nnx.merge(network.eval, p, s)(x))(params, stats, x))
+    macs = []
+
+    def count(layer, inputs, output):
+        macs.append(output[0].numel() * layer.weight[0].numel())
+
+    kinds = (torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.Linear)
+    counted = [layer.register_forward_hook(count) for layer in twin.modules() if isinstance(layer, kinds)]
     with torch.no_grad():
-        found = twin.eval()(torch.tensor(x).permute(0, 3, 1, 2)).numpy()
+        twin.train()(torch.tensor(x).movedim(-1, 1))
+        for hook in counted:
+            hook.remove()
+        twin.load_state_dict(state)  # the statistics have moved
+        found = twin.eval()(torch.tensor(x).movedim(-1, 1)).numpy()
+    assert sum(macs) == sum(row.macs for row in rows)
     scale = np.abs(expected).max()
     assert np.std(expected / scale) > 1e-3  # images differ
     np.testing.assert_allclose(found / scale, expected / scale, atol=1e-4)
@@ -314,11 +343,34 @@ def test_the_loop_in_pytorch_trains(small_config):
     torch = pytest.importorskip("torch")
     run = build(small_config)
     examples = measure.random_examples(256, run.data.image_shape, 10)
-    start, steps = baselines.torch_loop(run, examples)
+    start, steps = baselines.torch_loops(run, examples)["training"]
     torch.set_num_threads(1)
     losses = [steps(start(), count) for count in (4, 200, 4)]
     assert 2.0 < losses[0] < 3.0 and losses[1] < losses[0]  # 256 labels can be learnt by heart
     assert losses[2] == pytest.approx(losses[0], rel=1e-3)  # every segment starts anew
+
+
+def test_auxiliary_classifiers_of_the_twin_count_in_the_loss():
+    torch = pytest.importorskip("torch")
+    config = recipes.get_config("googlenet")
+    config.update_from_flattened_dict({"model.auxiliary": True, "model.width": 0.125})
+    twin = torch_twins.network(config, (80, 80, 3))
+    with torch.no_grad():
+        scores = twin(torch.zeros(2, 3, 80, 80))
+        loss, logits = with_auxiliary(scores, lambda logits: logits.sum())
+    assert logits.shape == (2, 10) and [other.shape for other in scores[1]] == [(2, 10)] * 2
+    weighted = zip((1, 0.3, 0.3), (logits, *scores[1]), strict=True)
+    assert float(loss) == pytest.approx(sum(weight * float(part.sum()) for weight, part in weighted), abs=1e-4)
+
+
+def test_evaluation_is_measured_beside_pytorch(small_config, console):
+    torch = pytest.importorskip("torch")
+    result = measure.benchmark(small_config, only=["evaluation"], against="torch", seconds=0.001, progress=console)
+    torch.set_num_threads(1)
+    assert result["ratios"]["evaluation/torch evaluation"]["median"] > 0
+    assert result["images_per_second"]["step"] is None and result["compile_seconds"] is None
+    with pytest.raises(UserError, match="--against=flax has no evaluation"):
+        measure.benchmark(small_config, only=["evaluation"], against="flax", seconds=0.001, progress=console)
 
 
 def test_a_network_or_field_without_a_twin_is_named(monkeypatch):
@@ -345,10 +397,10 @@ def test_another_number_of_parameters_is_noticed(small_config, monkeypatch):
     run = build(small_config)
     monkeypatch.setattr(torch_twins, "network", lambda *_: torch.nn.Linear(2, 3))
     with pytest.raises(RuntimeError, match=r"has 9 parameters, but ours "):
-        baselines.torch_loop(run, measure.random_examples(64, run.data.image_shape, 10))
+        baselines.torch_loops(run, measure.random_examples(64, run.data.image_shape, 10))
 
 
 def test_without_pytorch_the_message_says_how_to_get_it(small_config, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="pip install torch"):
-        baselines.torch_loop(build(small_config), {})
+        baselines.torch_loops(build(small_config), {})

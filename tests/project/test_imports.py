@@ -11,6 +11,7 @@ ROOT = Path(cnn_jax.__file__).parent
 
 ROOMS = (
     "core",
+    "kernels",
     "nn",
     "models",
     "config",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from cnn_jax.core.errors import UserError
+from cnn_jax.nn import cpu
 from cnn_jax.tracking import run_record
 from cnn_jax.training import loop as train
 from cnn_jax.training import session
@@ -83,6 +84,26 @@ def test_starts_add_up_and_a_run_that_begins_anew_drops_what_was_before(tmp_path
     assert ended(20, 30) == ["KeyboardInterrupt", "done", "done", "done"]
     starts = run_record.read(tmp_path / "run.json")["starts"]
     assert [start["last_step"] for start in run_record.counted(starts)] == [10, 20, 30]  # one found all 20 steps done
+
+
+def test_a_start_names_its_kernels_and_those_of_the_start_before(tmp_path, small_config):
+    found = cpu.target() or "xla"
+    for kernels, name in ((True, found), (False, "xla"), (False, "xla")):
+        small_config.cpu_kernels = kernels
+        with begin(tmp_path, small_config, first_step=3) as record:
+            assert record.start["kernels"] == name
+            differs = len(record.content["starts"]) == 2 and found != "xla"
+            assert record.other_kernels() == (found if differs else None)
+
+
+@pytest.mark.slow
+def test_a_run_that_resumes_with_other_kernels_says_so(tmp_path, small_config, console):
+    small_config.duration = "10 steps"
+    train.run(small_config, tmp_path, Options(console=console))
+    small_config.cpu_kernels = False
+    train.run(small_config, tmp_path, Options(console=console))
+    said = "results may differ in their last bits" in console.file.getvalue()
+    assert said is (cpu.target() is not None)
 
 
 def test_a_disk_that_takes_no_record_does_not_hide_the_error_that_ends_the_run(tmp_path, small_config, monkeypatch):

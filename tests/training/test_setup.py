@@ -2,6 +2,7 @@ import jax
 import pytest
 
 from cnn_jax.core.errors import UserError
+from cnn_jax.nn import cpu
 from cnn_jax.training.setup import build, check_divisible
 from cnn_jax.training.state import States
 
@@ -38,3 +39,15 @@ def test_periods_fall_on_the_nearest_step(small_config):
     assert [step for step in range(1, 100) if run.is_due(step, "1 epochs")] == [20, 39, 59, 79, 98]
     assert [step for step in range(1, 5) if run.is_due(step, "1 examples")] == [1, 2, 3, 4]
     assert run.to_steps("2 epochs") == 39
+
+
+@pytest.mark.skipif(cpu.target() is None, reason="there are no kernels")
+@pytest.mark.parametrize("kernels", [True, False])
+def test_the_switch_chooses_the_form_of_the_training_step(small_config, kernels):
+    small_config.cpu_kernels = kernels
+    run = build(small_config)
+    states = States(run)
+    batch = next(run.data.parts["train"].train_batches(0, 1, small_config.batch_size))
+    state = jax.eval_shape(states.create)
+    text = run.train_step(states.shardings).lower(state, batch, run.resident("train")).as_text()
+    assert (cpu.target() in text) is kernels and ("stablehlo.convolution" in text) is not kernels

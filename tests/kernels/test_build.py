@@ -1,0 +1,154 @@
+"""The library is built once, by one process, and never loaded damaged; without a compiler one line says so."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from cnn_jax.kernels import build
+
+TARGET = build.target()
+needs_library = pytest.mark.skipif(TARGET is None, reason="there are no kernels")
+
+# Copies the library of this machine instead of compiling for many seconds, and counts how often.
+COMPILER = """#!/bin/sh
+if [ "$1" = --version ]; then echo stub; exit; fi
+echo built >> {log}
+sleep {seconds}
+for argument; do output=$argument; done
+cp {library} "$output"
+"""
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """Makes CXX a program that is fast; returns the file with a line for each library that it made."""
+
+    def make(text=COMPILER, seconds=0):
+        path, log = tmp_path / "fast-c++", tmp_path / "log"
+        library = build.folder() / f"kernels-{TARGET}.so"
+        path.write_text(text.format(log=log, library=library, seconds=seconds))
+        path.chmod(0o755)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("CXX", str(path))
+        return log
+
+    return make
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Loads as a new process does, but leaves XLA's handlers as they are; returns the hash and what was printed."""
+
+    def run(capsys):
+        monkeypatch.setattr(build, "register", lambda library, key: None)
+        build._load_once.cache_clear()
+        try:
+            return build.target(), capsys.readouterr().err
+        finally:
+            build._load_once.cache_clear()
+            monkeypatch.undo()
+
+    return run
+
+
+@needs_library
+def test_a_second_process_takes_the_library_of_the_first(compiler, load, capsys, monkeypatch):
+    log = compiler()
+    variables = dict(os.environ)
+    first, err = load(capsys)
+    assert err.startswith("building the CPU kernels with fast-c++, once on this machine") and err.count("\n") == 1
+    for name in ("XDG_CACHE_HOME", "CXX"):
+        monkeypatch.setenv(name, variables[name])
+    assert load(capsys) == (first, "")
+    assert log.read_text() == "built\n"
+
+
+@needs_library
+@pytest.mark.parametrize("damage", [lambda content: content[:-1000], lambda content: b"", lambda c: b"x" + c[1:]])
+def test_a_damaged_library_is_built_again(compiler, damage):
+    log = compiler()
+    command = build.compiler()
+    path = build.folder() / "kernels-x.so"
+    build.load(command, path)
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert not build.is_whole(path)
+    build.load(command, path)
+    assert path.read_bytes() == whole and log.read_text() == "built\n" * 2
+
+
+@needs_library
+def test_only_the_owner_can_write_to_the_folder(compiler):
+    compiler()
+    path = build.folder()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    path.chmod(0o777)
+    assert stat.S_IMODE(build.folder().stat().st_mode) == 0o700
+
+
+@needs_library
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
+def test_a_folder_of_somebody_else_is_not_used(compiler, load, capsys, monkeypatch):
+    compiler()
+    build.folder()
+    monkeypatch.setattr(build.os, "getuid", lambda: 12345)
+    found, err = load(capsys)
+    assert found is None and "belongs to another user; XDG_CACHE_HOME names another place" in err
+
+
+def test_another_source_compiler_or_processor_is_another_library(compiler, tmp_path, monkeypatch):
+    compiler()
+    command = build.compiler()
+    keys = [build.key_of(command), build.key_of([*command, "-g"])]
+    monkeypatch.setattr(build.compilation_cache, "_instructions", lambda: "other")
+    keys.append(build.key_of(command))
+    other = tmp_path / "kernels.cc"
+    other.write_text(build.SOURCE.read_text() + "\n")
+    monkeypatch.setattr(build, "SOURCE", other)
+    keys.append(build.key_of(command))
+    assert len(set(keys)) == 4
+
+
+def test_without_a_compiler_one_line_says_how_to_get_one(load, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("CXX", raising=False)
+    found, err = load(capsys)
+    assert found is None and err == (
+        "warning: convolutions run as XLA's own operations, which are slower on a CPU: there is no C++ compiler. "
+        "To get one: apt-get install g++\n"
+    )
+
+
+def test_a_compiler_that_is_named_and_missing_is_said(load, capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    found, err = load(capsys)
+    assert found is None and "CXX is '/nonexistent/c++', which is not a program" in err and err.count("\n") == 1
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="there is no shell")
+def test_a_build_that_fails_says_the_first_error(compiler, load, capsys):
+    script = '#!/bin/sh\nif [ "$1" = --version ]; then echo stub; exit; fi\necho "x.cc:1: error: bad" >&2\nexit 1\n'
+    compiler(script)
+    found, err = load(capsys)
+    assert found is None and "fast-c++ fails: x.cc:1: error: bad" in err and err.count("\n") == 2
+    assert not list(build.folder().glob("*.partial"))
+
+
+def test_the_environment_turns_the_kernels_off(monkeypatch):
+    monkeypatch.setenv("CNN_JAX_KERNELS", "0")
+    assert build.target() is None
+
+
+@needs_library
+@pytest.mark.slow
+def test_of_several_processes_that_start_at_once_one_builds(compiler):
+    log = compiler(seconds=2)
+    line = [sys.executable, "-c", "from cnn_jax.kernels import build; print(build.target())"]
+    processes = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    printed = [process.communicate() for process in processes]
+    assert len({out for out, _ in printed}) == 1 and printed[0][0].strip() != "None"
+    assert log.read_text() == "built\n" and sum("building" in err for _, err in printed) == 1
