@@ -10,6 +10,7 @@ from typing import Any
 from cnn_jax.analysis.layer_table import LayerRow, Totals, layer_table, stages, totals
 from cnn_jax.config.configuration import Configuration
 from cnn_jax.core.errors import StorageError, check
+from cnn_jax.core.files import write_text
 from cnn_jax.display import plots
 from cnn_jax.display.tables import Share, Sheet, Short, render
 
@@ -70,7 +71,7 @@ def network(config: Any, rows: Sequence[LayerRow], changes: Sequence[str] = ()) 
 
 def write(config: Any, rows: Sequence[LayerRow], path: Path) -> None:
     """Writes what the command prints of a configuration's network as a text file."""
-    path.write_text(render(sheets(network(config, rows)), "text"), encoding="utf-8")
+    write_text(path, render(sheets(network(config, rows)), "text"))
 
 
 def show(configurations: Sequence[Configuration], form: str, plot: Path | None = None) -> None:

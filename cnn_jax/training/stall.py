@@ -19,7 +19,7 @@ class StallTimer:
 
     def feed(self) -> None:
         """Starts the time anew; at most once a second, because it starts a thread."""
-        if self.seconds and time.monotonic() - self._fed > min(1.0, self.seconds / 4):
+        if self.seconds and self._file and time.monotonic() - self._fed > min(1.0, self.seconds / 4):
             self._fed = time.monotonic()
             faulthandler.dump_traceback_later(self.seconds, repeat=True, file=self._file)
 
