@@ -230,11 +230,11 @@ FIELDS: dict[str, Field] = {
     "data.channels": Field(3, "Channels of an example.", POSITIVE),
     "data.train": Field(
         "train",
-        "Training part. Parts are TFDS splits, folders or shares such as 70%. Empty (tfds only): chosen by what the "
-        "data set has. Decisions (best checkpoint, plateau) look at validation; the test part is touched at the end.",
+        "Training part. Parts are TFDS splits, folders or shares such as 70%. Empty: chosen by what the data set "
+        "has. Decisions (best checkpoint, plateau) look at validation; the test part is touched at the end.",
     ),
-    "data.validation": Field("validation", "Validation part. Empty (tfds only): the set's own, else 10% of train."),
-    "data.test": Field("test", "Test part. Empty (tfds only): the set's own test part, else its validation part."),
+    "data.validation": Field("validation", "Validation part. Empty: the set's own, else 10% of train."),
+    "data.test": Field("test", "Test part. Empty: the set's own test part, else its validation part."),
     "data.classes": Field((), "Names of the classes to use, the others are left out; (): all."),
     "data.images_per_class": Field(0, "Training examples of each class, drawn by the seed; 0: all.", NOT_NEGATIVE),
     "data.train_on": Field(

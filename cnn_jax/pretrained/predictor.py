@@ -18,6 +18,7 @@ from cnn_jax.analysis import introspection
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.core.progress import progress_bar
+from cnn_jax.core.text import printable
 from cnn_jax.data import augment, crops
 from cnn_jax.data.arrays import StoredArray
 from cnn_jax.data.decode import Frames, Picture, UnreadableError
@@ -221,7 +222,7 @@ class Predictor:
             if rows:
                 step()
         for reason in unreadable.values():
-            print(f"left out: {reason}", file=sys.stderr)
+            print(printable(f"left out: {reason}"), file=sys.stderr)
         check(bool(kept), f"none of the {len(files)} files can be read")
         if unreadable:
             print(f"{len(unreadable)} of {len(files)} files are left out", file=sys.stderr)
@@ -236,7 +237,10 @@ class Predictor:
         Raises:
           UserError: as `compute`; a word names nothing.
         """
-        found = find(words, len(self.image_size))
+        examples = find(words, len(self.image_size))
+        if examples.note:
+            print(examples.note, file=sys.stderr)
+        found = examples.found
         done = self.compute([example.file for example in found], "pixels" if pixels else "features", **reading)
         kept = [found[i] for i in done.kept]
         return Features(
