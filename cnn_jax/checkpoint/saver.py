@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,19 @@ class Saver:
 
     Args:
       keep: checkpoints to keep, the latest ones; the best by validation error stays as well.
+      run: what the checkpoints depend on, for their manifests; see `run_folder.identity`.
       report: called with a sentence before a write is tried again.
     """
 
-    def __init__(self, checkpoints: Checkpoints, *, keep: int, report: Callable[[str], Any] = print):
-        self.checkpoints, self.keep, self.report = checkpoints, keep, report
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        keep: int,
+        run: Mapping[str, str] | None = None,
+        report: Callable[[str], Any] = print,
+    ):
+        self.checkpoints, self.keep, self.run, self.report = checkpoints, keep, run, report
         self._alone = jax.process_count() == 1 or not checkpoints.shared
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
@@ -113,17 +121,18 @@ class Saver:
         with self._writing(step, partial):
             orbax.close()
             if collectives.is_first():
-                manifest.write(partial, step=step, error=error)
+                manifest.write(partial, step=step, error=error, run=self.run)
                 self._publish(partial, step)
 
     def _publish(self, partial: Path, step: int) -> None:
         """Gives a complete checkpoint its name, then removes those that need not stay."""
         folder = self.checkpoints.folder
         final = folder / str(step)
-        if final.exists():
-            self._remove(final)
+        before = final.rename(final.with_name(f"{step}.removed.partial")) if final.exists() else None
         partial.rename(final)
         files.sync_folder(folder)
+        if before is not None:
+            files.remove(before)
         best = self.checkpoints.best()
         for old in self.checkpoints.steps()[: -self.keep]:
             if old != best:

@@ -13,7 +13,6 @@ Nothing in a file is executed.
 
 import json
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +145,7 @@ def _ours(found: StateDict, source: str) -> Pretrained:
         about = json.loads(found.metadata[METADATA])
         model, given = dict(about["model"]), {field: about["input"][field] for field in INPUT}
         name, names = str(model["name"]), about.get("names", NAMES[0])
-        _check_input(given)
+        run_folder.check_input(given)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{source} is damaged: its header describes no network") from None
     if names == NAMES[0]:
@@ -154,17 +153,6 @@ def _ours(found: StateDict, source: str) -> Pretrained:
     else:
         leaves = _converted(found, source, _recognized(found, source), given["image_size"])
     return Pretrained(name=source, description=f"{name} of {source}", model=model, input=given, leaves=leaves)
-
-
-def _check_input(given: Mapping[str, Any]) -> None:
-    """Raises ValueError or TypeError unless the fields of `run_folder.INPUT` fit each other."""
-    shape = (*map(operator.index, given["image_size"]), operator.index(given["channels"]))
-    for field in ("mean", "std"):
-        if np.broadcast_shapes(np.asarray(given[field], np.float32).shape, shape) != shape:
-            raise ValueError(f"{field} does not fit images {shape}")
-    operator.index(given["test_resize"])
-    if given["classes"] is not None and not all(isinstance(name, str) for name in given["classes"]):
-        raise TypeError("classes have no names")
 
 
 def save(

@@ -105,11 +105,17 @@ class Session:
         hold, config, setup = self._resources.enter_context, self.config, self.setup
         self.records = hold(collectives.records(self.folder))
         hold(files.locked(self.records))
-        run_folder.prepare(config, self.records, data=setup.data.identity, extend=self.options.extend)
+        data = setup.data.identity
+        for note in run_folder.prepare(config, self.records, data=data, extend=self.options.extend):
+            self.tell(note)
         layer_sheets.write(config, setup.layers, self.records / "summary.txt")
         self.checkpoints = hold(Checkpoints(self.folder, shared=isinstance(self.name, Path)))
-        self.saver = hold(Saver(self.checkpoints, keep=config.checkpoint.keep, report=self.tell))
+        own = run_folder.identity(json.loads(config.to_json()), data)
+        self.saver = hold(Saver(self.checkpoints, keep=config.checkpoint.keep, run=own, report=self.tell))
         self.latest = collectives.decided(lambda: self.checkpoints.latest(self.tell, tidy=True))
+        if self.latest is not None and collectives.is_first():
+            saved = self.checkpoints.run(self.latest)
+            run_folder.check_identity(saved, own, self.checkpoints.folder / str(self.latest))
         self.first_step = self.latest or 0
         self.run_record = hold(
             RunRecord(
@@ -122,7 +128,12 @@ class Session:
             )
         )
         self.recorder = hold(
-            Recorder(self.records, step=self.first_step, tensorboard=config.log.tensorboard and collectives.is_first())
+            Recorder(
+                self.records,
+                step=self.first_step,
+                tensorboard=config.log.tensorboard and collectives.is_first(),
+                report=self.tell,
+            )
         )
         self.trace = hold(
             Trace(
@@ -295,7 +306,7 @@ class Session:
     def _write_layers(self, state: TrainState, when: str) -> None:
         """Writes what `diagnostics.examine` finds of the first batch under "first" or "last" of layers.json."""
         path = self.records / "layers.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if when == "last" and path.exists() else {}
+        found = files.read_json(path) if when == "last" and path.exists() else {}
         found[when] = diagnostics.examine(self.setup, state, diagnostics.training_batch(self.setup, 1))
         files.write_text(path, json.dumps(jsonable(found), indent=1) + "\n")
 
