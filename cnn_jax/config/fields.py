@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.config import datasets
 from cnn_jax.config.durations import Duration
+from cnn_jax.core.errors import UserError
 from cnn_jax.core.fields import (
     FACTOR,
     FRACTION,
@@ -332,11 +333,11 @@ def get_config(dataset: str = "digits", network: str | None = None) -> ConfigDic
       network: a key of `models.MODELS`: config.model is its name and its fields with their defaults. None: it is empty.
 
     Raises:
-      ValueError: `dataset` is not of the form NAME or NAME/VARIANT. Whether TFDS has it is seen when it is opened.
-      UserError: no such network.
+      UserError: no such network, or `dataset` is not of the form NAME or NAME/VARIANT. Whether TFDS has it is seen when
+        it is opened.
     """
     if not re.fullmatch(r"\w+(/\w[\w.+-]*)?", dataset):
-        raise ValueError(
+        raise UserError(
             f"a data set is called NAME or NAME/VARIANT, not {dataset!r}. Known: {', '.join(datasets.DATASETS)}, and "
             "every classification set of TFDS"
         )

@@ -8,6 +8,7 @@ runtime aborts with 134.
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -38,6 +39,8 @@ class Stopped(UserError):
 def near(value: str, options: Iterable[str]) -> str:
     """Returns `; did you mean 'x'?` for the option closest to `value`, or an empty string."""
     match = difflib.get_close_matches(str(value), list(options), n=1, cutoff=0.5)
+    if match and unicodedata.normalize("NFC", match[0]) == unicodedata.normalize("NFC", str(value)):
+        return f"; did you mean {match[0]!a}, the same letters in another Unicode normal form?"
     return f"; did you mean {match[0]!r}?" if match else ""
 
 

@@ -81,6 +81,7 @@ def open_source(source: str) -> Pretrained:
     if source.startswith(hub.PREFIX):
         fetched = hub.fetch(source)
         return _foreign(state_dicts.read(fetched.weights), fetched.source, fetched.config)
+    source = str(files.expanded(source)) if source.startswith("~") else source
     if source.endswith((".safetensors", *state_dicts.SUFFIXES)) and not Path(source).is_dir():
         found = state_dicts.read(Path(source))
         return _ours(found, source) if METADATA in found.metadata else _foreign(found, source, None)
