@@ -53,8 +53,6 @@ class Configuration:
         values = FlagValues()
         # The last of those that name a field twice: ml_collections would join tuples.
         last = {name: value for name, _, value in (override.partition("=") for override in overrides)}
-            name: value for name, _, value in (override.partition("=") for override in overrides)
-        }  # of a field that is given twice
         argv = ["", *(f"--config.{name}={value}" for name, value in last.items())]
         copy = self.config.copy_and_resolve_references().lock()
         for name, value in last.items():

@@ -159,7 +159,7 @@ def check_input(given: Mapping[str, Any]) -> None:
     for values in (mean, std):
         if np.broadcast_shapes(values.shape, shape) != shape:
             raise ValueError(f"mean and std do not fit images {shape}")
-    if min(shape) < 1 or operator.index(given["test_resize"]) < 1 or given["test_crop"] not in ("resize", "center"):
+    if min(shape) < 1 or operator.index(given["test_resize"]) < 0 or given["test_crop"] not in ("resize", "center"):
         raise ValueError("no images are seen so")
     if given["classes"] is not None and not all(isinstance(name, str) for name in given["classes"]):
         raise TypeError("classes have no names")
