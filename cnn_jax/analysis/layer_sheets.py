@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.analysis.layer_table import LayerRow, Totals, layer_table, stages, totals
+from cnn_jax.analysis.layer_table import LayerRow, Totals, dropped, layer_table, stages, totals
 from cnn_jax.config.configuration import Configuration
 from cnn_jax.core.errors import StorageError, check
 from cnn_jax.core.files import write_text
@@ -104,6 +104,7 @@ def sheets(one: Network) -> list[Sheet]:
     """Returns the layers, the stages and the totals of a network."""
     size, whole = one.bytes_per_value, one.totals
     shape = "x".join(map(str, one.input_shape))
+    where = f"; positions dropped at the border: {found}" if (found := dropped(one.rows)) else ""
     memory = ("bytes out", "bytes kept")
     layers = [
         (
@@ -138,7 +139,11 @@ def sheets(one: Network) -> list[Sheet]:
         *memory,
     )
     return [
-        Sheet(f"{one.label}, one image of {shape}", (*headings, "receptive field", "jump"), layers),
+        Sheet(
+            f"{one.label}, one image of {shape}{where and f'; dropped at the border: {where}'}",
+            (*headings, "receptive field", "jump"),
+            layers,
+        ),
         Sheet("By stage", stage_headings, by_stage),
         Sheet("Totals", ("quantity", "value"), list(quantities(one).items())),
     ]
@@ -151,8 +156,15 @@ def share(part: int, whole: int) -> Share | None:
 def quantities(one: Network) -> dict[str, Any]:
     """Returns the totals under names for people."""
     sums, size = one.totals, one.bytes_per_value
+    main = totals([row for row in one.rows if not row.name.startswith("auxiliary")])
+    apart = {
+        "parameters of the main network": main.parameters,
+        "parameters of auxiliary heads, for training only": sums.parameters - main.parameters,
+        "linear layers' share of the main network": share(main.linear_parameters, main.parameters),
+    }
     return {
         "parameters": sums.parameters,
+        **(apart if main.parameters < sums.parameters else {}),
         "parameters of convolutions and normalisation": sums.conv_parameters,
         "parameters of linear layers": sums.linear_parameters,
         "linear layers' share of parameters": share(sums.linear_parameters, sums.parameters),

@@ -6,8 +6,10 @@
 Orbax reads a flipped bit in silence; the manifest does not.
 """
 
+import itertools
 import math
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from cnn_jax.core import files, trees
 from cnn_jax.core.errors import StorageError, UserError
 
 Tree = Any
+ATTEMPTS = 20  # to read a checkpoint of a run that goes on saving
 STEP = re.compile(r"0|[1-9][0-9]*")  # the name of a checkpoint's folder
 
 
@@ -139,6 +142,25 @@ class Checkpoints:
         if problem:
             raise StorageError(f"the checkpoint of step {step:,} is damaged: {problem}: use --checkpoint=latest")
         return step
+
+    def read_chosen(self, which: str, read: Callable[[int], Any], *, flag: str) -> tuple[int, Any]:
+        """Returns (step, what `read` returns of it) of the checkpoint that `select` chooses.
+
+        A run that trains may remove a checkpoint while it is read: then another one is chosen.
+
+        Raises:
+          UserError, StorageError: see `select`.
+        """
+        for attempt in itertools.count(1):
+            before = self.steps()
+            try:
+                step = self.select(which, lambda text: None, flag=flag)
+                return step, read(step)
+            except Exception:  # of whatever kind: files go while orbax reads them
+                if attempt == ATTEMPTS or set(before) <= set(self.steps()):
+                    raise
+                time.sleep(0.05 * attempt)
+        raise AssertionError
 
     # ------------------------------------------------------------ restore
 

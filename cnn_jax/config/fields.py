@@ -73,6 +73,11 @@ FIELDS: dict[str, Field] = {
         ChoiceOrPath("cross_entropy"),
     ),
     "loss_options": Field({}, "Further keyword arguments of a loss of your own."),
+    "strict_sizes": Field(
+        False,
+        "Refuse image sizes of which a layer drops positions at the border, because its stride does not divide them.",
+        resume=True,
+    ),
     "label_smoothing": Field(0.0, "Share of the target that is spread evenly over all classes.", SHARE),
     "accumulation": Field(
         1, "Micro-batches that one step averages its gradient over; each has its own BatchNorm statistics.", POSITIVE

@@ -115,8 +115,11 @@ def _from_run(source: str) -> Pretrained:
         config = run_folder.stored_config(here)
         given = run_folder.read_input(here)
         with Checkpoints(here, shared=isinstance(folder, Path)) as checkpoints:
-            step = checkpoints.select(which, lambda text: None, flag=f"the checkpoint in {source!r}")
-            leaves = checkpoints.read_weights(step)
+            step, leaves = checkpoints.read_chosen(
+                which, checkpoints.read_weights, flag=f"the checkpoint in {source!r}"
+            )
+            checkpoint = checkpoints.folder / str(step)
+            run_folder.check_identity(checkpoints.run(step), run_folder.identity(config), checkpoint)
     recomputes = config.get("eval", {}).get("recompute_statistics", 0)
     note = "; BatchNorm statistics are those of the training, its test recomputed them" if recomputes else ""
     return Pretrained(

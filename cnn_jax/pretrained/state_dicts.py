@@ -20,7 +20,7 @@ from cnn_jax.core.files import storage_errors
 SUFFIXES = (".pth", ".pt", ".bin", ".pth.tar")  # of files that torch.save writes
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # entries that training scripts put a state dict in
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
-DEPTH = 3  # of mappings in which a state dict is looked for
+DEPTH = 4  # of mappings in which a state dict is looked for
 IGNORED = ".num_batches_tracked"  # names that end so are no weights: a count of BatchNorm, an integer
 SAFE = (2, 6)  # of PyTorch: earlier ones can be made to execute code even so (CVE-2025-32434)
 TYPES = dict(F16="float16", BF16="bfloat16", F32="float32", F64="float64")  # safetensors' names, NumPy's
@@ -200,6 +200,9 @@ def _load(path: Path, torch: Any, size: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats
             # Mapped, an entry cannot reach beyond the file; the format before 2020 has no entries.
+            if path.suffix == ".safetensors":  # PyTorch goes by the name
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UserError:
         raise

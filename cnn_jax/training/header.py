@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import dropped
 from cnn_jax.config.fields import model_fields
 from cnn_jax.core import trees
+from cnn_jax.core.text import printable
 from cnn_jax.data.dataset import KINDS
 from cnn_jax.display.tables import human
 from cnn_jax.tracking.run_folder import has_checkpoint
@@ -55,8 +57,10 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
         ("", f"of it parameters, optimiser and statistics: {states.bytes():,} bytes, exactly; {placed}"),
         ("results", str(workdir)),
     )
+    if where := dropped(setup.layers):
+        lines = (*lines[:3], ("", f"positions at the border are dropped by the strides of: {where}"), *lines[3:])
     for name, value in lines:
-        console.print(f"[bold]{name:10}[/bold]{escape(value)}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name:10}[/bold]{escape(printable(value))}", highlight=False, soft_wrap=True)
     if has_unused_gpu():
         console.print(
             "[bold red]warning:[/bold red] this machine has an NVIDIA GPU, but jax computes on the CPU: "
@@ -95,7 +99,7 @@ def print_transfer(setup: Setup, states: States, console: Console) -> None:
         )
         lines.append(("frozen", ", ".join(trees.summarized(frozen, mask))))
     for name, value in lines:
-        console.print(f"[bold]{name:10}[/bold]{escape(value)}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name:10}[/bold]{escape(printable(value))}", highlight=False, soft_wrap=True)
 
 
 def has_unused_gpu() -> bool:

@@ -16,7 +16,7 @@ from cnn_jax.analysis import layer_sheets
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.checkpoint.saver import Saver
 from cnn_jax.core import files
-from cnn_jax.core.errors import Stopped, UserError
+from cnn_jax.core.errors import Stopped, StorageError, UserError
 from cnn_jax.display import plots, terminal
 from cnn_jax.parallel import collectives, mesh
 from cnn_jax.tracking import run_folder
@@ -105,6 +105,8 @@ class Session:
         hold, config, setup = self._resources.enter_context, self.config, self.setup
         self.records = hold(collectives.records(self.folder))
         hold(files.locked(self.records))
+        found = self.records.stat()
+        self.inode = found.st_dev, found.st_ino
         data = setup.data.identity
         for note in run_folder.prepare(config, self.records, data=data, extend=self.options.extend):
             self.tell(note)
@@ -250,12 +252,13 @@ class Session:
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts to save the state, after the records before it are on the disk."""
+        self._check_folder()
         self.recorder.sync()
         error = self.final["validation"]["error"] if self.validated == step else None
         with self.throughput.paused(state), self.run_record.spending("saving"):
             self.saver.save(step, state, error=error)
             if collectives.is_first() and (self.stop.received or time.perf_counter() - self.plotted > PLOT_EVERY):
-                plots.plot_curves(self.records)
+                self._draw(plots.plot_curves, self.records)
                 self.plotted = time.perf_counter()
             self.run_record.write(step)
 
@@ -285,22 +288,42 @@ class Session:
             final["train"] = evaluate("train")
         if config.eval.layers:
             self._write_layers(state, "last")
+        terminal.print_results(final, self.options.console)
         # The test is the last record: a run that has it has everything.
         for part, kind in (("train", "train_part"), ("test", "test")):
             if part in final:
                 self._write(kind, total, scalars(final[part]))
         if collectives.is_first():
-            plots.plot_curves(self.records)
+            self._draw(plots.plot_curves, self.records)
             if config.eval.confusion_matrix:
-                names = self.setup.data.class_names
-                plots.plot_confusion(final["test"]["confusion"], names, self.records / "confusion_matrix.png")
-        terminal.print_results(final, self.options.console)
+                names, path = self.setup.data.class_names, self.records / "confusion_matrix.png"
+                self._draw(plots.plot_confusion, final["test"]["confusion"], names, path)
         self.tell(f"{time.perf_counter() - self.options.began:.0f} s; results are in {self.name}")
         return final
 
     # ------------------------------------------------------------ files
 
+    def _draw(self, plot: Callable[..., Any], *arguments: Any) -> None:
+        """Draws a picture; what goes wrong is said and costs nothing else."""
+        try:
+            plot(*arguments)
+        except Exception as error:
+            self.tell(f"a picture cannot be drawn ({plot.__name__}): {type(error).__name__}: {error}")
+
+    def _check_folder(self) -> None:
+        """Raises StorageError if the folder is no longer the one that the run began in."""
+        try:
+            found = self.records.stat()
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self.inode:
+            raise StorageError(
+                f"{self.name} was moved or removed while the run was training: what it has saved is there where it was "
+                "moved to. To resume, run the same command with --workdir=NEW-PLACE"
+            )
+
     def _write(self, kind: str, step: int, metrics: dict[str, Any]) -> None:
+        self._check_folder()
         self.recorder.write(kind, step, step / self.setup.steps_per_epoch, **metrics)
 
     def _write_layers(self, state: TrainState, when: str) -> None:

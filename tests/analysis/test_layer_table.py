@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
-from cnn_jax.analysis.layer_table import LayerRow, layer_table, stages, totals, training_bytes
+from cnn_jax.analysis.layer_table import LayerRow, dropped, layer_table, stages, totals, training_bytes
 from cnn_jax.nn import cpu
 from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import BatchNorm, Conv, Linear
@@ -305,3 +305,17 @@ def test_branches_see_what_the_widest_sees_along_any_number_of_axes(axes):
     assert (small.kept, large.kept) == (2 * 9 * (8 if axes > 1 else 1) * (7 if axes > 2 else 1), 0)  # the same array
     added = layer_table(lambda: Branches(axes, jnp.add), (*(9, 8, 7)[:axes], 2))[-1]
     assert (added.receptive_field, added.jump) == ((5 + 2 * 2,) * axes, (2,) * axes)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "where"),
+    [
+        ("resnet18", {}, ""),
+        ("alexnet", {}, ""),
+        ("alexnet", dict(variant="ungrouped", input_shape=(224, 224, 3)), "conv1/conv (1), pool1 (1), pool2 (1), pool3 (1)"),
+        ("nin", dict(ceil=False, input_shape=(224, 224, 3)), "conv1_1/conv (1), pool1 (1), pool2 (1), pool3 (1)"),
+    ],
+)
+def test_positions_that_no_window_reaches_are_named(name, fields, where):
+    shape = fields.get("input_shape", models.fields(name)["input_shape"])
+    assert dropped(layer_table(lambda: models.create(name, **fields), shape)) == where
