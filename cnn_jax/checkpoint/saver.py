@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from cnn_jax.checkpoint import manifest
 from cnn_jax.checkpoint.manager import Checkpoints, processes
 from cnn_jax.core import files
-from cnn_jax.core.errors import StorageError
+from cnn_jax.core.errors import FolderGoneError, StorageError
 from cnn_jax.parallel import collectives
 
 Tree = Any
@@ -53,6 +53,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
         self._numbers = itertools.count()
+        self._place: tuple[int, int] | None = None  # of the folder of checkpoints
 
     def save(self, step: int, state: Tree, *, error: float | None) -> None:
         """Starts to save `state` after the save before is on the disk.
@@ -95,7 +96,7 @@ class Saver:
             try:
                 return self._finish(self._start(step, copy), step, error)
             except StorageError as refusal:
-                if pause is None:
+                if pause is None or isinstance(refusal, FolderGoneError):
                     raise
                 self.report(f"{refusal}; trying again in {pause:g} s")
                 time.sleep(pause)
@@ -105,8 +106,12 @@ class Saver:
         partial = self.checkpoints.folder / f"{step}.{next(self._numbers)}.partial"
         with self._writing(step, partial):
             if collectives.is_first():
+                if self._place is None:
+                    files.make_folder(self.checkpoints.folder)
+                    self._place = files.inode(self.checkpoints.folder)
                 shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-                files.make_folder(partial)
+                partial.mkdir()  # not its parents: the run's folder may have been moved
+                files.sync_folder(self.checkpoints.folder)
             if not self._alone:
                 collectives.meet(f"folder of {partial.name}")
             who = processes(shared=not self._alone)
@@ -148,9 +153,11 @@ class Saver:
         try:
             with files.storage_errors(f"the checkpoint of step {step:,} cannot be written; the earlier ones are whole"):
                 yield
-        except BaseException:
+        except BaseException as error:
             if collectives.is_first():
                 shutil.rmtree(partial, ignore_errors=True)
+                if self._place is not None and files.inode(self.checkpoints.folder) != self._place:
+                    raise FolderGoneError(self.checkpoints.folder.parent) from error
             raise
 
 

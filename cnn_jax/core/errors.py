@@ -30,6 +30,16 @@ class StorageError(UserError):
     exit_code = 74  # EX_IOERR
 
 
+class FolderGoneError(StorageError):
+    """The folder of a run was moved or removed while it was training."""
+
+    def __init__(self, folder: object):
+        super().__init__(
+            f"{folder} was moved or removed while the run was training: what it has saved is where it was moved to. To "
+            "resume, run the same command with --workdir=NEW-PLACE"
+        )
+
+
 class Stopped(UserError):
     """A signal stopped the run, and everything is saved."""
 

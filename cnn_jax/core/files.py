@@ -108,24 +108,16 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}")
 
     above = Path(os.path.realpath(root))
-    seen = {_inode(path) for path in (above, *above.parents)}
+    seen = {inode(path) for path in (above, *above.parents)}
     for place, folders, names in os.walk(root, onerror=fail, followlinks=True):
         kept = []
         for name in sorted(folders):
-            inode = None if name.startswith(".") else _inode(Path(place) / name)
-            if inode is not None and inode not in seen:
-                seen.add(inode)
+            found = None if name.startswith(".") else inode(Path(place) / name)
+            if found is not None and found not in seen:
+                seen.add(found)
                 kept.append(name)
         folders[:] = kept
         yield Path(place), folders, sorted(names)
-
-
-def _inode(folder: Path) -> tuple[int, int] | None:
-    try:
-        found = folder.stat()
-    except OSError:  # `walk` has named what it could not read
-        return None
-    return found.st_dev, found.st_ino
 
 
 # ---------------------------------------------------------------- writing
@@ -192,6 +184,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def inode(folder: Path) -> tuple[int, int] | None:
+    """Returns what tells a folder from every other one, or None if it is not there: its device and number."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def make_folder(folder: Path) -> None:

