@@ -253,7 +253,12 @@ FIELDS: dict[str, Field] = {
         "device: all images in the accelerator's memory; stream: read while training.",
         Choice("device", "stream"),
     ),
-    "data.workers": Field(8, "Threads that read and decode a stream.", POSITIVE, resume=True),
+    "data.workers": Field(
+        8,
+        "Threads that read and decode a stream.",
+        Rule("from 1 to 4096", lambda count: 1 <= count <= 4096),
+        resume=True,
+    ),
     "data.prefetch": Field(2, "Batches of a stream that they read ahead.", POSITIVE, resume=True),
     "data.timeout": Field(600.0, "Seconds to wait for a batch before the run ends.", POSITIVE, resume=True),
     "data.on_error": Field(

@@ -61,6 +61,14 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
         lines = (*lines[:3], ("", f"positions at the border are dropped by the strides of: {where}"), *lines[3:])
     for name, value in lines:
         console.print(f"[bold]{name:10}[/bold]{escape(printable(value))}", highlight=False, soft_wrap=True)
+    total = host_memory()
+    if jax.default_backend() == "cpu" and total and states.memory_bytes() * len(devices) > total:
+        console.print(
+            f"[bold red]warning:[/bold red] this machine has {human(total)}B of memory: the run will probably be "
+            "killed. A smaller config.batch_size, or a larger config.accumulation, needs less",
+            highlight=False,
+            soft_wrap=True,
+        )
     if has_unused_gpu():
         console.print(
             "[bold red]warning:[/bold red] this machine has an NVIDIA GPU, but jax computes on the CPU: "
@@ -100,6 +108,14 @@ def print_transfer(setup: Setup, states: States, console: Console) -> None:
         lines.append(("frozen", ", ".join(trees.summarized(frozen, mask))))
     for name, value in lines:
         console.print(f"[bold]{name:10}[/bold]{escape(printable(value))}", highlight=False, soft_wrap=True)
+
+
+def host_memory() -> int | None:
+    """Returns the memory of this machine, bytes, or None if the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def has_unused_gpu() -> bool:

@@ -236,6 +236,9 @@ def _completed(config: Any, data: Splits) -> Any:
     config = config.copy_and_resolve_references()
     config.data.num_classes = len(data.class_names)
     config.data.update(data.chosen)
+    # Evaluation fills its batches up to one size: no more than the largest part needs.
+    devices, largest = len(jax.devices()), max(map(len, data.parts.values()))
+    config.eval.batch_size = min(config.eval.batch_size, math.ceil(largest / devices) * devices)
     examples = len(data.parts["train"])
     check(
         config.batch_size <= examples,
