@@ -15,6 +15,7 @@ from cnn_jax.core import trees
 from cnn_jax.core.text import printable
 from cnn_jax.data.dataset import KINDS
 from cnn_jax.display.tables import human
+from cnn_jax.display.terminal import say
 from cnn_jax.tracking.run_folder import has_checkpoint
 from cnn_jax.training.setup import Setup
 from cnn_jax.training.state import States
@@ -61,6 +62,9 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
         lines = (*lines[:3], ("", f"positions at the border are dropped by the strides of: {where}"), *lines[3:])
     for name, value in lines:
         console.print(f"[bold]{name:10}[/bold]{escape(printable(value))}", highlight=False, soft_wrap=True)
+    if config.model.get("activation") == "sigmoid":
+        note = "sigmoid saturates: a recipe for another activation may stay near chance. LeNet-5 on digits needs"
+        say(console, f"note: {note} --config.optim.learning_rate=0.05 --config.duration='80 epochs'")
     total = host_memory()
     if jax.default_backend() == "cpu" and total and states.memory_bytes() * len(devices) > total:
         console.print(

@@ -181,7 +181,7 @@ def test_the_last_value_of_a_field_wins(last):
     [
         (
             "optim.schedule=cosine",
-            "'optim.schedule' is a section, not a field: give --config.optim.schedule.name=cosine",
+            "'optim.schedule' is a section, not a field: give --config.optim.schedule.name=",
         ),
         ("model=lenet5", "'model' is a section"),
         ("learning_rate=0.1", "did you mean 'optim.learning_rate'"),
