@@ -17,6 +17,7 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -202,7 +203,7 @@ def _interrupts() -> Iterator[None]:
     def hook(unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             return before(unraisable)
-        again = threading.Timer(0.02, _thread.interrupt_main)
+        again = threading.Timer(0.02, _interrupt_main)
         again.daemon = True
         again.start()
 
@@ -211,6 +212,15 @@ def _interrupts() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+
+
+def _interrupt_main() -> None:
+    """Interrupts the main thread, also while it waits in a call of the system."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

@@ -45,7 +45,7 @@ def errors_of(file: Path) -> Iterator[None]:
         raise UserError(f"{error.filename or file}, line {error.lineno}: {error.msg}") from None
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [i for i, frame in enumerate(frames) if frame.filename == str(file)]
+        own = [i for i, frame in enumerate(frames) if frame.filename == os.path.abspath(file)]
         line = f", line {frames[own[-1]].lineno}" if own else ""
         says_itself = type(error) is ValueError and own and own[-1] == len(frames) - 1
         name = "" if says_itself else f"{type(error).__name__}: "
