@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.analysis.layer_table import LayerRow, Totals, layer_table, stages, totals
+from cnn_jax.analysis.layer_table import LayerRow, Totals, dropped, layer_table, stages, totals
 from cnn_jax.config.configuration import Configuration
 from cnn_jax.core.errors import StorageError, check
+from cnn_jax.core.files import write_text
 from cnn_jax.display import plots
 from cnn_jax.display.tables import Share, Sheet, Short, render
 
@@ -70,7 +71,7 @@ def network(config: Any, rows: Sequence[LayerRow], changes: Sequence[str] = ()) 
 
 def write(config: Any, rows: Sequence[LayerRow], path: Path) -> None:
     """Writes what the command prints of a configuration's network as a text file."""
-    path.write_text(render(sheets(network(config, rows)), "text"), encoding="utf-8")
+    write_text(path, render(sheets(network(config, rows)), "text"))
 
 
 def show(configurations: Sequence[Configuration], form: str, plot: Path | None = None) -> None:
@@ -103,6 +104,7 @@ def sheets(one: TracedNetwork) -> list[Sheet]:
     """Returns the layers, the stages and the totals of a network."""
     size, whole = one.bytes_per_value, one.totals
     shape = "x".join(map(str, one.input_shape))
+    where = f"; positions dropped at the border: {found}" if (found := dropped(one.rows)) else ""
     memory = ("bytes out", "bytes kept")
     layers = [
         (
@@ -137,7 +139,11 @@ def sheets(one: TracedNetwork) -> list[Sheet]:
         *memory,
     )
     return [
-        Sheet(f"{one.label}, one image of {shape}", (*headings, "receptive field", "jump"), layers),
+        Sheet(
+            f"{one.label}, one image of {shape}{where and f'; dropped at the border: {where}'}",
+            (*headings, "receptive field", "jump"),
+            layers,
+        ),
         Sheet("By stage", stage_headings, by_stage),
         Sheet("Totals", ("quantity", "value"), list(quantities(one).items())),
     ]
@@ -150,8 +156,15 @@ def share(part: int, whole: int) -> Share | None:
 def quantities(one: TracedNetwork) -> dict[str, Any]:
     """Returns the totals under names for people."""
     sums, size = one.totals, one.bytes_per_value
+    main = totals([row for row in one.rows if not row.name.startswith("auxiliary")])
+    apart = {
+        "parameters of the main network": main.parameters,
+        "parameters of auxiliary heads, for training only": sums.parameters - main.parameters,
+        "linear layers' share of the main network": share(main.linear_parameters, main.parameters),
+    }
     return {
         "parameters": sums.parameters,
+        **(apart if main.parameters < sums.parameters else {}),
         "parameters of convolutions and normalisation": sums.conv_parameters,
         "parameters of linear layers": sums.linear_parameters,
         "linear layers' share of parameters": share(sums.linear_parameters, sums.parameters),

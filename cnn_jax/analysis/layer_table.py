@@ -31,6 +31,7 @@ class LayerRow:
     kept: int = 0  # elements of the input that the gradient needs, if no layer before has the same input
     receptive_field: tuple[int, ...] | None = None  # pixels along each spatial axis of the image
     jump: tuple[int | None, ...] | None = None  # pixels from one position to the next; None: no positions are left
+    dropped: tuple[int, ...] = ()  # positions at the end of each axis of the input that no window reaches
 
     @property
     def outputs(self) -> int:
@@ -121,6 +122,7 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
             kept=0 if inp in kept else math.prod(in_shape),
             receptive_field=field.size if field else None,
             jump=field.jump if field else None,
+            dropped=_dropped(layer, in_shape),
         )
         rows.append(row)
         kept.add(inp)
@@ -153,6 +155,32 @@ def _describe(layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int, ...])
     detail += f", dilation {_axes(layer.dilation)}" if max(layer.dilation) > 1 else ""
     detail += f", {groups} groups" if groups > 1 else ""
     return "conv", detail, math.prod(out_shape) * math.prod(layer.kernel_size) * in_shape[-1] // groups
+
+
+def _dropped(layer: Any, in_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns how many positions at the end of each axis no window of a layer reaches, because its stride skips them.
+
+    Padding that is not reached is no position; a window smaller than its stride leaves positions out by design.
+    """
+    from cnn_jax.nn import layers, pooling
+
+    if not isinstance(layer, (layers.Conv, pooling.Pool)) or getattr(layer, "ceil", False):
+        return ()
+    found = []
+    axes = (_along(value, len(in_shape) - 1) for value in (layer.kernel_size, layer.strides, layer.pads))
+    for size, kernel, stride, padding in zip(in_shape, *axes, strict=False):
+        rest = (size + 2 * padding - kernel) % stride if kernel >= stride else 0
+        found.append(max(0, rest - padding))
+    return tuple(found) if any(found) else ()
+
+
+def _along(values: Any, axes: int) -> tuple[int, ...]:
+    return (values,) * axes if isinstance(values, int) else tuple(values)
+
+
+def dropped(rows: Sequence[LayerRow]) -> str:
+    """Returns where positions are dropped, in words: "conv1 (1), pool2 (0x1)"; "" if they are nowhere."""
+    return ", ".join(f"{row.name} ({_axes(row.dropped)})" for row in _distinct(rows) if row.dropped)
 
 
 def _axes(values: Any) -> str:

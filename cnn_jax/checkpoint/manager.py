@@ -6,8 +6,10 @@
 Orbax reads a flipped bit in silence; the manifest does not.
 """
 
+import itertools
 import math
-import shutil
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cnn_jax.checkpoint import manifest
-from cnn_jax.core import trees
+from cnn_jax.core import files, trees
 from cnn_jax.core.errors import StorageError, UserError
 
 Tree = Any
+ATTEMPTS = 20  # to read a checkpoint of a run that goes on saving
+STEP = re.compile(r"0|[1-9][0-9]*")  # the name of a checkpoint's folder
 
 
 def processes(*, shared: bool) -> ocp.options.MultiprocessingOptions:
@@ -53,7 +57,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, in order; some may be damaged."""
         names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        return sorted(int(name) for name in names if name.isdecimal())
+        return sorted(int(name) for name in names if STEP.fullmatch(name))
 
     def best(self) -> int | None:
         """Returns the step of the lowest validation error, the first of equals, or None if none was validated."""
@@ -65,6 +69,10 @@ class Checkpoints:
         """Returns the lowest validation error of the checkpoints, infinity if none has one."""
         best = self.best()
         return math.inf if best is None else manifest.error(self.folder / str(best))
+
+    def run(self, step: int) -> dict[str, str]:
+        """Returns the identity of the run that saved a whole checkpoint, as `Saver` got it; {} if it got none."""
+        return dict(manifest.read(self.folder / str(step)).get("run", {}))
 
     def damage(self, step: int) -> str | None:
         """Returns what is wrong with the files of a checkpoint, or None if they are those that were saved."""
@@ -84,13 +92,16 @@ class Checkpoints:
           StorageError: there are checkpoints, but none is whole.
         """
         for left_over in self.folder.glob("*.partial") if tidy else ():
-            shutil.rmtree(left_over)
+            files.remove(left_over)
+        for stray in sorted(self.folder.glob("*")):
+            if not STEP.fullmatch(stray.name) and stray.suffix not in (".partial", ".damaged"):
+                report(f"{stray} is not read: a checkpoint is called by its step, such as 100")
         damaged = []
         for step in reversed(self.steps()):
             problem = self.damage(step)
             if problem is None:
                 for other in damaged if tidy else ():
-                    shutil.rmtree(self.folder / f"{other}.damaged", ignore_errors=True)
+                    files.remove(self.folder / f"{other}.damaged")
                     (self.folder / str(other)).rename(self.folder / f"{other}.damaged")
                 return step
             report(f"the checkpoint of step {step:,} is damaged: {problem}")
@@ -121,7 +132,7 @@ class Checkpoints:
             if best is None:
                 raise UserError(f"no checkpoint in {self.folder} has a validation error: use --checkpoint=latest")
             step = best
-        elif which.isdecimal() and int(which) in steps:
+        elif STEP.fullmatch(which) and int(which) in steps:
             step = int(which)
         else:
             raise UserError(
@@ -131,6 +142,25 @@ class Checkpoints:
         if problem:
             raise StorageError(f"the checkpoint of step {step:,} is damaged: {problem}: use --checkpoint=latest")
         return step
+
+    def read_chosen(self, which: str, read: Callable[[int], Any], *, flag: str) -> tuple[int, Any]:
+        """Returns (step, what `read` returns of it) of the checkpoint that `select` chooses.
+
+        A run that trains may remove a checkpoint while it is read: then another one is chosen.
+
+        Raises:
+          UserError, StorageError: see `select`.
+        """
+        for attempt in itertools.count(1):
+            before = self.steps()
+            try:
+                step = self.select(which, lambda text: None, flag=flag)
+                return step, read(step)
+            except Exception:  # of whatever kind: files go while orbax reads them
+                if attempt == ATTEMPTS or set(before) <= set(self.steps()):
+                    raise
+                time.sleep(0.05 * attempt)
+        raise AssertionError
 
     # ------------------------------------------------------------ restore
 

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from cnn_jax.checkpoint import manifest
 from cnn_jax.checkpoint.manager import Checkpoints, processes
 from cnn_jax.core import files
-from cnn_jax.core.errors import StorageError
+from cnn_jax.core.errors import FolderGoneError, StorageError
 from cnn_jax.parallel import collectives
 
 Tree = Any
@@ -36,15 +36,24 @@ class Saver:
 
     Args:
       keep: checkpoints to keep, the latest ones; the best by validation error stays as well.
+      run: what the checkpoints depend on, for their manifests; see `run_folder.identity`.
       report: called with a sentence before a write is tried again.
     """
 
-    def __init__(self, checkpoints: Checkpoints, *, keep: int, report: Callable[[str], Any] = print):
-        self.checkpoints, self.keep, self.report = checkpoints, keep, report
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        keep: int,
+        run: Mapping[str, str] | None = None,
+        report: Callable[[str], Any] = print,
+    ):
+        self.checkpoints, self.keep, self.run, self.report = checkpoints, keep, run, report
         self._alone = jax.process_count() == 1 or not checkpoints.shared
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
         self._numbers = itertools.count()
+        self._place: tuple[int, int] | None = None  # of the folder of checkpoints
 
     def save(self, step: int, state: Tree, *, error: float | None) -> None:
         """Starts to save `state` after the save before is on the disk.
@@ -87,7 +96,7 @@ class Saver:
             try:
                 return self._finish(self._start(step, copy), step, error)
             except StorageError as refusal:
-                if pause is None:
+                if pause is None or isinstance(refusal, FolderGoneError):
                     raise
                 self.report(f"{refusal}; trying again in {pause:g} s")
                 time.sleep(pause)
@@ -97,8 +106,12 @@ class Saver:
         partial = self.checkpoints.folder / f"{step}.{next(self._numbers)}.partial"
         with self._writing(step, partial):
             if collectives.is_first():
+                if self._place is None:
+                    files.make_folder(self.checkpoints.folder)
+                    self._place = files.inode(self.checkpoints.folder)
                 shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-                files.make_folder(partial)
+                partial.mkdir()  # not its parents: the run's folder may have been moved
+                files.sync_folder(self.checkpoints.folder)
             if not self._alone:
                 collectives.meet(f"folder of {partial.name}")
             who = processes(shared=not self._alone)
@@ -113,17 +126,18 @@ class Saver:
         with self._writing(step, partial):
             orbax.close()
             if collectives.is_first():
-                manifest.write(partial, step=step, error=error)
+                manifest.write(partial, step=step, error=error, run=self.run)
                 self._publish(partial, step)
 
     def _publish(self, partial: Path, step: int) -> None:
         """Gives a complete checkpoint its name, then removes those that need not stay."""
         folder = self.checkpoints.folder
         final = folder / str(step)
-        if final.exists():
-            self._remove(final)
+        before = final.rename(final.with_name(f"{step}.removed.partial")) if final.exists() else None
         partial.rename(final)
         files.sync_folder(folder)
+        if before is not None:
+            files.remove(before)
         best = self.checkpoints.best()
         for old in self.checkpoints.steps()[: -self.keep]:
             if old != best:
@@ -139,9 +153,11 @@ class Saver:
         try:
             with files.storage_errors(f"the checkpoint of step {step:,} cannot be written; the earlier ones are whole"):
                 yield
-        except BaseException:
+        except BaseException as error:
             if collectives.is_first():
                 shutil.rmtree(partial, ignore_errors=True)
+                if self._place is not None and files.inode(self.checkpoints.folder) != self._place:
+                    raise FolderGoneError(self.checkpoints.folder.parent) from error
             raise
 
 

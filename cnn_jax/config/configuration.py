@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from absl.flags import Error, FlagValues
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from cnn_jax.config import recipes, recorded
 from cnn_jax.config.compare import flat
 from cnn_jax.config.fields import FIELDS
-from cnn_jax.core.errors import UserError, check
+from cnn_jax.core.errors import UserError, check, near
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ class Configuration:
           UserError: no such field, or a value of another type; the message begins with `flag`.
         """
         values = FlagValues()
-        argv = ["", *(f"--config.{override}" for override in overrides)]
+        # The last of those that name a field twice: ml_collections would join tuples.
+        last = {name: value for name, _, value in (override.partition("=") for override in overrides)}
+        argv = ["", *(f"--config.{name}={value}" for name, value in last.items())]
         copy = self.config.copy_and_resolve_references().lock()
+        for name, value in last.items():
+            check_field(copy, name, value, flag=flag)
         try:
             config_flags.DEFINE_config_dict("config", copy, flag_values=values, sys_argv=argv)
             values(argv)
@@ -87,6 +91,40 @@ class Configuration:
         found = values(self.config)
         width = max(map(len, found))
         return "\n".join(f"{name:{width}} = {value!r}" for name, value in found.items())
+
+
+ALIASES = {
+    **{"epochs": "duration", "num_epochs": "duration", "steps": "duration", "max_steps": "duration"},
+    **{"lr": "optim.learning_rate", "wd": "optim.weight_decay", "batch": "batch_size", "dataset": "data.name"},
+    **{"optim.lr": "optim.learning_rate", "workers": "data.workers", "num_workers": "data.workers"},
+}
+
+
+def check_field(config: Any, name: str, value: str, *, flag: str) -> None:
+    """Raises UserError unless a configuration has a field; the message has the near match, or a section's fields."""
+    place = config
+    for part in name.split("."):
+        if not isinstance(place, ConfigDict) or part not in place:
+            break
+        place = place[part]
+    else:
+        open_ended = name in FIELDS and isinstance(FIELDS[name].default, dict)
+        if isinstance(place, ConfigDict) and not open_ended:
+            inner = list(place)
+            first = "name" if "name" in inner else inner[0] if inner else "FIELD"
+            raise UserError(
+                f"{flag}: {name!r} is a section, not a field: give {flag}.{name}.{first}={value}, or another of "
+                f"{', '.join(inner)}"
+            )
+        return
+    if any(name.startswith(f"{field}.") for field, known in FIELDS.items() if isinstance(known.default, dict)):
+        return  # an option of the user's own
+    known = list(values(config))
+    last = name.rpartition(".")[2]
+    same = [field for field in known if field.rpartition(".")[2] == last]
+    found = ALIASES.get(name) or (same[0] if same else "")
+    hint = f"; did you mean {found!r}?" if found else near(name, known)
+    raise UserError(f"{flag}: the configuration has no field {name!r}{hint}")
 
 
 def values(config: Any) -> dict[str, Any]:

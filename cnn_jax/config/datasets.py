@@ -59,9 +59,9 @@ DATASETS = {
     "svhn_cropped": dict(train="train[:90%]", validation="train[90%:]", augment=("pad_crop:4",)),
     "imagenette": PHOTOGRAPHS | dict(train="train[:90%]", validation="train[90%:]", test="validation"),
     "oxford_flowers102": PHOTOGRAPHS | dict(num_classes=102),
-    # Pictures in DIR/train/CLASS/ and DIR/val/CLASS/; for DIR/CLASS/ give shares: train=70%, validation=10%, test=20%.
-    "folder": PHOTOGRAPHS
-    | dict(source="folder", num_classes=0, train="train[:90%]", validation="train[90%:]", test="val"),
+    # Pictures in DIR/train/CLASS/ and DIR/val/CLASS/, DIR/test/CLASS/, or both; for DIR/CLASS/ give shares: train=70%,
+    # validation=10%, test=20%.
+    "folder": PHOTOGRAPHS | dict(source="folder", num_classes=0, train="", validation="", test=""),
     # The test labels of ImageNet are not public: as everywhere, its 50,000 validation images are the test part here,
     # and the last 1% of the training images serve for validation.
     "imagenet2012": PHOTOGRAPHS

@@ -7,6 +7,7 @@ from typing import Any
 from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.core.rules import Rule
 
+LEAST = 1e-9  # of a duration: what divides by it stays finite
 UNITS = ("steps", "epochs", "examples")
 
 
@@ -24,8 +25,10 @@ def parse_duration(duration: str, *, field: str = "duration") -> tuple[float, st
             f"{field} is {duration!r}, but must be a number and a unit ({', '.join(UNITS)}), "
             f"such as '14 epochs'{near(unit, UNITS)}"
         )
-    check(math.isfinite(float(found.group(1))), f"{field} is {duration!r}, which is no finite number")
-    return float(found.group(1)), unit
+    number = float(found.group(1))
+    check(math.isfinite(number), f"{field} is {duration!r}, which is no finite number")
+    check(number == 0 or number >= LEAST, f"{field} is {duration!r}, but must be 0 or at least {LEAST:g}")
+    return number, unit
 
 
 def in_steps(duration: str, *, batch_size: int, num_examples: int) -> float:

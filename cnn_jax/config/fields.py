@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.config import datasets
 from cnn_jax.config.durations import Duration
+from cnn_jax.core.errors import UserError
 from cnn_jax.core.imports import ChoiceOrPath, is_path
 from cnn_jax.core.rules import (
     FACTOR,
@@ -78,6 +79,11 @@ FIELDS: dict[str, Field] = {
         ChoiceOrPath("cross_entropy"),
     ),
     "loss_options": Field({}, "Further keyword arguments of a loss of your own."),
+    "strict_sizes": Field(
+        False,
+        "Refuse image sizes of which a layer drops positions at the border, because its stride does not divide them.",
+        resume=True,
+    ),
     "label_smoothing": Field(0.0, "Share of the target that is spread evenly over all classes.", SHARE),
     "accumulation": Field(
         1, "Micro-batches that one step averages its gradient over; each has its own BatchNorm statistics.", POSITIVE
@@ -236,11 +242,11 @@ FIELDS: dict[str, Field] = {
     "data.channels": Field(3, "Channels of an example.", POSITIVE),
     "data.train": Field(
         "train",
-        "Training part. Parts are TFDS splits, folders or shares such as 70%. Empty (tfds only): chosen by what the "
-        "data set has. Decisions (best checkpoint, plateau) look at validation; the test part is touched at the end.",
+        "Training part. Parts are TFDS splits, folders or shares such as 70%. Empty: chosen by what the data set "
+        "has. Decisions (best checkpoint, plateau) look at validation; the test part is touched at the end.",
     ),
-    "data.validation": Field("validation", "Validation part. Empty (tfds only): the set's own, else 10% of train."),
-    "data.test": Field("test", "Test part. Empty (tfds only): the set's own test part, else its validation part."),
+    "data.validation": Field("validation", "Validation part. Empty: the set's own, else 10% of train."),
+    "data.test": Field("test", "Test part. Empty: the set's own test part, else its validation part."),
     "data.classes": Field((), "Names of the classes to use, the others are left out; (): all."),
     "data.images_per_class": Field(0, "Training examples of each class, drawn by the seed; 0: all.", NOT_NEGATIVE),
     "data.train_on": Field(
@@ -253,7 +259,12 @@ FIELDS: dict[str, Field] = {
         "device: all images in the accelerator's memory; stream: read while training.",
         Choice("device", "stream"),
     ),
-    "data.workers": Field(8, "Threads that read and decode a stream.", POSITIVE, resume=True),
+    "data.workers": Field(
+        8,
+        "Threads that read and decode a stream.",
+        Rule("from 1 to 4096", lambda count: 1 <= count <= 4096),
+        resume=True,
+    ),
     "data.prefetch": Field(2, "Batches of a stream that they read ahead.", POSITIVE, resume=True),
     "data.timeout": Field(600.0, "Seconds to wait for a batch before the run ends.", POSITIVE, resume=True),
     "data.on_error": Field(
@@ -338,11 +349,11 @@ def get_config(dataset: str = "digits", network: str | None = None) -> ConfigDic
       network: a key of `models.MODELS`: config.model is its name and its fields with their defaults. None: it is empty.
 
     Raises:
-      ValueError: `dataset` is not of the form NAME or NAME/VARIANT. Whether TFDS has it is seen when it is opened.
-      UserError: no such network.
+      UserError: no such network, or `dataset` is not of the form NAME or NAME/VARIANT. Whether TFDS has it is seen when
+        it is opened.
     """
     if not re.fullmatch(r"\w+(/\w[\w.+-]*)?", dataset):
-        raise ValueError(
+        raise UserError(
             f"a data set is called NAME or NAME/VARIANT, not {dataset!r}. Known: {', '.join(datasets.DATASETS)}, and "
             "every classification set of TFDS"
         )

@@ -8,13 +8,14 @@ A recipe has `get_config(dataset) -> ConfigDict`. It is run from its file, not i
 """
 
 import ast
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from cnn_jax.core import imports
 from cnn_jax.core.errors import UserError, check, check_choice, near
+from cnn_jax.core.files import expanded
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -56,17 +57,13 @@ def load(recipe: str | Path, argument: str | None = None) -> ConfigDict:
       argument: what follows the colon on the command line, such as a data set; None: the recipe's default.
 
     Raises:
-      UserError: there is no such recipe, it cannot be parsed, or it refuses the argument.
+      UserError: there is no such recipe, it cannot be parsed, it refuses the argument, it raises anything else (with
+        the user's traceback), or it returns no configuration.
     """
-    path = Path(recipe)
+    path = expanded(recipe)
     is_name = len(path.parts) == 1 and path.suffix != ".py" and not path.is_file()
     path = find(str(recipe)) if is_name else _file(path)
-    try:
-        return _run(path) if argument is None else _run(path, argument)
-    except SyntaxError as error:
-        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    return _run(path) if argument is None else _run(path, argument)
 
 
 def listing() -> str:
@@ -91,8 +88,16 @@ def _file(path: Path) -> Path:
 
 
 def _run(path: Path, /, *args: Any, **kwargs: Any) -> ConfigDict:
-    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*args, **kwargs)
+    module = imports.run_file(path, "get_config")
+    with imports.errors_of(path):
+        found = module.get_config(*args, **kwargs)
+    check(
+        isinstance(found, ConfigDict),
+        f"{path}: get_config returned {_kind(found)}, but must return a ConfigDict, such as "
+        "cnn_jax.config.fields.get_config(dataset, network) with changes",
+    )
+    return found
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

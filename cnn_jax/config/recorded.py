@@ -1,6 +1,5 @@
 """The configuration of a recorded run, as its config.json has it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.config import fields
 from cnn_jax.core.errors import UserError, check
+from cnn_jax.core.files import expanded, read_json
 
 
 def read(run: str | Path) -> ConfigDict:
@@ -16,17 +16,17 @@ def read(run: str | Path) -> ConfigDict:
     Raises:
       UserError: the file cannot be read or is damaged, or has a field that no longer exists.
     """
-    path = Path(run)
+    path = expanded(run)
     check(path.exists(), f"{run} holds no run: there is no {path if path.suffix == '.json' else path / 'config.json'}")
     path = path / "config.json" if path.is_dir() else path
     try:
-        stored = _tuples(json.loads(path.read_text(encoding="utf-8")))
+        stored = _tuples(read_json(path))
         config = fields.defaults()
         config.model = stored.pop("model")
         config.lock()  # from here on an unknown field is an error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, AttributeError, KeyError):
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} is damaged: it holds no configuration of a run") from None
     try:
         config.update(stored)

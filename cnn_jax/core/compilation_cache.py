@@ -1,12 +1,13 @@
 """Compiled programs on the disk, so that the second start of a configuration compiles nothing."""
 
 import hashlib
-import os
 import platform
 import sys
 from pathlib import Path
 
 import jax
+
+from cnn_jax.core.files import cache_folder
 
 MAX_BYTES = 4 * 2**30  # the programs that were not used for the longest time are removed beyond this
 
@@ -36,8 +37,7 @@ def folder() -> Path:
 
     Programs for a CPU hold its own instructions: a home that several kinds of machine share needs a folder for each.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return cache / "cnn_jax" / f"{platform.machine()}-{_instructions()}"
+    return cache_folder() / f"{platform.machine()}-{_instructions()}"
 
 
 def _instructions() -> str:

@@ -8,6 +8,7 @@ runtime aborts with 134.
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -29,6 +30,16 @@ class StorageError(UserError):
     exit_code = 74  # EX_IOERR
 
 
+class FolderGoneError(StorageError):
+    """The folder of a run was moved or removed while it was training."""
+
+    def __init__(self, folder: object):
+        super().__init__(
+            f"{folder} was moved or removed while the run was training: what it has saved is where it was moved to. To "
+            "resume, run the same command with --workdir=NEW-PLACE"
+        )
+
+
 class Stopped(UserError):
     """A signal stopped the run, and everything is saved."""
 
@@ -38,6 +49,8 @@ class Stopped(UserError):
 def near(value: str, options: Iterable[str]) -> str:
     """Returns `; did you mean 'x'?` for the option closest to `value`, or an empty string."""
     match = difflib.get_close_matches(str(value), list(options), n=1, cutoff=0.5)
+    if match and unicodedata.normalize("NFC", match[0]) == unicodedata.normalize("NFC", str(value)):
+        return f"; did you mean {match[0]!a}, the same letters in another Unicode normal form?"
     return f"; did you mean {match[0]!r}?" if match else ""
 
 

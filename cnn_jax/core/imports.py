@@ -1,11 +1,15 @@
 """Objects of the user's own packages by import path, such as "mypackage.nets:MyNet"."""
 
+import contextlib
 import importlib
+import importlib.util
 import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check, near
@@ -27,6 +31,45 @@ class ChoiceOrPath(Choice):
             super().check(name, value)
 
 
+@contextlib.contextmanager
+def errors_of(file: Path) -> Iterator[None]:
+    """Raises one UserError, with the line, for whatever the user's code in `file` raises; his traceback is below it.
+
+    A ValueError is taken for a message of his own. A UserError of ours stays as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename or file}, line {error.lineno}: {error.msg}") from None
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [i for i, frame in enumerate(frames) if frame.filename == os.path.abspath(file)]
+        line = f", line {frames[own[-1]].lineno}" if own else ""
+        says_itself = type(error) is ValueError and own and own[-1] == len(frames) - 1
+        name = "" if says_itself else f"{type(error).__name__}: "
+        text = f"{file}{line}: {name}{error}"
+        if own and not says_itself:
+            text += "\n" + "".join(traceback.format_list(frames[own[0] :])).rstrip()
+        raise UserError(text) from None
+
+
+def run_file(file: Path, function: str) -> Any:
+    """Returns the module that a file of the user is, run and not imported.
+
+    Raises:
+      UserError: it cannot be parsed, it raises, or it has no `function`; see `errors_of`.
+    """
+    spec = importlib.util.spec_from_file_location(f"file_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with errors_of(file):
+        spec.loader.exec_module(module)
+    check(callable(getattr(module, function, None)), f"{file} has no function {function}{near(function, vars(module))}")
+    return module
+
+
 def load(path: str, *, field: str) -> Any:
     """Returns the object that an import path names; modules in the current folder are found as well.
 
@@ -46,6 +89,12 @@ def load(path: str, *, field: str) -> Any:
             raise UserError(f"{field} is {path!r}, but {module} needs {error.name!r}, which is not installed") from None
         raise UserError(
             f"{field} is {path!r}, but there is no module {error.name!r}: install it, or run the command where it is"
+        ) from None
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+        raise UserError(
+            f"{field} is {path!r}, but {module} cannot be imported: {where}{type(error).__name__}: {error}"
         ) from None
     check(
         hasattr(found, attribute),

@@ -7,7 +7,7 @@ asked for (`decode.Picture`, `decode.Frames`, `arrays.StoredArray`); it then rai
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -50,6 +50,7 @@ class Dataset:
     class_names: list[str]
     description: str
     chosen: Mapping[str, str] = field(default_factory=dict)  # part -> what it is, where config.data leaves it open
+    digest: Callable[[], str] = str  # of what is stored, the same for a copy elsewhere; "": not known
 
 
 def name(source: Source, index: int) -> str:

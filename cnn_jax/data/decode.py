@@ -8,28 +8,35 @@ import os
 import re
 import stat
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from cnn_jax.core.errors import UserError
+from cnn_jax.core.files import kind, without_waiting
 
 FORMATS = ("JPEG", "PNG")
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png")
 MOST_PIXELS = 178_956_970  # half a gigabyte of RGB; a small file can say that it has any number
 MOST_BYTES = 4 * MOST_PIXELS  # of a file
-TRANSPOSED = (5, 6, 7, 8)  # orientations of EXIF that exchange height and width
+TURNS = {  # by the orientation of EXIF
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+TRANSPOSED = (5, 6, 7, 8)  # orientations that exchange height and width
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels
-
-# Pillow warns from here on, and this makes an error of it: before anything is decoded.
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class UnreadableError(UserError):
@@ -43,12 +50,10 @@ def readable(file: Path | str) -> Iterator[None]:
         yield
     except UnreadableError:
         raise
-    except Image.UnidentifiedImageError:
-        raise UnreadableError(f"{file}: it is no {' or '.join(FORMATS)} file, whatever its name says") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UnreadableError(f"{file}: it has more than {MOST_PIXELS:,} pixels: make it smaller") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise UnreadableError(f"{file}: it cannot be read: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow checks little, so its errors are of many kinds
+        raise UnreadableError(f"{file}: it cannot be read: {str(error) or type(error).__name__}") from None
 
 
 @contextlib.contextmanager
@@ -58,17 +63,86 @@ def opened(file: Path) -> Iterator[tuple[io.FileIO, int]]:
     A pipe or a device is refused, and so is a file of more than `MOST_BYTES`. To open a pipe that nobody writes to
     would wait for ever, without O_NONBLOCK.
     """
-    with readable(file), open(file, "rb", buffering=0, opener=_without_waiting) as stream:
+    with readable(file), open(file, "rb", buffering=0, opener=without_waiting) as stream:
         found = os.fstat(stream.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise UnreadableError(f"{file}: it is no file, but a pipe or a device")
+            raise UnreadableError(f"{file}: it is no file, but {kind(found.st_mode)}")
         if found.st_size > MOST_BYTES:
             raise UnreadableError(f"{file}: it has {found.st_size:,} bytes, but must have at most {MOST_BYTES:,}")
         yield stream, found.st_size
 
 
-def _without_waiting(file: str, flags: int) -> int:
-    return os.open(file, flags | getattr(os, "O_NONBLOCK", 0))
+class _Jpeg(JpegImageFile):
+    def getexif(self) -> Image.Exif:
+        """Returns nothing: Pillow asks for the resolution, which is of no use, and warns of what it does not expect."""
+        return Image.Exif()
+
+
+def _parsed(file: Path | str, data: bytes) -> Image.Image:
+    """Returns the picture in the bytes of a file, its pixels not decoded.
+
+    Not by `Image.open`, whose limit of pixels is the whole program's.
+    """
+    classes = {b"\xff\xd8\xff": _Jpeg, b"\x89PNG\r\n\x1a\n": PngImageFile}
+    found = next((cls for magic, cls in classes.items() if data.startswith(magic)), None)
+    if found is None:
+        raise UnreadableError(f"{file}: it is no {' or '.join(FORMATS)} file, whatever its name says")
+    image = found(io.BytesIO(_without_damaged_metadata(data) if found is PngImageFile else data))
+    if math.prod(image.size) > MOST_PIXELS:
+        raise UnreadableError(f"{file}: it has more than {MOST_PIXELS:,} pixels: make it smaller")
+    if getattr(image, "n_frames", 1) > 1:
+        raise UnreadableError(f"{file}: it is an animation, not one picture")
+    return image
+
+
+METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"pHYs", b"tIME"}  # of PNG: no pixel depends on them
+
+
+def _without_damaged_metadata(data: bytes) -> bytes:
+    """Returns a PNG file without metadata whose checksum is wrong: with them Pillow refuses the pixels, too."""
+    kept, start = [data[:8]], 8
+    while len(head := data[start : start + 8]) == 8:
+        size, name = struct.unpack(">I4s", head)
+        end = start + 12 + size
+        if name not in METADATA or data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[start + 4 : end - 4])):
+            kept.append(data[start:end])
+        start = end
+    return data if len(kept) < 2 else b"".join(kept)
+
+
+def orientation(info: Any) -> int:
+    """Returns the orientation that the metadata of a picture give, from 1 to 8; 1 where they are missing or damaged.
+
+    Args:
+      info: what Pillow has read: EXIF as bytes, or as text of ImageMagick, or XMP.
+    """
+    found, exif = None, info.get("exif")
+    if exif is None and isinstance(profile := info.get("Raw profile type exif"), str):
+        with contextlib.suppress(ValueError):
+            exif = bytes.fromhex("".join(profile.split("\n")[3:]))
+    if isinstance(exif, bytes):
+        found = _orientation_of_exif(exif.removeprefix(b"Exif\0\0"))
+    if found is None:
+        xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or b""
+        xmp = xmp.encode(errors="replace") if isinstance(xmp, str) else xmp
+        match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)
+        found = int(match[1]) if match else None
+    return found if found in TURNS else 1
+
+
+def _orientation_of_exif(exif: bytes) -> int | None:
+    """Returns tag 0x0112 of the first directory of EXIF, which has the form of a TIFF file."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return None
+    with contextlib.suppress(struct.error):
+        (place,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, place)
+        for entry in range(count):
+            tag, kind, values, value = struct.unpack_from(f"{order}HHIH", exif, place + 2 + 12 * entry)
+            if tag == 0x0112:
+                return value if (kind, values) == (3, 1) else None
+    return None
 
 
 class Picture:
@@ -100,15 +174,13 @@ class Picture:
             with opened(Path(self.file)) as (stream, _):
                 data = stream.readall()
         with readable(self.file):
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-                raise UnreadableError(f"{self.file}: it is an animation, not one picture")
-        return image
+            return _parsed(self.file, data)
 
     def _decode(self, image: Image.Image) -> Image.Image:
         with readable(self.file):
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
+            if (turn := TURNS.get(orientation(image.info))) is not None:
+                image = image.transpose(turn)
             if image.mode.startswith("I"):  # 16 bits of grey
                 values = np.asarray(image, np.uint32)
                 image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
@@ -121,8 +193,11 @@ class Picture:
 
     @functools.cached_property
     def _orientation(self) -> int:
-        with readable(self.file):
-            return self._header.getexif().get(0x0112, 1)
+        header = self._header
+        if isinstance(header, PngImageFile) and "exif" not in header.info:  # it may stand behind the pixels
+            with readable(self.file):
+                header.load()
+        return orientation(header.info)
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:

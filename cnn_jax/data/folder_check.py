@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data.decode import Picture, UnreadableError
-from cnn_jax.data.sources.folder import list_classes
+from cnn_jax.data.sources.folder import NAMES, list_classes
 
-PARTS = ("train", "val", "validation", "test")  # a folder of one of these names is a part, not a class
+PARTS = [name for names in NAMES.values() for name in names]  # a folder of one of these names is a part, not a class
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class FolderReport:
 def inspect(root: Path, progress: Callable[[int], None] = lambda pictures: None) -> FolderReport:
     """Reads the pictures in DIR/PART/CLASS/... or DIR/CLASS/....
 
-    Wrong are pictures that cannot be read, empty class folders, classes that the train part lacks, links that lead out
-    of `root`, and equal files in two parts. Notes name equal files in one part, names that two parts share, classes
+    Wrong are pictures that cannot be read, empty class folders, classes that the train part lacks, links that lead
+    nowhere, and equal files in two parts. Notes name equal files in one part, names that two parts share, classes
     that a part lacks, and files of other kinds.
 
     Args:
@@ -57,7 +57,7 @@ def inspect(root: Path, progress: Callable[[int], None] = lambda pictures: None)
     names: dict[str, set[str]] = defaultdict(set)  # CLASS/NAME -> parts
     for part in parts:
         try:
-            listing = list_classes(root, root / part, classes)
+            listing = list_classes(root / part, classes)
         except UserError as error:
             report.wrong.append(str(error))
             continue

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.core.errors import UserError, check, check_folder, near
+from cnn_jax.core.files import read_json, read_text
 from cnn_jax.data.dataset import SOURCES
 from cnn_jax.data.decode import UnreadableError
 
@@ -123,11 +124,11 @@ def read_info(folder: Path) -> Any:
 
     file = features
     try:
-        json.loads(features.read_text(encoding="utf-8"), object_hook=collect)
+        json.loads(read_text(features), object_hook=collect)
         for name in classes:  # TFDS imports the modules of these
             check(name.startswith("tensorflow_datasets."), f"it has a feature of the class {name}, which is not TFDS's")
         file = folder / "dataset_info.json"
-        json.loads(file.read_text(encoding="utf-8"))
+        read_json(file)
         file = folder
         info: Any = tfds.builder_from_directory(folder).info
         if file_format(info) != FORMAT and FORMAT in {one.value for one in info.available_file_formats()}:

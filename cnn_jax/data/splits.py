@@ -42,13 +42,16 @@ class Splits:
         self.class_names = opened.class_names
         self.description = opened.description
         self.chosen = opened.chosen
+        self._digest = opened.digest
         self.image_shape = (*config.image_size, config.channels)
         self.bytes_per_value = np.dtype(value_type(config)).itemsize
 
-    @property
+    @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What a run is on: {"name": with the version, "examples": {part: number}}."""
-        return {"name": self.name, "examples": {name: len(part) for name, part in self.parts.items()}}
+        """What a run is on: {"name": with the version, "examples": {part: number}, "digest": of stored data}."""
+        digest = self._digest()
+        found = {"name": self.name, "examples": {name: len(part) for name, part in self.parts.items()}}
+        return found | ({"digest": digest} if digest else {})
 
     def listing(self) -> str:
         """Returns the names of all examples, the same for copies of the data in other folders."""

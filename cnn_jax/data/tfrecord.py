@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import StorageError, UserError, check
+from cnn_jax.core.files import write_text
 from cnn_jax.data.prepared import FORMAT, again, file_format, open_shard
 
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's names of shards
@@ -163,6 +164,4 @@ def _finish(folder: Path, to: Path) -> None:
                 shutil.copyfile(file, to / file.name)
         for split in info.splits:
             split.filepath_template = TEMPLATE
-    half = to / "dataset_info.json.incomplete"
-    half.write_text(json_format.MessageToJson(info), encoding="utf-8")
-    half.replace(to / "dataset_info.json")
+    write_text(to / "dataset_info.json", json_format.MessageToJson(info))

@@ -1,12 +1,15 @@
 """From recorded files to plots. Reads files only, so a report can be made again without running anything."""
 
-import json
+import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cnn_jax.core import files
+from cnn_jax.core.text import printable
 from cnn_jax.tracking.recorder import read_jsonl
 
 
@@ -38,7 +41,7 @@ def plot_curves(workdir: Path) -> Path:
     rate_axis.set_xlabel("epoch")
     config = workdir / "config.json"
     if config.exists():
-        stored = json.loads(config.read_text(encoding="utf-8"))
+        stored = files.read_json(config)
         figure.suptitle(f"{stored['model']['name']} on {stored['data']['name']}", fontsize=11)
     loss_axis.set_yscale("log")
     error_axis.set_ylim(bottom=0)
@@ -61,8 +64,9 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) ->
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
     if classes <= 30:
-        axis.set_xticks(range(classes), class_names, rotation=90)
-        axis.set_yticks(range(classes), class_names)
+        names = list(map(plain, class_names))
+        axis.set_xticks(range(classes), names, rotation=90)
+        axis.set_yticks(range(classes), names)
         for (row, column), count in np.ndenumerate(confusion):
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"
@@ -110,7 +114,9 @@ def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path:
             axis.grid(axis="y", alpha=0.3)
             axis.set_axisbelow(True)
             axis.yaxis.set_major_formatter(FuncFormatter(short))
-            axis.set_xticks(places, [name for name, *_ in parts], rotation=60, ha="right", rotation_mode="anchor")
+            axis.set_xticks(
+                places, [plain(name) for name, *_ in parts], rotation=60, ha="right", rotation_mode="anchor"
+            )
         row[0].set_ylabel(quantity)
         row[0].set_ylim(0, 1.1 * max(float(part[1 + 2 * field]) for parts in networks.values() for part in parts))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
@@ -151,26 +157,87 @@ def plot_images(
 
 def _columns(records: list[dict[str, Any]], kind: str, *names: str) -> list[np.ndarray]:
     """Returns the values of each name over the records of one kind, as float arrays."""
-    chosen = [record for record in records if record["kind"] == kind]
+    chosen = [record for record in records if record["kind"] == kind and all(name in record for name in names)]
     return [np.array([float(record[name]) for record in chosen]) for name in names]
 
 
-def subplots(rows: int, columns: int = 1, **options: Any) -> Any:
-    """Returns `matplotlib.pyplot.subplots` without a screen."""
-    import matplotlib
+def subplots(
+    rows: int,
+    columns: int = 1,
+    *,
+    figsize: tuple[float, float] = (6.4, 4.8),
+    layout: str = "constrained",
+    **options: Any,
+) -> Any:
+    """Returns (figure, axes) as `matplotlib.pyplot.subplots` does, without pyplot, whose state a program may use."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(rows, columns, **options)
+    figure: Any = Figure(figsize=figsize, layout=layout)  # pyright: ignore[reportArgumentType]
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Writes a figure as PNG in one piece, closes it and returns the path."""
-    from matplotlib import pyplot
+    """Writes a figure as PNG and returns the path. All texts are drawn as they are: names of classes are no markup.
 
-    partial = path.with_name(path.stem + ".partial.png")
-    figure.savefig(partial, dpi=150)
-    pyplot.close(figure)
-    partial.replace(path)
+    Raises:
+      StorageError: it cannot be written.
+    """
+    import warnings
+
+    note = _prepare_texts(figure)
+    with files.written(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the note says it
+        figure.savefig(partial, dpi=150, format="png")
+    if note:
+        print(f"{path}: {note}", file=sys.stderr)
     return path
+
+
+def plain(text: str) -> str:
+    """Returns a text that matplotlib draws as it is: for labels of ticks, which `save` leaves alone."""
+    return printable(text).replace("$", r"\$")  # between two of them it reads mathematics
+
+
+def _prepare_texts(figure: Any) -> str:
+    """Makes the texts of a figure plain and chooses fonts; returns what no font here draws, or ""."""
+    from matplotlib.axis import Tick
+    from matplotlib.text import Text
+
+    ticks = {text for tick in figure.findobj(Tick) for text in tick.findobj(Text)}
+    texts = set(figure.findobj(Text))
+    for text in texts - ticks:
+        text.set_text(plain(text.get_text()))
+    unknown = {letter for text in texts for letter in text.get_text() if letter > "\u02ff"} - _letters(None)
+    if not unknown:
+        return ""
+    family, left = _font_with(frozenset(unknown))
+    for text in texts if family else ():
+        text.set_fontfamily([*text.get_fontfamily(), family])
+    examples = "".join(sorted(left)[:4])
+    return f"no font on this machine has {len(left)} of the characters, such as {examples}: install one" if left else ""
+
+
+@functools.cache
+def _letters(file: str | None) -> frozenset[str]:
+    """Returns what the font in a file can draw; None: the default font."""
+    from matplotlib import font_manager
+
+    return frozenset(
+        map(chr, font_manager.get_font(file or font_manager.findfont(font_manager.FontProperties())).get_charmap())
+    )
+
+
+@functools.cache
+def _font_with(letters: frozenset[str]) -> tuple[str, frozenset[str]]:
+    """Returns (name of the font that has most of these letters or "", the letters that it lacks)."""
+    from matplotlib.font_manager import fontManager
+
+    best, lacking = "", letters
+    for font in (font for font in fontManager.ttflist if "Last Resort" not in font.name):  # it draws boxes for all
+        try:
+            left = letters - _letters(font.fname)
+        except (OSError, RuntimeError):  # a font that was removed or is damaged
+            continue
+        if len(left) < len(lacking):
+            best, lacking = font.name, left
+    return best, lacking

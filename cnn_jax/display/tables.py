@@ -7,11 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cnn_jax.core.text import csv_cell, markdown, printable
+
 FORMS = ("text", "markdown", "csv")
 
 
 class Short(int):
     """A number that people read with three digits: 1.85 G. CSV has all of them."""
+
+
+class Code(str):
+    """Text that Markdown shows as code, such as a command."""
 
 
 class Share(float):
@@ -67,9 +73,13 @@ def _csv(sheet: Sheet) -> str:
 
 def _markdown(sheet: Sheet) -> str:
     rule = ["---:" if right else "---" for right in sheet.numeric]
-    lines = [sheet.headings, rule, *([_cell(value) for value in line] for line in sheet.lines)]
-    body = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-    return f"**{sheet.title}**\n\n{body}\n"
+
+    def cell(value: Any) -> str:
+        return f"`{_cell(value)}`".replace("|", "\\|") if isinstance(value, Code) else markdown(_cell(value))
+
+    lines = [[*map(cell, sheet.headings)], rule, *([*map(cell, line)] for line in sheet.lines)]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"**{markdown(sheet.title)}**\n\n{body}\n"
 
 
 def _text(sheet: Sheet) -> str:
@@ -84,7 +94,7 @@ def _text(sheet: Sheet) -> str:
     top = zip(*([""] * (depth - len(heading)) + heading for heading in headings), strict=True)
     lines = [*top, *body]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [sheet.title]
+    text = [printable(sheet.title)]
     for line in lines:
         cells = zip(line, widths, sheet.numeric, strict=True)
         text.append("  ".join(c.rjust(width) if right else c.ljust(width) for c, width, right in cells).rstrip())
@@ -106,7 +116,7 @@ def _cell(value: Any) -> str:
     """Returns a value as people read it."""
     match value:
         case str():
-            return value
+            return printable(value)
         case Share():
             return f"{value:.1%}"
         case Short():
@@ -124,4 +134,4 @@ def _plain(value: Any) -> str:
         return "x".join("-" if size is None else str(size) for size in value) if any(value) else ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "" if value is None else str(value)
+    return "" if value is None else csv_cell(value) if isinstance(value, str) else str(value)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cnn_jax.core.text import printable
 from cnn_jax.display.tables import duration
 
 
@@ -63,8 +64,8 @@ class ProgressLine:
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a line as it is."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Prints a line as it is, but for control characters."""
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

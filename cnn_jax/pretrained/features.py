@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.core.files import storage_errors
+from cnn_jax.core.files import written
 
 FIELDS = {"features": "f", "files": "U", "labels": "U", "source": "U"}  # of an .npz file, and their kinds of values
 
@@ -35,10 +35,8 @@ class Features:
           StorageError: it cannot be written.
         """
         arrays = {name: np.array(getattr(self, name)) for name in FIELDS if name != "labels" or any(self.labels)}
-        partial = path.with_name(path.name + ".partial")
-        with storage_errors(f"{path} cannot be written"), partial.open("wb") as file:
+        with written(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-        partial.replace(path)
 
 
 def read(path: Path) -> Features:

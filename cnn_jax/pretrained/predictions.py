@@ -28,7 +28,10 @@ def predict(source: str, words: list[str], output: Path | None, *, top: int, for
     """
     compilation_cache.enable()
     network = predictor.load(source)
-    files = [example.file for example in find(words, len(network.image_size))]
+    examples = find(words, len(network.image_size))
+    if examples.note:
+        print(examples.note, file=sys.stderr)
+    files = [example.file for example in examples.found]
     done = network.compute(files, "probabilities", **reading)
     if network.source.classes is None:
         print(f"{network.source.name} does not name its classes: they are numbered from 0", file=sys.stderr)

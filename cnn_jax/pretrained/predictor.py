@@ -12,15 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from cnn_jax import models
 from cnn_jax.analysis import introspection
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.core.progress import progress_bar
+from cnn_jax.core.text import printable
 from cnn_jax.data import augment, crops
 from cnn_jax.data.arrays import StoredArray
-from cnn_jax.data.decode import Frames, Picture, UnreadableError
+from cnn_jax.data.decode import Frames, Picture, UnreadableError, to_array
 from cnn_jax.data.find import find
 from cnn_jax.data.workers import read_ahead
 from cnn_jax.nn import cpu
@@ -56,8 +58,8 @@ class Predictor:
     """A trained network: `predictor(images)` are class scores.
 
     Images are a batch uint8 [B, *spatial, C] of any size, or a list of examples: files as `data.folder` has them (JPEG,
-    PNG; clips and sequences of networks that take those), or arrays uint8 [*spatial, C]. They are brought to the
-    network's size as in the test of its training, and normalised.
+    PNG; clips and sequences of networks that take those), pictures of Pillow, or arrays uint8 [*spatial, C]. They are
+    brought to the network's size as in the test of its training, and normalised.
 
     With `prepared` they are what `prepare` returned, which threads may call.
 
@@ -111,13 +113,15 @@ class Predictor:
         view.image_size, view.placement = self.image_size, "device"
         rows = []
         for i, image in enumerate(images):
+            if isinstance(image, Image.Image):
+                image = to_array(image.convert("L" if self.channels == 1 else "RGB"))
             stored = self._open(Path(image)) if isinstance(image, (str, Path)) else np.asarray(image)
             if isinstance(stored, np.ndarray):
                 wanted = (*self.image_size, self.channels)
                 check(
                     stored.ndim == len(wanted) and stored.shape[-1] == self.channels,
                     f"image {i} has the shape {list(stored.shape)}, but the network takes {list(wanted)}: sizes may "
-                    "differ, the number of axes and of channels may not",
+                    f"differ, the number of axes and of channels may not{_hint(stored.shape, wanted)}",
                 )
                 check(
                     stored.dtype == np.uint8 or len(self.image_size) == 1,
@@ -221,7 +225,7 @@ class Predictor:
             if rows:
                 step()
         for reason in unreadable.values():
-            print(f"left out: {reason}", file=sys.stderr)
+            print(printable(f"left out: {reason}"), file=sys.stderr)
         check(bool(kept), f"none of the {len(files)} files can be read")
         if unreadable:
             print(f"{len(unreadable)} of {len(files)} files are left out", file=sys.stderr)
@@ -236,7 +240,10 @@ class Predictor:
         Raises:
           UserError: as `compute`; a word names nothing.
         """
-        found = find(words, len(self.image_size))
+        examples = find(words, len(self.image_size))
+        if examples.note:
+            print(examples.note, file=sys.stderr)
+        found = examples.found
         done = self.compute([example.file for example in found], "pixels" if pixels else "features", **reading)
         kept = [found[i] for i in done.kept]
         return Features(
@@ -246,6 +253,15 @@ class Predictor:
             self.source.name + (":pixels" if pixels else ""),
             done.exit_code,
         )
+
+
+def _hint(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """Returns what to do about an image whose channels come first, or that has no axis of channels; else ""."""
+    if len(shape) == len(wanted) and shape[0] == wanted[-1]:
+        return ". Its channels come first, as in NCHW: transpose it, such as np.moveaxis(x, 0, -1)"
+    if len(shape) == len(wanted) - 1 and wanted[-1] == 1:
+        return ". It has no axis of channels: add it, x[..., None]"
+    return ""
 
 
 def build(source: pretrained.Pretrained) -> Any:

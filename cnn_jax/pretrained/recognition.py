@@ -5,10 +5,10 @@ Names do not show what has no parameters. A network is taken to be the plain one
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cnn_jax.core.errors import UserError, check
+from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained.torchvision_weights import NETWORKS
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -28,8 +28,11 @@ PLAIN = (
 class Recognized:
     """What weights are of.
 
-    name, fields: of `models.create`, without num_classes and input_shape. num_classes, channels: of scores and images.
+    name, fields: of `models.create`, without num_classes and input_shape.
+    num_classes, channels: of scores and images; 0 classes without a head that is the network's.
     names: torchvision's name -> the name there, for those that are others.
+    head: names of a head of another form, which is left out.
+    prefix: what stands before all names of the network.
     """
 
     name: str
@@ -37,22 +40,34 @@ class Recognized:
     num_classes: int
     channels: int
     names: Mapping[str, str]
+    head: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 def recognize(shapes: Shapes) -> Recognized:
     """Returns what the weights of these names and shapes are of, from a few of them; whether all fit is left open.
 
+    Any one prefix may stand before all names of the network, as `backbone.`; other names may stand beside them.
+
     Raises:
       UserError: they are of no network that is known here; the message lists what was found and what is known.
     """
-    for first, family in FAMILIES.items():
-        if first in shapes and (found := family(shapes)):
-            return found
+    for prefix in _prefixes(shapes):
+        inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+        for first, family in FAMILIES.items():
+            if first in inside and (found := family(inside)):
+                return replace(found, prefix=prefix)
     shown = [f"{name} {list(shape)}" for name, shape in list(shapes.items())[:6]]
     rest = f", and {len(shapes) - 6} more" if len(shapes) > 6 else ""
     raise UserError(
         f"these are the weights of no network that is known here, but {', '.join(shown)}{rest}. Known are {KNOWN}"
     )
+
+
+def _prefixes(shapes: Shapes) -> list[str]:
+    """Returns "" and what stands before one of the first names of `FAMILIES`, the shortest first."""
+    found = {name.removesuffix(first) for name in shapes for first in FAMILIES if name.endswith(f".{first}")}
+    return ["", *sorted(found, key=lambda prefix: (len(prefix), prefix))]
 
 
 def _size(shapes: Shapes, name: str, axis: int) -> int:
@@ -78,13 +93,13 @@ def _found(
 
     if hidden:
         known["fc_sizes"] = tuple(size(layer, 0) or 4096 for layer in hidden)  # misfits are listed later
-    place = last.split(".")[0]
-    there = [name for name in shapes if name.startswith((f"{place}.", "head."))]
-    check(
-        size(last, 0) > 0,
-        f"these look like the weights of {theirs}, but there is no {last}.weight, whose rows are the classes, "
-        f"{'only ' + ', '.join(there) if there else 'and nothing behind the features'}. Known are {KNOWN}",
-    )
+    places = ("pre_logits.", "head.") if timm else (f"{last.split('.')[0]}.",)
+    there = {name for name in shapes if name.startswith(places)}
+    layers = [timm.get(layer, layer) for layer in (*hidden, last)]
+    usual = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+    if there != usual or size(last, 0) < 1:  # none, or one of another form
+        known.pop("fc_sizes", None)
+        return Recognized(name, known, 0, size(first, 1) or 3, {}, tuple(sorted(there)))
     return Recognized(name, known, size(last, 0), size(first, 1) or 3, names)
 
 

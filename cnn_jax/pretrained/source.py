@@ -13,7 +13,6 @@ Nothing in a file is executed.
 
 import json
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +64,8 @@ class Pretrained:
             return len(self.classes)
         if "head/classifier/kernel" not in self.leaves:
             raise UserError(
-                f"{self.name} names no classes, and has no head/classifier/kernel that tells how many there are"
+                f"{self.name} has no head that tells classes apart: give it one by training, "
+                f"cnn_jax finetune {self.name} --data=DATASET"
             )
         return self.leaves["head/classifier/kernel"].shape[-1]
 
@@ -81,7 +81,10 @@ def open_source(source: str) -> Pretrained:
     if source.startswith(hub.PREFIX):
         fetched = hub.fetch(source)
         return _foreign(state_dicts.read(fetched.weights), fetched.source, fetched.config)
-    if source.endswith((".safetensors", *state_dicts.SUFFIXES)) and not Path(source).is_dir():
+    source = str(files.expanded(source)) if source.startswith("~") else source
+    if Path(source).is_file() or (
+        source.endswith((".safetensors", *state_dicts.SUFFIXES)) and not Path(source).is_dir()
+    ):
         found = state_dicts.read(Path(source))
         return _ours(found, source) if METADATA in found.metadata else _foreign(found, source, None)
     return _from_run(source)
@@ -111,8 +114,11 @@ def _from_run(source: str) -> Pretrained:
         config = run_folder.stored_config(here)
         given = run_folder.read_input(here)
         with Checkpoints(here, shared=isinstance(folder, Path)) as checkpoints:
-            step = checkpoints.select(which, lambda text: None, flag=f"the checkpoint in {source!r}")
-            leaves = checkpoints.read_weights(step)
+            step, leaves = checkpoints.read_chosen(
+                which, checkpoints.read_weights, flag=f"the checkpoint in {source!r}"
+            )
+            checkpoint = checkpoints.folder / str(step)
+            run_folder.check_identity(checkpoints.run(step), run_folder.identity(config), checkpoint)
     recomputes = config.get("eval", {}).get("recompute_statistics", 0)
     note = "; BatchNorm statistics are those of the training, its test recomputed them" if recomputes else ""
     return Pretrained(
@@ -145,25 +151,14 @@ def _ours(found: StateDict, source: str) -> Pretrained:
         about = json.loads(found.metadata[METADATA])
         model, given = dict(about["model"]), {field: about["input"][field] for field in INPUT}
         name, names = str(model["name"]), about.get("names", NAMES[0])
-        _check_input(given)
+        run_folder.check_input(given)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{source} is damaged: its header describes no network") from None
     if names == NAMES[0]:
         leaves = found.read()
     else:
-        leaves = _converted(found, source, _recognized(found, source), given["image_size"])
+        leaves, _ = _converted(found, source, _recognized(found, source), given["image_size"])
     return Pretrained(name=source, description=f"{name} of {source}", model=model, input=given, leaves=leaves)
-
-
-def _check_input(given: Mapping[str, Any]) -> None:
-    """Raises ValueError or TypeError unless the fields of `run_folder.INPUT` fit each other."""
-    shape = (*map(operator.index, given["image_size"]), operator.index(given["channels"]))
-    for field in ("mean", "std"):
-        if np.broadcast_shapes(np.asarray(given[field], np.float32).shape, shape) != shape:
-            raise ValueError(f"{field} does not fit images {shape}")
-    operator.index(given["test_resize"])
-    if given["classes"] is not None and not all(isinstance(name, str) for name in given["classes"]):
-        raise TypeError("classes have no names")
 
 
 def save(
@@ -216,26 +211,47 @@ def _recognized(found: StateDict, source: str) -> Recognized:
         raise UserError(f"{source} cannot be used: {error}") from None
 
 
-def _converted(found: StateDict, source: str, network: Recognized, image_size: Any) -> dict[str, np.ndarray]:
-    """Returns our name -> array; all that does not fit is one message, before anything is read."""
+def _converted(
+    found: StateDict, source: str, network: Recognized, image_size: Any
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns (our name -> array, names of what is left out); what does not fit is one message before it is read."""
+
+    headless = network.num_classes == 0
 
     def flat(shape: tuple[int, ...]) -> tuple[int, ...]:  # timm's linear layers that are written as convolutions
         return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else shape
 
     ours = {there: name for name, there in network.names.items()}
-    shapes = {ours.get(name, name): flat(shape) if name in ours else shape for name, shape in found.shapes.items()}
-    size = {"num_classes": network.num_classes, "input_shape": (*image_size, network.channels)}
+    size = {"num_classes": network.num_classes or 1000, "input_shape": (*image_size, network.channels)}
     try:
         model = nnx.eval_shape(lambda: models.create(network.name, **size, **network.fields))
     except UserError as error:
         raise UserError(f"{source} looks like {network.name}, which cannot be built: {error}") from None
-    listed = torchvision_weights.misfits(model, shapes)
+    names = _own_names(found.shapes, network, model)
+    shapes = {ours.get(name, name): found.shapes[full] for name, full in names.items()}
+    shapes |= {ours[name]: flat(found.shapes[full]) for name, full in names.items() if name in ours}
+    listed = torchvision_weights.misfits(model, shapes, headless=headless)
     check(
         not listed,
         f"{source} looks like {network.name}, but is another network or a variant that is not built here: {listed}",
     )
-    weights = {ours.get(name, name): value for name, value in found.read().items()}
-    return torchvision_weights.convert(model, {name: value.reshape(shapes[name]) for name, value in weights.items()})
+    values = found.read()
+    weights = {ours.get(name, name): values[full] for name, full in names.items()}
+    weights = {name: value.reshape(shapes[name]) for name, value in weights.items()}
+    beside = [name for name in found.shapes if name not in names.values()]
+    return torchvision_weights.convert(model, weights, headless=headless), beside
+
+
+def _own_names(shapes: Mapping[str, Any], network: Recognized, model: nnx.Module) -> dict[str, str]:
+    """Returns the names of the network's weights without their prefix -> the whole names.
+
+    Left out are a head of another form, and what stands beside the network: names whose first part, such as `queue` of
+    `queue.weight`, is that of none of its layers.
+    """
+    inside = {name.removeprefix(network.prefix): name for name in shapes if name.startswith(network.prefix)}
+    theirs = {network.names.get(name, name) for name in torchvision_weights.names(model).values()}
+    parts = {name.split(".")[0] for name in theirs}
+    return {name: full for name, full in inside.items() if name.split(".")[0] in parts and name not in network.head}
 
 
 def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) -> Pretrained:
@@ -246,7 +262,11 @@ def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) ->
     """
     network = _recognized(found, source)
     given: dict[str, Any] = {"image_size": [224, 224], "test_crop": "center", "test_resize": 256, "classes": None}
-    given |= HALVES if network.name == "googlenet" else IMAGENET  # torchvision's was trained elsewhere
+    usual_input = HALVES if network.name == "googlenet" else IMAGENET  # torchvision's was trained elsewhere
+    assumed = network.channels != 3
+    if assumed:  # of grey pictures, or with a further channel: the mean over the colors
+        usual_input = {name: [round(float(np.mean(x)), 4)] * network.channels for name, x in usual_input.items()}
+    given |= usual_input
     told, notes = ({}, []) if config is None else hub.describe(config, source, network.num_classes)
     given |= told | {"channels": network.channels}
     check(
@@ -254,14 +274,18 @@ def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) ->
         f"{source} takes images of {network.channels} channels, but the normalisation known for it is mean "
         f"{given['mean']} and deviation {given['std']}",
     )
-    leaves = _converted(found, source, network, given["image_size"])
+    leaves, beside = _converted(found, source, network, given["image_size"])
     model = structure(network.name, network.fields)
     usual = structure(network.name, {})
     variant = ", ".join(f"{field}={value}" for field, value in model.items() if value != usual[field])
     (height, width), mean, std = given["image_size"], given["mean"], given["std"]
+    classes = f"{network.num_classes:,} classes" + ("" if given["classes"] else ", names unknown")
+    known = "its config.json says" if told else "is assumed" if assumed else "in torchvision"
     parts = [
-        f"{network.num_classes:,} classes" + ("" if given["classes"] else ", names unknown"),
-        f"normalised with mean {mean} and deviation {std}, as {'its config.json says' if told else 'in torchvision'}",
+        classes if network.num_classes else "no head of the network's own form: it needs training",
+        f"normalised with mean {mean} and deviation {std}, as {known}",
+        *([f"names without {network.prefix!r}"] if network.prefix else []),
+        *([f"left out: {', '.join(beside[:6])}{', ...' * (len(beside) > 6)}"] if beside else []),
         f"shorter side to {given['test_resize']} pixels, centre of {height}x{width}",
         *notes,
         *([f"converted from {', '.join(found.dtypes)}"] if found.dtypes != ("float32",) else []),

@@ -3,6 +3,7 @@
 What a file says of itself is believed only where it fits the file's size, before memory is asked for.
 """
 
+import mmap
 import re
 import warnings
 import zipfile
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.core.errors import UserError, check
+from cnn_jax.core.files import storage_errors
 
 SUFFIXES = (".pth", ".pt", ".bin", ".pth.tar")  # of files that torch.save writes
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # entries that training scripts put a state dict in
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
+DEPTH = 4  # of mappings in which a state dict is looked for
 IGNORED = ".num_batches_tracked"  # names that end so are no weights: a count of BatchNorm, an integer
 SAFE = (2, 6)  # of PyTorch: earlier ones can be made to execute code even so (CVE-2025-32434)
 TYPES = dict(F16="float16", BF16="bfloat16", F32="float32", F64="float64")  # safetensors' names, NumPy's
@@ -58,11 +61,43 @@ def read(path: Path) -> StateDict:
       UserError: there is no such file, it cannot be read, it holds no weights, or it would execute code.
     """
     check(path.is_file(), f"there is no file {str(path)!r}")
-    found = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    found = _safetensors(path) if _is_safetensors(path) else _torch(path)
     # Without such shapes, of which one size can be any number, no size is larger than the file.
     empty = [f"{name} {list(shape)}" for name, shape in found.shapes.items() if 0 in shape]
     check(not empty, f"{path} holds arrays without values: {', '.join(empty)}")
     return found
+
+
+# what a file begins with, small letters -> what it is, and the way out
+CONTENTS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch that with `git lfs pull`",
+    b"<!doctype html": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
+    b"<?xml": "an XML document: download the file itself",
+    b"\x89hdf": "an HDF5 file, as Keras writes: save the weights as .safetensors",
+    b"\x1f\x8b": "compressed by gzip: unpack it",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89png": "a PNG picture",
+    b"\x93numpy": "a NumPy array",
+    b"{": "JSON text",
+    b"#": "text",
+}
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Returns whether a file is of that format, by its content; raises UserError if it is of neither format."""
+    with storage_errors(f"{path} cannot be read"), path.open("rb") as file:
+        head = file.read(64)
+    size = path.stat().st_size
+    check(size > 0, f"{path} cannot be read as weights: it is empty")
+    if int.from_bytes(head[:8], "little") <= size - 8 and head[8:9] == b"{":
+        return True
+    start = head.lstrip().lower()
+    for begin, what in CONTENTS.items():
+        check(not start.startswith(begin), f"{path} cannot be read as weights: it is {what}")
+    if head.startswith((b"PK", b"\x80")) or (len(head) > 8 and path.suffix != ".safetensors"):
+        return False  # an archive or a pickle; PyTorch knows older formats, too
+    return path.suffix == ".safetensors"
 
 
 # ---------------------------------------------------------------- safetensors
@@ -102,6 +137,9 @@ def _check_types(path: Path, types: Mapping[str, str]) -> None:
 def _unprefixed(names: Iterable[str]) -> tuple[list[str], str]:
     """Returns the names without the prefixes that all of them have, and a note of those."""
     names, found = list(names), ""
+    inner = [re.sub(r"\.module\.", ".", name) for name in names]  # DataParallel around a part, as AlexNet's features
+    if inner != names and len(set(inner)) == len(names):
+        names, found = inner, ".module."
     while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in names)), ""):
         names, found = [name.removeprefix(prefix) for name in names], found + prefix
     return names, f"names without {found!r}" if found else ""
@@ -155,9 +193,16 @@ def _load(path: Path, torch: Any, size: int) -> Any:
                 f"{path} is refused: it is a compressed archive, or says that it holds more than its {size:,} bytes, "
                 "as no file of torch.save does",
             )
+        check(
+            not _mentions(path, b"bytearray"),
+            f"{path} is refused: it asks for a bytearray, as no file of weights does, which can take any memory",
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats
             # Mapped, an entry cannot reach beyond the file; the format before 2020 has no entries.
+            if path.suffix == ".safetensors":  # PyTorch goes by the name
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UserError:
         raise
@@ -171,28 +216,47 @@ def _load(path: Path, torch: Any, size: int) -> Any:
             "torch.save(model.state_dict(), 'weights.pth')",
         )
         first = next(iter(reason.splitlines()), type(error).__name__).strip()
+        if "weights_only" in first:  # PyTorch's advice, which would execute what the file says
+            first = "it is a pickle, but none of weights alone"
         raise UserError(f"{path} cannot be read as a file of torch.save: {first[:300]}") from None
 
 
+def _mentions(path: Path, word: bytes) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(word) >= 0
+
+
 def _unwrapped(path: Path, loaded: Any, torch: Any) -> tuple[dict[str, Any], str]:
-    """Returns the state dict in what a file holds, and a note of where in it."""
+    """Returns the state dict in what a file holds, and a note of where in it: the mapping with the most tensors.
 
-    def tensors(value: Any) -> dict[str, Any]:
-        entries = value.items() if isinstance(value, Mapping) else ()
-        return {name: part for name, part in entries if isinstance(name, str) and isinstance(part, torch.Tensor)}
+    Of equal ones those of `WRAPPERS` come first. A script may save tensors beside it, or a second network.
+    """
+    found: list[tuple[int, int, str, dict[str, Any]]] = []
 
-    if found := tensors(loaded):
-        return found, ""
-    entries = [str(name) for name in loaded] if isinstance(loaded, Mapping) else []
-    for entry in WRAPPERS:
-        if entry in entries and (found := tensors(loaded[entry])):
-            others = ", ".join(name for name in entries if name != entry)
-            return found, f"its entry {entry!r}" + (f", not {others}" if others else "")
-    what = f"the entries {', '.join(entries[:20])}" if entries else f"a {type(loaded).__name__}"
-    raise UserError(
-        f"{path} holds no state dict: it is {what}. Known are names with tensors, alone or as one of the entries "
-        f"{', '.join(WRAPPERS)}"
-    )
+    def search(value: Any, place: str, depth: int) -> None:
+        entries = {name: part for name, part in value.items() if isinstance(name, str)}
+        tensors = {name: part for name, part in entries.items() if isinstance(part, torch.Tensor)}
+        if tensors:
+            rank = WRAPPERS.index(place) if place in WRAPPERS else len(WRAPPERS) * bool(place)
+            found.append((-len(tensors), rank, place, tensors))
+        for name, part in entries.items():
+            if isinstance(part, Mapping) and depth < DEPTH:
+                search(part, f"{place}.{name}" if place else name, depth + 1)
+
+    if isinstance(loaded, Mapping):
+        search(loaded, "", 1)
+    if not found:
+        entries = [str(name) for name in loaded] if isinstance(loaded, Mapping) else []
+        what = f"the entries {', '.join(entries[:20])}" if entries else f"a {type(loaded).__name__}"
+        raise UserError(
+            f"{path} holds no state dict: it is {what}. Known are names with tensors, alone or in an entry such as "
+            f"{', '.join(WRAPPERS)}"
+        )
+    _, _, place, tensors = min(found, key=lambda one: one[:2])
+    if not place:
+        return tensors, ""
+    others = ", ".join(str(name) for name in loaded if name != place.split(".")[0])
+    return tensors, f"its entry {place!r}" + (f", not {others}" if others else "")
 
 
 def _kind(value: Any, torch: Any) -> str:

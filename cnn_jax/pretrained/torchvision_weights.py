@@ -154,13 +154,21 @@ def names(model: nnx.Module) -> dict[str, str]:
     return {path: f"{layers[layer]}.{KINDS[kind]}" for path, (layer, kind) in split.items() if layer in layers}
 
 
-def misfits(model: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _is_head(path: str) -> bool:
+    return path.startswith("head/")
+
+
+def misfits(model: nnx.Module, shapes: Mapping[str, tuple[int, ...]], *, headless: bool = False) -> str:
     """Returns what of torchvision's weights does not fit the network, in one line; empty if all of them do.
 
     Args:
       model: our network, or its shapes only (`nnx.eval_shape`). shapes: torchvision's name -> shape.
+      headless: the weights have no head, and need none.
     """
     theirs, leaves = names(model), _leaves(model)
+    if headless:
+        theirs = {path: name for path, name in theirs.items() if not _is_head(path)}
+        leaves = {path: leaf for path, leaf in leaves.items() if not _is_head(path)}
     given = {name: shape for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
     needed = {path: leaf.shape[:-3:-1] + leaf.shape[:-2] for path, leaf in leaves.items()}  # in torch's layout
     problems = {
@@ -176,12 +184,13 @@ def misfits(model: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> str:
     return "; ".join(f"{len(found)} {kind}: {', '.join(found)}" for kind, found in problems.items() if found)
 
 
-def convert(model: nnx.Module, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def convert(model: nnx.Module, weights: Mapping[str, np.ndarray], *, headless: bool = False) -> dict[str, np.ndarray]:
     """Returns our path -> array in our layout, in memory of its own, of torchvision's weights without `misfits`."""
     theirs, leaves = names(model), _leaves(model)
     return {
         path: np.array(_to_ours(np.asarray(weights[name]), _channels(path, leaves)), leaves[path].dtype, order="C")
         for path, name in theirs.items()
+        if not (headless and _is_head(path))
     }
 
 

@@ -36,8 +36,10 @@ def show(folders: Sequence[str], form: str, *, grouped: bool, columns: Sequence[
     for folder in map(Path, folders):
         try:
             runs.append(read(folder))
-        except LeftOut as why:
-            left_out[folder] = str(why)
+        except (LeftOut, UserError) as why:
+            if isinstance(why, UserError) and len(folders) == 1:
+                raise
+            left_out[folder] = str(why).removeprefix(f"{folder} ")
     groups, again = group(runs)
     left_out |= again
     notes = "".join(f"{folder}: left out, {why}\n" for folder, why in left_out.items())

@@ -15,6 +15,7 @@ from cnn_jax.config.compare import flat, is_one_of
 from cnn_jax.config.durations import to_steps
 from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import UserError
+from cnn_jax.core.files import read_json
 from cnn_jax.eval import protocols
 from cnn_jax.tracking import run_record
 from cnn_jax.tracking.recorder import read_jsonl
@@ -159,7 +160,7 @@ def read(folder: Path) -> Finished:
 
 def _fields(folder: Path, name: str) -> dict[str, Any]:
     try:
-        return flat(json.loads((folder / name).read_text(encoding="utf-8")))
+        return flat(read_json(folder / name))
     except (ValueError, AttributeError):
         raise LeftOut(f"damaged: {name}") from None
 

@@ -1,12 +1,13 @@
 """What a sweep has of each arm so far: its finished runs, their curves and layers."""
 
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.core.files import read_json
+from cnn_jax.core.text import markdown
 from cnn_jax.reporting import runs
 from cnn_jax.sweeping.plan import Planned, Task, tasks
 from cnn_jax.sweeping.question import Arm
@@ -67,7 +68,7 @@ def read(planned: Sequence[Planned], folder: Path, seeds: Iterable[int]) -> list
             if record["kind"] == "train_part":
                 result.train_errors[task.seed] = 100 * record["error"]
         if (task.folder / "layers.json").exists():
-            result.layers[task.seed] = json.loads((task.folder / "layers.json").read_text(encoding="utf-8"))
+            result.layers[task.seed] = read_json(task.folder / "layers.json")
     return list(results.values())
 
 
@@ -77,5 +78,5 @@ def missing(every: Sequence[Task]) -> list[str]:
     for task in every:
         if task.finished() is None:
             other = "its folder holds a run of another configuration" if task.misfits() else "not finished"
-            lines.append(f"{task.name}: {task.failure or other}")
+            lines.append(markdown(f"{task.name}: {task.failure or other}"))
     return lines

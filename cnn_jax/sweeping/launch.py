@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import Stopped, StorageError, UserError, check
-from cnn_jax.core.files import write_text
+from cnn_jax.core.files import read_json, write_text
 from cnn_jax.display.tables import duration
 from cnn_jax.sweeping.plan import Task
 from cnn_jax.training import preemption
@@ -183,9 +183,11 @@ def check_not_submitted(folder: Path, pending: Sequence[Task]) -> None:
     """Raises UserError if tasks that are not finished are with a cluster; a list that is done with is removed."""
     path = folder / "submitted.json"
     if path.exists() and pending:
-        jobs = json.loads(path.read_text(encoding="utf-8"))
+        jobs = read_json(path)
+        check(isinstance(jobs, list), f"{path} is damaged: it has no list of jobs. Where they are over, remove it")
+        some = ", ".join(map(str, jobs[:3]))
         raise UserError(
-            f"{len(pending)} runs are not finished, and jobs were submitted for them ({', '.join(jobs[:3])}, ...): "
+            f"{len(pending)} runs are not finished, and jobs were submitted for them ({some}, ...): "
             f"wait for them. If they are over, remove {path}, and the same command goes on with what is left"
         )
     path.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ and what the task can show. Its `get_experiment(dataset, full)` returns an `Expe
 clone; an installed package carries copies.
 """
 
-import importlib.util
 import itertools
 import re
 import shlex
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.core import imports
 from cnn_jax.core.errors import UserError, check, near
 
 PACKAGE = Path(__file__).parents[1]
@@ -139,18 +139,12 @@ def load(spec: str) -> Experiment:
     elif path.suffix != ".py" or not path.is_file():
         known = [str(other) for other in experiments(path.parent)]
         raise UserError(f"there is no experiment {file!r}{near(file, known)} (--list shows ours)")
-    try:
-        module = _module(path)
-    except SyntaxError as error:
-        raise UserError(f"{file}, line {error.lineno}: {error.msg}") from None
-    check(hasattr(module, "get_experiment"), f"{file} is no experiment: it has no get_experiment(dataset, full)")
+    module = imports.run_file(path, "get_experiment")
     full = "full" in words
     datasets = [word for word in words if word != "full"]
     check(len(datasets) <= 1, f"{spec!r} names more than one data set: {', '.join(datasets)}")
-    try:
+    with imports.errors_of(path):
         found = module.get_experiment(*datasets, full=full)
-    except ValueError as error:
-        raise UserError(f"{spec}: {error}") from None
     check(isinstance(found, Experiment), f"{file}: get_experiment(dataset, full) must return an Experiment")
     found = replace(
         found,
@@ -190,11 +184,3 @@ def experiments(where: Path | None = None) -> list[Path]:
 def listing() -> str:
     """Returns the names of our experiments, each with its question."""
     return "\n".join(f"{path.stem}\n    {load(path.stem).question}" for path in experiments())
-
-
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 import re
 import subprocess
 import sys
@@ -10,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cnn_jax.core.errors import check
-from cnn_jax.core.files import write_text
-from cnn_jax.display.tables import Sheet, Short, render
+from cnn_jax.core.files import read_json, write_text
+from cnn_jax.core.text import markdown
+from cnn_jax.display.tables import Code, Sheet, Short, render
 from cnn_jax.sweeping import cost, figures
 from cnn_jax.sweeping.arm_results import ArmResult, missing, read
 from cnn_jax.sweeping.intervals import Mean, mean, paired_difference
@@ -86,7 +86,7 @@ def arms_sheet(results: Sequence[ArmResult]) -> Sheet:
                 with_deviation(list(result.test_errors.values())),
                 with_deviation(list(result.gaps.values())),
                 *(round(mean(speeds).mean) if speeds else None, round(mean(seconds).mean, 1) if seconds else None),
-                f"`{result.arm.command()}`",
+                Code(result.arm.command()),
             )
         )
     title = "Arms: mean ± standard deviation over seeds; memory is an estimate, time is without compilation"
@@ -150,7 +150,7 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
     if experiment.parts:
         path = folder / "costs.json"
         if path.exists():
-            costs = json.loads(path.read_text(encoding="utf-8"))
+            costs = read_json(path)
             parts += [render([cost.sheet(costs["rows"])], "markdown"), f"Measured on {cost.place(costs)}."]
         else:
             lacking.append("the cost of the parts: the sweep measures it where it runs without --launcher")
@@ -159,13 +159,13 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
     if lacking:
         parts += ["## What is missing", "\n".join(f"- {line}" for line in lacking)]
     parts += ["## How it was made", f"`{command}`"]
-    parts.append("\n".join(f"- {name}: {'; '.join(values)}" for name, values in distinct.items() if values))
+    parts.append("\n".join(f"- {name}: {markdown('; '.join(values))}" for name, values in distinct.items() if values))
     mixed = [name for name in ("hardware", "versions", "commit") if len(distinct[name]) > 1]
     if mixed:
         parts.append(f"**Runs differ in {', '.join(mixed)}: what is compared may not be the arms alone.**")
     text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
     write_text(folder / "report.md", text)
-    write_text(folder / "report.html", page(text, folder))
+    write_text(folder / "report.html", page(text, [path for path, _ in pictures]))
     return folder / "report.html"
 
 
@@ -187,20 +187,22 @@ td code { display: inline-block; min-width: 24rem; white-space: normal; }
 """
 
 
-def page(markdown: str, folder: Path) -> str:
-    """Returns a report in Markdown as one HTML page, with the pictures of `folder` inside."""
+def page(text: str, pictures: Sequence[Path]) -> str:
+    """Returns a report in Markdown as one HTML page with its pictures inside; it loads nothing from anywhere else."""
     from markdown_it import MarkdownIt
 
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     body = re.sub(r"<p>(<img [^>]*>)</p>", r'<div class="wide">\1</div>', body)
     body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
 
-    def embed(match: re.Match) -> str:
-        data = base64.b64encode((folder / html.unescape(match.group(1))).read_bytes()).decode()
-        return f'src="data:image/png;base64,{data}"'
+    own = {html.escape(path.name): path for path in pictures}
 
-    body = re.sub(r'src="([^":]+\.png)"', embed, body)
-    title = html.escape(markdown.splitlines()[0].removeprefix("# "))
+    def embed(match: re.Match) -> str:
+        path = own.get(match.group(1))
+        return f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"' if path else 'src=""'
+
+    body = re.sub(r'src="([^"]*)"', embed, body)
+    title = html.escape(text.splitlines()[0].removeprefix("# "))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -217,7 +219,7 @@ def measure_cost(experiment: Experiment, spec: str, folder: Path, say: Callable[
       UserError: it fails.
     """
     path = folder / "costs.json"
-    if path.exists() and cost.fits(json.loads(path.read_text(encoding="utf-8")), experiment.parts):
+    if path.exists() and cost.fits(read_json(path), experiment.parts):
         return
     say("measuring the cost of the parts")
     line = [sys.executable, "-m", "cnn_jax.sweep", spec, "--cost", "--format=json"]

@@ -3,27 +3,52 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnn_jax.core.files import write_text
+from cnn_jax.core.errors import UserError
+from cnn_jax.core.files import read_text, write_text
 
 FINAL = ("test", "train_part")  # kinds of records of the final evaluation
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of a metrics.jsonl; a line cut off by a crash at the end is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    """Returns the records of a metrics.jsonl; a line cut off by a crash at the end is left out.
+
+    Raises:
+      UserError: it cannot be read, or has another line that is no record.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Returns (records, whether the last line is cut off)."""
+    lines = (read_text(path) if path.exists() else "").split("\n")
+    last = lines.pop()
     records = []
     for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from None
-    return records
+        record = _record(line)
+        if record is None:
+            raise UserError(
+                f"{path} is damaged: line {number} is no record, {line[:80]!r}. Remove the line, or move the file "
+                "away: records are lost with it, nothing else"
+            )
+        records.append(record)
+    record = _record(last)
+    return (records, bool(last)) if record is None else ([*records, record], False)
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """Returns the record in a line, or None if it has none."""
+    try:
+        found = json.loads(line)
+        whole = isinstance(found["kind"], str) and type(found["step"]) is int
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if whole else None
 
 
 class Recorder:
@@ -32,11 +57,24 @@ class Recorder:
     A record is a flat dict: "kind" ("train", "validation", and at the end those of `FINAL`), "step", "epoch", then
     metrics. Records after `step`, left by a run that went further than its last checkpoint, are dropped, and so are the
     final ones: the run that goes on writes them again.
+
+    Args:
+      step: of the checkpoint. report: is called with a sentence if records before it are missing, or one is cut off.
+
+    Raises:
+      UserError: see `read_jsonl`.
     """
 
-    def __init__(self, workdir: Path, *, step: int, tensorboard: bool):
+    def __init__(
+        self, workdir: Path, *, step: int, tensorboard: bool, report: Callable[[str], Any] = lambda text: None
+    ):
         self.path = workdir / "metrics.jsonl"
-        kept = [record for record in read_jsonl(self.path) if record["step"] <= step and record["kind"] not in FINAL]
+        if step and not self.path.exists():
+            report(f"metrics.jsonl is missing: the records up to step {step:,} are lost, training is not")
+        records, cut = _read(self.path)
+        if cut:
+            report("the last line of metrics.jsonl was cut off: it is removed")
+        kept = [record for record in records if record["step"] <= step and record["kind"] not in FINAL]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file = self.path.open("ab")
         self.writer = None

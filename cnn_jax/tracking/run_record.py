@@ -15,7 +15,7 @@ from typing import Any
 from cnn_jax import models
 from cnn_jax.config.fields import model_fields
 from cnn_jax.core.errors import UserError
-from cnn_jax.core.files import write_text
+from cnn_jax.core.files import read_json, write_text
 
 # jax is imported by the functions: reports read run.json, too.
 
@@ -143,7 +143,7 @@ class RunRecord:
 def read(path: Path) -> dict[str, Any]:
     """Returns the content of a run.json; raises UserError if it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         whole = all(start.keys() >= FIELDS and start["seconds"]["total"] >= 0 for start in content["starts"])
         if whole:
             return dict(content)

@@ -1,6 +1,7 @@
 """The evaluation of what runs have saved: one checkpoint, or an ensemble (Krizhevsky et al. 2012, section 6)."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,13 @@ def evaluate_run(config: Any, folder: Path | str, which: str, *, console: Consol
             raise UserError(f"{folder} has no checkpoints yet: train with --workdir={folder}")
         setup = build(config)
         run_folder.check_same(setup.config, here, may_differ=MAY_DIFFER)
+        if not os.access(here, os.W_OK):
+            terminal.say(console, f"{folder} cannot be written: the numbers will be printed, and not recorded there")
         check_processes(setup, {"--workdir": str(folder), "--checkpoint": which})
         with Checkpoints(here, shared=isinstance(folder, Path)) as checkpoints:
             step = collectives.decided(lambda: checkpoints.select(which, lambda text: terminal.say(console, text)))
+            own = run_folder.identity(run_folder.stored_config(here))
+            run_folder.check_identity(checkpoints.run(step), own, checkpoints.folder / str(step))
             state = States(setup).restore(checkpoints, step)
         evaluator = Evaluator(setup)
         with terminal.waiting(console, "evaluating"):
@@ -55,7 +60,12 @@ def evaluate_run(config: Any, folder: Path | str, which: str, *, console: Consol
             _record(here, {part: {"kind": part, "step": step} | scalars(m) for part, m in final.items()})
             if setup.config.eval.confusion_matrix and collectives.is_first():
                 confusion = final["test"]["confusion"]
-                plots.plot_confusion(confusion, setup.data.class_names, here / "confusion_matrix.png")
+                try:
+                    plots.plot_confusion(confusion, setup.data.class_names, here / "confusion_matrix.png")
+                except UserError:
+                    raise
+                except Exception as error:
+                    terminal.say(console, f"the confusion matrix cannot be drawn: {type(error).__name__}: {error}")
     return final
 
 

@@ -76,6 +76,7 @@ def define_evaluation(flags: cli.Flags) -> None:
 
 def workdir(flags: cli.Flags) -> Path | str | None:
     """Returns --workdir, a path or a URL; see `files.located`."""
+    check(flags.workdir != "", "--workdir is empty: name a folder, or leave it out for a new one in runs/")
     return files.located("--workdir", flags.workdir) if flags.workdir else None
 
 

@@ -9,10 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from cnn_jax import models
+from cnn_jax.analysis.layer_table import dropped
 from cnn_jax.config.fields import model_fields
 from cnn_jax.core import trees
+from cnn_jax.core.text import printable
 from cnn_jax.data.dataset import KINDS
 from cnn_jax.display.tables import human
+from cnn_jax.display.terminal import say
 from cnn_jax.tracking.run_folder import has_checkpoint
 from cnn_jax.training.setup import Setup
 from cnn_jax.training.state import States
@@ -55,8 +58,21 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
         ("", f"of it parameters, optimiser and statistics: {states.bytes():,} bytes, exactly; {placed}"),
         ("results", str(workdir)),
     )
+    if where := dropped(setup.layers):
+        lines = (*lines[:3], ("", f"positions at the border are dropped by the strides of: {where}"), *lines[3:])
     for name, value in lines:
-        console.print(f"[bold]{name:10}[/bold]{escape(value)}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name:10}[/bold]{escape(printable(value))}", highlight=False, soft_wrap=True)
+    if config.model.get("activation") == "sigmoid":
+        note = "sigmoid saturates: a recipe for another activation may stay near chance. LeNet-5 on digits needs"
+        say(console, f"note: {note} --config.optim.learning_rate=0.05 --config.duration='80 epochs'")
+    total = host_memory()
+    if jax.default_backend() == "cpu" and total and states.memory_bytes() * len(devices) > total:
+        console.print(
+            f"[bold red]warning:[/bold red] this machine has {human(total)}B of memory: the run will probably be "
+            "killed. A smaller config.batch_size, or a larger config.accumulation, needs less",
+            highlight=False,
+            soft_wrap=True,
+        )
     if has_unused_gpu():
         console.print(
             "[bold red]warning:[/bold red] this machine has an NVIDIA GPU, but jax computes on the CPU: "
@@ -95,7 +111,15 @@ def print_transfer(setup: Setup, states: States, console: Console) -> None:
         )
         lines.append(("frozen", ", ".join(trees.summarized(frozen, mask))))
     for name, value in lines:
-        console.print(f"[bold]{name:10}[/bold]{escape(value)}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name:10}[/bold]{escape(printable(value))}", highlight=False, soft_wrap=True)
+
+
+def host_memory() -> int | None:
+    """Returns the memory of this machine, bytes, or None if the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def has_unused_gpu() -> bool:

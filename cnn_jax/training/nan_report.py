@@ -8,8 +8,8 @@ import numpy as np
 
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.checkpoint.saver import Saver
+from cnn_jax.core import files
 from cnn_jax.core.errors import NotFiniteError
-from cnn_jax.core.files import write_text
 from cnn_jax.parallel import collectives
 from cnn_jax.tracking.recorder import jsonable
 from cnn_jax.training import diagnostics
@@ -32,12 +32,13 @@ def check_finite(setup: Setup, state: TrainState, folder: Path, records: Path, s
     if not failed:
         return
     saver.wait()
-    written = records / "not_finite"
-    written.mkdir(exist_ok=True)
+    folder_of_report = records / "not_finite"
+    folder_of_report.mkdir(exist_ok=True)
     batch = diagnostics.training_batch(setup, failed)
-    np.savez_compressed(written / "batch.npz", **collectives.fetch(batch))
+    with files.written(folder_of_report / "batch.npz") as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **collectives.fetch(batch))
     report: dict[str, Any] = {"step": failed} | diagnostics.examine(setup, state, batch)
-    write_text(written / "report.json", json.dumps(jsonable(report), indent=1) + "\n")
+    files.write_text(folder_of_report / "report.json", json.dumps(jsonable(report), indent=1) + "\n")
     evidence = Checkpoints(folder / "not_finite", shared=saver.checkpoints.shared)
     with evidence, Saver(evidence, keep=1) as last:
         last.save(failed - 1, state, error=None)

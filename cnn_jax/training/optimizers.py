@@ -34,7 +34,8 @@ def make_schedule(config: Any, total_steps: int, to_steps: Callable[[str], int])
     warmup = to_steps(schedule.warmup)
     check(
         warmup < total_steps,
-        f"config.optim.schedule.warmup is {schedule.warmup!r} = {warmup} steps, but training has {total_steps}",
+        f"config.optim.schedule.warmup is {schedule.warmup!r} = {warmup} steps, but training has {total_steps}: set "
+        "config.optim.schedule.warmup='0 steps', or a longer config.duration",
     )
     rest = total_steps - warmup
 

@@ -16,7 +16,7 @@ from cnn_jax.analysis import layer_sheets
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.checkpoint.saver import Saver
 from cnn_jax.core import files
-from cnn_jax.core.errors import Stopped, UserError
+from cnn_jax.core.errors import FolderGoneError, Stopped, UserError
 from cnn_jax.display import plots, terminal
 from cnn_jax.parallel import collectives, mesh
 from cnn_jax.tracking import run_folder
@@ -105,11 +105,18 @@ class Session:
         hold, config, setup = self._resources.enter_context, self.config, self.setup
         self.records = hold(collectives.records(self.folder))
         hold(files.locked(self.records))
-        run_folder.prepare(config, self.records, data=setup.data.identity, extend=self.options.extend)
+        self.inode = files.inode(self.records)
+        data = setup.data.identity
+        for note in run_folder.prepare(config, self.records, data=data, extend=self.options.extend):
+            self.tell(note)
         layer_sheets.write(config, setup.layers, self.records / "summary.txt")
         self.checkpoints = hold(Checkpoints(self.folder, shared=isinstance(self.name, Path)))
-        self.saver = hold(Saver(self.checkpoints, keep=config.checkpoint.keep, report=self.tell))
+        own = run_folder.identity(json.loads(config.to_json()), data)
+        self.saver = hold(Saver(self.checkpoints, keep=config.checkpoint.keep, run=own, report=self.tell))
         self.latest = collectives.decided(lambda: self.checkpoints.latest(self.tell, tidy=True))
+        if self.latest is not None and collectives.is_first():
+            saved = self.checkpoints.run(self.latest)
+            run_folder.check_identity(saved, own, self.checkpoints.folder / str(self.latest))
         self.first_step = self.latest or 0
         self.run_record = hold(
             RunRecord(
@@ -122,7 +129,12 @@ class Session:
             )
         )
         self.recorder = hold(
-            Recorder(self.records, step=self.first_step, tensorboard=config.log.tensorboard and collectives.is_first())
+            Recorder(
+                self.records,
+                step=self.first_step,
+                tensorboard=config.log.tensorboard and collectives.is_first(),
+                report=self.tell,
+            )
         )
         self.trace = hold(
             Trace(
@@ -244,12 +256,13 @@ class Session:
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts to save the state, after the records before it are on the disk."""
+        self._check_folder()
         self.recorder.sync()
         error = self.final["validation"]["error"] if self.validated == step else None
         with self.throughput.paused(state), self.run_record.spending("saving"):
             self.saver.save(step, state, error=error)
             if collectives.is_first() and (self.stop.received or time.perf_counter() - self.plotted > PLOT_EVERY):
-                plots.plot_curves(self.records)
+                self._draw(plots.plot_curves, self.records)
                 self.plotted = time.perf_counter()
             self.run_record.write(step)
 
@@ -279,28 +292,41 @@ class Session:
             final["train"] = evaluate("train")
         if config.eval.layers:
             self._write_layers(state, "last")
+        terminal.print_results(final, self.options.console)
         # The test is the last record: a run that has it has everything.
         for part, kind in (("train", "train_part"), ("test", "test")):
             if part in final:
                 self._write(kind, total, scalars(final[part]))
         if collectives.is_first():
-            plots.plot_curves(self.records)
+            self._draw(plots.plot_curves, self.records)
             if config.eval.confusion_matrix:
-                names = self.setup.data.class_names
-                plots.plot_confusion(final["test"]["confusion"], names, self.records / "confusion_matrix.png")
-        terminal.print_results(final, self.options.console)
+                names, path = self.setup.data.class_names, self.records / "confusion_matrix.png"
+                self._draw(plots.plot_confusion, final["test"]["confusion"], names, path)
         self.tell(f"{time.perf_counter() - self.options.began:.0f} s; results are in {self.name}")
         return final
 
     # ------------------------------------------------------------ files
 
+    def _draw(self, plot: Callable[..., Any], *arguments: Any) -> None:
+        """Draws a picture; what goes wrong is said and costs nothing else."""
+        try:
+            plot(*arguments)
+        except Exception as error:
+            self.tell(f"a picture cannot be drawn ({plot.__name__}): {type(error).__name__}: {error}")
+
+    def _check_folder(self) -> None:
+        """Raises FolderGoneError if the folder is no longer the one that the run began in."""
+        if files.inode(self.records) != self.inode:
+            raise FolderGoneError(self.name)
+
     def _write(self, kind: str, step: int, metrics: dict[str, Any]) -> None:
+        self._check_folder()
         self.recorder.write(kind, step, step / self.setup.steps_per_epoch, **metrics)
 
     def _write_layers(self, state: TrainState, when: str) -> None:
         """Writes what `diagnostics.examine` finds of the first batch under "first" or "last" of layers.json."""
         path = self.records / "layers.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if when == "last" and path.exists() else {}
+        found = files.read_json(path) if when == "last" and path.exists() else {}
         found[when] = diagnostics.examine(self.setup, state, diagnostics.training_batch(self.setup, 1))
         files.write_text(path, json.dumps(jsonable(found), indent=1) + "\n")
 

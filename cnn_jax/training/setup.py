@@ -1,7 +1,8 @@
 """From a configuration to everything that a run computes with, but its state. Nothing is computed here, only traced."""
 
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from cnn_jax import models
-from cnn_jax.analysis.layer_table import LayerRow, layer_table
+from cnn_jax.analysis.layer_table import LayerRow, dropped, layer_table
 from cnn_jax.config.durations import in_steps, is_due, to_steps
 from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core import imports, trees
@@ -188,9 +189,11 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
         **model_fields(config),
     )
     layers = layer_table(create_model, data.image_shape)
+    check_sizes(config, layers)
     model = jax.eval_shape(lambda: create_model())
     _, params, _ = graph.split(model)
     trainable = finetuning.select(config.trainable, model.order, params)
+    check_batch_norm(config, layers, trainable.frozen_layers)
     network, params, stats = graph.split(model, trainable.frozen_layers)
     network = replace(network, kernels=config.cpu_kernels)
     if config.cache_features:
@@ -234,6 +237,9 @@ def _completed(config: Any, data: Splits) -> Any:
     config = config.copy_and_resolve_references()
     config.data.num_classes = len(data.class_names)
     config.data.update(data.chosen)
+    # Evaluation fills its batches up to one size: no more than the largest part needs.
+    devices, largest = len(jax.devices()), max(map(len, data.parts.values()))
+    config.eval.batch_size = min(config.eval.batch_size, math.ceil(largest / devices) * devices)
     examples = len(data.parts["train"])
     check(
         config.batch_size <= examples,
@@ -241,6 +247,30 @@ def _completed(config: Any, data: Splits) -> Any:
         f"each of them once at most: set config.batch_size to {examples} or less",
     )
     return config
+
+
+def check_sizes(config: Any, layers: list[LayerRow]) -> None:
+    """Raises UserError if config.strict_sizes is set and a layer drops positions of its input."""
+    where = dropped(layers)
+    check(
+        not (config.strict_sizes and where),
+        f"config.strict_sizes is True, but of images of {config.data.image_size} the strides of these layers drop "
+        f"positions at the border: {where}. Give another config.data.image_size, or padding",
+    )
+
+
+def check_batch_norm(config: Any, layers: list[LayerRow], frozen: Collection[str]) -> None:
+    """Raises UserError if a BatchNorm that is trained sees one value of each channel: its output would be constant."""
+    for row in layers:
+        if row.kind != "norm" or row.statistics == 0 or row.name in frozen:
+            continue
+        positions, micro_batch = math.prod(row.output_shape[:-1]), config.batch_size // config.accumulation
+        check(
+            positions * micro_batch > 1,
+            f"config.batch_size is {config.batch_size} and config.accumulation {config.accumulation}, so the BatchNorm "
+            f"{row.name} sees one value of each channel, and what it normalizes is 0: set config.batch_size to at "
+            f"least {2 * config.accumulation}, or config.accumulation to 1 with a batch of 2 or more",
+        )
 
 
 def check_processes(config: Any) -> None:

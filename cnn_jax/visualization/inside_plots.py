@@ -119,10 +119,9 @@ def plot_maps(
 
 def _parts(height: float, *widths: float) -> tuple[Any, Any]:
     """Returns a figure and its parts side by side."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axis = subplots(1, figsize=(sum(widths), height), layout="constrained")
-    pyplot.delaxes(axis)
+    figure = Figure(figsize=(sum(widths), height), layout="constrained")
     return figure, figure.subfigures(1, len(widths), width_ratios=widths)
 
 

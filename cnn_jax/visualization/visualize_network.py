@@ -142,6 +142,8 @@ def cam(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Pa
     ]
     height, width = maps.shape[1:3]
     about = f"{_about(predictor)}: {how}, {height}x{width}"
+    if height * width == 1:
+        about += ": one value for the whole picture shows no place; --layer names an earlier layer"
     inside_plots.plot_cams(rows, path, title=about, scale=scale)
     return about
 

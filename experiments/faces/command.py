@@ -89,7 +89,7 @@ def persons(given: argparse.Namespace, word: str) -> Features:
     Raises:
       ValueError: it is neither, or pictures lie in no person's folder.
     """
-    path = Path(word)
+    path = Path(word).expanduser()
     if path.suffix == ".npz":
         check(not given.pixels, f"--pixels goes with pictures: {word} holds what it was written with")
         check(path.is_file(), f"there is no file {word!r}")

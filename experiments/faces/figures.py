@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from cnn_jax.display import plots
 
 
 def draw_roc(false: np.ndarray, true: np.ndarray, eer: float, path: Path, *, title: str) -> Path:
     """Draws a ROC: the share of true accepts over that of false ones, both [T], and the point of equal error."""
-    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = plots.subplots(1, figsize=(5.5, 5.5), layout="constrained")
     axis.plot([0, 100], [100, 0], color="0.7", lw=1, ls="--")
     axis.plot(100 * false, 100 * true, color="C0", lw=1.5)
     axis.plot(100 * eer, 100 * (1 - eer), "o", color="C1", label=f"equal error rate {eer:.1%}")
@@ -20,14 +20,12 @@ def draw_roc(false: np.ndarray, true: np.ndarray, eer: float, path: Path, *, tit
     axis.set_title(title, fontsize=10, wrap=True)
     axis.legend(loc="lower right")
     axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-    return path
+    return plots.save(figure, path)
 
 
 def draw_cmc(shares: np.ndarray, path: Path, *, title: str) -> Path:
     """Draws a cumulative match characteristic: the share of queries, [K], whose person is among the k nearest."""
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = plots.subplots(1, figsize=(5.5, 4), layout="constrained")
     axis.plot(np.arange(1, len(shares) + 1), 100 * shares, color="C0", marker="o", ms=3, lw=1.5)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylim(0, 102)
@@ -35,5 +33,4 @@ def draw_cmc(shares: np.ndarray, path: Path, *, title: str) -> Path:
     axis.set_ylabel("right person among the k nearest, %")
     axis.set_title(title, fontsize=10, wrap=True)
     axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-    return path
+    return plots.save(figure, path)

@@ -1,10 +1,12 @@
 """Verification: do two pictures show the same person? By the distance between their features.
 
     python -m experiments.faces.verify a.png b.png --checkpoint=runs/faces --threshold=0.2
+    python -m experiments.faces.verify a.png gallery --claim=ann --checkpoint=runs/faces --threshold=0.2
     python -m experiments.faces.verify faces --checkpoint=runs/faces --plot=roc.png
     python -m experiments.faces.verify faces.npz
 
-The first decides: the same if the distance is at most the threshold. The others measure, on the pairs of pictures in
+The first two decide: the same if the distance is at most the threshold; of a claimed person, that to the nearest of his
+or her pictures in GALLERY/PERSON/... or in an .npz file. The others measure, on the pairs of pictures in
 FOLDER/PERSON/... or of features that `cnn_jax predict --features` wrote: how often each threshold errs, and where it
 errs either way as often (EER), which is a threshold for the first. Persons should be others than those that the
 network learnt.
@@ -106,8 +108,42 @@ def measure(embedded: Features, word: str, kind: str, plot: Path | None) -> tupl
     return found, text
 
 
+def check_claim(
+    picture: Features, known: Features, gallery: str, claim: str, kind: str, threshold: float | None
+) -> tuple[dict[str, Any], str]:
+    """Compares a picture with those of the person that it is said to show, among known persons called `gallery`.
+
+    Returns:
+      What was found, and the text that says it: the distance is that to the nearest picture of the person.
+
+    Raises:
+      ValueError: nobody has that name, or the features are of another network.
+    """
+    check(
+        known.source == picture.source,
+        f"{gallery} holds features of {known.source}, but --checkpoint is {picture.source}: they cannot be compared",
+    )
+    names = sorted(set(known.labels))
+    check(claim in names, f"--claim is {claim!r}, but the persons of {gallery} are {', '.join(names[:8])}")
+    own = np.array([label == claim for label in known.labels])
+    distance = float(metrics.distances(picture.features, known.features[own], kind).min())
+    found: dict[str, Any] = {"source": picture.source, "kind": kind, "claim": claim, "distance": distance}
+    begin = f"{kind} distance to {claim} {distance:.4f}"
+    if threshold is None:
+        return found, f"{begin}; --threshold=T decides: python -m experiments.faces.verify {gallery} measures one"
+    same = distance <= threshold
+    text = f"{begin} {'<=' if same else '>'} {threshold:g}: {'' if same else 'not '}{claim}"
+    return found | {"threshold": threshold, "same": same}, text
+
+
 def run(given: argparse.Namespace) -> Found:
     words = given.words
+    if given.claim is not None:
+        check(len(words) == 2, "--claim=PERSON takes a picture and the known persons: PICTURE GALLERY/PERSON/...")
+        check(given.plot is None, "--plot draws what is measured on a folder of persons, not one picture")
+        known, picture = persons(given, words[1]), embed(given, words[:1], skip=False)
+        check(len(picture.files) == 1, f"one picture is compared, but {len(picture.files)} match {words[0]}")
+        return *check_claim(picture, known, words[1], given.claim, given.distance, given.threshold), known.exit_code
     check(len(words) in (1, 2), "name two pictures to compare, or one folder of persons, FOLDER/PERSON/...")
     if len(words) == 1:
         check(given.threshold is None, "--threshold decides about two pictures; of a folder it is measured")
@@ -126,7 +162,9 @@ def run(given: argparse.Namespace) -> Found:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return call(Parser(__doc__), run, argv)
+    parser = Parser(__doc__)
+    parser.add_argument("--claim", metavar="PERSON", help="who the picture is said to show, of GALLERY/PERSON/...")
+    return call(parser, run, argv)
 
 
 if __name__ == "__main__":

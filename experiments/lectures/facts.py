@@ -30,7 +30,7 @@ from experiments.lectures import (
     toy,
 )
 
-Value = int | float | list
+Value = Any  # int, float, or a list of rows
 
 
 @dataclass(frozen=True)

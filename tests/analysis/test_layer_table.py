@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
-from cnn_jax.analysis.layer_table import LayerRow, layer_table, stages, totals, training_bytes
+from cnn_jax.analysis.layer_table import LayerRow, dropped, layer_table, stages, totals, training_bytes
 from cnn_jax.nn import cpu
 from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import BatchNorm, Conv, Linear
@@ -36,7 +36,7 @@ class Small(nnx.Module):
 # dilation 2 adds 4*4 twice; the mean sees 2 and 3 positions: 47 + 4 = 51 and 41 + 8 = 49. Kept is the layer's input.
 ROWS = [
     LayerRow("conv", "conv", "5x5/2, pad 1", (5, 7, 8), 608, 280 * 5 * 5 * 3, 8, 0, 12 * 15 * 3, (5, 5), (2, 2)),
-    LayerRow("pool", "pool", "max 2x3/2, pad 0", (2, 3, 8), 0, 0, 0, 0, 280, (7, 9), (4, 4)),
+    LayerRow("pool", "pool", "max 2x3/2, pad 0", (2, 3, 8), 0, 0, 0, 0, 280, (7, 9), (4, 4), (1, 0)),
     LayerRow("blocks/0", "conv", "1x1/1, pad 0", (2, 3, 6), 8 * 6, 2 * 3 * 6 * 8, 0, 0, 48, (7, 9), (4, 4)),
     LayerRow(
         *("blocks/1", "conv", "3x1/1, pad 1x0, 2 groups", (2, 3, 4), 3 * 3 * 4 + 4, 2 * 3 * 4 * 3 * 3),
@@ -314,3 +314,21 @@ def test_branches_see_what_the_widest_sees_along_any_number_of_axes(axes):
     assert (small.kept, large.kept) == (2 * 9 * (8 if axes > 1 else 1) * (7 if axes > 2 else 1), 0)  # the same array
     added = layer_table(lambda: Branches(axes, jnp.add), (*(9, 8, 7)[:axes], 2))[-1]
     assert (added.receptive_field, added.jump) == ((5 + 2 * 2,) * axes, (2,) * axes)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "where"),
+    [
+        ("resnet18", {}, ""),
+        ("alexnet", {}, ""),
+        (
+            "alexnet",
+            dict(variant="ungrouped", input_shape=(224, 224, 3)),
+            "conv1/conv (1), pool1 (1), pool2 (1), pool3 (1)",
+        ),
+        ("nin", dict(ceil=False, input_shape=(224, 224, 3)), "conv1_1/conv (1), pool1 (1), pool2 (1), pool3 (1)"),
+    ],
+)
+def test_positions_that_no_window_reaches_are_named(name, fields, where):
+    shape = fields.get("input_shape", models.fields(name)["input_shape"])
+    assert dropped(layer_table(lambda: models.create(name, **fields), shape)) == where

@@ -1,5 +1,8 @@
 """How words become flags and a configuration, and what --help and --print_config say."""
 
+import subprocess
+import sys
+
 import pytest
 from absl.flags import DEFINE_bool, DEFINE_enum, DEFINE_integer, DEFINE_list, DEFINE_string
 
@@ -7,6 +10,7 @@ from cnn_jax.config import cli, recipes
 from cnn_jax.config.configuration import Configuration
 from cnn_jax.config.fields import FIELDS
 from cnn_jax.core.errors import UserError
+from commands import environment
 
 
 def parsed(*arguments):
@@ -160,3 +164,132 @@ def test_print_config_prints_and_stops(capsys):
 def test_exit_code_is_that_of_the_command(capsys):
     assert cli.call(define, lambda flags, words: len(words), ["a", "b"], usage="") == 2
     assert cli.call(define, lambda *_: None, [], usage="") == 0
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("last", ["('flip',)", "()"])
+def test_the_last_value_of_a_field_wins(last):
+    first = "()" if last != "()" else "('flip', 'pad_crop:4')"
+    found = Configuration.from_recipe("lenet5", [f"data.augment={first}", f"data.augment={last}"])
+    assert found.config.data.augment == eval(last)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "optim.schedule=cosine",
+            "'optim.schedule' is a section, not a field: give --config.optim.schedule.name=",
+        ),
+        ("model=lenet5", "'model' is a section"),
+        ("learning_rate=0.1", "did you mean 'optim.learning_rate'"),
+        ("epochs=5", "did you mean 'duration'"),
+        ("lr=5", "did you mean 'optim.learning_rate'"),
+        ("bath_size=5", "did you mean 'batch_size'"),
+        ("optim.schedule.nam=x", "did you mean 'optim.schedule.name'"),
+    ],
+)
+def test_a_field_that_is_not_there_has_a_near_match(override, message):
+    with pytest.raises(UserError) as raised:
+        Configuration.from_recipe("lenet5", [override])
+    assert message in str(raised.value)
+
+
+def test_home_is_expanded_everywhere(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    flags = cli.Flags(
+        ["~/a", "--config.data.dir=~/data", "--config.init_from", "~/x.pth", "--out=~/o", "--runs=~/r,~/s"]
+    )
+    cli.define_config(flags)
+    DEFINE_string("out", None, "", flag_values=flags)
+    DEFINE_list("runs", [], "", flag_values=flags)
+    assert flags.parse() == ["/home/me/a"]
+    assert flags.overrides == ["data.dir=/home/me/data", "init_from=/home/me/x.pth"]
+    assert flags.out == "/home/me/o" and flags.runs == ["/home/me/r", "/home/me/s"]
+
+
+# ---------------------------------------------------------------- the user's own configuration files
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = (", "c.py, line 1: "),
+        ("import nowhere_at_all", "c.py, line 1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("x = 1", "c.py has no function get_config"),
+        ("def get_confg():\n    return 1", "did you mean 'get_confg'"),
+        ("def get_config():\n    return {}", "c.py: get_config returned a dict, but must return a ConfigDict"),
+        ("def get_config():\n    pass", "get_config returned nothing"),
+        ("def get_config():\n    return 1 / 0", "c.py, line 2: ZeroDivisionError: division by zero\n  File"),
+        ("import sys\nsys.exit(3)", "c.py, line 2: SystemExit: 3"),
+        ("def get_config():\n    raise ValueError('not so')", "c.py, line 2: not so"),
+    ],
+)
+def test_a_configuration_file_that_fails_is_one_message(refused, tmp_path, text, message):
+    (tmp_path / "c.py").write_text(text)
+    assert message in refused("summary", "--config=c.py", cwd=tmp_path)
+
+
+# ---------------------------------------------------------------- standard output, platforms, interrupts
+
+
+def test_control_characters_are_not_obeyed(refused):
+    err = refused("predict", "a\x1b]0;title\x07.png", "--checkpoint=bundled:lenet5-digits")
+    assert "\x1b" not in err and "\\x1b]0;title\\x07.png" in err
+
+
+def raising(error):
+    def run(*_):
+        raise error
+
+    return run
+
+
+def test_an_import_that_was_interrupted_is_an_interrupt(capsys, monkeypatch):
+    monkeypatch.setattr(cli.atexit, "register", lambda *_: None)
+    try:
+        raise ImportError("numpy") from KeyboardInterrupt()
+    except ImportError as error:
+        assert cli.call(define, raising(error), [], usage="") == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+    with pytest.raises(ImportError):
+        cli.call(define, raising(ImportError("numpy")), [], usage="")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    [
+        (">/dev/full", 74, "error: standard output cannot be written: No space left on device\n"),
+        (">&-", 0, "standard output is closed: what is printed goes nowhere\n"),
+    ],
+)
+def test_standard_output_that_takes_nothing(redirection, code, message):
+    line = f"{sys.executable} -m cnn_jax.summary --config=lenet5 {redirection}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment())
+    assert (done.returncode, done.stderr) == (code, message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["nonsense", "cuda"])
+def test_a_platform_that_is_not_there_is_one_message(platform):
+    line = [sys.executable, "-m", "cnn_jax.main", "--config=lenet5", "--dry-run"]
+    variables = environment() | {"JAX_PLATFORMS": platform}
+    done = subprocess.run(line, capture_output=True, text=True, env=variables)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"error: jax cannot compute with JAX_PLATFORMS={platform!r}: ")
+
+
+@pytest.mark.slow
+def test_an_interrupt_that_is_swallowed_comes_again():
+    script = (
+        "import gc, sys, time; from cnn_jax.config import cli\n"
+        "def swallow(phase, info):\n    gc.callbacks.remove(swallow); raise KeyboardInterrupt\n"
+        "def define(flags):\n    'x'\n"
+        "def run(*_):\n    gc.callbacks.append(swallow); gc.collect(); time.sleep(20)\n"
+        "sys.exit(cli.call(define, run, [], usage=''))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(), timeout=15)
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")

@@ -1,4 +1,8 @@
 import io
+import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -97,7 +101,7 @@ def test_what_is_no_whole_picture_is_an_error_that_names_the_file(tmp_path, cont
 def test_a_picture_of_a_hundred_megapixels_is_read_and_a_larger_one_refused_before_it_is_decoded(tmp_path, monkeypatch):
     large = png(tmp_path / "large.png", Image.new("1", (10_000, 10_000)))
     assert decode(large, 1).shape == (10_000, 10_000, 1)
-    monkeypatch.setattr(images.Image, "MAX_IMAGE_PIXELS", 10**7)
+    monkeypatch.setattr(images, "MOST_PIXELS", 10**7)
     with pytest.raises(UnreadableError, match="it has more than"):
         decode(large, 1)
 
@@ -105,6 +109,79 @@ def test_a_picture_of_a_hundred_megapixels_is_read_and_a_larger_one_refused_befo
 def test_a_file_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(UnreadableError, match="No such file"):
         decode(tmp_path / "a.jpg", 3)
+
+
+def exif_of(orientation, *entries):
+    """EXIF with an orientation and other entries: (tag, type, count, 4 bytes)."""
+    rows = [struct.pack("<HHIHH", 0x112, 3, 1, orientation, 0), *(struct.pack("<HHI4s", *entry) for entry in entries)]
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(rows)) + b"".join(rows) + bytes(4)
+
+
+ODD = [
+    (),
+    [(0x11A, 2, 4, b"72\0\0")],
+    [(0x10F, 4, 1, b"abcd")],
+    [(0x11A, 5, 1, b"\xff\xff\xff\xff")],
+    [(0x8769, 4, 1, b"\xff" * 4)],
+]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("entries", ODD)
+def test_odd_exif_does_not_matter(tmp_path, entries, form):
+    picture = Image.fromarray(np.repeat(np.repeat(RAMP, 8, 0), 8, 1))
+    picture.save(tmp_path / "plain", form)
+    picture.save(tmp_path / "a", form, exif=exif_of(6, *entries))
+    np.testing.assert_array_equal(decode(tmp_path / "a", 3), np.rot90(decode(tmp_path / "plain", 3), -1))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize(
+    "exif", [b"", b"Exif\0\0", exif_of(9), exif_of(6)[:20], b"Exif\0\0II*\0" + b"\xff" * 30, b"junk"]
+)
+def test_damaged_exif_turns_nothing(tmp_path, exif, form):
+    picture = Image.fromarray(RAMP)
+    picture.save(tmp_path / "plain", form)
+    picture.save(tmp_path / "a", form, exif=exif)
+    np.testing.assert_array_equal(decode(tmp_path / "a", 3), decode(tmp_path / "plain", 3))
+
+
+def test_a_png_with_damaged_metadata_has_its_pixels(tmp_path):
+    png(tmp_path / "a.png", Image.fromarray(RAMP), exif=exif_of(6))
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[data.index(b"eXIf") + 12] ^= 255
+    (tmp_path / "a.png").write_bytes(data)
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", 3), RAMP)
+    data[data.index(b"IDAT") + 12] ^= 255
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(UnreadableError, match="it cannot be read"):
+        decode(tmp_path / "a.png", 3)
+
+
+def test_a_palette_picture_without_a_palette_is_unreadable(tmp_path):
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 2, 1, 8, 3, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"tRNS", b"\0"), (b"IDAT", zlib.compress(b"\0\0\1")), (b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks))
+    with pytest.raises(UnreadableError, match=r"a\.png: it cannot be read"):
+        decode(tmp_path / "a.png", 3)
+
+
+def test_pillow_is_left_as_it_was():
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import warnings, numpy, PIL.PngImagePlugin; from PIL import Image\n"
+            "before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)\n"
+            "import cnn_jax.data.decode; print((Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before)",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == "True\n", found.stderr
 
 
 # ---------------------------------------------------------------- lazily, and at a smaller scale

@@ -31,7 +31,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def named(words, axes=2):
-    return [(example.file.as_posix(), example.group) for example in find(words, axes)]
+    return [(example.file.as_posix(), example.group) for example in find(words, axes).found]
 
 
 FOLDER = [("p/ants/9.jpg", "ants"), ("p/ants/10.jpg", "ants"), ("p/bees/more/a.PNG", "bees"), ("p/top.jpeg", "")]
@@ -55,6 +55,28 @@ def test_patterns_find_files_and_folders_but_nothing_that_is_no_picture(photos):
     assert [file for file, _ in named(["p/ants/[0-9].jpg"])] == ["p/ants/9.jpg"]
 
 
+def test_what_is_left_out_is_named(photos):
+    assert find(["p"]).note == "left out: 1 file of other kinds (notes.txt)"
+    assert find(["p/*"]).note == "left out: 1 file of other kinds (notes.txt)"
+    assert find(["p", "p/notes.txt"]).note == find(["p/ants"]).note == ""
+
+
+def test_links_are_followed_and_loops_end(photos):
+    (photos / "store").mkdir()
+    (photos / "store" / "x.jfif").write_bytes(b"")
+    (photos / "p" / "far").symlink_to(photos / "store")
+    for name in ("up", "again"):
+        (photos / "p" / "ants" / name).symlink_to(photos / "p")
+    found = [*FOLDER[:3], ("p/far/x.jfif", "far"), FOLDER[3]]
+    assert named(["p"]) == found
+    assert sorted(file for file, _ in named(["**/*.j*"])) == [
+        "p/ants/10.jpg",
+        "p/ants/9.jpg",
+        "p/top.jpeg",
+        "store/x.jfif",
+    ]
+
+
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(photos):
     (photos / "a[1].png").write_bytes(b"")
     assert named(["a[1].png"]) == [("a[1].png", "")]
@@ -76,9 +98,9 @@ def test_clips_are_folders_of_frames_or_arrays(photos):
     [
         (["no.jpg"], "there is no file or folder 'no.jpg'"),
         (["p/tops.jpeg"], "did you mean 'p/top.jpeg'"),
-        (["empty"], "empty has no images (.jpg, .jpeg, .png)"),
+        (["empty"], "empty has no images (.jpg, .jpeg, .jfif, .png)"),
         (["p", "*.gif"], "no file matches '*.gif'"),
-        (["p/*.txt"], "no images (.jpg, .jpeg, .png) are among the 1 that match 'p/*.txt'"),
+        (["p/*.txt"], "no images (.jpg, .jpeg, .jfif, .png) are among the 1 that match 'p/*.txt'"),
     ],
 )
 def test_words_that_name_nothing_are_refused(photos, words, message):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_pictures_are_sorted_by_class_and_path_and_other_files_counted(tmp_path)
     for name in ("a/.ipynb_checkpoints/0.png", "a/notes.txt", "a/.hidden.png", "a/Thumbs.db", "b/X.PNG"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / ".git").mkdir()
-    found = folder.list_classes(tmp_path, tmp_path)
+    found = folder.list_classes(tmp_path)
     assert found.class_names == ["a", "b"] and found.others == 1
     assert names(found, tmp_path) == ["a/0.png", "a/1.png", "a/more/0.png", "b/0.png", "b/X.PNG"]
     assert found.labels.tolist() == [0, 0, 0, 1, 1]
@@ -60,18 +61,18 @@ def test_pictures_are_sorted_by_class_and_path_and_other_files_counted(tmp_path)
 def test_parts_with_folders_of_their_own(tmp_path):
     pictures(tmp_path / "train", {"ants": 6, "bees": 4})
     pictures(tmp_path / "val", {"bees": 2})  # a part need not have every class
-    found, others = folder.list_parts(make_config(tmp_path), PARTS)
+    found, _, others = folder.list_parts(make_config(tmp_path), PARTS)
     train, validation, test = (found[part] for part in PARTS)
     assert (len(train.files), len(validation.files), others) == (9, 1, 0)
     assert not set(train.files) & set(validation.files)
     assert test.class_names == ["ants", "bees"] and test.labels.tolist() == [1, 1]
-    again, _ = folder.list_parts(make_config(tmp_path), PARTS)
+    again, _, _ = folder.list_parts(make_config(tmp_path), PARTS)
     assert again["train"].files == train.files
 
 
 def test_parts_as_shares_of_one_folder_are_disjoint_complete_and_mixed(tmp_path):
     pictures(tmp_path, {"a": 40, "b": 40})
-    found, _ = folder.list_parts(make_config(tmp_path, **SHARES), PARTS)
+    found, _, _ = folder.list_parts(make_config(tmp_path, **SHARES), PARTS)
     together = [path for part in PARTS for path in found[part].files]
     assert len(together) == len(set(together)) == 80
     assert [len(found[part].files) for part in PARTS] == [40, 20, 20]
@@ -89,7 +90,7 @@ def test_parts_as_shares_of_one_folder_are_disjoint_complete_and_mixed(tmp_path)
         (dict(train="train[90:]"), r"config.data.train is 'train\[90:\]', but must name a folder"),
         (dict(train="./train[:90%]", validation="train/[80%:]"), "share examples"),
         (
-            dict(validation="train[80%:]"),
+            dict(train="train[:90%]", validation="train[80%:]"),
             "'train\\[:90%\\]' and config.data.validation 'train\\[80%:\\]' share examples",
         ),
         (dict(train="50%", validation="20%", test="20%"), "50%, 20%, 20%: they must add up to 100%"),
@@ -104,39 +105,128 @@ def test_parts_that_are_none_are_one_message(tmp_path, fields, message):
 
 def test_a_folder_without_classes_an_empty_class_and_an_unknown_one_are_errors(tmp_path):
     with pytest.raises(UserError, match="has no class folders"):
-        folder.list_classes(tmp_path, tmp_path)
+        folder.list_classes(tmp_path)
     pictures(tmp_path, {"ants": 2, "bees": 0})
-    with pytest.raises(UserError, match=r"the class folder .*bees has no images \(.jpg, .jpeg, .png\)"):
-        folder.list_classes(tmp_path, tmp_path)
+    with pytest.raises(UserError, match=r"the class folder .*bees has no images \(.jpg, .jpeg, .jfif, .png\)"):
+        folder.list_classes(tmp_path)
     with pytest.raises(UserError, match=r"ants is of no class of the train part; did you mean 'antz'\?"):
-        folder.list_classes(tmp_path, tmp_path, ["antz", "bees"])
+        folder.list_classes(tmp_path, ["antz", "bees"])
 
 
-def test_links_may_lead_to_files_inside_only(tmp_path):
+def test_links_are_followed_and_loops_end(tmp_path):
     root = pictures(tmp_path / "data", {"a": 2, "b": 1})
+    pictures(tmp_path / "store", {"c": 2})
     (root / "b" / "same.png").symlink_to(root / "a" / "0.png")
-    assert len(folder.list_classes(root, root).files) == 4
-    pictures(tmp_path / "secret", {"c": 1})
-    for target in (tmp_path / "secret" / "c" / "0.png", tmp_path / "secret" / "c", root / "gone.png"):
+    (root / "b" / "file.png").symlink_to(tmp_path / "store" / "c" / "0.png")
+    (root / "b" / "more").symlink_to(tmp_path / "store" / "c")
+    (root / "c").symlink_to(tmp_path / "store" / "c")
+    for loop in (root / "b" / "up", root / "b" / "here"):
+        loop.symlink_to(root if loop.name == "up" else root / "b")
+    found = folder.list_classes(root)
+    assert found.class_names == ["a", "b", "c"] and np.bincount(found.labels).tolist() == [2, 5, 2]
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    root = pictures(tmp_path, {"a": 2, "b": 1})
+    for target in ("gone.png", "b/link.png"):
         link = root / "b" / "link.png"
-        link.symlink_to(target)
-        with pytest.raises(UserError, match=r"link.png is a link to"):
-            folder.list_classes(root, root)
+        link.symlink_to(root / target)
+        with pytest.raises(UserError, match=r"link\.png is a link to .*, which is not there"):
+            folder.list_classes(root)
         link.unlink()
-    os.symlink(root / "b" / "round.png", root / "b" / "round.png")
-    with pytest.raises(UserError, match=r"round\.png is a link to"):
-        folder.list_classes(root, root)
 
 
 @pytest.mark.parametrize("place", ["train", "train/b"])
-def test_a_part_or_a_class_that_is_a_link_must_not_leave_the_folder_either(tmp_path, place):
-    pictures(tmp_path / "secret", {"a": 2, "b": 2})
+def test_a_part_or_a_class_may_be_a_link(tmp_path, place):
+    pictures(tmp_path / "store", {"a": 10, "b": 10})
     root = tmp_path / "data"
-    pictures(root / "train", {"a": 2}) if place == "train/b" else root.mkdir()
+    pictures(root / "train", {"a": 10}) if place == "train/b" else root.mkdir()
     pictures(root / "val", {"a": 1})
-    (root / place).symlink_to(tmp_path / "secret" / ("b" if place == "train/b" else ""))
-    with pytest.raises(UserError, match=rf"{place} is a link to .*secret"):
-        folder.list_parts(make_config(root), PARTS)
+    (root / place).symlink_to(tmp_path / "store" / ("b" if place == "train/b" else ""))
+    found, _, _ = folder.list_parts(make_config(root), PARTS)
+    assert [len(found[part].files) for part in PARTS] == [18, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("folders", "chosen"),
+    [
+        (("train", "val", "test"), ("train", "val", "test")),
+        (("train", "val"), ("train[:90%]", "train[90%:]", "val")),
+        (("train", "test"), ("train[:90%]", "train[90%:]", "test")),
+        (("training", "valid", "testing"), ("training", "valid", "testing")),
+    ],
+)
+def test_parts_are_taken_by_their_names(tmp_path, folders, chosen):
+    for name in folders:
+        pictures(tmp_path / name, {"a": 10, "b": 10})
+    opened = sources.open_dataset(make_config(tmp_path))
+    assert tuple(opened.chosen.values()) == chosen
+    assert all(f"{part}: {text}" in opened.description for part, text in zip(PARTS, chosen, strict=True))
+
+
+def test_folders_that_are_no_part_are_named(tmp_path):
+    for name in ("train", "val", "extra"):
+        pictures(tmp_path / name, {"a": 10, "b": 10})
+    assert sources.open_dataset(make_config(tmp_path)).description.endswith("folders that are left out: extra")
+    pictures(tmp_path / "other", {"a": 10, "b": 10})
+    with pytest.raises(UserError, match="has the folders a, b, but none called train"):
+        sources.open_dataset(make_config(tmp_path / "other"))
+
+
+def test_names_in_both_unicode_forms_are_one_class(tmp_path):
+    pictures(tmp_path / "train", {"caf\u00e9": 10, "tea": 10})
+    pictures(tmp_path / "val", {"cafe\u0301": 3})
+    opened = sources.open_dataset(make_config(tmp_path))
+    assert opened.class_names == ["caf\u00e9", "tea"] and opened.parts["test"].labels.tolist() == [0, 0, 0]
+    pictures(tmp_path / "train", {"cafe\u0301": 1})
+    with pytest.raises(UserError, match="differ in their Unicode normal form only"):
+        folder.list_classes(tmp_path / "train")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder that digests of files are kept in."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "cnn_jax" / folder.CACHE
+
+
+def digest(root):
+    return folder.digest(root, sorted(root.rglob("*.png")))
+
+
+def test_a_copy_of_the_data_is_the_same_data(tmp_path, cache):
+    root = pictures(tmp_path / "one", {"a": 3, "b": 3})
+    first = digest(root)
+    shutil.copytree(root, tmp_path / "another")
+    assert digest(tmp_path / "another") == digest(root) == first and len(list(cache.iterdir())) == 2
+    for left_over in cache.iterdir():
+        left_over.write_text("[")  # a damaged cache costs time only
+    assert digest(root) == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a, b: a.rename(b.with_name("z.png")),
+        lambda a, b: a.rename(a.with_name("z.png")),
+        lambda a, b: a.write_bytes(b.read_bytes()),
+        lambda a, b: (a.write_bytes(a.read_bytes()[::-1]), os.utime(a, ns=(0, 0))),
+    ],
+)
+def test_other_data_of_the_same_numbers_are_other_data(tmp_path, cache, change):
+    root = pictures(tmp_path / "one", {"a": 3, "b": 3})
+    os.utime(root / "a" / "0.png", ns=(0, 0))
+    before = digest(root)
+    change(root / "a" / "0.png", root / "b" / "1.png")
+    assert digest(root) != before
+
+
+def test_of_very_large_data_names_and_sizes_are_compared(tmp_path, cache, monkeypatch):
+    root = pictures(tmp_path / "one", {"a": 3, "b": 3})
+    monkeypatch.setattr(folder, "MOST_READ", 100)
+    before = digest(root)
+    (root / "a" / "0.png").write_bytes((root / "a" / "0.png").read_bytes()[::-1])
+    assert digest(root) == before and not cache.exists()
 
 
 def clip(root, count, *, first=0, size=(8, 8)):
@@ -152,17 +242,17 @@ def test_a_clip_is_a_folder_of_frames_or_an_array_and_a_sequence_is_an_array(tmp
         clip(tmp_path / name, 3)
     np.save(tmp_path / "b" / "four.npy", np.zeros((3, 8, 8), np.uint8))
     (tmp_path / "b" / "notes.txt").write_text("")
-    clips = folder.list_classes(tmp_path, tmp_path, axes=3)
+    clips = folder.list_classes(tmp_path, axes=3)
     assert names(clips, tmp_path) == ["a/more/two", "a/one", "b/four.npy", "b/three"]
     assert clips.labels.tolist() == [0, 0, 1, 1] and clips.others == 1
     with pytest.raises(UserError, match=r"class folder .*a has no sequences \(.npy\)"):
-        folder.list_classes(tmp_path, tmp_path, axes=1)
+        folder.list_classes(tmp_path, axes=1)
     np.save(tmp_path / "a" / "s.npy", np.zeros(8))
-    sequences = folder.list_classes(tmp_path, tmp_path, axes=1)
+    sequences = folder.list_classes(tmp_path, axes=1)
     assert names(sequences, tmp_path) == ["a/s.npy", "b/four.npy"] and sequences.others == 10
     clip(tmp_path / "b", 2)
     with pytest.raises(UserError, match=r"frame0.png lies in the folder of a class: put the frames of each clip in a"):
-        folder.list_classes(tmp_path, tmp_path, axes=3)
+        folder.list_classes(tmp_path, axes=3)
 
 
 # ---------------------------------------------------------------- reading
@@ -181,7 +271,7 @@ def test_a_pipe_among_the_pictures_is_reported_and_not_waited_for(tmp_path):
         for i in range(16):
             (tmp_path / part / f"{i}.png").unlink()
             os.mkfifo(tmp_path / part / f"{i}.png")
-    with pytest.raises(UserError, match=r"[ab]/\d+.png: it is no file, but a pipe or a device"):
+    with pytest.raises(UserError, match=r"[ab]/\d+.png: it is no file, but a pipe"):
         list(make_part(tmp_path, train=True).train_batches(0, 1, 8))
 
 

@@ -39,3 +39,47 @@ def test_a_confusion_matrix_colours_shares_of_the_true_class(tmp_path):
     path = plots.plot_confusion(np.diag([5, 500]), ["rare", "common"], tmp_path / "confusion.png")
     darkest = (8, 48, 107)  # the end of the colour map: both classes are all right, however rare
     assert (pixels(path) == darkest).all(axis=-1).mean() > 0.2
+
+
+NAMES = ["$5 and $6", "a $x^{2$", "\\frac{", "caf\udce9", "a\x07"]
+
+
+def test_names_of_classes_are_no_mathematics(tmp_path, capsys):
+    images = [[np.zeros((4, 4, 3), np.uint8)]]
+    plots.plot_confusion(np.eye(len(NAMES), dtype=int), NAMES, tmp_path / "confusion.png")
+    for name in NAMES:
+        plots.plot_images(images, tmp_path / "i.png", title=name, columns=[name], names=[name], captions=[[name]])
+    assert capsys.readouterr().err == ""
+
+
+def test_powers_of_ten_are_still_set_as_such(tmp_path):
+    figure, axis = plots.subplots(1)
+    axis.plot([1, 2], [1e-6, 1e6])
+    axis.set_yscale("log")
+    plots.save(figure, tmp_path / "a.png")
+    assert any(label.get_text().startswith("$") for label in axis.get_yticklabels())
+
+
+def test_letters_that_no_font_has_are_one_line(tmp_path, capsys):
+    plots.plot_confusion(np.eye(2, dtype=int), ["\U0001f9ff\U000e0021", "\u732b"], tmp_path / "confusion.png")
+    err = capsys.readouterr().err
+    assert "no font on this machine has" in err and err.count("\n") == 1
+
+
+def test_a_font_that_has_the_letters_is_used(tmp_path, capsys, monkeypatch):
+    default = plots._letters(None)
+    monkeypatch.setattr(plots, "_letters", lambda file: default - {"\u03a9"} if file is None else default)
+    plots._font_with.cache_clear()
+    figure, axis = plots.subplots(1)
+    title = axis.set_title("\u03a9")
+    plots.save(figure, tmp_path / "a.png")
+    assert capsys.readouterr().err == "" and len(title.get_fontfamily()) == 2
+
+
+def test_plots_leave_pyplot_alone(tmp_path):
+    import matplotlib
+    from matplotlib import pyplot
+
+    before = dict(matplotlib.rcParams)
+    plots.plot_confusion(np.eye(2, dtype=int), ["a", "b"], tmp_path / "confusion.png")
+    assert pyplot.get_fignums() == [] and dict(matplotlib.rcParams) == before

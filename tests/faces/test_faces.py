@@ -214,3 +214,18 @@ def test_unreadable_picture_is_left_out_on_request(command, folder, tmp_path):
     (tmp_path / "bob/3.png").write_bytes(b"no picture")
     assert "it is no JPEG or PNG" in command(verify, ".", NET, cwd=tmp_path, code=2)
     assert "left out: bob/3.png" in command(verify, ".", NET, "--on-error=skip", cwd=tmp_path, code=1)
+
+
+@pytest.mark.parametrize(
+    ("claim", "threshold", "decision"),
+    [("ann", 1.0, "<= 1: ann"), ("bob", 1.0, "> 1: not bob"), ("ann", None, "decides")],
+)
+def test_a_claimed_person_is_compared_with_all_pictures(claim, threshold, decision):
+    known = embedded([[0, 0], [3, 3], [9, 9]], ["ann", "ann", "bob"])
+    picture = embedded([[3, 4]], [""])
+    found, text = verify.check_claim(picture, known, "gallery", claim, "euclidean", threshold)
+    assert decision in text and found["distance"] == pytest.approx(1.0 if claim == "ann" else 61**0.5)
+    with pytest.raises(ValueError, match="--claim is 'eve', but the persons of gallery are ann, bob"):
+        verify.check_claim(picture, known, "gallery", "eve", "euclidean", threshold)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        verify.check_claim(embedded([[1, 1]], [""], "other"), known, "gallery", claim, "euclidean", None)

@@ -108,6 +108,16 @@ TABLE = [
     ("resnet110", {}, 1_727_962, 8_096, 252_887_680),
     ("resnet1202", {}, 19_421_274, 89_632, 2_829_238_912),  # 10 s to trace
     ("nin", {}, 7_595_176, 0, 1_105_996_320),
+    # of 224x224 with pools that end before the rest: 54x54, 26x26, 12x12, 5x5
+    (
+        *("nin", dict(ceil=False, input_shape=(224, 224, 3)), 7_595_176, 0),
+        (34_848 + 2 * 96**2) * 54**2
+        + (614_400 + 2 * 256**2) * 26**2
+        + (884_736 + 2 * 384**2) * 12**2
+        + (3_538_944 + 1024**2 + 1_024_000) * 5**2,
+    ),
+    ("alexnet", dict(variant="grouped_224", input_shape=(224, 224, 3)), 60_965_224, 0, 724_406_816),
+    ("alexnet", dict(variant="ungrouped_224", input_shape=(224, 224, 3)), 62_378_344, 0, 1_135_256_096),
     ("nin_cifar", {}, *nin_for_small_images()),
     ("googlenet", {}, 6_998_552, 0, 1_582_671_872),
     ("googlenet", dict(auxiliary=True), 13_378_280, 0, 1_591_044_096),
@@ -142,6 +152,16 @@ TABLE = [
     ("alexnet", dict(variant="ungrouped", norm="batch"), 62_378_344 + 2 * 1_376, 2 * 1_376, 1_135_256_096),
     ("alexnet", dict(variant="unpadded"), 28_823_912, 0, 614_310_432),
     ("alexnet", ONE_TOWER, 61_100_840, 0, ONE_TOWER_MACS),
+    # conv1 on 109x109, conv2 to conv5 on 54x54, 26x26; 12x12 before fc6
+    (
+        *("zfnet", dict(variant="zfnet_stride_1"), 175_603_816, 0),
+        14_112 * 109**2 + 614_400 * 54**2 + (884_736 * 2 + 1_327_104) * 26**2 + 36_864 * 4096 + 4096**2 + 4_096_000,
+    ),
+    # 109x109, 25x25, 10x10, 8x8, 6x6; 2x2 before fc6
+    (
+        *("zfnet", dict(variant="zfnet_strides_2"), 28_803_176, 0),
+        14_112 * 109**2 + 614_400 * 25**2 + 884_736 * 10**2 + 1_327_104 * 8**2 + 884_736 * 6**2 + 25_067_520,
+    ),
     ("zfnet", {}, 62_357_608, 0, 1_168_032_896),
     ("zfnet", dict(variant="zfnet_wide"), 107_627_624, 0, 2_476_704_896),
     ("zfnet", dict(variant="zfnet_unpadded", input_shape=(227, 227, 3)), 40_518_760, 0, 843_261_952),

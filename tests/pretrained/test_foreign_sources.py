@@ -12,8 +12,8 @@ import cnn_jax
 import torchvision_models
 from cnn_jax import models
 from cnn_jax.core.errors import UserError
+from cnn_jax.pretrained import predictor, torchvision_weights
 from cnn_jax.pretrained import source as pretrained
-from cnn_jax.pretrained import torchvision_weights
 from tiers import quick
 
 PHOTOS = [str(Path(sklearn.datasets.__file__).parent / "images" / name) for name in ("china.jpg", "flower.jpg")]
@@ -190,17 +190,29 @@ def test_sizes_of_which_there_is_no_network(tmp_path, state, name, shape):
         pretrained.open_source(str(tmp_path / "x.safetensors"))
 
 
-def test_images_of_one_channel_have_no_known_normalisation(tmp_path):
-    model = nnx.eval_shape(lambda: models.create("resnet18", num_classes=7, input_shape=(64, 64, 1)))
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_of_other_channels_have_an_assumed_mean(tmp_path, channels):
+    model = nnx.eval_shape(lambda: models.create("resnet18", num_classes=7, input_shape=(64, 64, channels)))
     save_file(torchvision_weights.export(torchvision_models.random_weights(model)), tmp_path / "x.safetensors")
-    with pytest.raises(UserError, match="takes images of 1 channels, but the normalisation known for it is mean"):
-        pretrained.open_source(str(tmp_path / "x.safetensors"))
+    found = pretrained.open_source(str(tmp_path / "x.safetensors"))
+    assert found.input["channels"] == channels and found.input["mean"] == [0.449] * channels
+    assert "as is assumed" in found.description
+
+
+def test_weights_without_a_head_can_be_trained_and_not_used(tmp_path, state):
+    body = {f"net.{name}": value for name, value in state.items() if not name.startswith("fc.")}
+    save_file(body | {"queue": np.zeros(3, np.float32)}, tmp_path / "x.safetensors")
+    found = pretrained.open_source(str(tmp_path / "x.safetensors"))
+    assert "head/classifier/kernel" not in found.leaves and "conv1/kernel" in found.leaves
+    assert "no head" in found.description and "left out: queue" in found.description
+    with pytest.raises(UserError, match=r"x\.safetensors has no head .* cnn_jax finetune"):
+        predictor.build(found)
 
 
 def test_misfits_are_found_before_anything_is_read(tmp_path, state, monkeypatch):
-    save_file(state | {"left.weight": np.zeros(1, np.float32)}, tmp_path / "x.safetensors")
+    save_file(state | {"layer1.weight": np.zeros(1, np.float32)}, tmp_path / "x.safetensors")
     monkeypatch.setattr("cnn_jax.pretrained.state_dicts.StateDict.read", lambda self: pytest.fail("read"))
-    with pytest.raises(UserError, match=r"1 left over: left\.weight"):
+    with pytest.raises(UserError, match=r"1 left over: layer1\.weight"):
         pretrained.open_source(str(tmp_path / "x.safetensors"))
 
 

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import re
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +99,7 @@ def test_classes_without_names_are_numbered(call, digits, tmp_path):
     assert "does not name its classes: they are numbered from 0" in told.err
     headless = {name: leaf for name, leaf in source.leaves.items() if "classifier" not in name}
     pretrained.save(tmp_path / "b.safetensors", headless, model=source.model, given=given)
-    with pytest.raises(UserError, match="names no classes, and has no head/classifier/kernel"):
+    with pytest.raises(UserError, match="has no head that tells classes apart"):
         cnn_jax.load(tmp_path / "b.safetensors")
 
 
@@ -169,3 +171,31 @@ def test_a_bundled_network_is_as_good_as_the_table_says(name):
         right += int(np.sum(np.argmax(np.asarray(scores), axis=1) == [example["label"] for example in examples]))
     said = float(re.search(rf"^\| `{name}` \|.*\| ([\d.]+) \|", TABLE, re.M)[1])
     assert f"{100 * right / len(source):.2f}" == f"{said:.2f}"
+
+
+def test_a_device_stays_and_other_files_are_named(call, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("")
+    out, err = call("predict", tmp_path, "--checkpoint=bundled:lenet5-digits", "--output=/dev/null")
+    assert out == "" and err == "left out: 1 file of other kinds (notes.txt)\n"
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_names_that_are_not_utf8_or_formulas(call, tmp_path):
+    name = os.fsdecode(b"=caf\xe9.png")
+    Image.new("L", (8, 8)).save(tmp_path / name, "PNG")
+    output = tmp_path / "o.csv"
+    call("predict", name, "--checkpoint=bundled:lenet5-digits", "--format=csv", f"--output={output}", cwd=tmp_path)
+    assert b"'=caf\xe9.png,1," in output.read_bytes()
+    assert r"=caf\xe9.png" in call("predict", name, "--checkpoint=bundled:lenet5-digits", cwd=tmp_path).out
+
+
+def test_pictures_of_pillow_and_arrays_of_other_layouts():
+    lenet = cnn_jax.load("bundled:lenet5-digits")
+    size = (28, 28)
+    grey = Image.new("L", size, 200)
+    assert lenet([grey, grey.convert("RGB"), np.full((28, 28, 1), 200, np.uint8)]).shape == (3, 10)
+    with pytest.raises(UserError, match=r"Its channels come first, as in NCHW: transpose it"):
+        lenet([np.zeros((1, 28, 28), np.uint8)])
+    with pytest.raises(UserError, match=r"It has no axis of channels: add it"):
+        lenet([np.zeros((28, 28), np.uint8)])

@@ -108,12 +108,23 @@ def test_what_is_no_known_network(shapes, told):
     assert "AlexNet, VGG-11" in str(error.value)
 
 
-def test_a_network_without_its_classifier():
-    shapes = theirs("resnet18")
-    del shapes["fc.weight"], shapes["fc.bias"]
-    with pytest.raises(
-        UserError, match=r"look like the weights of resnet18, but there is no fc.weight.*nothing behind"
-    ):
-        recognition.recognize(shapes)
-    with pytest.raises(UserError, match=r"there is no fc.weight, whose rows are the classes, only fc.1.weight"):
-        recognition.recognize(shapes | {"fc.1.weight": (10, 512)})
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "vgg11_bn", "googlenet", "squeezenet1_1"])
+@pytest.mark.parametrize("kind", ["none", "deeper", "without bias"])
+def test_a_head_of_another_form_is_left_out(name, kind):
+    shapes = theirs(name)
+    last = "fc" if name in ("resnet18", "googlenet") else "classifier.1" if "squeeze" in name else "classifier.6"
+    del shapes[f"{last}.bias"]
+    if kind != "without bias":
+        del shapes[f"{last}.weight"]
+    if kind == "deeper":
+        shapes |= {f"{last}.1.weight": (10, 512)}
+    found = recognition.recognize(shapes)
+    assert (found.name, found.num_classes) == (name.removesuffix("_bn"), 0)
+    assert set(found.head) == {full for full in shapes if full.startswith(f"{last.split('.')[0]}.")}
+
+
+@pytest.mark.parametrize("prefix", ["net.", "backbone.", "encoder.body."])
+def test_any_one_prefix_may_stand_before_all_names(prefix):
+    shapes = {f"{prefix}{full}": shape for full, shape in theirs("resnet18", num_classes=7).items()}
+    found = recognition.recognize(shapes | {"queue": (128,)})
+    assert (found.name, found.num_classes, found.prefix) == ("resnet18", 7, prefix)

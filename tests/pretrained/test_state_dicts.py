@@ -92,7 +92,69 @@ def test_state_dicts_as_training_scripts_save_them(tmp_path, torch, wrapped, not
     np.testing.assert_array_equal(found.read()["conv1.weight"], VALUES)
 
 
+@pytest.mark.parametrize(
+    "wrapped, note",
+    [
+        (
+            lambda state, one: {"epoch": 9, "arch": "a", "state_dict": state, "best_acc1": one, "optimizer": {0: one}},
+            "its entry 'state_dict', not epoch, arch, best_acc1, optimizer",
+        ),
+        (lambda state, one: {"model": state, "model_ema": dict(state)}, "its entry 'model', not model_ema"),
+        (lambda state, one: {"a": {"b": {"weights": state}}}, "its entry 'a.b.weights'"),
+        (
+            lambda state, one: {"state_dict": {"features.module." + name: x for name, x in state.items()}},
+            "its entry 'state_dict', names without '.module.'",
+        ),
+    ],
+)
+def test_a_state_dict_is_found_by_what_it_holds(tmp_path, torch, wrapped, note):
+    state = {"0.weight": torch.from_numpy(VALUES), "0.bias": torch.ones(2)}
+    torch.save(wrapped(state, torch.tensor(71.5)), tmp_path / "x.pth")
+    found = state_dicts.read(tmp_path / "x.pth")
+    assert (
+        found.note == note
+        and all(name.endswith(("0.weight", "0.bias")) for name in found.shapes)
+        and len(found.shapes) == 2
+    )
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "ckpt", "pkl", "tar", "weights"])
+def test_the_content_says_what_a_file_is(tmp_path, torch, suffix):
+    save_file({"a": VALUES}, tmp_path / f"a.{suffix}")
+    torch.save({"a": torch.from_numpy(VALUES)}, tmp_path / f"b.{suffix}")
+    for name in "ab":
+        np.testing.assert_array_equal(state_dicts.read(tmp_path / f"{name}.{suffix}").read()["a"], VALUES)
+
+
 # ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\x1f\x8b\x08", "compressed by gzip"),
+        (b'{"a": 1}', "JSON text"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "ckpt"])
+def test_what_is_no_file_of_weights_is_named(tmp_path, content, told, suffix):
+    (tmp_path / f"x.{suffix}").write_bytes(content)
+    refused(tmp_path / f"x.{suffix}", "cannot be read as weights", told)
+
+
+def test_a_small_file_takes_no_memory(tmp_path, torch):
+    many = b"".join(b"c__builtin__\nbytearray\nJ\x00\x00\x00\x40\x85R" for _ in range(4))  # a gigabyte each
+    (tmp_path / "x.pth").write_bytes(b"\x80\x02(" + many + b"l.")
+    refused(tmp_path / "x.pth", "is refused", "bytearray")
+
+
+def test_no_message_advises_to_execute_a_file(tmp_path, torch):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"a": VALUES}))
+    assert "weights_only" not in refused(tmp_path / "x.pkl", "x.pkl")
 
 
 def test_infinite_values_are_listed(tmp_path, torch):
@@ -171,7 +233,7 @@ def test_an_old_pytorch_is_not_trusted(tmp_path, torch, monkeypatch):
 
 
 def test_without_pytorch_the_message_names_the_way(tmp_path, monkeypatch):
-    (tmp_path / "x.pth").write_bytes(b"")
+    (tmp_path / "x.pth").write_bytes(b"PK")
     monkeypatch.setitem(sys.modules, "torch", None)
     refused(tmp_path / "x.pth", "pip install -e '.[torch]'", "safetensors.torch.save_file")
 

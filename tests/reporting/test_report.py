@@ -91,3 +91,10 @@ def test_a_real_run_is_reported_with_the_numbers_that_it_printed(tmp_path, small
     assert row["evaluation"] == "359 examples (20%), whole, last step"
     assert row["command"] == "python -m cnn_jax.main --config=configs/lenet5.py --config.seed=SEED"
     assert all(float(seconds) >= 0 for seconds in row["time, s"])
+
+
+def test_a_stray_folder_among_runs_is_left_out(call, tmp_path):
+    make(tmp_path / "run")
+    (tmp_path / "notes").mkdir()
+    out, err = call("report", "run", "notes", cwd=tmp_path)
+    assert "resnet34" in out and "notes: left out, is no folder of a run" in err

@@ -75,8 +75,8 @@ TWO = "grid('c', {'a': (1, 2)}), ('a',)"
     ("text", "spec", "message"),
     [
         ("", "nowhere.py", "there is no experiment"),
-        ("x = 1", "a.py", "has no get_experiment"),
-        (START + "raise ValueError('no data set is called x')", "a.py:x", "a.py:x: no data set is called x"),
+        ("x = 1", "a.py", "has no function get_experiment"),
+        (START + "raise ValueError('no data set is called x')", "a.py:x", "a.py, line 3: no data set is called x"),
         (START + "...", "a.py:x:y", "more than one data set: x, y"),
         ("def get_experiment(", "a.py", "a.py, line 1: "),
         (START + "return 3", "a.py", "must return an Experiment"),

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from cnn_jax.core.errors import UserError
 from cnn_jax.tracking.recorder import Recorder, read_jsonl, scalars
 
 
@@ -40,8 +41,8 @@ def test_going_on_cuts_back_to_the_step_and_drops_the_final_test_and_a_torn_line
 
 def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is not JSON"):
+    path.write_text('{"kind": "train", "step": 1}\n{"st\n{"kind": "train", "step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: line 2 is no record, '{\"st'"):
         read_jsonl(path)
 
 

@@ -34,19 +34,6 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path, small_
         pass
 
 
-def test_a_file_is_written_in_one_piece(tmp_path, monkeypatch):
-    path = tmp_path / "x.json"
-    files.write_text(path, "old")
-
-    def full(descriptor):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        files.write_text(path, "newer text")
-    assert path.read_text() == "old"
-
-
 def test_a_folder_is_held_by_one_and_free_afterwards(tmp_path):
     holder = rf"run is in use by process {os.getpid()} on "
     with (
@@ -70,14 +57,87 @@ def test_other_data_of_the_same_name_are_refused_once_there_is_a_checkpoint(tmp_
     assert json.loads((tmp_path / "data.json").read_text()) == newer
 
 
-def test_checkpoints_without_their_configuration_are_not_gone_on_from(tmp_path, small_config):
+DATA = {"name": "folder", "examples": {"train": 10}, "digest": "ab"}
+
+
+def saved_run(config, folder, changes=()):
+    """Makes the folder of a run with a checkpoint whose manifest says of which run it is."""
+    run_folder.prepare(config, folder, data=DATA)
+    saved = run_folder.identity(json.loads(config.to_json()), DATA) | dict(changes)
+    (folder / "checkpoints" / "5").mkdir(parents=True)
+    (folder / "checkpoints" / "5" / "manifest.json").write_text(json.dumps({"run": saved}))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+@pytest.mark.parametrize("content", [None, "", "[]", "{", "[" * 100_000, b"\xff\xfe"])
+def test_a_damaged_file_is_written_again_from_what_is_known(tmp_path, small_config, name, content):
+    saved_run(small_config, tmp_path)
+    path = tmp_path / name
+    before = path.read_text()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (note,) = run_folder.prepare(small_config, tmp_path, data=DATA)
+    assert note.startswith(f"{name} was missing or damaged") and path.read_text() == before
+    assert run_folder.prepare(small_config, tmp_path, data=DATA) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_a_damaged_file_of_another_run_is_left(tmp_path, small_config, name):
+    saved_run(small_config, tmp_path, {name.split(".")[0]: "other"})
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=r"another configuration|other data"):
+        run_folder.prepare(small_config, tmp_path, data=DATA)
+    assert (tmp_path / name).read_text() == ""
+
+
+def test_checkpoints_that_nothing_describes_are_not_resumed(tmp_path, small_config):
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"has checkpoints, but no config\.json"):
+    with pytest.raises(UserError, match=r"has no config\.json, and the checkpoints there do not say"):
         run_folder.check_same(small_config, tmp_path)
 
 
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, small_config):
+    own = run_folder.identity(json.loads(small_config.to_json()), DATA)
+    run_folder.check_identity({}, own, tmp_path)  # an older one
+    run_folder.check_identity(dict(own), own, tmp_path)
+    with pytest.raises(UserError, match="was saved by another run: its configuration and data is not that"):
+        run_folder.check_identity({"config": "x", "data": "y"}, own, tmp_path)
+
+
+def test_data_in_a_folder_of_another_name_are_the_same(tmp_path, small_config):
+    saved_run(small_config, tmp_path)
+    old = {"name": "folder flowers", "examples": {"train": 10}}
+    (tmp_path / "data.json").write_text(json.dumps(old))
+    assert run_folder.prepare(small_config, tmp_path, data=DATA) == []
+    with pytest.raises(UserError, match="digest: 'ab' in the folder, 'cd' now"):
+        run_folder.prepare(small_config, tmp_path, data=DATA | {"digest": "cd"})
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "run.json", "checkpoints", "tensorboard"])
+def test_a_file_of_the_wrong_kind_is_named(tmp_path, small_config, name):
+    if name in run_folder.FILES:
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=rf"{name} must be a (file|folder), but it is none"):
+        run_folder.check_same(small_config, tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"std": [0.0]}, {"mean": ["nan"]}, {"test_crop": "none"}, {"classes": [1]}])
+def test_an_impossible_input_is_damaged(tmp_path, change):
+    given = dict(image_size=[8, 8], channels=1, test_crop="resize", test_resize=9, mean=[0.5], std=[0.5], classes=None)
+    run_folder.write_input(tmp_path, given)
+    assert run_folder.read_input(tmp_path) == given
+    run_folder.write_input(tmp_path, given | change)
+    with pytest.raises(UserError, match=r"input\.json is damaged: start the command of the run again"):
+        run_folder.read_input(tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("names", "has"), [((), False), (("5.partial",), False), (("5.damaged",), True), (("5.partial", "3"), True)]
+    ("names", "has"),
+    [((), False), (("5.partial",), False), (("5.damaged",), True), (("5.partial", "3"), True), (("05", "٩"), False)],
 )
 def test_a_checkpoint_that_was_never_finished_is_none(tmp_path, names, has):
     for name in names:

@@ -74,8 +74,8 @@ def test_dry_run_says_what_is_taken_and_writes_nothing(call, source, tmp_path):
         (("{source}@7",), "is '7', but must be latest, best or one of the steps 8"),
         (("{source}", "--config.data.classes=('1','ten')"), "is 'ten', but must be one of 0, 1"),
         (("{source}", "--config.model.width=0.5"), "does not fit this network, "),
-        (("nowhere", "--config.optm.momentum=0.5"), 'Did you mean "optim"'),
-        (("{source}", "--config.model.wdth=0.5"), 'Did you mean "width"'),
+        (("nowhere", "--config.optm.momentum=0.5"), "did you mean 'optim.momentum'"),
+        (("{source}", "--config.model.wdth=0.5"), "did you mean 'model.width'"),
         (("nowhere", "--data=a b"), "--data: a data set is called NAME"),
         (("{source}", "--regime=heads"), "config.trainable"),
         (

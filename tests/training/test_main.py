@@ -20,8 +20,8 @@ ROOT = Path(cnn_jax.__file__).parents[1]
         ),
         (("--config=configs/lenet5.py:mnits",), "no data set is called 'mnits'; did you mean 'mnist'?"),
         (("--confg=configs/lenet5.py",), "no flag --confg; did you mean '--config'?"),
-        (("--config=configs/lenet5.py", "--config.optim.momentun=0.5"), 'Did you mean "momentum"'),
-        (("--config=configs/lenet5.py", "--config.optm.momentum=0.5"), 'Did you mean "optim"'),
+        (("--config=configs/lenet5.py", "--config.optim.momentun=0.5"), "did you mean 'optim.momentum'"),
+        (("--config=configs/lenet5.py", "--config.optm.momentum=0.5"), "did you mean 'optim.momentum'"),
         (("--config=configs/lenet5.py", "--config.model.residual=False"), "residual"),
         (("--config=configs/lenet5.py", "--config.batch_size=many"), "'many'"),
         (("--config=configs/lenet5.py", "--config.batch_size=2.5"), "'2.5'"),
@@ -62,7 +62,7 @@ ROOT = Path(cnn_jax.__file__).parents[1]
         (("--config=configs/replay.py",), "name the recorded file"),
         (("--config=configs/replay.py:no/config.json",), "no/config.json holds no run: there is no no/config.json"),
         (("--from=no/such/run",), "--from: no/such/run holds no run"),
-        (("--from=README.md",), "README.md is damaged: it holds no configuration"),
+        (("--from=README.md",), "README.md is damaged: it is not JSON"),
         (("--from=runs/a", "--config=lenet5"), "--config and --from both name a configuration"),
         (("--config=lenet",), "the recipe is 'lenet', but must be one of"),
         (("--config=lenet5", "--config=mlp"), "--config=mlp: already defined as lenet5"),
@@ -125,7 +125,7 @@ def test_run_its_evaluation_and_its_repetition(call, refused, tmp_path):
     both = call("main", "--mode=eval", f"--checkpoints={tmp_path}/a,{tmp_path}/b@10").out
     assert "ensemble" in both and "2 networks, whole" in both
     assert "2 networks, whole" in call("evaluate", f"{tmp_path}/a", f"{tmp_path}/b@10").out
-    assert "Did you mean" in refused("evaluate", f"{tmp_path}/a", "--config.eval.protocl=flip")
+    assert "did you mean" in refused("evaluate", f"{tmp_path}/a", "--config.eval.protocl=flip")
     wrong = refused("main", "--mode=eval", f"--workdir={tmp_path}/a", "--checkpoint=7")
     assert "must be latest, best or one of the steps 10" in wrong
     shown = call("evaluate", f"{tmp_path}/a", "--print_config", "--config.eval.protocol=flip").out.splitlines()

@@ -1,9 +1,10 @@
 import jax
 import pytest
 
+from cnn_jax.analysis.layer_table import LayerRow
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import cpu
-from cnn_jax.training.setup import build, check_divisible
+from cnn_jax.training.setup import build, check_batch_norm, check_divisible, check_sizes
 from cnn_jax.training.state import States
 
 
@@ -51,3 +52,26 @@ def test_the_switch_chooses_the_form_of_the_training_step(small_config, kernels)
     state = jax.eval_shape(states.create)
     text = run.train_step(states.shardings).lower(state, batch, run.resident("train")).as_text()
     assert (cpu.target() in text) is kernels and ("stablehlo.convolution" in text) is not kernels
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (4, 4)])
+def test_batch_norm_of_one_value_is_refused(small_config, batch_size, accumulation):
+    rows = [
+        LayerRow("norm1", "norm", "", (1, 1, 6), 12, 0, statistics=12),
+        LayerRow("norm2", "norm", "", (2, 1, 6), 12, 0, statistics=12),
+    ]
+    small_config.batch_size, small_config.accumulation = batch_size, accumulation
+    with pytest.raises(UserError, match=rf"norm1 sees one value .* at least {2 * accumulation}"):
+        check_batch_norm(small_config, rows, ())
+    check_batch_norm(small_config, rows, ("norm1",))  # frozen
+    check_batch_norm(small_config, rows[1:], ())
+    small_config.batch_size = 2 * accumulation
+    check_batch_norm(small_config, rows, ())
+
+
+def test_strict_sizes_refuse_what_strides_drop(small_config):
+    rows = [LayerRow("conv1", "conv", "", (54, 54, 96), 1, 1, dropped=(1, 1))]
+    check_sizes(small_config, rows)
+    small_config.strict_sizes = True
+    with pytest.raises(UserError, match=r"strict_sizes is True, .* drop positions at the border: conv1 \(1\)"):
+        check_sizes(small_config, rows)

@@ -7,8 +7,14 @@ An image is a picture. A clip is a folder of pictures, its frames, or an array i
 or DIR/train/ants/a.npy. A sequence is an array: DIR/train/ants/a.npy.
 """
 
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import json
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +23,11 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.core.errors import UserError, check, check_folder, near
+from cnn_jax.core.files import cache_folder, expanded, make_folder, read_json, walk, write_text
 from cnn_jax.data import arrays
 from cnn_jax.data.arrays import SUFFIX, StoredArray
 from cnn_jax.data.dataset import KINDS, PARTS, Dataset, Example, check_disjoint
-from cnn_jax.data.decode import SUFFIXES, Frames, Picture, is_picture
+from cnn_jax.data.decode import SUFFIXES, Frames, Picture, UnreadableError, is_picture, opened
 
 IGNORED = {"Thumbs.db", "desktop.ini"}  # beside names that begin with a dot
 # Number of axes of an example, beside its channels -> how its files end.
@@ -41,84 +48,74 @@ class Listing:
     others: int  # files of other kinds, which are left out
 
 
-def list_classes(root: Path, folder: Path, class_names: list[str] | None = None, axes: int = 2) -> Listing:
+def list_classes(folder: Path, class_names: list[str] | None = None, axes: int = 2) -> Listing:
     """Returns the examples in the class folders of `folder`; sub-folders of a class count as the class.
 
+    Links are followed (`files.walk`). Classes are called by the NFC form of the names of their folders.
+
     Args:
-      root: of the data set: links must not leave it. class_names: the classes that there may be; None: any.
-      axes: 1 for sequences, 2 for images, 3 for clips.
+      class_names: the classes that there may be; None: any. axes: 1 for sequences, 2 for images, 3 for clips.
 
     Raises:
-      UserError: there is no class folder, one is empty, one is of no class of `class_names`, a link leaves `root`, or
+      UserError: there is no class folder, one is empty, one is of no class of `class_names`, a link leads nowhere, or
         pictures lie in a class folder of clips.
     """
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for place in (folder, *(folder / name for name in found)):
-        _check_inside(place, root)
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        name = unicodedata.normalize("NFC", path.name)
+        check(name not in found, f"{folder} has two folders {name!r}, which differ in their Unicode normal form only")
+        found[name] = path
     check(bool(found), f"{folder} has no class folders: put the {KINDS[axes]} of each class in a folder of its own")
-    names = class_names or found
-    for name in found:
-        check(name in names, f"{folder / name} is of no class of the train part{near(name, names)}")
+    names = class_names or list(found)
+    for name, path in found.items():
+        check(name in names, f"{path} is of no class of the train part{near(name, names)}")
     files: list[Path] = []
     labels: list[int] = []
     others = 0
-    for name in found:
+    for name, root in found.items():
         before = len(files)
-        for place, folders, entries in os.walk(folder / name):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            paths = []
-            for entry in sorted([*entries, *(f for f in folders if (Path(place) / f).is_symlink())]):
-                path = Path(place) / entry
-                if entry.startswith(".") or entry in IGNORED:
-                    continue
-                if path.is_symlink():
-                    _check_inside(path, root)
-                    check(path.is_file(), f"{path} is a link to {os.path.realpath(path)}, which is no file")
-                paths.append(path)
+        for place, _, entries in walk(root):
+            paths = [place / entry for entry in entries if not entry.startswith(".") and entry not in IGNORED]
             examples = [path for path in paths if (is_picture(path) if axes == 2 else path.suffix == arrays.SUFFIX)]
             frames = [path for path in paths if is_picture(path)] if axes == 3 else []
+            for path in (*examples, *frames):
+                check(
+                    path.exists() or not path.is_symlink(),
+                    f"{path} is a link to {os.path.realpath(path)}, which is not there",
+                )
             if frames:
                 check(
-                    Path(place) != folder / name,
+                    place != root,
                     f"{frames[0]} lies in the folder of a class: put the frames of each clip in a folder of their own",
                 )
-                examples.append(Path(place))
+                examples.append(place)
             others += len(paths) - len(examples) - max(0, len(frames) - 1)
             files += sorted(examples)
             labels += [names.index(name)] * len(examples)
         check(
             len(files) > before,
-            f"the class folder {folder / name} has no {KINDS[axes]} ({ENDINGS[axes]}): fill it or remove it",
+            f"the class folder {root} has no {KINDS[axes]} ({ENDINGS[axes]}): fill it or remove it",
         )
     return Listing(files, np.array(labels, np.int32), names, others)
-
-
-def _check_inside(path: Path, root: Path) -> None:
-    """Raises UserError if a path leads out of the data set."""
-    target = Path(os.path.realpath(path))
-    check(
-        target.is_relative_to(os.path.realpath(root)),
-        f"{path} is a link to {target}: links must lead to files inside of {root}",
-    )
 
 
 SPLIT = re.compile(r"(?P<folder>[^\[\]%]*?)(?:\[(?:(?P<start>\d+)%)?:(?:(?P<stop>\d+)%)?\])?")
 
 
-def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing], int]:
-    """Returns the examples of each part of config.data, and how many files of other kinds lie beside them.
+def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing], dict[str, str], int]:
+    """Returns the examples of each part, what the parts are, and how many files of other kinds lie beside them.
 
-    A part is "FOLDER", "FOLDER[:90%]" or "FOLDER[90%:]" where the parts have folders, else shares that add up to
-    100%. Shares are taken in one fixed random order, which depends on their number only.
+    In config.data a part is "FOLDER", "FOLDER[:90%]" or "FOLDER[90%:]" where the parts have folders, else shares that
+    add up to 100%. Shares are taken in one fixed random order, which depends on their number only.
 
     Raises:
       UserError: config.data.dir is no folder, a part is none of these, parts overlap, or see `list_classes`.
     """
-    root, axes = Path(config.dir).expanduser(), len(config.image_size)
+    root, axes = expanded(config.dir), len(config.image_size)
     check_folder("config.data.dir", config.dir)
     check(bool(config.dir), f"name the folder of {KINDS[axes]}: --config.data.dir=FOLDER")
     check(root.is_dir(), f"config.data.dir is {str(root)!r}, but there is no such folder")
-    written = {part: config[part].strip() for part in names}
+    written = choose_parts(root, {part: config[part].strip() for part in names})
     if all(re.fullmatch(r"\d+%", text) for text in written.values()):
         shares = [int(text[:-1]) for text in written.values()]
         check(sum(shares) == 100, f"config.data has the shares {', '.join(written.values())}: they must add up to 100%")
@@ -132,10 +129,41 @@ def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing],
     found = {}
     for part, (folder, start, stop) in ranges.items():
         if folder not in listings:
-            listings[folder] = list_classes(root, root / folder, classes, axes)
+            listings[folder] = list_classes(root / folder, classes, axes)
             classes = classes or listings[folder].class_names
         found[part] = _share(listings[folder], start, stop)
-    return found, sum(listing.others for listing in listings.values())
+    return found, written, sum(listing.others for listing in listings.values())
+
+
+NAMES = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
+
+
+def choose_parts(root: Path, written: dict[str, str]) -> dict[str, str]:
+    """Returns what each part is: what config.data names, and for empty names what the folders are called.
+
+    test is the folder test, else val; validation is val where that is not the test part, else the last tenth of train.
+
+    Raises:
+      UserError: a part is left open and there is no folder for it.
+    """
+    if all(written.values()):
+        return written
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    there = {part: next((name for name in names if name in folders), "") for part, names in NAMES.items()}
+    train = there["train"]
+    check(
+        bool(train and (there["test"] or there["validation"])),
+        f"{root} has the folders {', '.join(folders[:8])}, but none called train, and val or test, beside it. Where "
+        "they are classes, give shares: --config.data.train=70% --config.data.validation=10% --config.data.test=20%",
+    )
+    test = written["test"] or there["test"] or there["validation"]
+    own = there["validation"] and not test.startswith(there["validation"])
+    validation = written["validation"] or (there["validation"] if own else f"{train}[90%:]")
+    return {
+        "train": written["train"] or (f"{train}[:90%]" if validation == f"{train}[90%:]" else train),
+        "validation": validation,
+        "test": test,
+    }
 
 
 def _range(root: Path, part: str, text: str) -> tuple[str, int, int]:
@@ -188,9 +216,76 @@ class FolderSource:
 
 
 def open_dataset(config: Any, seed: int) -> Dataset:
-    listings, others = list_parts(config, PARTS)
-    axes = len(config.image_size)
+    listings, chosen, others = list_parts(config, PARTS)
+    axes, root = len(config.image_size), expanded(config.dir)
     parts = {part: FolderSource(one.files, one.labels, config.channels, axes) for part, one in listings.items()}
-    names = listings["train"].class_names
-    left_out = f"; {others:,} files of other kinds are left out" if others else ""
-    return Dataset(f"folder {Path(config.dir).name}", parts, names, f"{KINDS[axes]} in {config.dir}{left_out}")
+    description = [f"{KINDS[axes]} in {config.dir}", ", ".join(f"{part}: {text}" for part, text in chosen.items())]
+    if others:
+        description.append(f"{others:,} files of other kinds are left out")
+    used = {Path(text.split("[")[0]).parts[:1] for text in chosen.values()}
+    unused = [path.name for path in sorted(root.iterdir()) if path.is_dir() and (path.name,) not in used]
+    unused = [name for name in unused if not name.startswith(".")]
+    if unused and not any(text.endswith("%") for text in chosen.values()):
+        description.append(f"folders that are left out: {', '.join(unused)}")
+    return Dataset(
+        "folder",
+        parts,
+        listings["train"].class_names,
+        "; ".join(description),
+        chosen,
+        digest=functools.partial(digest, root, [file for one in listings.values() for file in one.files]),
+    )
+
+
+# ---------------------------------------------------------------- what is read
+
+MOST_READ = 16 * 2**30  # bytes of files whose content is compared; beyond, their names and sizes are
+CACHE = "files"  # beside the compiled programs: the digests of files, by their time
+
+
+def digest(root: Path, examples: Sequence[Path]) -> str:
+    """Returns a SHA-256 of what files hold: of their names below `root`, sizes and contents.
+
+    A copy of them in another folder has the same. Contents are read once, by several threads, and again where the time
+    of a file has changed.
+    """
+    found = sorted(
+        {path for one in examples for path in (filter(is_picture, one.iterdir()) if one.is_dir() else (one,))}
+    )
+    status = {path: path.stat() for path in found}
+    whole = hashlib.sha256()
+    if sum(one.st_size for one in status.values()) > MOST_READ:
+        contents = dict.fromkeys(found, "")
+    else:
+        contents = _contents(root, status)
+    for path in found:
+        name = os.fsencode(path.relative_to(root).as_posix())
+        whole.update(b"%s\0%d\0%s\n" % (name, status[path].st_size, contents[path].encode()))
+    return whole.hexdigest()
+
+
+def _contents(root: Path, status: dict[Path, os.stat_result]) -> dict[Path, str]:
+    """Returns the SHA-256 of each file."""
+    cache = cache_folder() / CACHE / f"{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]}.json"
+    known: dict[str, Any] = {}
+    if cache.is_file():
+        with contextlib.suppress(UserError):
+            known = dict(read_json(cache))
+    stamps = {path: [one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino] for path, one in status.items()}
+
+    def content(path: Path) -> str:
+        stored = known.get(str(path))
+        if isinstance(stored, list) and stored[:-1] == stamps[path] and isinstance(stored[-1], str):
+            return stored[-1]
+        try:
+            with opened(path) as (file, _):
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except UnreadableError:  # it is reported where it is read, or skipped
+            return "-"
+
+    with concurrent.futures.ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as threads:
+        found = dict(zip(status, threads.map(content, status), strict=True))
+    with contextlib.suppress(OSError):  # it saves time only
+        make_folder(cache.parent)
+        write_text(cache, json.dumps({str(path): [*stamps[path], found[path]] for path in found}))
+    return found

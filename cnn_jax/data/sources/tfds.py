@@ -115,6 +115,11 @@ def open_dataset(config: Any, _: int) -> Dataset:
             slices = info.splits[split].file_instructions
         except (ValueError, AssertionError, KeyError) as error:
             raise UserError(f"config.data.{part} is {split!r}, which TFDS does not read: {error}") from None
+        for piece in slices:
+            check(
+                Path(piece.filename).resolve().parent == folder.resolve() or Path(piece.filename).parent == folder,
+                f"{folder} names {piece.filename} as one of its files, which is not in it: prepare the data set again",
+            )
         skip = config.on_error == "skip"
         parts[part] = TFDSSource(slices, num_classes=label.num_classes, channels=config.channels, skip=skip)
     check_disjoint(chosen, {part: _pieces(split, info.splits) for part, split in chosen.items()})
