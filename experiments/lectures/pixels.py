@@ -8,6 +8,7 @@ named by the bundled LeNet-5.
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -30,15 +31,16 @@ def mlp(pixels: int, hidden: int, classes: int) -> int:
 
 def accuracies(count: int = 500) -> dict[float, float]:
     """Returns the accuracy of the bundled LeNet-5 on digits of which a share of the pixels is black."""
-    lenet, digits = cnn_jax.load("bundled:lenet5-digits"), dict(load_digits())
-    images = np.asarray(digits["images"][-count:] * (255 / 16), np.uint8)[..., None]
+    lenet = cnn_jax.load("bundled:lenet5-digits")
+    digits: Any = load_digits()
+    images = np.asarray(digits.images[-count:] * (255 / 16), np.uint8)[..., None]
     images = images.repeat(4, 1).repeat(4, 2)[:, 2:-2, 2:-2]  # 8x8 -> 28x28 pixels
     random = np.random.default_rng(0)
     found = {}
     for share in SHARES:
         thrown = random.random(images.shape) < share
         scores = np.asarray(lenet.probabilities(np.where(thrown, 0, images).astype(np.uint8)))
-        found[share] = float((scores.argmax(1) == digits["target"][-count:]).mean())
+        found[share] = float((scores.argmax(1) == digits.target[-count:]).mean())
     return found
 
 
