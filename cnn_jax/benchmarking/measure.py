@@ -63,23 +63,8 @@ def benchmark(
     )
     setup = build(config)
     config = setup.config  # with the number of classes of a folder
-    trains, evaluates = bool({"step", "both"} & set(only)), "evaluation" in only
-    check(
-        not evaluates or against in (None, "torch"),
-        f"--against={against} has no evaluation: measure --only=evaluation alone, or with --against=torch",
-    )
-    if against in ("flax", "torch") and trains:
-        baselines.check_comparable(config)
-    check(
-        against != "full" or not setup.trainable.is_all,
-        "--against=full compares with a step that trains everything, but so does this one: set config.trainable",
-    )
-    loads = against == "torch" and "data" in only and config.data.source == "folder"
-    check(
-        not against or trains or loads or evaluates,
-        f"--against={against} has nothing to compare with --only=data of the source {config.data.source!r}: "
-        "--against=torch does with the data set 'folder'",
-    )
+    check_comparison(setup, only, against)
+    trains = trains_in(only)
     with terminal.waiting(progress, "reading the data and compiling"):
         part = setup.data.parts["train"]
         size = len(part) if part.is_resident else STREAMED_BATCHES * config.batch_size
@@ -88,27 +73,9 @@ def benchmark(
         contenders = {name: contenders[name] for name in PARTS if name in only}
         counts = {name: calibrate(name, contender, seconds) for name, contender in contenders.items()}
         memory = {"step_bytes": compiled["step_bytes"]} | peak_memory()  # before the reference takes its own
-        references = []
-        if loads:
-            references.append("torch data")
-            contenders["torch data"] = torch_data.loader(part, config)
-        if against and trains:
-            references.append(against)
-        if against == "flax" and trains:
-            contenders["flax"] = baselines.flax_loop(setup, host_batches(setup), examples if part.is_resident else None)
-        elif against == "torch" and (trains or evaluates):
-            loops = baselines.torch_loops(setup, examples)
-            if trains:
-                contenders["torch"] = loops["training"]
-            if evaluates:
-                references.append("torch evaluation")
-                contenders["torch evaluation"] = loops["evaluation"]
-        elif against == "full" and trains:
-            everything = config.copy_and_resolve_references()
-            everything.update(trainable="full", take="all")
-            contenders["full"] = ours(build(everything), examples, compiles=False)[1]["step"]
-        for name in references:
-            counts[name] = calibrate(name, contenders[name], seconds)
+        references = reference_loops(setup, examples, only, against)
+        counts |= {name: calibrate(name, contender, seconds) for name, contender in references.items()}
+        contenders |= references
     with terminal.waiting(progress, f"measuring {', '.join(contenders)}: about {seconds * ROUNDS * len(counts):.0f} s"):
         speeds: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(ROUNDS):
@@ -148,6 +115,56 @@ def benchmark(
         else None,
         "config": json.loads(config.to_json()),
     }
+
+
+def trains_in(only: Sequence[str]) -> bool:
+    """Returns whether training steps are measured."""
+    return bool({"step", "both"} & set(only))
+
+
+def loads_in(setup: Setup, only: Sequence[str], against: str | None) -> bool:
+    """Returns whether torch's loader is measured, beside ours."""
+    return against == "torch" and "data" in only and setup.config.data.source == "folder"
+
+
+def check_comparison(setup: Setup, only: Sequence[str], against: str | None) -> None:
+    """Raises UserError if what is measured has no counterpart in `against`."""
+    config, evaluates = setup.config, "evaluation" in only
+    check(
+        not evaluates or against in (None, "torch"),
+        f"--against={against} has no evaluation: measure --only=evaluation alone, or with --against=torch",
+    )
+    if against in ("flax", "torch") and trains_in(only):
+        baselines.check_comparable(config)
+    check(
+        against != "full" or not setup.trainable.is_all,
+        "--against=full compares with a step that trains everything, but so does this one: set config.trainable",
+    )
+    check(
+        not against or trains_in(only) or loads_in(setup, only, against) or evaluates,
+        f"--against={against} has nothing to compare with --only=data of the source {config.data.source!r}: "
+        "--against=torch does with the data set 'folder'",
+    )
+
+
+def reference_loops(setup: Setup, examples: Batch, only: Sequence[str], against: str | None) -> dict[str, Contender]:
+    """Returns what is measured beside ours, by name."""
+    config, part, found = setup.config, setup.data.parts["train"], {}
+    if loads_in(setup, only, against):
+        found["torch data"] = torch_data.loader(part, config)
+    if against == "torch" and (trains_in(only) or "evaluation" in only):
+        loops = baselines.torch_loops(setup, examples)
+        if trains_in(only):
+            found["torch"] = loops["training"]
+        if "evaluation" in only:
+            found["torch evaluation"] = loops["evaluation"]
+    elif against == "flax" and trains_in(only):
+        found["flax"] = baselines.flax_loop(setup, host_batches(setup), examples if part.is_resident else None)
+    elif against == "full" and trains_in(only):
+        everything = config.copy_and_resolve_references()
+        everything.update(trainable="full", take="all")
+        found["full"] = ours(build(everything), examples, compiles=False)[1]["step"]
+    return found
 
 
 def reference_name(against: str | None) -> str | None:

@@ -12,6 +12,7 @@ import html
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -34,7 +35,7 @@ def shown(value: object) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def differing(fact: Fact, ours: object) -> str:
+def differing(fact: Fact, ours: Any) -> str:
     """Returns in how many cells a map of the slide is another, or ""."""
     if not isinstance(fact.slide, list) or not isinstance(fact.slide[0], list) or fact.slide == ours:
         return ""
