@@ -211,3 +211,12 @@ def test_mistake_gets_one_message(refused, arguments, code, message):
 def test_picture_that_cannot_be_written_is_a_storage_error(call):
     printed = call("summary", LENET, "--plot=/nowhere/layers.png", code=74)
     assert "error: --plot: '/nowhere/layers.png' cannot be written" in printed.err
+
+
+def test_auxiliary_heads_are_apart_from_the_main_network(command):
+    text = command("--config=googlenet:imagenet2012")
+    main, auxiliary = 6_998_552, 13_378_280 - 6_998_552
+    assert re.search(rf"parameters of the main network +{main:,}\n", text)
+    assert re.search(rf"parameters of auxiliary heads, for training only +{auxiliary:,}\n", text)
+    assert re.search(r"linear layers' share of the main network +14\.6%\n", text)
+    assert "auxiliary" not in command(LENET)
