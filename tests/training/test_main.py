@@ -20,7 +20,7 @@ ROOT = Path(cnn_jax.__file__).parents[1]
         ),
         (("--config=configs/lenet5.py:mnits",), "no data set is called 'mnits'; did you mean 'mnist'?"),
         (("--config=lenet5", "--workdir="), "--workdir is empty: name a folder"),
-        (("--config=lenet5", "--config.data.workers=1000000"), "workers is 1000000, but must be from 1 to 4096"),
+        (("--config=lenet5", "--config.data.workers=1000000"), "workers is 1000000, but must be above 0, at most 4096"),
         (("--config=lenet5", "--config.log.every=1e-320 steps"), "'1e-320 steps', but must be 0 or at least 1e-09"),
         (("--config=lenet5", "--config.duration=4 steps"), "set config.optim.schedule.warmup='0 steps'"),
         (("--confg=configs/lenet5.py",), "no flag --confg; did you mean '--config'?"),
