@@ -156,7 +156,8 @@ class Saver:
         except BaseException as error:
             if collectives.is_first():
                 shutil.rmtree(partial, ignore_errors=True)
-                if self._place is not None and files.inode(self.checkpoints.folder) != self._place:
+                gone = not self.checkpoints.folder.parent.is_dir()
+                if gone or self._place not in (None, files.inode(self.checkpoints.folder)):
                     raise FolderGoneError(self.checkpoints.folder.parent) from error
             raise
 

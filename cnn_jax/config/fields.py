@@ -262,7 +262,7 @@ FIELDS: dict[str, Field] = {
     "data.workers": Field(
         8,
         "Threads that read and decode a stream.",
-        Rule("from 1 to 4096", lambda count: 1 <= count <= 4096),
+        Rule("above 0, at most 4096", lambda count: 1 <= count <= 4096),
         resume=True,
     ),
     "data.prefetch": Field(2, "Batches of a stream that they read ahead.", POSITIVE, resume=True),

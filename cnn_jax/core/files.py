@@ -85,13 +85,16 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """Returns what a JSON file holds; raises UserError as `read_text` does, or if it is no JSON."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except RecursionError:
         raise UserError(f"{path} is damaged: its JSON is nested too deep") from None
     except json.JSONDecodeError as error:
-        reason = "it is empty" if not error.doc.strip() else f"it is not JSON (line {error.lineno}: {error.msg})"
+        reason = f"it is not JSON (line {error.lineno}: {error.msg})" if text.strip() else "it is empty"
         raise UserError(f"{path} is damaged: {reason}") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise UserError(f"{path} is damaged: {error}") from None
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -158,6 +161,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         return
     path = Path(os.path.realpath(path))
     partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)  # of a process that was killed; or a link to elsewhere
     try:
         yield partial
         if path.exists():

@@ -22,7 +22,7 @@ SECONDS = 0.1  # of each round of each function, at least
 
 
 def measure(parts: Sequence[Part], *, batch: int = 8) -> list[dict[str, Any]]:
-    """Returns a row for each part: group, label, parameters, macs (of one image), and of a batch of images
+    """Returns a row for each part: group, label, parameters (no biases), macs (of one image), and of a batch of images
     forward_seconds, forward_bytes, both_seconds, both_bytes ("both": forward, and backward to input and parameters).
     """
     import jax
@@ -32,7 +32,8 @@ def measure(parts: Sequence[Part], *, batch: int = 8) -> list[dict[str, Any]]:
     rows, functions = [], {}
     for number, part in enumerate(parts):
         sums = totals(layer_table(part.make, part.input_shape))
-        row = dict(group=part.group, label=part.label, parameters=sums.parameters, macs=sums.macs, batch=batch)
+        weights = sums.parameters - sums.biases  # parts with and without normalization differ in their biases
+        row = dict(group=part.group, label=part.label, parameters=weights, macs=sums.macs, batch=batch)
         for way, (function, arguments) in compiled(part, batch).items():
             account = function.memory_analysis()
             row[f"{way}_bytes"] = account and account.temp_size_in_bytes + account.output_size_in_bytes
@@ -103,7 +104,7 @@ def fits(costs: dict[str, Any], parts: Sequence[Part]) -> bool:
 
 def sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
     """Returns what was measured as a table; ratios are to the first part of a group."""
-    headings = ("part", "form", "parameters", "MACs", "forward, ms", "and backward, ms", "bytes forward", "bytes both")
+    headings = ("part", "form", "weights", "MACs", "forward, ms", "and backward, ms", "bytes forward", "bytes both")
     lines = []
     for row in rows:
         first = next(other for other in rows if other["group"] == row["group"])

@@ -102,7 +102,7 @@ def evaluate_ensemble(
             state = States(setup).restore(checkpoints, step)
         with terminal.waiting(console, f"evaluating {name}"):
             probabilities, labels = evaluator.predict(state, "test")
-        data = (setup.data.identity["name"], setup.config.data.test, setup.data.class_names)
+        data = (setup.data.name, setup.config.data.test, setup.data.class_names)
         if truth is not None and (data != truth[0] or not np.array_equal(labels, truth[1])):
             raise UserError(
                 f"{name} is evaluated on {data[0]} ({data[1]}), but {names[0]} on {truth[0][0]} ({truth[0][1]}), or on "

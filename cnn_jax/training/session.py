@@ -105,7 +105,7 @@ class Session:
         hold, config, setup = self._resources.enter_context, self.config, self.setup
         self.records = hold(collectives.records(self.folder))
         hold(files.locked(self.records))
-        self.inode = files.inode(self.records)
+        self.inode, self.lock = files.inode(self.records), files.inode(self.records / ".lock")
         data = setup.data.identity
         for note in run_folder.prepare(config, self.records, data=data, extend=self.options.extend):
             self.tell(note)
@@ -315,9 +315,14 @@ class Session:
             self.tell(f"a picture cannot be drawn ({plot.__name__}): {type(error).__name__}: {error}")
 
     def _check_folder(self) -> None:
-        """Raises FolderGoneError if the folder is no longer the one that the run began in."""
+        """Raises UserError if the folder is no longer the one that the run began in, or another run holds it."""
         if files.inode(self.records) != self.inode:
             raise FolderGoneError(self.name)
+        if files.inode(self.records / ".lock") not in (None, self.lock):
+            raise UserError(
+                f"{self.name} is in use by another run: somebody removed its .lock, which this run held. "
+                "It stops, so that the two do not write into each other's files"
+            )
 
     def _write(self, kind: str, step: int, metrics: dict[str, Any]) -> None:
         self._check_folder()

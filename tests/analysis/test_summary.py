@@ -194,7 +194,7 @@ def test_json_has_everything_and_a_plot_is_drawn_and_no_data_set_is_needed(comma
         (("--config=configs/resnet50.py", "--config.model.variant=v2"), 2, "must be one of v1, v1.5"),
         ((LENET, "--compare=configs/lenet.py"), 2, "--compare: there is no file 'configs/lenet.py'; did you mean"),
         ((LENET, "--compare=configs/lenet5.py:mnits"), 2, "no data set is called 'mnits'; did you mean 'mnist'?"),
-        ((LENET, "--compare=model.hed=gap"), 2, "no field 'hed'; Did you mean \"head\""),
+        ((LENET, "--compare=model.hed=gap"), 2, "no field 'model.hed'; did you mean 'model.head'"),
         ((LENET, "--compare=model.head=gab"), 2, "head is 'gab'"),
         ((LENET, "--compare=model.width=wide"), 2, "--config.model.width=wide: could not convert string to float"),
         ((LENET, "--compare=batch_size=2.5"), 2, "--config.batch_size=2.5"),
@@ -211,3 +211,12 @@ def test_mistake_gets_one_message(refused, arguments, code, message):
 def test_picture_that_cannot_be_written_is_a_storage_error(call):
     printed = call("summary", LENET, "--plot=/nowhere/layers.png", code=74)
     assert "error: --plot: '/nowhere/layers.png' cannot be written" in printed.err
+
+
+def test_auxiliary_heads_are_apart_from_the_main_network(command):
+    text = command("--config=googlenet:imagenet2012")
+    main, auxiliary = 6_998_552, 13_378_280 - 6_998_552
+    assert re.search(rf"parameters of the main network +{main:,}\n", text)
+    assert re.search(rf"parameters of auxiliary heads, for training only +{auxiliary:,}\n", text)
+    assert re.search(r"linear layers' share of the main network +14\.6%\n", text)
+    assert "auxiliary" not in command(LENET)

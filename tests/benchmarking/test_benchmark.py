@@ -53,7 +53,7 @@ def test_the_command_prints_one_json_object_with_everything(call):
     [
         ((), "give --config=RECIPE"),
         (("--config=configs/lenet.py",), "did you mean 'configs/lenet5.py'?"),
-        (("--config=configs/lenet5.py", "--config.optim.momentun=0.5"), 'Did you mean "momentum"'),
+        (("--config=configs/lenet5.py", "--config.optim.momentun=0.5"), "did you mean 'optim.momentum'"),
         (
             ("--config=configs/lenet5.py", "--only=step,dta"),
             "--only is 'dta', but must be one of step, data, both, evaluation",

@@ -37,6 +37,13 @@ def test_a_link_stays_and_its_file_is_written(tmp_path):
         assert (tmp_path / "link").is_symlink() and (tmp_path / "store" / "file").read_text() == text
 
 
+def test_a_left_over_link_leads_to_no_other_file(tmp_path):
+    (tmp_path / "other").write_text("other")
+    (tmp_path / "x.partial").symlink_to(tmp_path / "other")
+    files.write_text(tmp_path / "x", "new")
+    assert (tmp_path / "other").read_text() == "other" and (tmp_path / "x").read_text() == "new"
+
+
 def test_a_device_stays_a_device():
     before = os.stat("/dev/null")
     with files.written(files.Path("/dev/null")) as partial:
@@ -81,6 +88,7 @@ def test_names_that_are_not_utf8_keep_their_bytes(tmp_path):
         (lambda path: path.write_bytes(b"{}\xff"), "x is damaged: byte 2 is not UTF-8"),
         (lambda path: path.write_text(""), "x is damaged: it is empty"),
         (lambda path: path.write_text("[1,\n2"), r"x is damaged: it is not JSON \(line 2: Expecting"),
+        (lambda path: path.write_text("1" * 5000), "x is damaged: Exceeds the limit"),
         (lambda path: path.write_text("[" * 100_000), "x is damaged: its JSON is nested too deep"),
     ],
 )

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from cnn_jax.display import terminal
 from cnn_jax.training import header
 from cnn_jax.training.setup import build
@@ -36,3 +38,12 @@ def test_without_a_terminal_progress_is_a_line_now_and_then_with_the_time_left(c
 def test_durations_read_like_a_clock():
     assert terminal.duration(0.4) == "0:00:00"
     assert terminal.duration(3 * 3600 + 25 * 60 + 7.6) == "3:25:08"
+
+
+def test_a_saturating_activation_and_a_lack_of_memory_are_said(small_config, console, monkeypatch):
+    small_config.model.activation = "sigmoid"
+    monkeypatch.setattr(header, "host_memory", lambda: 1000)
+    run = build(small_config)
+    header.print_header(run, States(run), "runs/x", Path("runs/x"), console)
+    text = console.file.getvalue()
+    assert "note: sigmoid saturates" in text and "warning: this machine has 1 kB of memory" in text

@@ -43,6 +43,19 @@ def test_a_folder_that_goes_away_ends_the_run(tmp_path, short, console, monkeypa
         train.run(short, folder, Options(console=console))
 
 
+def test_a_lock_that_is_removed_and_taken_ends_the_run(tmp_path, short, console, monkeypatch):
+    def removing(batches):
+        for i, batch in enumerate(batches, start=1):
+            if i == 2:
+                (tmp_path / "run" / ".lock").rename(tmp_path / "removed")
+                (tmp_path / "run" / ".lock").write_text("")
+            yield batch
+
+    monkeypatch.setattr(session, "ahead", removing)
+    with pytest.raises(UserError, match="run is in use by another run: somebody removed"):
+        train.run(short, tmp_path / "run", Options(console=console))
+
+
 def test_a_picture_that_fails_costs_no_result(tmp_path, short, console, monkeypatch):
     short.eval.confusion_matrix = True
     for plot in ("plot_curves", "plot_confusion"):

@@ -75,3 +75,9 @@ def test_strict_sizes_refuse_what_strides_drop(small_config):
     small_config.strict_sizes = True
     with pytest.raises(UserError, match=r"strict_sizes is True, .* drop positions at the border: conv1 \(1\)"):
         check_sizes(small_config, rows)
+
+
+def test_an_evaluation_is_not_filled_beyond_its_part(small_config):
+    small_config.eval.batch_size = 10**9
+    assert build(small_config).config.eval.batch_size == 1258  # the largest part
+    assert small_config.eval.batch_size == 10**9
