@@ -28,7 +28,7 @@ COMPILERS = ("c++", "g++", "clang++")
 # Without -ffast-math: it would assume that no number is NaN, and flush denormal numbers in the whole process.
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 SECONDS = 300  # after which the compiler is stopped
-HANDLERS = ("Convolve", "PoolLargest", "PoolPick", "PoolScatter")
+HANDLERS = ("Convolve", "MaxPool", "MaxPoolByX")
 DIGEST = hashlib.sha256().digest_size
 
 _lock = threading.Lock()

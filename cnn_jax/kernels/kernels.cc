@@ -335,7 +335,7 @@ void flatten(Axes& axes, int64_t& N, int64_t (&out)[3]) {
 
 // Elements that stand one behind the other: of one position its channels, of neighbors in a line all of theirs.
 struct Run { int64_t offset, length; };
-constexpr int64_t CHUNK = 288;  // elements whose weights stay in the first cache while a box is computed
+constexpr int64_t CHUNK = 512;  // elements whose weights stay in the first cache while a box is computed
 
 template <int V, int R>
 INLINE void add_products(const float* const* rows, int64_t shift, const Run* run, const Run* end, const float* weights,
@@ -440,7 +440,11 @@ void sum_over_elements(ffi::ThreadPool& pool, const T* x, const Weights<T>& w, T
               UNROLL for (int r = 0; r < R; r++) {
                 if (p + r >= count) break;
                 T* to = y + own.places[p + r] * G * K + g * K + first;
-                UNROLL for (int v = 0; v < V; v++) store(sums[r][v], to + v * L, real - v * L);
+                if (std::is_same_v<T, float> && real == V * L) {
+                  UNROLL for (int v = 0; v < V; v++) store(sums[r][v], (float*)to + v * L);
+                } else {
+                  UNROLL for (int v = 0; v < V; v++) store(sums[r][v], to + v * L, real - v * L);
+                }
               }
             }
             for (; run != end; ++run) weights += run->length * V * L;
@@ -649,8 +653,8 @@ template <class F> void each_window(const Convolution& g, int64_t n, std::vector
 // Largest value of a window, NaN if it has one, and which one it is: the first.
 template <class T>
 INLINE vec largest(const T* x, int64_t stride, int64_t n, int64_t count, const int64_t* at, mask& which) {
-  vec best = load(x + at[0] * stride, n);
   which = mask{};
+  vec best = load(x + at[0] * stride, n);
   for (int64_t i = 1; i < count; i++) {
     vec value = load(x + at[i] * stride, n);
     mask better = (value > best) | ((value != value) & (best == best));
@@ -660,50 +664,53 @@ INLINE vec largest(const T* x, int64_t stride, int64_t n, int64_t count, const i
   return best;
 }
 
-enum Pooling { LARGEST, PICK, SCATTER };
-
-// LARGEST: y from x. PICK: y takes from t [N, in, G] the value where x is the largest. SCATTER: t = y at those
-// positions, added up, and zero elsewhere.
-template <class T, Pooling what>
-void pool_windows(ffi::ThreadPool& pool, const Convolution& g, const T* x, std::conditional_t<what == SCATTER, T, const T>* t,
-                  std::conditional_t<what == SCATTER, const T, T>* y) {
-  int64_t vectors = (g.G + L - 1) / L, size = product(g.in);
-  bool wide = what == SCATTER && !std::is_same_v<T, float>;  // sums of bfloat16 are float32
-  int64_t parts = wide ? vectors : std::clamp<int64_t>(4 * pool.num_threads() / g.N, 1, vectors);
+// Tasks: an image, and some vectors of its channels.
+template <class F> void each_image(ffi::ThreadPool& pool, const Convolution& g, int64_t parts, const F& work) {
+  int64_t vectors = (g.G + L - 1) / L;
+  parts = std::clamp<int64_t>(parts, 1, vectors);
   parallel(pool, g.N * parts, [&](int64_t task) {
-    int64_t n = task / parts, part = task % parts;
-    int64_t from = vectors * part / parts * L, to = std::min(vectors * (part + 1) / parts * L, g.G);
-    const T* image = x + n * size * g.G;
-    auto* values = what == LARGEST ? nullptr : t + n * size * g.G;
-    Scratch& own = scratch();
-    float* sums = wide ? at_least(own.sums, size * L) : nullptr;
-    if (wide) std::memset(sums, 0, size * L * 4);
-    else if constexpr (what == SCATTER)
-      for (int64_t i = 0; i < size; i++) std::memset(values + i * g.G + from, 0, (to - from) * sizeof(T));
-    each_window(g, n, own.places, [&](int64_t place, int64_t count, const int64_t* at) {
+    int64_t part = task % parts;
+    work(task / parts, vectors * part / parts * L, std::min(vectors * (part + 1) / parts * L, g.G));
+  });
+}
+
+template <class T> void max_pool(ffi::ThreadPool& pool, const Convolution& g, const T* x, T* y) {
+  each_image(pool, g, 4 * pool.num_threads() / g.N, [&](int64_t n, int64_t from, int64_t to) {
+    const T* image = x + n * product(g.in) * g.G;
+    each_window(g, n, scratch().places, [&](int64_t place, int64_t count, const int64_t* at) {
       for (int64_t c = from; c < to; c += L) {
         mask which;
-        vec best = count ? largest(image + c, g.G, g.G - c, count, at, which)
-                         : vec{} - std::numeric_limits<float>::infinity();
-        if constexpr (what == SCATTER) {
-          vec d = load(y + place * g.G + c, g.G - c);
-          for (int64_t i = 0; i < count; i++) {
-            vec own_part = which == int32_t(i) ? d : vec{};
-            if (wide) store(load(sums + at[i] * L) + own_part, sums + at[i] * L);
-            else store(load(values + at[i] * g.G + c, g.G - c) + own_part, values + at[i] * g.G + c, g.G - c);
-          }
-          continue;
-        }
-        if constexpr (what == PICK) {
-          best = vec{};
-          for (int64_t i = 0; i < count; i++)
-            best = which == int32_t(i) ? load(values + at[i] * g.G + c, g.G - c) : best;
-        }
-        if constexpr (what != SCATTER) store(best, y + place * g.G + c, g.G - c);
+        vec best = vec{} - std::numeric_limits<float>::infinity();
+        if (count) best = largest(image + c, g.G, g.G - c, count, at, which);
+        store(best, y + place * g.G + c, g.G - c);
       }
     });
-    if constexpr (what == SCATTER)
-      for (int64_t i = 0; wide && i < size; i++) narrow(sums + i * L, values + i * g.G + from, to - from);
+  });
+}
+
+// dx [N, in, G]: the values of dy [N, out, G] at the largest x of each window, added up in float32; zero elsewhere.
+template <class T> void max_pool_by_x(ffi::ThreadPool& pool, const Convolution& g, const T* x, const T* dy, T* dx) {
+  int64_t size = product(g.in);
+  bool narrow_sums = !std::is_same_v<T, float>;
+  // Sums of bfloat16 are of one vector of channels: they are small, and stay in a cache.
+  each_image(pool, g, narrow_sums ? g.G : 4 * pool.num_threads() / g.N, [&](int64_t n, int64_t from, int64_t to) {
+    const T* image = x + n * size * g.G;
+    T* result = dx + n * size * g.G + from;
+    int64_t stride = narrow_sums ? L : g.G, room = narrow_sums ? L : to - from;
+    float* sums = narrow_sums ? at_least(scratch().sums, size * L) : (float*)result;
+    for (int64_t i = 0; i < size; i++) std::memset(sums + i * stride, 0, room * 4);
+    each_window(g, n, scratch().places, [&](int64_t place, int64_t count, const int64_t* at) {
+      for (int64_t c = from; count && c < to; c += L) {
+        mask which;
+        largest(image + c, g.G, g.G - c, count, at, which);
+        vec d = load(dy + place * g.G + c, g.G - c);
+        for (int64_t i = 0; i < count; i++) {
+          float* sum = sums + at[i] * stride + c - from;
+          store(load(sum, room - (c - from)) + (which == int32_t(i) ? d : vec{}), sum, room - (c - from));
+        }
+      }
+    });
+    for (int64_t i = 0; narrow_sums && i < size; i++) narrow(sums + i * L, result + i * g.G, to - from);
   });
 }
 
@@ -789,25 +796,18 @@ Convolution windows(ffi::AnyBuffer x, ffi::AnyBuffer y, Numbers kernel, Numbers 
   per_axis(low, 0, g.low);
   return g;
 }
-ffi::Error pool_largest(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> y, Numbers kernel,
-                        Numbers strides, Numbers low) {
+ffi::Error pool(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> y, Numbers kernel, Numbers strides,
+                Numbers low) {
   return with_type(x.element_type(), [&](auto type) {
     using T = decltype(type);
-    pool_windows<T, LARGEST>(pool, windows(x, *y, kernel, strides, low), of<const T>(x), nullptr, of<T>(*y));
+    max_pool(pool, windows(x, *y, kernel, strides, low), of<const T>(x), of<T>(*y));
   });
 }
-ffi::Error pool_pick(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer t, ffi::Result<ffi::AnyBuffer> y,
+ffi::Error pool_by_x(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer dy, ffi::Result<ffi::AnyBuffer> dx,
                      Numbers kernel, Numbers strides, Numbers low) {
   return with_type(x.element_type(), [&](auto type) {
     using T = decltype(type);
-    pool_windows<T, PICK>(pool, windows(x, *y, kernel, strides, low), of<const T>(x), of<const T>(t), of<T>(*y));
-  });
-}
-ffi::Error pool_scatter(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y, ffi::Result<ffi::AnyBuffer> t,
-                        Numbers kernel, Numbers strides, Numbers low) {
-  return with_type(x.element_type(), [&](auto type) {
-    using T = decltype(type);
-    pool_windows<T, SCATTER>(pool, windows(x, y, kernel, strides, low), of<const T>(x), of<T>(*t), of<const T>(y));
+    max_pool_by_x(pool, windows(x, dy, kernel, strides, low), of<const T>(x), of<const T>(dy), of<T>(*dx));
   });
 }
 
@@ -819,6 +819,5 @@ ffi::Error pool_scatter(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     Convolve, convolution,
     BUFFERS.Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().CONVOLUTION.Attr<int64_t>("result"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(PoolLargest, pool_largest, BUFFERS.Ret<ffi::AnyBuffer>().WINDOW);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(PoolPick, pool_pick, BUFFERS.Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().WINDOW);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(PoolScatter, pool_scatter, BUFFERS.Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().WINDOW);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MaxPool, pool, BUFFERS.Ret<ffi::AnyBuffer>().WINDOW);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MaxPoolByX, pool_by_x, BUFFERS.Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().WINDOW);

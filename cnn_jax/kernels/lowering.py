@@ -12,8 +12,10 @@ from jax.interpreters import mlir
 from cnn_jax.kernels import build
 
 
-def define(name: str, handler: str, *, xla: Callable[..., Any], attributes: Callable[..., dict[str, Any]]) -> Primitive:
-    """Returns a primitive that calls `handler` of the library on one CPU, and is what `xla` computes elsewhere.
+def define(
+    name: str, handler: str | None, *, xla: Callable[..., Any], attributes: Callable[..., dict[str, Any]]
+) -> Primitive:
+    """Returns a primitive that calls `handler` of the library on one CPU, if it has one, and elsewhere computes `xla`.
 
     Elsewhere is another platform, a mesh of several devices, and every exported program. One of the primitive's
     parameters is `target`, of `build.target`.
@@ -31,7 +33,7 @@ def define(name: str, handler: str, *, xla: Callable[..., Any], attributes: Call
     elsewhere = mlir.lower_fun(xla, multiple_results=False)
 
     def on_cpu(ctx: Any, *operands: Any, target: str, **parameters: Any) -> Any:
-        if not is_one_device(ctx):
+        if handler is None or not is_one_device(ctx):
             return elsewhere(ctx, *operands, target=target, **parameters)
         call = jax.ffi.ffi_lowering(build.name_of(handler, target))
         numbers = attributes(**parameters).items()

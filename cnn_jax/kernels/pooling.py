@@ -66,11 +66,11 @@ def _attributes(*, windows: Windows) -> dict[str, Any]:
     return dict(kernel=windows.kernel, strides=windows.strides, low=tuple(low for low, _ in windows.padding))
 
 
-largest_p = lowering.define("cnn_jax_max_pool", "PoolLargest", xla=_largest, attributes=_attributes)
+largest_p = lowering.define("cnn_jax_max_pool", "MaxPool", xla=_largest, attributes=_attributes)
 # Of x and another array of its shape: that one where x is the largest of its window.
-pick_p = lowering.define("cnn_jax_max_pool_pick", "PoolPick", xla=_pick, attributes=_attributes)
+pick_p = lowering.define("cnn_jax_max_pool_pick", None, xla=_pick, attributes=_attributes)
 # Of x and an array of the output's shape: its values at the largest of x, added up; zero elsewhere.
-scatter_p = lowering.define("cnn_jax_max_pool_scatter", "PoolScatter", xla=_scatter, attributes=_attributes)
+scatter_p = lowering.define("cnn_jax_max_pool_scatter", "MaxPoolByX", xla=_scatter, attributes=_attributes)
 
 
 def _output(x: Any, *others: Any, windows: Windows, target: str) -> Any:
