@@ -49,7 +49,8 @@ class Stopped(UserError):
 def near(value: str, options: Iterable[str]) -> str:
     """Returns `; did you mean 'x'?` for the option closest to `value`, or an empty string."""
     match = difflib.get_close_matches(str(value), list(options), n=1, cutoff=0.5)
-    if match and unicodedata.normalize("NFC", match[0]) == unicodedata.normalize("NFC", str(value)):
+    looks_alike = match and unicodedata.normalize("NFC", match[0]) == unicodedata.normalize("NFC", str(value))
+    if looks_alike and match[0] != str(value):
         return f"; did you mean {match[0]!a}, the same letters in another Unicode normal form?"
     return f"; did you mean {match[0]!r}?" if match else ""
 

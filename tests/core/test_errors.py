@@ -37,3 +37,12 @@ def test_a_url_is_no_folder(folder):
 @pytest.mark.parametrize("folder", ["", "runs/a", "/tmp/a", "~/a", "a:b", "runs/12:30/a", "C:/runs", "a//b"])
 def test_a_path_is_a_folder(folder):
     check_folder("--workdir", folder)
+
+
+def test_names_that_look_alike_are_told_apart():
+    from cnn_jax.core.errors import near
+
+    assert near("caf\u00e9", ["cafe\u0301"]) == (
+        "; did you mean 'cafe\\u0301', the same letters in another Unicode normal form?"
+    )
+    assert near("mnist", ["mnist"]) == "; did you mean 'mnist'?"
