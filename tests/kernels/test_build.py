@@ -44,6 +44,7 @@ def load(monkeypatch):
     """Loads as a new process does, but leaves XLA's handlers as they are; returns the hash and what was printed."""
 
     def run(capsys):
+        monkeypatch.delenv("CNN_JAX_KERNELS", raising=False)
         monkeypatch.setattr(build, "register", lambda library, key: None)
         build._load_once.cache_clear()
         try:

@@ -56,7 +56,8 @@ def run(wheel, tmp_path_factory):
 def test_wheel_has_one_package_with_recipes_and_questions(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"cnn_jax", f"cnn_jax-{__version__}.dist-info"}
-    assert "cnn_jax/py.typed" in names and not [name for name in names if "__pycache__" in name]
+    assert {"cnn_jax/py.typed", "cnn_jax/kernels/kernels.cc"} <= set(names)
+    assert not [name for name in names if "__pycache__" in name]
     for folder, known in (("recipes", recipes.names()), ("questions", [path.stem for path in question.experiments()])):
         found = {Path(name).stem for name in names if name.startswith(f"cnn_jax/{folder}/")}
         assert found == set(known)
