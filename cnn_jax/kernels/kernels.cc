@@ -316,7 +316,8 @@ template <class T> struct Operand {
   }
 };
 
-// One element of the kernel alone, at every position: the positions are one long line, which any box may cut.
+// One element of the kernel alone, at every position: the positions are one long line, which any box may cut. Where
+// the others see padding only it is the middle one.
 bool is_pointwise(const Axes& axes) {
   return std::all_of(axes.begin(), axes.end(), [](const Axis& a) {
     return a.at.size() == 1 && a.at[0] == 0 && a.step == 1 && a.every == 1 && a.in == a.count;
@@ -325,7 +326,7 @@ bool is_pointwise(const Axes& axes) {
 void flatten(Axes& axes, int64_t& N, int64_t (&out)[3]) {
   int64_t positions = N * axes[0].in * axes[1].in * axes[2].in, sizes[3] = {1, positions, 1};
   for (int a = 0; a < 3; a++) {
-    axes[a] = {sizes[a], sizes[a], 0, 1, 1, {0}, {0}};
+    axes[a] = {sizes[a], sizes[a], 0, 1, 1, {0}, axes[a].tap};
     out[a] = sizes[a];
   }
   N = 1;

@@ -358,12 +358,13 @@ def test_recipes_of_an_installed_package_come_first(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "PACKAGE", tmp_path / "cnn_jax")
     with pytest.raises(UserError, match=r"there are no recipes: neither .*recipes nor .*configs is a folder"):
         recipes.names()
+    recipe = "from ml_collections import ConfigDict\ndef get_config(x='default', y=0):\n    return ConfigDict(dict(x=x, y=y))"
     for folder, name in (("configs", "beside"), ("cnn_jax/recipes", "inside")):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / f"{name}.py").write_text("def get_config(x='default', y=0):\n    return x, y\n")
+        (tmp_path / folder / f"{name}.py").write_text(recipe)
         assert recipes.names() == [name]
-    assert recipes.load("inside") == ("default", 0)
-    assert recipes.get_config("inside", "mnist", y=2) == ("mnist", 2)
+    assert recipes.load("inside").to_dict() == dict(x="default", y=0)
+    assert recipes.get_config("inside", "mnist", y=2).to_dict() == dict(x="mnist", y=2)
 
 
 def test_a_missing_recipe_gets_the_near_match():

@@ -95,6 +95,7 @@ def test_any_convolution_has_the_values_and_gradients_of_xlas(case, dtype):
         ((70, 4, 4, 64), (3, 3, 64, 32), 2, 1, 1),  # boxes of several images
         ((2, 40, 40, 3), (7, 7, 3, 64), 2, 3, 1),  # few channels
         ((1, 400, 1, 130), (1, 1, 130, 70), 1, 0, 1),  # pointwise
+        ((5, 1, 1, 64), (3, 3, 64, 72), 1, 1, 1),  # the same, by the middle of the kernel: the rest sees padding only
         ((2, 17, 18, 64), (1, 1, 64, 40), 3, 0, 1),  # strides larger than the kernel
         ((9, 32, 32, 64), (3, 3, 4, 64), 1, 1, 16),  # groups
         ((9, 32, 32, 36), (3, 3, 1, 36), 2, 1, 36),  # each channel by itself, in several boxes
