@@ -358,7 +358,8 @@ def test_recipes_of_an_installed_package_come_first(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "PACKAGE", tmp_path / "cnn_jax")
     with pytest.raises(UserError, match=r"there are no recipes: neither .*recipes nor .*configs is a folder"):
         recipes.names()
-    recipe = "from ml_collections import ConfigDict\ndef get_config(x='default', y=0):\n    return ConfigDict(dict(x=x, y=y))"
+    recipe = "from ml_collections import ConfigDict\n"
+    recipe += "def get_config(x='default', y=0):\n    return ConfigDict(dict(x=x, y=y))\n"
     for folder, name in (("configs", "beside"), ("cnn_jax/recipes", "inside")):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / f"{name}.py").write_text(recipe)
