@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +153,8 @@ def flops(run):
     return compiled.cost_analysis()["flops"]
 
 
-def test_a_step_of_the_head_computes_no_gradient_of_the_frozen_layers(runs):
+def test_a_step_of_the_head_computes_no_gradient_of_the_frozen_layers(runs, monkeypatch):
+    monkeypatch.setenv("CNN_JAX_KERNELS", "0")  # XLA counts its own operations only
     images = runs["head"].resident("train")
     batch = {"index": jnp.arange(32, dtype=jnp.int32)}
     state = States(runs["head"]).create()
@@ -408,14 +411,13 @@ def test_a_run_starts_from_another_says_so_and_its_record_alone_repeats_it(first
 
 
 def test_a_run_goes_on_without_the_source(first_run, tmp_path):
-    config = second(first_run, trainable="partial:1")
+    source = Path(shutil.copytree(first_run, tmp_path / "source"))
+    config = second(source, trainable="partial:1")
     config.duration = "2 steps"
     config.checkpoint.every = "2 steps"
     train.run(config, tmp_path / "run")
+    shutil.rmtree(source)
     config.duration = "4 steps"
-    config.init_from = "gone@7"
-    stored = json.loads((tmp_path / "run" / "config.json").read_text()) | {"init_from": "gone@7"}
-    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
     train.run(config, tmp_path / "run", Options(extend=True))
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.steps()[-1] == 4
