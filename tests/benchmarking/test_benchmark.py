@@ -19,6 +19,7 @@ from cnn_jax.nn import cpu, graph
 from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
 from cnn_jax.training.step import with_auxiliary
+from tiers import quick
 
 # ---------------------------------------------------------------- the command
 
@@ -298,8 +299,9 @@ TWINS = {
 }
 
 
-@pytest.mark.parametrize(("name", "fields"), TWINS.values(), ids=TWINS)
-def test_the_twin_in_pytorch_has_our_logits_parameters_and_macs(name, fields):
+@pytest.mark.parametrize("twin", quick(TWINS, ("lenet5-variants", "cifar-plain", "vgg11-lrn", "c3d")))
+def test_the_twin_in_pytorch_has_our_logits_parameters_and_macs(twin):
+    name, fields = TWINS[twin]
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
     config = recipes.get_config(name)

@@ -285,6 +285,7 @@ def test_without_them_the_scores_are_an_array_in_training_too():
     assert scores.shape == (1, 5)
 
 
+@pytest.mark.slow
 def test_training_calls_the_layers_of_the_table_in_its_order():
     config = recipes.get_config("googlenet")
     config.model.update(auxiliary=True, width=0.0625)

@@ -6,6 +6,7 @@ import pytest
 from cnn_jax.core.errors import UserError
 from cnn_jax.sweeping.plan import check_fit, differing, first_tasks, plan, plan_sheet, seeds_in, tasks
 from cnn_jax.sweeping.question import Experiment, experiments, grid, load
+from tiers import quick
 
 SMALL = load(str(Path(__file__).parents[1] / "helpers" / "small_experiment.py"))
 RESNETS = Experiment(
@@ -82,9 +83,9 @@ def test_tasks_go_seed_by_seed_and_refuse_a_folder_of_another_configuration(tmp_
 
 
 @pytest.mark.parametrize("grid", ["", pytest.param(":cifar10:full", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("path", experiments(), ids=lambda path: path.stem)
-def test_every_experiment_of_the_project_can_be_planned(path, grid):
-    experiment = load(f"{path}{grid}")
+@pytest.mark.parametrize("name", quick([path.stem for path in experiments()], ("heads", "transfer")))
+def test_every_experiment_of_the_project_can_be_planned(name, grid):
+    experiment = load(f"{name}{grid}")
     planned = plan(experiment)
     assert all(one.parameters > 0 and one.macs > 0 for one in planned)
     assert len(differing(experiment, planned)) == len(experiment.pairs())

@@ -82,7 +82,13 @@ def test_results_are_printed_before_they_are_written(tmp_path, finished, short, 
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("config.json", ""), ("data.json", "[]"), ("input.json", "{"), ("input.json", None)]
+    ("name", "text"),
+    [
+        ("config.json", ""),
+        ("data.json", "[]"),
+        pytest.param("input.json", "{", marks=pytest.mark.slow),
+        pytest.param("input.json", None, marks=pytest.mark.slow),
+    ],
 )
 def test_a_damaged_record_is_written_again(finished, short, console, name, text):
     before = (finished / name).read_text()
