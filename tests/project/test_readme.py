@@ -26,8 +26,10 @@ PRINTED = {
     "__main__": "visualize",
     "benchmark": "images/s",
     "export": "bytes;",
+    "lectures": "wrong on the slide",
     "report": "resnet50",
     "summary": "parameters",
+    "toy": "65 of 81 pixels",
     "sweep": "?",
     "visualize": ".png: ",
 }
