@@ -114,16 +114,8 @@ def flax_loop(setup: Setup, batches: Callable[[int], Iterable[Batch]], examples:
 # ---------------------------------------------------------------- PyTorch
 
 
-def torch_loops(setup: Setup, examples: Batch) -> dict[str, Contender]:
-    """Returns the same "training" and "evaluation" in PyTorch: channels last, eager on a CPU, compiled on a GPU.
-
-    Batches are taken in turn from `examples` ("image" and "label", NumPy arrays), which are on the device before the
-    first step; images are normalised, but not augmented. Decay is on all parameters and the learning rate constant,
-    which costs the same.
-
-    Raises:
-      UserError: there is no PyTorch here, or none for jax's device; the network has no twin.
-    """
+def torch_device() -> str:
+    """Returns PyTorch's name of the device that jax computes on; raises UserError if it has none there."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -135,15 +127,36 @@ def torch_loops(setup: Setup, examples: Batch) -> dict[str, Contender]:
     check(has_device, "jax computes on a GPU, but this PyTorch does not see one: install its CUDA build")
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as in jax
+    return device
 
-    config = setup.config
-    network = torch_twins.network(config, setup.data.image_shape)
+
+def twin(setup: Setup, device: str) -> Any:
+    """Returns the same network in PyTorch, channels last, in training mode; raises UserError if it has no twin."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    network = torch_twins.network(setup.config, setup.data.image_shape)
     count = sum(parameter.numel() for parameter in network.parameters())
     ours = sum(row.parameters for row in setup.layers)
     if count != ours:
-        raise RuntimeError(f"the PyTorch twin of {config.model.name} has {count:,} parameters, but ours {ours:,}")
+        raise RuntimeError(f"the PyTorch twin of {setup.config.model.name} has {count:,} parameters, but ours {ours:,}")
     clips = len(setup.data.image_shape) == 4
-    network = network.to(device, memory_format=torch.channels_last_3d if clips else torch.channels_last).train()
+    return network.to(device, memory_format=torch.channels_last_3d if clips else torch.channels_last).train()
+
+
+def torch_loops(setup: Setup, examples: Batch) -> dict[str, Contender]:
+    """Returns the same "training" and "evaluation" in PyTorch: channels last, eager on a CPU, compiled on a GPU.
+
+    Batches are taken in turn from `examples` ("image" and "label", NumPy arrays), which are on the device before the
+    first step; images are normalised, but not augmented. Decay is on all parameters and the learning rate constant,
+    which costs the same.
+
+    Raises:
+      UserError: there is no PyTorch here, or none for jax's device; the network has no twin.
+    """
+    device, config = torch_device(), setup.config
+    import torch  # pyright: ignore[reportMissingImports]
+
+    network = twin(setup, device)
     initial = copy.deepcopy(network.state_dict())
     forward = torch.compile(network) if device == "cuda" else network
     optim = config.optim
