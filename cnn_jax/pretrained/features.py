@@ -10,6 +10,7 @@ import numpy as np
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import written
 
+LARGEST_RATIO = 100  # of an archive's values to its file: features are not as regular as zeros
 FIELDS = {"features": "f", "files": "U", "labels": "U", "source": "U"}  # of an .npz file, and their kinds of values
 
 
@@ -48,6 +49,12 @@ def read(path: Path) -> Features:
     try:
         with path.open("rb") as file:
             check(zipfile.is_zipfile(file), f"{path} cannot be read as features: it is no archive")
+            with zipfile.ZipFile(file) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            check(
+                size <= LARGEST_RATIO * path.stat().st_size,
+                f"{path} would take {size:,} bytes, more than {LARGEST_RATIO} times its own: it holds no features",
+            )
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in FIELDS if name in archive.files}

@@ -20,7 +20,7 @@ from cnn_jax.core.errors import check
 from cnn_jax.data.splits import Splits
 from cnn_jax.eval import protocols
 from cnn_jax.eval import steps as eval_steps
-from cnn_jax.nn import graph
+from cnn_jax.nn import cpu, graph
 from cnn_jax.parallel import mesh
 from cnn_jax.pretrained.source import Pretrained, open_source
 from cnn_jax.training import finetuning, optimizers, step
@@ -136,11 +136,14 @@ class Setup:
 
     def train_step(self, shardings: Tree) -> Callable[..., step.TrainState]:
         """Returns the jitted training step for a state of these shardings."""
+        # XLA runs its own convolutions inside a loop on one thread of a CPU.
+        has_kernels = self.network.kernels and self.mesh.size == 1 and cpu.target() is not None
         return step.make_train_step(
             self.loss,
             self.optimizer,
             self.schedule,
             accumulation=self.config.accumulation,
+            unrolled=jax.default_backend() == "cpu" and not has_kernels,
             ema_decay=self.config.ema_decay,
             shardings=shardings,
         )

@@ -150,6 +150,7 @@ def make_train_step(
     schedule: Schedule,
     *,
     accumulation: int = 1,
+    unrolled: bool = False,
     ema_decay: float = 0.0,
     shardings: Tree = None,
 ) -> Callable[[TrainState, Batch, Batch | None], TrainState]:
@@ -161,7 +162,8 @@ def make_train_step(
 
     Args:
       loss_fn: of `make_loss`.
-      accumulation: splits the batch into that many equal parts and averages their gradients.
+      accumulation: splits the batch into that many equal parts and averages their gradients. unrolled: they are written
+        out one after another, which takes longer to compile than a loop.
       ema_decay: of the moving average; after t steps the decay is at most (1 + t) / (10 + t).
       shardings: of the state that is returned; None: as XLA chooses.
     """
@@ -180,8 +182,7 @@ def make_train_step(
             return (stats, jax.tree.map(jnp.add, total, (loss, correct, grads))), None
 
         zero = (jnp.float32(0), jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
-        # XLA runs convolutions inside a loop on one thread of a CPU: there the loop is written out.
-        unroll = accumulation if jax.default_backend() == "cpu" else 1
+        unroll = accumulation if unrolled else 1
         (stats, (loss, correct, grads)), _ = jax.lax.scan(
             one, (stats, zero), (jnp.arange(accumulation), parts), unroll=unroll
         )

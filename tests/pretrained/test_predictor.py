@@ -125,6 +125,12 @@ def test_other_archives_are_refused(tmp_path, change, message):
         stored.read(tmp_path / "f.npz")
 
 
+def test_small_archive_of_gigabytes_is_refused_unread(tmp_path):
+    np.savez_compressed(tmp_path / "f.npz", **(GOOD | dict(features=np.zeros((2, 3_000_000), np.float32))))
+    with pytest.raises(UserError, match=r"would take 24,000,\d+ bytes, more than 100 times its own"):
+        stored.read(tmp_path / "f.npz")
+
+
 def test_nothing_in_a_file_is_executed(tmp_path):
     np.savez(tmp_path / "f.npz", **(GOOD | dict(files=np.array([Harmful(tmp_path / "harm")] * 2, object))))
     (tmp_path / "g.npz").write_bytes(b"PK\x03\x04 no archive")

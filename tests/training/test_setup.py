@@ -54,6 +54,23 @@ def test_the_switch_chooses_the_form_of_the_training_step(small_config, kernels)
     assert (cpu.target() in text) is kernels and ("stablehlo.convolution" in text) is not kernels
 
 
+@pytest.mark.skipif(cpu.target() is None, reason="there are no kernels")
+@pytest.mark.parametrize("kernels", [True, False])
+def test_micro_batches_are_a_loop_where_there_are_kernels(small_config, kernels):
+    small_config.cpu_kernels = kernels
+
+    def loops(accumulation):
+        small_config.accumulation = accumulation
+        run = build(small_config)
+        states = States(run)
+        batch = next(run.data.parts["train"].train_batches(0, 1, small_config.batch_size))
+        state = jax.eval_shape(states.create)
+        lowered = run.train_step(states.shardings).lower(state, batch, run.resident("train"))
+        return lowered.as_text().count("stablehlo.while")
+
+    assert loops(4) - loops(1) == (1 if kernels else 0)
+
+
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (4, 4)])
 def test_batch_norm_of_one_value_is_refused(small_config, batch_size, accumulation):
     rows = [
