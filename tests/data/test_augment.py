@@ -331,6 +331,7 @@ ALL = ("pad_crop:2", "flip", "pca_color:0.3", "rand_augment:2:9", "random_erasin
 
 
 @given(st.permutations(range(8)), st.sampled_from([1, 3, 8]))
+@pytest.mark.slow
 def test_an_augmented_image_depends_neither_on_its_batch_nor_on_its_place_in_it(order, count):
     key, images = jax.random.key(3), noise(8, 6, 6, 3)
     positions = np.uint32([0, 1, 2, 3, 1000, 1001, 2**20, 2**31 + 5])

@@ -324,6 +324,7 @@ def test_what_is_skipped_in_an_evaluation_has_no_weight(tmp_path):
     assert not any(batch["mask"].any() for batch in part.test_batches(5))  # where a batch begins changes nothing
 
 
+@pytest.mark.slow
 def test_a_run_on_a_folder_takes_its_classes_counts_what_it_skips_and_goes_on(tmp_path, console):
     root = pictures(tmp_path / "data", {"a": 16, "b": 16, "c": 16})
     damage(root, "a/3.png", "b/7.png", "c/1.png", "c/2.png")

@@ -76,6 +76,7 @@ def test_mistake_gets_one_message(refused, tmp_path, arguments, message):
     assert message in refused("report", *arguments, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_real_run_is_reported_with_the_numbers_that_it_printed(tmp_path, small_config, console):
     finals = []
     for seed in (0, 1):

@@ -122,6 +122,7 @@ def test_a_damaged_record_is_an_error_that_says_so(tmp_path, text):
         run_record.read(tmp_path / "run.json")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_time_of_all_its_starts(tmp_path, small_config, console, monkeypatch):
     def stopping(batches):
         for i, batch in enumerate(batches, start=1):

@@ -83,6 +83,7 @@ def test_what_is_no_ensemble_is_an_error(members, tmp_path):
         evaluate_run.evaluate_ensemble([members[0], (other, tmp_path / "other", "latest")])
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_protocol_that_its_configuration_asks_for(tmp_path):
     config = small(0, **{"eval.protocol": "flip"})
     final = train.run(config, tmp_path / "flip")

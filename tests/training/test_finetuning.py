@@ -153,6 +153,7 @@ def flops(run):
     return compiled.cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_a_step_of_the_head_computes_no_gradient_of_the_frozen_layers(runs, monkeypatch):
     monkeypatch.setenv("CNN_JAX_KERNELS", "0")  # XLA counts its own operations only
     images = runs["head"].resident("train")
@@ -189,6 +190,7 @@ def test_dropout_before_what_is_trained_is_off():
         assert sum(modes) == off, name
 
 
+@pytest.mark.slow
 def test_features_that_are_kept_give_the_same_steps():
     _, plain = steps(build(small(trainable="head")))
     run = build(small(trainable="head", cache_features=True))

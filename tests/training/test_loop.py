@@ -99,6 +99,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(tmp_path, small_conf
     assert resumed["test"]["loss"] == whole["test"]["loss"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_started_again_and_says_the_same(tmp_path, small_config, console):
     train.run(small_config, tmp_path, Options(console=console))
     before = records(tmp_path)

@@ -382,6 +382,7 @@ def test_the_loss_of_mixed_examples_is_that_of_both_labels_by_their_shares(name)
     assert int(sums["correct"]) == np.sum(np.argmax(logits, 1) == batch["label"])  # the own label
 
 
+@pytest.mark.slow
 def test_micro_batches_mix_among_themselves(name="mixup:0.4"):
     train_step, fresh = make(lenet5, accumulation=2, momentum=0.0, augmentations=(name,))
     network, params, stats = network_of(lenet5)
