@@ -1,10 +1,10 @@
 """What goes on inside a network: the maps of its layers, class activation maps, deconvolution.
 
-All functions are pure: `model` is a network in evaluation mode, x are its images, normalised, [B, H, W, C].
+All functions are pure: `model` is a network in evaluation mode, x are its images, normalized, [B, H, W, C].
 
 A layer has the name that the layer table gives it, and then its output is meant: `conv1/conv` is the convolution alone.
 The members of a network's row have names, too, whose output is that of the whole: `conv1` is the convolution with its
-normalisation and activation, `conv3_x/0` a residual block.
+normalization and activation, `conv3_x/0` a residual block.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ def members(model: Any) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]
 
 
 def run(model: Any, x: jax.Array, change: Callable[[str, jax.Array], jax.Array]) -> jax.Array:
-    """Returns the class scores [B, K], with `change(name, output)` in the place of every layer's output."""
+    """Returns the class scores [B, K], with `change(name, output)` in place of every layer's output."""
     names: dict[int, str] = {}
     seen: set[str] = set()
 
@@ -93,7 +93,7 @@ def check_maps(layer: str, shapes: dict[str, tuple[int, ...]]) -> None:
 
 def last_maps(model: Any, shapes: dict[str, tuple[int, ...]]) -> str:
     """Returns the layer whose maps Grad-CAM takes by default: the last before the head that has positions to tell apart
-    and does more than to pool or normalise them (Selvaraju et al. 2017, section 3: "the last convolutional layer").
+    and does more than to pool or normalize them (Selvaraju et al. 2017, section 3: "the last convolutional layer").
 
     Raises:
       UserError: there is none.
@@ -171,7 +171,7 @@ _rectify_both_ways.defvjp(lambda x: (jax.nn.relu(x), None), lambda _, signal: (j
 
 
 def _pass_back(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Lets the signal pass a local response normalisation as it is."""
+    """Lets the signal pass a local response normalization as it is."""
     return x + jax.lax.stop_gradient(y - x) if isinstance(layer, LocalResponseNorm) else y
 
 
@@ -181,8 +181,8 @@ def deconvolve(model: Any, x: jax.Array, layer: str, channels: jax.Array, positi
     Zeiler & Fergus 2014, section 2.1. All activations of the layer but one are set to zero; then the signal goes back
     through transposed filters, through a maximum to where it was (the switches), and is rectified where the network
     rectifies, whatever was positive on the way forward. That is the gradient with another rule for ReLU. The paper's
-    network has no more; here an average pools back evenly, batch normalisation, in evaluation a factor, belongs to the
-    filters, local response normalisation lets the signal pass, and signals of paths that part, as before a shortcut,
+    network has no more; here an average pools back evenly, batch normalization, in evaluation a factor, belongs to the
+    filters, local response normalization lets the signal pass, and signals of paths that part, as before a shortcut,
     add up.
 
     Args:
@@ -219,7 +219,7 @@ def strongest(model: Any, x: jax.Array, layer: str) -> tuple[jax.Array, jax.Arra
 
 
 def seen_by(model: Any, shape: Sequence[int], layer: str) -> receptive_field.ReceptiveField:
-    """Returns what a layer's first position sees of images of `shape` [H, W, C], and how far its neighbour's is."""
+    """Returns what a layer's first position sees of images of `shape` [H, W, C], and how far its neighbor's is."""
     graphdef, state = nnx.split(model)
     traced = jax.make_jaxpr(lambda state, x: outputs(nnx.merge(graphdef, state), x)[layer])(
         state, jax.ShapeDtypeStruct((1, *shape), jnp.float32)

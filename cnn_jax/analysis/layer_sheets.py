@@ -165,13 +165,13 @@ def quantities(one: TracedNetwork) -> dict[str, Any]:
     return {
         "parameters": sums.parameters,
         **(apart if main.parameters < sums.parameters else {}),
-        "parameters of convolutions and normalisation": sums.conv_parameters,
+        "parameters of convolutions and normalization": sums.conv_parameters,
         "parameters of linear layers": sums.linear_parameters,
         "linear layers' share of parameters": share(sums.linear_parameters, sums.parameters),
         "weights": sums.weights,
         "biases": sums.biases,
-        "normalisation: scales and offsets": sums.norm_parameters,
-        "normalisation: running statistics": sums.norm_statistics,
+        "normalization: scales and offsets": sums.norm_parameters,
+        "normalization: running statistics": sums.norm_statistics,
         "MACs": sums.macs,
         "MACs of convolutions": sums.conv_macs,
         "MACs of linear layers": sums.linear_macs,
@@ -239,7 +239,7 @@ def as_json(networks: Sequence[TracedNetwork]) -> Any:
 def bars(rows: Sequence[LayerRow], most: int = 24) -> list[tuple[str, int, int, int, int]]:
     """Returns what a picture shows: the layers with MACs if they are at most `most`, otherwise blocks or stages.
 
-    Pooling and normalisation count with the layer before them.
+    Pooling and normalization count with the layer before them.
 
     Returns:
       (name, parameters, parameters of linear layers, MACs, MACs of linear layers) of each part.

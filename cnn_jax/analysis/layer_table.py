@@ -2,8 +2,8 @@
 
 Nothing is computed, only traced. All numbers are for one image. MACs are multiply-accumulates of convolutions and
 linear layers (FLOPs = 2 x MACs). Activations are the outputs of convolutions, pooling and linear layers, and the image;
-normalisation, activation functions, additions and concatenations count as done in place. Kept for the gradient is the
-input of every layer, each array once: a convolution needs it for its kernel's gradient, normalisation and pooling for
+normalization, activation functions, additions and concatenations count as done in place. Kept for the gradient is the
+input of every layer, each array once: a convolution needs it for its kernel's gradient, normalization and pooling for
 their own, and it is the output of the activation function before.
 """
 

@@ -2,7 +2,7 @@
 
 Along each spatial axis of the input, the element at position i of an array sees the interval
 [low + i*jump, high + i*jump] (without the borders of the image: padding counts as seen). Its receptive field is
-high - low + 1, and its jump is the distance in the input between two neighbours, the product of all strides (Araujo,
+high - low + 1, and its jump is the distance in the input between two neighbors, the product of all strides (Araujo,
 Norris, Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks"). Where paths meet (additions,
 concatenations), an element sees all that it sees on any of them.
 

@@ -57,7 +57,7 @@ def flax_loop(setup: Setup, batches: Callable[[int], Iterable[Batch]], examples:
     """Returns the loop of Flax's MNIST tutorial: nnx.jit over modules, one batch of the host at a time.
 
     The network is ours with XLA's own operations ; learning rate, momentum and decay are the
-    configuration's. Images are normalised, but not augmented.
+    configuration's. Images are normalized, but not augmented.
 
     Args:
       batches: steps -> host batches with "image" and "label", or with "index" into `examples`.
@@ -147,7 +147,7 @@ def torch_loops(setup: Setup, examples: Batch) -> dict[str, Contender]:
     """Returns the same "training" and "evaluation" in PyTorch: channels last, eager on a CPU, compiled on a GPU.
 
     Batches are taken in turn from `examples` ("image" and "label", NumPy arrays), which are on the device before the
-    first step; images are normalised, but not augmented. Decay is on all parameters and the learning rate constant,
+    first step; images are normalized, but not augmented. Decay is on all parameters and the learning rate constant,
     which costs the same.
 
     Raises:

@@ -13,7 +13,7 @@ pass, two thirds of the computation, hides a part of that: the gradients of the 
     efficiency   = compute / step, and compute / (compute + all-reduce) where nothing is hidden
 
 Parameters and MACs are those of the layer table. What the model leaves out: input that comes late, BatchNorm over all
-devices, stragglers, links that are shared, and the optimiser. It is as good as `utilization`, which one device can
+devices, stragglers, links that are shared, and the optimizer. It is as good as `utilization`, which one device can
 measure: `share` of `cnn_jax benchmark`. How much of the communication is hidden is not known before: real
 systems lie between the two efficiencies, or below both where something that is left out counts.
 """

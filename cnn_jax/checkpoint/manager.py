@@ -168,7 +168,7 @@ class Checkpoints:
         """Returns the state of `step` with the structure, types and shardings of `like` (arrays or shapes).
 
         Raises:
-          UserError: the checkpoint has other arrays than `like`: another network, or another optimiser.
+          UserError: the checkpoint has other arrays than `like`: another network, or another optimizer.
         """
         path = self.folder / str(step) / "state"
         stored = {name: leaf.shape for name, leaf in trees.named_leaves(self._stored_tree(step))}
@@ -187,7 +187,7 @@ class Checkpoints:
     def read_weights(self, step: int) -> dict[str, np.ndarray]:
         """Returns the parameters and BatchNorm statistics of `step` by their names.
 
-        The moving average stands in the place of what it averages, as in an evaluation. Statistics are those of the
+        The moving average stands in place of what it averages, as in an evaluation. Statistics are those of the
         training, not recomputed ones (config.eval.recompute_statistics). Nothing else of the state is read.
         """
         stored = self._stored_tree(step)

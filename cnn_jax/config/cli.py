@@ -302,7 +302,7 @@ def _streams() -> Iterator[None]:
 
 
 def _open_closed_streams() -> None:
-    """Opens the null device in the place of a closed standard stream: the next file would take its number."""
+    """Opens the null device in place of a closed standard stream: the next file would take its number."""
     closed = sys.stdout is None, sys.stderr is None
     if not any(closed):
         return

@@ -288,7 +288,7 @@ FIELDS: dict[str, Field] = {
     ),
     "data.test_crop": Field(
         "resize",
-        "resize, or center: shorter side to test_resize, then the centre of image_size.",
+        "resize, or center: shorter side to test_resize, then the center of image_size.",
         Choice("resize", "center"),
     ),
     "data.test_resize": Field(256, "Pixels of the shorter side.", POSITIVE),

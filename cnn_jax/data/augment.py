@@ -27,7 +27,7 @@ def flip(key: jax.Array, image: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-# The principal components of the colours of ImageNet's pixels in [0, 1], as they are in wide use: the paper does not
+# The principal components of the colors of ImageNet's pixels in [0, 1], as they are in wide use: the paper does not
 # print its own. Rows of the vectors are red, green and blue.
 EIGENVALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
 EIGENVECTORS = np.array(
@@ -36,7 +36,7 @@ EIGENVECTORS = np.array(
 
 
 def pca_color(key: jax.Array, image: jax.Array, deviation: float) -> jax.Array:
-    """Shifts the colours of one image [H, W, 3] along their principal components (Krizhevsky et al. 2012, section 4.1).
+    """Shifts the colors of one image [H, W, 3] along their principal components (Krizhevsky et al. 2012, section 4.1).
 
     Every pixel gets the same shift: the sum of the eigenvectors, each times its eigenvalue and a weight with the
     standard `deviation`; the paper's is 0.1.
@@ -50,7 +50,7 @@ ERASING_TRIES = 64  # of which one in five fits: one image in a million is left 
 
 
 def random_erasing(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
-    """Puts noise in the place of a random rectangle of one image [H, W, C] (Zhong et al. 2020, algorithm 1).
+    """Puts noise in place of a random rectangle of one image [H, W, C] (Zhong et al. 2020, algorithm 1).
 
     The rectangle has 2-40% of the area and an aspect (height to width) of 0.3 to 1/0.3; rectangles that do not lie
     inside the image are drawn again.
@@ -142,14 +142,14 @@ def cutmix(key: jax.Array, image: jax.Array, other: jax.Array, alpha: float) -> 
     """Returns (image with a rectangle of `other`, the share of the area that is still its own) (Yun et al. 2019).
 
     The rectangle has the image's aspect and, where the image does not cut it off, 1 - Beta(alpha, alpha) of its area;
-    its centre lies anywhere. The share is that of the pixels.
+    its center lies anywhere. The share is that of the pixels.
     """
     height, width, _ = image.shape
     area_key, place_key = jax.random.split(key)
     side = jnp.sqrt(1 - jax.random.beta(area_key, alpha, alpha))
     cut = [jnp.floor(length * side).astype(jnp.int32) for length in (height, width)]
-    centre = jax.random.randint(place_key, (2,), 0, jnp.array([height, width]))
-    inside = rectangle((height, width), [middle - size // 2 for middle, size in zip(centre, cut, strict=True)], cut)
+    center = jax.random.randint(place_key, (2,), 0, jnp.array([height, width]))
+    inside = rectangle((height, width), [middle - size // 2 for middle, size in zip(center, cut, strict=True)], cut)
     return jnp.where(inside[..., None], other, image), 1 - inside.mean()
 
 

@@ -66,7 +66,7 @@ def _check_drawn(data: Any) -> None:
 def _check_crops(data: Any) -> None:
     check(
         data.test_crop != "center" or data.test_resize >= max(data.image_size),
-        f"config.data.test_resize is {data.test_resize}, but the centre crop needs at least {max(data.image_size)}",
+        f"config.data.test_resize is {data.test_resize}, but the center crop needs at least {max(data.image_size)}",
     )
     check(
         data.placement == "stream" or data.train_crop == "resize",

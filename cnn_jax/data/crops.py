@@ -42,20 +42,20 @@ def resize_shorter(image: np.ndarray, shorter_side: int) -> np.ndarray:
 
 
 def middle(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Returns the centre of `size` (height, width)."""
+    """Returns the center of `size` (height, width)."""
     top, left = (round((have - want) / 2) for have, want in zip(image.shape[:2], size, strict=True))
     return image[top : top + size[0], left : left + size[1]]
 
 
 def center_crop(image: np.ndarray, size: Sequence[int], shorter_side: int) -> np.ndarray:
-    """Resizes the shorter side to `shorter_side` pixels, then takes the centre of `size` (height, width)."""
+    """Resizes the shorter side to `shorter_side` pixels, then takes the center of `size` (height, width)."""
     return middle(resize_shorter(image, shorter_side), size)
 
 
 def random_resized_crop(image: np.ndarray, size: Sequence[int], random: np.random.Generator) -> np.ndarray:
     """Takes 8-100% of the area with aspect 3/4 to 4/3, resized to `size` (Szegedy et al. 2015, section 6).
 
-    After 10 boxes that do not fit, the largest centred box with an allowed aspect is taken.
+    After 10 boxes that do not fit, the largest centered box with an allowed aspect is taken.
     """
     height, width = image.shape[:2]
     for _ in range(10):

@@ -151,7 +151,7 @@ class Picture:
     Args:
       file: its path, or with `data`, what the file would hold, what messages call it.
 
-    Grey, palette and CMYK pictures become RGB (channels=3), coloured ones grey (channels=1, ITU-R 601); 16 bits are
+    Grey, palette and CMYK pictures become RGB (channels=3), colored ones grey (channels=1, ITU-R 601); 16 bits are
     scaled to 8; transparency is dropped, as torchvision's loader drops it; the orientation of EXIF is applied.
 
     Everything raises UnreadableError if the file is no JPEG or PNG, cut off or damaged, animated, or of more than

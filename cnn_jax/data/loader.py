@@ -77,7 +77,7 @@ class Split:
         return len(self.source)
 
     def keep_features(self, features: np.ndarray, labels: np.ndarray) -> None:
-        """Puts features float32 [N, ...] of all examples in the place of images from now on; the part is resident then.
+        """Puts features float32 [N, ...] of all examples in place of images from now on; the part is resident then.
 
         Args:
           labels: int32 [N].

@@ -102,7 +102,7 @@ def _blended(image: jax.Array, chosen: Mapping[str, Any], strength: Any) -> jax.
 
 
 def _grey(image: jax.Array) -> jax.Array:
-    """Returns the brightness of each pixel, int32 [H, W, 1], of colours or of grey."""
+    """Returns the brightness of each pixel, int32 [H, W, 1], of colors or of grey."""
     if image.shape[-1] == 1:
         return image.astype(jnp.int32)
     return (jnp.sum(image * GREY, axis=-1, keepdims=True) + 2**15) >> 16

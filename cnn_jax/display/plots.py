@@ -54,7 +54,7 @@ def plot_curves(workdir: Path) -> Path:
 
 
 def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) -> Path:
-    """Draws a confusion matrix, int [K, K] with true classes as rows; shares of each row are shown by colour."""
+    """Draws a confusion matrix, int [K, K] with true classes as rows; shares of each row are shown by color."""
     confusion = np.asarray(confusion)
     classes = len(class_names)
     side = min(20.0, max(5.0, 0.45 * classes))
@@ -79,7 +79,7 @@ def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path:
 
     Args:
       networks: for each network (name, parameters, parameters of linear layers, MACs, MACs of linear layers) of its
-        parts, in their order. Linear layers have a colour of their own.
+        parts, in their order. Linear layers have a color of their own.
 
     Returns:
       The path of the picture, 16:9, wider with more parts.

@@ -2,7 +2,7 @@
 
 single      the view that config.data.test_crop says
 flip        that view and its mirror image
-10-crop     of the central square of the resized image the four corners and the centre, each with its mirror image
+10-crop     of the central square of the resized image the four corners and the center, each with its mirror image
             (Krizhevsky et al. 2012, section 4.1)
 144-crop    4 sizes, 3 squares of each, 6 crops of each square, each with its mirror image (Szegedy et al. 2015,
             section 7)
@@ -72,7 +72,7 @@ def describe(config: Mapping[str, Any]) -> str:
     """Returns in words how a test example is seen; `config` has dotted names."""
     protocol, size = config["eval.protocol"], _size(config["data.image_size"])
     resized = config["data.test_resize"]
-    single = f"shorter side to {resized}, centre crop of {size}" if config["data.test_crop"] == "center" else "whole"
+    single = f"shorter side to {resized}, center crop of {size}" if config["data.test_crop"] == "center" else "whole"
     if protocol == "144-crop":
         return f"144-crop of {size}, shorter side to {', '.join(map(str, GOOGLENET_SCALES))}"
     if protocol == "10-crop":

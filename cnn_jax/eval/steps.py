@@ -19,7 +19,7 @@ Batch = dict[str, jax.Array]
 
 
 def scores(network: Graph, model: Any, images: jax.Array, mean: Any, std: Any, **options: Any) -> Any:
-    """Returns what the merged `model` makes of images, which are normalised by `mean` and `std`, or of features."""
+    """Returns what the merged `model` makes of images, which are normalized by `mean` and `std`, or of features."""
     if network.from_features:
         return model.score(images, **options)
     return model(augment.normalize(images, mean, std), **options)

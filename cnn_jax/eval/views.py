@@ -40,7 +40,7 @@ def views(image: np.ndarray, config: Any, protocol: str, shorter_side: int) -> n
 
 
 def corners_and_center(image: np.ndarray, size: Sequence[int]) -> list[np.ndarray]:
-    """Returns the crops of `size` (height, width) at the top left, top right, bottom left, bottom right and centre."""
+    """Returns the crops of `size` (height, width) at the top left, top right, bottom left, bottom right and center."""
     bottom, right = image.shape[0] - size[0], image.shape[1] - size[1]
     places = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
     return [*(image[y : y + size[0], x : x + size[1]] for y, x in places), crops.middle(image, size)]

@@ -1,5 +1,6 @@
 """A family of networks: its fields, each with meaning and rule, and the layers that they make."""
 
+import abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,7 @@ DROPOUT = Rule("in [0, 1): the share of features set to zero", lambda rate: 0 <=
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(option, fixed))
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class Family(abc.ABC):
     """The fields that all networks share. A subclass is a frozen keyword-only dataclass, too.
 
     A subclass declares its own fields by `option`, gives shared ones other defaults (`dropout: float = 0.5`), and
@@ -91,12 +92,12 @@ class Family:
         check_fields(options(type(self)).items(), partial(getattr, self), prefix="")
         self.check()
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - most families have nothing to add
         """Raises UserError for fields that exclude one another."""
 
+    @abc.abstractmethod
     def layers(self, make: "LayerMaker") -> Iterator[tuple[str, Any]]:
         """Yields (name, layer) of every layer before the head, in order; a layer is a module or a function."""
-        raise NotImplementedError
 
     def head_options(self) -> dict[str, Any]:
         """Returns the arguments of `Head` that differ from the fields."""

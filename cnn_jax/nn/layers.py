@@ -138,7 +138,7 @@ class LocalResponseNorm(nnx.Module):
     """
 
     def __init__(self, size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0):
-        check(size >= 1 and size % 2 == 1, f"the size of a local response normalisation is {size}, but must be odd")
+        check(size >= 1 and size % 2 == 1, f"the size of a local response normalization is {size}, but must be odd")
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def __call__(self, x: jax.Array) -> jax.Array:

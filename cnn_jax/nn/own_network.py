@@ -69,6 +69,7 @@ def family_of(found: Any, name: str) -> Any:
       UserError: it is no class of modules, or its arguments are not of this form.
     """
     if isinstance(found, type) and issubclass(found, Family):
+        check(not inspect.isabstract(found), f"model.name is {name!r}, a Family without `layers`: define it")
         return found
     check(callable(found), f"model.name is {name!r}, which is no class: name a Family or a class of flax.nnx modules")
     # A module's metaclass hides its signature.

@@ -70,7 +70,7 @@ def fetch(source: str) -> Fetched:
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
             raise UserError(
                 f"{source}: the Hub cannot be reached, and {file} was not fetched before. Fetch it where there is a "
-                f"network (hf download {name}), and name the file here in the place of {PREFIX}..."
+                f"network (hf download {name}), and name the file here in place of {PREFIX}..."
             ) from None
         except errors.EntryNotFoundError:
             return None
@@ -144,7 +144,7 @@ def describe(config: Mapping[str, Any], source: str, num_classes: int) -> tuple[
     fields["image_size"] = [int(size[1])] * 2
     fields["test_resize"] = math.floor(size[1] / crop)
     if (mode := about.get("crop_mode", "center")) != "center":
-        notes.append(f"they were made for crop_mode {mode!r}, here it is the centre")
+        notes.append(f"they were made for crop_mode {mode!r}, here it is the center")
     if (interpolation := about.get("interpolation", "bilinear")) != "bilinear":
         notes.append(f"they were made for {interpolation} resizing, here it is bilinear: accuracy may differ a little")
     names, told = config.get("label_names", about.get("label_names")), config.get("label_descriptions")

@@ -59,7 +59,7 @@ class Predictor:
 
     Images are a batch uint8 [B, *spatial, C] of any size, or a list of examples: files as `data.folder` has them (JPEG,
     PNG; clips and sequences of networks that take those), pictures of Pillow, or arrays uint8 [*spatial, C]. They are
-    brought to the network's size as in the test of its training, and normalised.
+    brought to the network's size as in the test of its training, and normalized.
 
     With `prepared` they are what `prepare` returned, which threads may call.
 
@@ -102,7 +102,7 @@ class Predictor:
         self._scores, self._features, self._pixels = jax.jit(scores), jax.jit(features), jax.jit(pixels)
 
     def prepare(self, images: Any) -> np.ndarray:
-        """Returns images as the network sees them, uint8 [B, *image_size, C] (sequences float32), not normalised.
+        """Returns images as the network sees them, uint8 [B, *image_size, C] (sequences float32), not normalized.
 
         Raises:
           UserError: a file cannot be read, or an image has other channels or axes than the network takes.

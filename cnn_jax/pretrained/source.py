@@ -40,7 +40,7 @@ METADATA = "cnn_jax"  # the entry of a file's header that describes the network,
 class Pretrained:
     """A trained network.
 
-    name: the SOURCE that names it for good: a step in the place of "latest" and "best".
+    name: the SOURCE that names it for good: a step in place of "latest" and "best".
     description: for people: what it is and where it comes from.
     model: config.model. input: the fields of `run_folder.INPUT`.
     leaves: name -> array of every parameter and BatchNorm statistic; names as in `trees.named_leaves`.
@@ -271,7 +271,7 @@ def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) ->
     given |= told | {"channels": network.channels}
     check(
         len(given["mean"]) == len(given["std"]) == network.channels and min(given["std"]) > 0,
-        f"{source} takes images of {network.channels} channels, but the normalisation known for it is mean "
+        f"{source} takes images of {network.channels} channels, but the normalization known for it is mean "
         f"{given['mean']} and deviation {given['std']}",
     )
     leaves, beside = _converted(found, source, network, given["image_size"])
@@ -283,10 +283,10 @@ def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) ->
     known = "its config.json says" if told else "is assumed" if assumed else "in torchvision"
     parts = [
         classes if network.num_classes else "no head of the network's own form: it needs training",
-        f"normalised with mean {mean} and deviation {std}, as {known}",
+        f"normalized with mean {mean} and deviation {std}, as {known}",
         *([f"names without {network.prefix!r}"] if network.prefix else []),
         *([f"left out: {', '.join(beside[:6])}{', ...' * (len(beside) > 6)}"] if beside else []),
-        f"shorter side to {given['test_resize']} pixels, centre of {height}x{width}",
+        f"shorter side to {given['test_resize']} pixels, center of {height}x{width}",
         *notes,
         *([f"converted from {', '.join(found.dtypes)}"] if found.dtypes != ("float32",) else []),
         *([found.note] if found.note else []),

@@ -10,7 +10,7 @@ Weights are a mapping from torchvision's names (of a `state_dict`) to NumPy arra
     running_mean, running_var [C]      mean, var [C]
     num_batches_tracked                is ignored
 
-Pretrained GoogLeNets expect images normalised with mean 0.5 and standard deviation 0.5, the others with ImageNet's.
+Pretrained GoogLeNets expect images normalized with mean 0.5 and standard deviation 0.5, the others with ImageNet's.
 """
 
 import re
@@ -195,7 +195,7 @@ def convert(model: nnx.Module, weights: Mapping[str, np.ndarray], *, headless: b
 
 
 def load(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
-    """Returns the network with torchvision's weights in the place of all its parameters and statistics.
+    """Returns the network with torchvision's weights in place of all its parameters and statistics.
 
     Args:
       model: our network, or its shapes only (`nnx.eval_shape`), which computes no initial values.

@@ -165,7 +165,7 @@ RESULTS: tuple[PublishedResult, ...] = (
         ("resnet1202", 7.93, None),
     ),
     *_rows(
-        *("torchvision", "imagenet2012", "1 crop", "shorter side to 256, centre crop of 224"),
+        *("torchvision", "imagenet2012", "1 crop", "shorter side to 256, center crop of 224"),
         "torchvision 0.29, IMAGENET1K_V1",
         *_TORCHVISION_ERROR,
     ),
@@ -174,7 +174,7 @@ RESULTS: tuple[PublishedResult, ...] = (
             "torchvision",
             "imagenet2012",
             "1 crop",
-            "shorter side to 232, centre crop of 224",
+            "shorter side to 232, center crop of 224",
             "torchvision 0.29, IMAGENET1K_V2",
         ),
         ("resnet50", round(100 - 80.858, 3), round(100 - 95.434, 3)),

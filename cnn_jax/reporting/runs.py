@@ -221,7 +221,7 @@ def _settings(run: Finished, others: Sequence[Finished]) -> str:
 
 
 def commands(runs: Sequence[Finished]) -> list[str]:
-    """Returns the command lines that repeat runs: of several, with SEED in the place of the seed."""
+    """Returns the command lines that repeat runs: of several, with SEED in place of the seed."""
     found = []
     for run in runs:
         if run.arguments is not None:

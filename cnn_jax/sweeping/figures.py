@@ -19,7 +19,7 @@ def draw(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> 
 
 
 def facets(experiment: Experiment, results: Sequence[ArmResult], **options: Any) -> Any:
-    """Returns (figure, [(axis, what its arms have in common, [(label, colour, result), ...]), ...])."""
+    """Returns (figure, [(axis, what its arms have in common, [(label, color, result), ...]), ...])."""
     field = experiment.compare[0]
     groups = experiment.groups(field)
     columns = min(3, len(groups))
@@ -171,14 +171,14 @@ def draw_layers(experiment: Experiment, results: Sequence[ArmResult], path: Path
     axes[1, 0].set_ylabel("norm of the kernel's gradient")
     caption = (
         "Layer by layer, on the first training batch, before the first step (dotted) and after the last (solid): "
-        "deviation of what each normalisation puts out, and norm of the gradient of each convolution's kernel, "
+        "deviation of what each normalization puts out, and norm of the gradient of each convolution's kernel, "
         "geometric means over seeds and their deviations"
     )
     return save(figure, path), caption
 
 
 def responses(layers: dict[str, Any]) -> np.ndarray:
-    """Returns the deviations of the outputs of the normalisations, or of the convolutions where there are none."""
+    """Returns the deviations of the outputs of the normalizations, or of the convolutions where there are none."""
     for kind in ("norm", "conv"):
         chosen = [row for row in layers["layers"] if row["kind"] == kind and "shortcut" not in row["name"]]
         if chosen:

@@ -186,7 +186,7 @@ def stored_config(workdir: Path) -> dict[str, Any]:
 
 
 def check_kinds(workdir: Path) -> None:
-    """Raises UserError where the folder of a run has a folder or a pipe in the place of a file, or the reverse."""
+    """Raises UserError where the folder of a run has a folder or a pipe in place of a file, or the reverse."""
     check(workdir.is_dir() or not workdir.exists(), f"--workdir={workdir} is a file: name a folder")
     for name in FILES:
         path = workdir / name

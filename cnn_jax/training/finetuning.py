@@ -29,7 +29,7 @@ def stages(order: Sequence[str], params: Any) -> dict[str, list[str]]:
     """Returns the layers with parameters of each stage of a network, without the head, from the images on.
 
     A stage is what the papers' tables call by one number: conv5_1 to conv5_3 of VGG, inception_4a to 4e. A
-    normalisation with a name of its own belongs to what is before it.
+    normalization with a name of its own belongs to what is before it.
 
     Args: as in `select`.
     """
@@ -129,7 +129,7 @@ def adapt(config: Any, source: Any, given: Set[str]) -> dict[str, Any]:
     """Changes a configuration to that of a trained network that it is to start from; returns what it set, by field.
 
     Set are the fields of the network, and those of the data that say what it sees. Where a network was trained with a
-    mean image, its mean colour takes its place: other data may have other sizes.
+    mean image, its mean color takes its place: other data may have other sizes.
 
     Args:
       source: a `pretrained.Pretrained`. given: dotted names of fields that stay, because somebody has set them.

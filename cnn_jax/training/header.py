@@ -55,7 +55,7 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
             f"epochs; recipe: {config.recipe}",
         ),
         ("memory", f"about {human(states.memory_bytes())}B on each device (estimate)"),
-        ("", f"of it parameters, optimiser and statistics: {states.bytes():,} bytes, exactly; {placed}"),
+        ("", f"of it parameters, optimizer and statistics: {states.bytes():,} bytes, exactly; {placed}"),
         ("results", str(workdir)),
     )
     if where := dropped(setup.layers):

@@ -3,8 +3,8 @@
 A network is split once into a static graph and trees of arrays; the step merges them inside `jax.jit`. So the host
 does no work per layer, the state can be donated, and everything that a run needs to go on is in `TrainState`.
 
-Parameters and BatchNorm: in bfloat16, parameters, their gradients and the optimiser stay float32, BatchNorm computes
-and keeps its statistics in float32. With gradient accumulation every micro-batch is normalised by its own statistics
+Parameters and BatchNorm: in bfloat16, parameters, their gradients and the optimizer stay float32, BatchNorm computes
+and keeps its statistics in float32. With gradient accumulation every micro-batch is normalized by its own statistics
 and updates the running averages in turn. The exponential moving average covers parameters and statistics alike, so
 that evaluation never mixes averaged weights with statistics of others.
 
@@ -110,7 +110,7 @@ def make_loss(
 
     The first three are those of a `TrainState`.
 
-    `mean` and `std` normalise images in [0, 1]. The loss counts auxiliary classifiers, the hits do not. Of two mixed
+    `mean` and `std` normalize images in [0, 1]. The loss counts auxiliary classifiers, the hits do not. Of two mixed
     examples the loss is the mean of both labels' losses, weighted by their shares; a hit is one of the own label.
 
     Args:

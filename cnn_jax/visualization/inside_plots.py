@@ -158,7 +158,7 @@ def plot_cams(
         for axis, (name, share, values) in zip(row[1:], maps, strict=False):
             enlarged = _enlarged(values, (height, width))
             show(axis, overlay(image, enlarged, colors))
-            if values.max() > 0:  # so that it can be seen without colours
+            if values.max() > 0:  # so that it can be seen without colors
                 line = axis.contour(enlarged, levels=[0.5 * float(values.max())], colors="white", linewidths=1)
                 line.set_path_effects([withStroke(linewidth=2, foreground="black")])
             axis.set_xlabel(f"{short(name, side - 0.5)}  {share:.1%}", fontsize=8)
@@ -177,7 +177,7 @@ def _enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, values: np.ndarray, colors: Any) -> np.ndarray:
-    """Returns an image, uint8 [H, W, C], in grey under the colours of values [H, W]: from 0 to 1, [H, W, 3].
+    """Returns an image, uint8 [H, W, C], in grey under the colors of values [H, W]: from 0 to 1, [H, W, 3].
 
     They cover the more of it the larger they are; what is below zero covers nothing.
     """
@@ -217,7 +217,7 @@ def plot_deconvolutions(
     return save(figure, path)
 
 
-MARKERS = "os^vDPX*<>"  # with ten colours, so that ten classes differ in grey, too
+MARKERS = "os^vDPX*<>"  # with ten colors, so that ten classes differ in grey, too
 
 
 def plot_embedding(
@@ -229,11 +229,11 @@ def plot_embedding(
     axes: tuple[str, str],
     images: np.ndarray | None = None,
 ) -> Path:
-    """Draws points [N, 2] in the colours of their classes.
+    """Draws points [N, 2] in the colors of their classes.
 
     Args:
       labels: the class of each. axes: what stands at the axes, or "" where they have no meaning.
-      images: uint8 [N, H, W, C], drawn in the place of the points.
+      images: uint8 [N, H, W, C], drawn in place of the points.
     """
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 

@@ -60,7 +60,7 @@ def data(config: Any, path: Path) -> str:
 
 
 def as_trained(config: Any, part: Any, positions: Any) -> tuple[Any, Any, Any]:
-    """Returns training examples as the network sees them, before normalisation.
+    """Returns training examples as the network sees them, before normalization.
 
     Args:
       part: the train part. positions: in the run, int [N].

@@ -14,7 +14,7 @@ from experiments.lectures.convolution import FILTERS
 
 
 def learnt() -> np.ndarray:
-    """Returns the first kernels of the bundled ResNet-20, averaged over colours: [16, 3, 3]."""
+    """Returns the first kernels of the bundled ResNet-20, averaged over colors: [16, 3, 3]."""
     model = cnn_jax.load("bundled:resnet20-cifar10").model
     return np.moveaxis(np.asarray(model.conv1.kernel[...]).mean(2), -1, 0)
 

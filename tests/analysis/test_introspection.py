@@ -320,7 +320,7 @@ def test_the_deconvolution_with_strides_and_windows_that_overlap_is_that_of_torc
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_local_response_normalisation_lets_the_signal_pass():
+def test_local_response_normalization_lets_the_signal_pass():
     fields = dict(width=0.05, input_shape=(65, 65, 3))
     model, without = network("zfnet", **fields), network("zfnet", **fields, norm="none")
     x = images((65, 65, 3), 1)

@@ -35,7 +35,7 @@ def test_the_text_has_layers_stages_and_totals_and_a_run_gets_the_same(command, 
     assert ["head", "3", "-", "59,134", "95.8%", "58.9 k", "14.1%", "856", "2.42 k"] in lines
     for line in (
         ["parameters", "61,706"],
-        ["parameters of convolutions and normalisation", "2,572"],
+        ["parameters of convolutions and normalization", "2,572"],
         ["parameters of linear layers", "59,134"],
         ["linear layers' share of parameters", "95.8%"],
         ["MACs of convolutions", "357,600"],

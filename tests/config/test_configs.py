@@ -24,7 +24,7 @@ NOT_IMAGES = {"conv1d": {"sequences", "folder", "synthetic"}, "c3d": {"moving_di
 OVERRIDES = {
     **{name: {"zero_gamma": True} for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
 }
-# And those of a pair of network and data set. Without normalisation, small networks of many layers hardly start.
+# And those of a pair of network and data set. Without normalization, small networks of many layers hardly start.
 OVERRIDES_FOR_DATA = {
     ("googlenet", "imagenet2012"): {"auxiliary": True},
     **{("googlenet", name): {"norm": "batch"} for name in datasets.DATASETS if name not in ("imagenet2012", "digits")},
@@ -260,14 +260,14 @@ def test_the_paper_recipes_are_the_papers():
         assert (config.optim.momentum, config.optim.weight_decay, config.model.dropout) == (0.9, 5e-4, 0.5)
 
 
-def test_the_crops_and_colours_of_imagenet_are_the_papers():
-    colour = ("flip", "pca_color:0.1")
+def test_the_crops_and_colors_of_imagenet_are_the_papers():
+    color = ("flip", "pca_color:0.1")
     for name, crop, sides, augment in (
-        ("alexnet", "random_central", (256, 256), colour),  # section 4.1
-        ("nin", "random_central", (256, 256), colour),
+        ("alexnet", "random_central", (256, 256), color),  # section 4.1
+        ("nin", "random_central", (256, 256), color),
         ("zfnet", "random_central", (256, 256), ("flip",)),  # section 3.1
         ("squeezenet1_0", "random_central", (256, 256), ("flip",)),
-        *((name, "random", (256, 512), colour) for name in ("vgg11", "vgg16", "vgg19")),  # section 3.1, Table 3
+        *((name, "random", (256, 512), color) for name in ("vgg11", "vgg16", "vgg19")),  # section 3.1, Table 3
         ("googlenet", "random_resized", None, ("flip",)),  # section 6
         ("resnet50", "random_resized", None, ("flip",)),  # Goyal et al. 2017, section 5.1
     ):

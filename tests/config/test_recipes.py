@@ -20,7 +20,7 @@ EACH_KIND = {"lenet5_1998", "alexnet", "resnet20", "googlenet", "conv1d", "c3d"}
 
 
 def filled(run: Setup) -> step.TrainState:
-    """Returns the first state with NumPy's random numbers: jax compiles an initialiser for each shape."""
+    """Returns the first state with NumPy's random numbers: jax compiles an initializer for each shape."""
     random = np.random.default_rng(0)
 
     def fill(name, leaf):

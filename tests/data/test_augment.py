@@ -68,19 +68,19 @@ def test_resize_to_the_own_size_changes_nothing_and_a_ramp_stays_a_ramp():
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.booleans(), st.data())
-def test_the_centre_crop_without_resizing_is_the_plain_centre(shorter, extra, tall, data):
+def test_the_center_crop_without_resizing_is_the_plain_center(shorter, extra, tall, data):
     height, width = (shorter + extra, shorter) if tall else (shorter, shorter + extra)
     size = data.draw(st.tuples(st.integers(1, shorter), st.integers(1, shorter)))
     image = np.arange(height * width, dtype=np.uint16).reshape(height, width, 1)
     image = np.concatenate([image // 256, image % 256, image * 0], axis=-1).astype(np.uint8)  # all pixels differ
     result = crops.center_crop(image, size, shorter)
-    # An odd margin has two centres.
+    # An odd margin has two centers.
     tops, lefts = ({(n - m) // 2, (n - m + 1) // 2} for n, m in zip((height, width), size, strict=True))
-    centres = [image[top : top + size[0], left : left + size[1]] for top in tops for left in lefts]
-    assert any(np.array_equal(result, centre) for centre in centres)
+    centers = [image[top : top + size[0], left : left + size[1]] for top in tops for left in lefts]
+    assert any(np.array_equal(result, center) for center in centers)
 
 
-def test_the_centre_crop_scales_the_shorter_side_and_keeps_the_aspect():
+def test_the_center_crop_scales_the_shorter_side_and_keeps_the_aspect():
     # 120x200 -> 60x100 -> the middle 40x40, which is 80x80 of the image.
     box = box_of(crops.center_crop(ramp(120, 200), (40, 40), 60))
     np.testing.assert_allclose(box, (60, 20, 140, 100), atol=0.6)
@@ -121,7 +121,7 @@ def test_random_crops_lie_anywhere():
         assert place.min() < 0.05 and place.max() > 0.95
 
 
-def test_where_no_box_fits_the_largest_centred_one_with_an_allowed_aspect_is_taken():
+def test_where_no_box_fits_the_largest_centered_one_with_an_allowed_aspect_is_taken():
     # 8% of 3x240 are 58 pixels: a box of any allowed aspect is at least 6 high.
     result = crops.random_resized_crop(ramp(3, 240), (30, 30), np.random.default_rng(0))
     left, _, right, _ = box_of(result)
@@ -250,7 +250,7 @@ def test_half_of_the_images_are_mirrored_left_to_right():
     assert abs(mirrored.mean() - 0.5) < 0.04
 
 
-def test_the_colours_shift_along_their_principal_components():
+def test_the_colors_shift_along_their_principal_components():
     image = np.full((3, 4, 3), 128, np.uint8)
     keys = jax.random.split(jax.random.key(0), 4000)
     shifted = np.asarray(jax.jit(jax.vmap(lambda key: augment.pca_color(key, image, 0.3)))(keys))
@@ -266,7 +266,7 @@ def test_the_colours_shift_along_their_principal_components():
     assert stats.kstest(shifts @ vectors[:, 0] / (255 * 0.3 * 0.2175), "norm").pvalue > 1e-3
 
 
-def test_shifted_colours_stay_between_black_and_white():
+def test_shifted_colors_stay_between_black_and_white():
     image = np.stack([np.full((2, 2), value, np.uint8) for value in (0, 128, 255)], axis=-1)
     keys = jax.random.split(jax.random.key(0), 200)
     shifted = np.asarray(jax.vmap(lambda key: augment.pca_color(key, image, 3.0))(keys)).astype(int)
@@ -359,7 +359,7 @@ def test_without_augmentations_the_images_stay_as_they_are():
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 5, 3), (1,)])
-def test_normalisation_subtracts_the_mean_and_divides_by_the_deviation_in_float32(shape):
+def test_normalization_subtracts_the_mean_and_divides_by_the_deviation_in_float32(shape):
     random = np.random.default_rng(0)
     images = noise(2, 4, 5, 3)
     mean, std = random.uniform(size=shape).astype(np.float32), random.uniform(0.1, 1, shape).astype(np.float32)

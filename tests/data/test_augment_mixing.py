@@ -76,7 +76,7 @@ def test_cutmix_takes_a_rectangle_of_the_partner_and_counts_its_pixels():
 
 
 def test_the_rectangles_of_cutmix_are_those_of_the_paper():
-    # Drawn by NumPy as in the paper: sides sqrt(1 - Beta) of the image's, centres anywhere, cut off at the borders.
+    # Drawn by NumPy as in the paper: sides sqrt(1 - Beta) of the image's, centers anywhere, cut off at the borders.
     height, width, random = 12, 15, np.random.default_rng(0)
     _, shares = mixed("cutmix:1.0")
     expected = []

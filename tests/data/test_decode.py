@@ -32,7 +32,7 @@ def test_every_mode_becomes_the_channels_that_are_asked_for(tmp_path, mode, chan
         np.testing.assert_array_equal(found, expected)
 
 
-def test_cmyk_keeps_its_colours(tmp_path):
+def test_cmyk_keeps_its_colors(tmp_path):
     Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "red.jpg", quality=95)
     red, green, blue = decode(tmp_path / "red.jpg", 3)[0, 0].astype(int)
     assert red > 200 and green < 60 and blue < 60

@@ -185,7 +185,7 @@ def test_only_the_named_variation_is_there(degrees):
             assert differences.min() == 0 and differences.max() == 255
         if field == "scale":  # smaller shapes leave the outermost strokes
             assert all(image[0].max() == image[:, 0].max() == 0 for image in images)
-        if field == "rotation":  # the centre of the X stays
+        if field == "rotation":  # the center of the X stays
             assert all(image[4, 4, 0] > 240 for image in images[::2])
 
 
@@ -194,10 +194,10 @@ def test_shifts_are_uniform_up_to_the_largest():
         load("xo", exact=True, shift=1.0, num_images=(600, 1, 1), image_size=(45, 45)).parts["train"]
     )
     rows, columns = np.mgrid[:45, :45]
-    for axis in (rows, columns):  # the centre of mass moves with the shape
-        centres = (images[..., 0] * axis).sum((1, 2)) / images[..., 0].sum((1, 2)) - 22
-        assert abs(centres).max() <= 5.05 and abs(centres).max() > 4.8
-        np.testing.assert_allclose(np.quantile(centres, [0.25, 0.5, 0.75]), [-2.5, 0, 2.5], atol=0.5)
+    for axis in (rows, columns):  # the center of mass moves with the shape
+        centers = (images[..., 0] * axis).sum((1, 2)) / images[..., 0].sum((1, 2)) - 22
+        assert abs(centers).max() <= 5.05 and abs(centers).max() > 4.8
+        np.testing.assert_allclose(np.quantile(centers, [0.25, 0.5, 0.75]), [-2.5, 0, 2.5], atol=0.5)
 
 
 # ---------------------------------------------------------------- sequences

@@ -295,7 +295,7 @@ def test_what_cannot_be_read_ends_training_with_the_name_of_the_file(tmp_path, w
         list(make_part(tmp_path, train=True, workers=workers).train_batches(0, 4, 8))
 
 
-def test_what_is_skipped_in_training_is_replaced_by_its_neighbour_and_counted_once(tmp_path):
+def test_what_is_skipped_in_training_is_replaced_by_its_neighbor_and_counted_once(tmp_path):
     pictures(tmp_path, {"a": 16, "b": 16})
     whole = make_part(tmp_path, train=True)
     bad = whole.source.files[5]

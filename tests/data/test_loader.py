@@ -153,7 +153,7 @@ def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
         network, params, stats = graph.split(
             jax.eval_shape(lambda shape=data.image_shape: models.create("lenet5", width=0.5, input_shape=shape))
         )
-        random = np.random.default_rng(0)  # initialisers take long to compile
+        random = np.random.default_rng(0)  # initializers take long to compile
         params = jax.tree.map(lambda x, r=random: jnp.asarray(r.normal(0, 0.2, x.shape), x.dtype), params)
         optimizer = optimizers.make_optimizer(base.get_config().optim, params)
         loss = step.make_loss(network, augmentations=("pad_crop:1", "flip"), **data.normalization)
@@ -360,7 +360,7 @@ def test_channel_statistics_are_measured_on_the_training_part_alone():
     np.testing.assert_allclose(data.normalization["std"], [values.std()], rtol=1e-6)
 
 
-def test_pixel_normalisation_takes_the_mean_image():
+def test_pixel_normalization_takes_the_mean_image():
     data = splits.Splits(make_config(normalize="pixel"), seed=0)
     assert data.normalization["mean"].shape == (8, 8, 1)
     expected = (all_images(data.parts["train"]) / 255).mean(0)

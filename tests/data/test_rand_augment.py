@@ -100,7 +100,7 @@ def test_tiny_images_have_their_operations_too(shape):
 
 
 def test_operations_and_directions_are_drawn_alike_and_each_time_anew():
-    # An operation is recognised by what it does to an image that all but the identity change.
+    # An operation is recognized by what it does to an image that all but the identity change.
     image = jnp.asarray(photograph(24, 20, 3))
     results = {}
     for i, operation in enumerate(OPERATIONS):

@@ -66,7 +66,7 @@ def test_a_wrong_number_of_classes_or_channels_is_an_error_with_both_numbers():
         sources.open_dataset(config)
 
 
-def test_digits_are_grey_in_three_channels_for_a_network_of_colour_pictures(digits):
+def test_digits_are_grey_in_three_channels_for_a_network_of_color_pictures(digits):
     config = get_config("digits").data
     config.channels = 3
     for part, source in sources.open_dataset(config).parts.items():

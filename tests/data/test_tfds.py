@@ -157,8 +157,8 @@ def test_a_data_set_that_is_not_for_classification_is_refused(mnist, tmp_path, o
 # ---------------------------------------------------------------- any data set, by its name
 
 
-def colours(folder: Path, name: str, splits: dict[str, int], num_classes: int = 5) -> Path:
-    """Prepares a data set of colour pictures of several sizes; every value of picture i is i."""
+def colors(folder: Path, name: str, splits: dict[str, int], num_classes: int = 5) -> Path:
+    """Prepares a data set of color pictures of several sizes; every value of picture i is i."""
 
     def picture(_split: str, i: int) -> np.ndarray:
         return np.full((20 + i, 30, 3), i, np.uint8)
@@ -182,8 +182,8 @@ def any_config(name: str, data_dir: Path, **fields):
     ],
 )
 def test_a_data_set_without_a_row_has_its_own_parts_and_classes(tmp_path, splits, chosen):
-    dataset = sources.open_dataset(any_config("my_colours", colours(tmp_path, "my_colours", splits)))
-    assert dataset.chosen == chosen and dataset.name == "my_colours/1.2.0"
+    dataset = sources.open_dataset(any_config("my_colors", colors(tmp_path, "my_colors", splits)))
+    assert dataset.chosen == chosen and dataset.name == "my_colors/1.2.0"
     assert dataset.class_names == ["0", "1", "2", "3", "4"]
     train = dataset.parts["train"].read(range(len(dataset.parts["train"])))
     assert [e["image"].shape for e in train] == [(20 + i, 30, 3) for i in range(len(train))]
@@ -195,24 +195,24 @@ def test_a_data_set_without_a_row_has_its_own_parts_and_classes(tmp_path, splits
 
 
 def test_parts_that_config_names_are_kept_and_the_others_follow(tmp_path):
-    data_dir = colours(tmp_path, "my_colours", dict(train=20, validation=5))
-    dataset = sources.open_dataset(any_config("my_colours", data_dir, test="train[:5]", train="train[5:]"))
+    data_dir = colors(tmp_path, "my_colors", dict(train=20, validation=5))
+    dataset = sources.open_dataset(any_config("my_colors", data_dir, test="train[:5]", train="train[5:]"))
     assert dataset.chosen == dict(train="train[5:]", validation="validation", test="train[:5]")
     with pytest.raises(UserError, match="share examples"):
-        sources.open_dataset(any_config("my_colours", data_dir, train="train"))
+        sources.open_dataset(any_config("my_colors", data_dir, train="train"))
 
 
 def test_a_data_set_with_one_split_must_be_told_its_parts(tmp_path):
-    data_dir = colours(tmp_path, "my_colours", dict(train=20))
+    data_dir = colors(tmp_path, "my_colors", dict(train=20))
     with pytest.raises(UserError, match=r"config\.data\.test is ''.*has the splits train\. Name its part"):
-        sources.open_dataset(any_config("my_colours", data_dir))
+        sources.open_dataset(any_config("my_colors", data_dir))
     parts = dict(train="train[:60%]", validation="train[60%:80%]", test="train[80%:]")
-    assert len(sources.open_dataset(any_config("my_colours", data_dir, **parts)).parts["train"]) == 12
+    assert len(sources.open_dataset(any_config("my_colors", data_dir, **parts)).parts["train"]) == 12
 
 
 def test_the_configuration_of_a_run_has_the_classes_and_parts_that_the_data_set_has(tmp_path):
-    config = recipes.get_config("lenet5", "my_colours")
-    config.data.dir = str(colours(tmp_path, "my_colours", dict(train=20, validation=5)))
+    config = recipes.get_config("lenet5", "my_colors")
+    config.data.dir = str(colors(tmp_path, "my_colors", dict(train=20, validation=5)))
     config.data.image_size, config.batch_size = (28, 28), 4
     check_config(config)
     resolved = build(config.lock()).config.data
@@ -222,10 +222,10 @@ def test_the_configuration_of_a_run_has_the_classes_and_parts_that_the_data_set_
 
 
 def test_a_data_set_of_another_number_of_channels_is_refused(tmp_path):
-    data_dir = colours(tmp_path, "my_colours", dict(train=20, test=5))
+    data_dir = colors(tmp_path, "my_colors", dict(train=20, test=5))
     fields = dict(channels=1, mean=(0.5,), std=(0.5,))
-    with pytest.raises(UserError, match=r"channels is 1, but the images of 'my_colours' have 3"):
-        sources.open_dataset(any_config("my_colours", data_dir, **fields))
+    with pytest.raises(UserError, match=r"channels is 1, but the images of 'my_colors' have 3"):
+        sources.open_dataset(any_config("my_colors", data_dir, **fields))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_a_data_set_in_variants_is_tfds_default_unless_one_is_named(tmp_path):
     with pytest.raises(UserError, match=r"data set 'mnist' has no variant 'small'\. It has none"):
         sources.open_dataset(any_config("mnist/small", tmp_path))
     folder = tmp_path / "imagenette"
-    shutil.copytree(colours(tmp_path / "files", "imagenette", dict(train=20, validation=5), 10) / "imagenette", folder)
+    shutil.copytree(colors(tmp_path / "files", "imagenette", dict(train=20, validation=5), 10) / "imagenette", folder)
     (folder / "320px").mkdir()
     (folder / "1.2.0").rename(folder / "320px" / "1.2.0")
     with pytest.raises(UserError, match=r"no .*imagenette/full-size-v2/VERSION.*Prepared are imagenette/320px\."):
@@ -318,7 +318,7 @@ def test_a_shard_that_is_missing_cut_off_or_another_is_named_before_anything_is_
     ],
     ids=["damaged", "no-example", "empty", "no-image"],
 )
-def test_a_record_that_cannot_be_read_is_named_or_skipped_and_its_neighbours_are_read(broken, record, message):
+def test_a_record_that_cannot_be_read_is_named_or_skipped_and_its_neighbors_are_read(broken, record, message):
     if record is None:
         flip_a_byte(train_shard(broken), read_shard(train_shard(broken))[5])
     else:

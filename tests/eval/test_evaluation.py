@@ -186,7 +186,7 @@ def test_a_counted_row_that_overflows_is_no_hit_and_shows_in_the_loss():
 
 
 def batch_statistics(indices: np.ndarray) -> list[np.ndarray]:
-    """Returns mean and biased variance of the inputs of both BatchNorms for one batch, normalised by hand."""
+    """Returns mean and biased variance of the inputs of both BatchNorms for one batch, normalized by hand."""
     network, params, stats = toy()
     model = nnx.merge(network.eval, params, stats)
     images = jnp.asarray((arrays()[0][indices] / 255 - MEAN) / STD, jnp.float32)

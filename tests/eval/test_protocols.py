@@ -19,9 +19,9 @@ def photographs(**fields):
 @pytest.mark.parametrize(
     ("fields", "words", "view"),
     [
-        ({}, "shorter side to 256, centre crop of 224x224", "1 crop"),
+        ({}, "shorter side to 256, center crop of 224x224", "1 crop"),
         ({"data.test_crop": "resize"}, "whole", "whole image"),
-        ({"eval.protocol": "flip"}, "shorter side to 256, centre crop of 224x224 and flipped", "1 crop, flipped"),
+        ({"eval.protocol": "flip"}, "shorter side to 256, center crop of 224x224 and flipped", "1 crop, flipped"),
         ({"eval.protocol": "10-crop"}, "10-crop of 224x224, shorter side to 256", "10 crops"),
         (
             {"eval.protocol": "144-crop"},

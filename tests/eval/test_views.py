@@ -34,7 +34,7 @@ def corner(view: np.ndarray) -> tuple[int, int]:
     return tuple(int(value) for value in view[0, 0, :2])
 
 
-def test_ten_crops_are_the_corners_and_the_centre_of_the_central_square():
+def test_ten_crops_are_the_corners_and_the_center_of_the_central_square():
     config = config_of(image_size=(24, 20), test_resize=32)
     found = views.views(coordinates(32, 52), config, "10-crop", 32)  # nothing is resized: the square begins at x = 10
     assert found.shape == (5, 24, 20, 3)

@@ -21,8 +21,8 @@ def embedded(features, labels, source="net"):
 def people():
     """Six persons with four pictures each, features with noise around each person's own."""
     random = np.random.default_rng(0)
-    centres = np.repeat(random.normal(size=(6, 8)), 4, axis=0)
-    return embedded(centres + 0.7 * random.normal(size=centres.shape), np.repeat([*"abcdef"], 4))
+    centers = np.repeat(random.normal(size=(6, 8)), 4, axis=0)
+    return embedded(centers + 0.7 * random.normal(size=centers.shape), np.repeat([*"abcdef"], 4))
 
 
 # ---------------------------------------------------------------- verify

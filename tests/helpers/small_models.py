@@ -19,7 +19,7 @@ SMALL = dict(depth=8, width=0.25, input_shape=(8, 8, 3))  # 4, 8, 16 channels
 
 
 def abstract(name: str, **fields):
-    """Returns the network with shapes in the place of arrays: nothing is computed."""
+    """Returns the network with shapes in place of arrays: nothing is computed."""
     return nnx.eval_shape(lambda: models.create(name, **fields))
 
 
@@ -37,7 +37,7 @@ def noise(*shape: int) -> jax.Array:
 
 
 def filled(name: str, seed: int = 0, **fields):
-    """Returns a network with numpy's random numbers: compiling an initialiser for each shape would take seconds."""
+    """Returns a network with numpy's random numbers: compiling an initializer for each shape would take seconds."""
     rng = np.random.default_rng(seed)
 
     def fill(path, leaf):

@@ -11,7 +11,7 @@ import pytest
 from cnn_jax.kernels import build
 
 TARGET = build.target()
-needs_library = pytest.mark.skipif(TARGET is None, reason="there are no kernels")
+needs_library = pytest.mark.skipif(TARGET is None, reason="no kernels here: no C++ compiler, or CNN_JAX_KERNELS=0")
 
 # Copies the library of this machine instead of compiling for many seconds, and counts how often.
 COMPILER = """#!/bin/sh

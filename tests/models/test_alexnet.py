@@ -38,7 +38,7 @@ def noise(*shape):
 
 
 def shapes(found):
-    """Returns the outputs of all layers but normalisations."""
+    """Returns the outputs of all layers but normalizations."""
     return [(row.name.removesuffix("/conv"), row.output_shape) for row in found if row.kind != "norm"]
 
 
@@ -165,7 +165,7 @@ def head(x, model):
 
 
 def test_alexnet_is_the_papers_chain_of_layers():
-    model, x = small(), 10 * noise(67, 67, 3)  # large values, so that the normalisation shows
+    model, x = small(), 10 * noise(67, 67, 3)  # large values, so that the normalization shows
     y = pool(lrn(np.maximum(conv(x, model.conv1.conv, 4, 0, 1), 0)))
     y = pool(lrn(np.maximum(conv(y, model.conv2.conv, 1, 2, 2), 0)))
     y = np.maximum(conv(y, model.conv3.conv, 1, 1, 1), 0)
@@ -175,7 +175,7 @@ def test_alexnet_is_the_papers_chain_of_layers():
     np.testing.assert_allclose(model(jnp.asarray(x[None]))[0], head(y, model), rtol=1e-3, atol=1e-3)
 
 
-def test_zfnet_normalises_after_the_pooling():
+def test_zfnet_normalizes_after_the_pooling():
     model, x = small("zfnet", input_shape=(64, 64, 3)), 30 * noise(64, 64, 3)
     y = pool(np.maximum(conv(x, model.conv1.conv, 2, 1, 1), 0), padding=1)
     before = pool(lrn(np.maximum(conv(x, model.conv1.conv, 2, 1, 1), 0)), padding=1)
@@ -195,7 +195,7 @@ def kinds(**fields):
     return [(row.name, row.detail.split()[0] if row.kind == "pool" else row.kind) for row in rows(**(SMALL | fields))]
 
 
-def test_the_normalisation_stands_where_it_should():
+def test_the_normalization_stands_where_it_should():
     convolutions = [(f"conv{i}/conv", "conv") for i in range(1, 6)]
 
     def order(**fields):
@@ -223,7 +223,7 @@ def test_pooling_can_average_or_be_a_convolution():
 
 @pytest.fixture
 def sevens(monkeypatch):
-    """The initialisers give 7, in no time."""
+    """The initializers give 7, in no time."""
     for init in INITS:
         value = 7.0 if init == "normal_0.01" else 8.0
         monkeypatch.setitem(INITS, init, lambda key, shape, dtype, value=value, **_: jnp.full(shape, value, dtype))

@@ -48,7 +48,7 @@ def test_a_small_one_gives_the_logits_of_pytorch():
     shape = (16, 20, 20, 2)
     rng = np.random.default_rng(0)
     graphdef, state = nnx.split(abstract(input_shape=shape, width=1 / 32, num_classes=3, head="gap"))
-    # numpy's random numbers: compiling an initialiser for each shape would take seconds
+    # numpy's random numbers: compiling an initializer for each shape would take seconds
     fill = lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32)  # noqa: E731
     model = nnx.view(nnx.merge(graphdef, jax.tree.map(fill, state)), deterministic=True)
     x = rng.normal(size=(1, *shape)).astype(np.float32)

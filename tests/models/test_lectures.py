@@ -80,7 +80,7 @@ head/classifier   10                     850            840
 ALEXNET = """
 conv1             55x55x96            34_944    105_415_200  # 35K, 34K: 34,848 weights
 pool1             27x27x96
-norm1             27x27x96                                   # the lecture normalises behind the pooling
+norm1             27x27x96                                   # the lecture normalizes behind the pooling
 conv2             27x27x256          614_656    447_897_600
 pool2             13x13x256
 norm2             13x13x256
@@ -263,7 +263,7 @@ def test_vgg16_has_the_weights_and_the_memory_of_the_lectures_table():
     weights = {row.name.removesuffix("/conv"): row.parameters - row.biases for row in found}
     assert [(name, shape, weights[name], macs) for name, shape, _, macs in outline(found)] == parse(VGG16)
     linear = [row for row in found if row.kind == "linear"]
-    # Convolutions: ~16M on the slide. Linear layers: ~122M, of a sum with 1024 in the place of 1000 classes.
+    # Convolutions: ~16M on the slide. Linear layers: ~122M, of a sum with 1024 in place of 1000 classes.
     assert sum(weights.values()) - sum(row.macs for row in linear) == 14_710_464
     assert sum(row.macs for row in linear) == 123_633_664
     elements = {kind: sum(row.outputs for row in found if row.kind == kind) for kind in ("conv", "pool", "linear")}

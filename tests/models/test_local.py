@@ -71,7 +71,7 @@ def test_every_position_has_its_own_weights():
 def test_the_network_is_the_same_but_for_sharing():
     rng = np.random.default_rng(1)
 
-    def filled(sharing):  # numpy's random numbers: compiling initialisers takes seconds
+    def filled(sharing):  # numpy's random numbers: compiling initializers takes seconds
         graphdef, state = nnx.split(abstract(sharing=sharing, width=0.5))
         fill = lambda leaf: jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32)  # noqa: E731
         return nnx.view(nnx.merge(graphdef, jax.tree.map(fill, state)), deterministic=True)

@@ -134,14 +134,14 @@ def test_the_heads(head, parameters):
     assert sum(row.parameters for row in rows.values()) == 966_986 - 1930 + parameters
 
 
-def test_batch_normalisation_replaces_the_biases():
+def test_batch_normalization_replaces_the_biases():
     rows = table("nin_cifar", norm="batch")
     convolutions = [name for name, row in rows.items() if row.kind == "conv" and name != "head/classifier"]
     order = list(rows)
     for name in convolutions:
         assert order[order.index(name) + 1] == name.removesuffix("conv") + "norm"
     channels = 192 + 160 + 96 + 3 * 192 + 2 * 192
-    assert sum(row.parameters for row in rows.values()) == 966_986 + channels  # two for each in the place of one
+    assert sum(row.parameters for row in rows.values()) == 966_986 + channels  # two for each in place of one
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def our_steps(model, batch, dtype):
         before = jax.tree.map(np.array, (state.params, velocity))  # copies: the step donates its state
         state = train_step(state, batch, None)
         (velocity,) = (part.trace for part in state.opt_state if isinstance(part, optax.TraceState))
-        # The optimiser keeps velocity = momentum * velocity before + gradient + decay * parameter.
+        # The optimizer keeps velocity = momentum * velocity before + gradient + decay * parameter.
         gradient = jax.tree.map(lambda v, p, old: np.array(v) - MOMENTUM * old - DECAY * p, velocity, *before)
         yield tuple(
             torchvision_weights.export(nnx.merge(network.train, tree, state.stats)) for tree in (gradient, state.params)
@@ -123,7 +123,7 @@ def compare_training(model, source, image_shape, *, batch_size, steps, dtype, to
     import torch
 
     random = np.random.default_rng(0)
-    images = 255 * random.integers(0, 2, (batch_size, *image_shape), np.uint8)  # black and white: normalised exactly
+    images = 255 * random.integers(0, 2, (batch_size, *image_shape), np.uint8)  # black and white: normalized exactly
     labels = random.integers(0, 10, batch_size).astype(np.int32)
     batch = {"image": images, "label": labels, "position": np.arange(batch_size, dtype=np.uint32)}
     x = torch.from_numpy(channels_first(np.asarray(augment.normalize(images, MEAN, STD)))).to(getattr(torch, dtype))

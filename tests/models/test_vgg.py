@@ -133,22 +133,22 @@ def small(name="vgg16", **fields):
     return nnx.view(model, **EVAL)
 
 
-def test_a_lrn_normalises_the_first_layer_only():
-    normalised, plain = small("vgg11_lrn"), small("vgg11")  # the same weights
+def test_a_lrn_normalizes_the_first_layer_only():
+    normalized, plain = small("vgg11_lrn"), small("vgg11")  # the same weights
     x = jnp.asarray(20 * np.random.default_rng(0).standard_normal((1, 32, 32, 3), np.float32))
     for name, fields in (("vgg11_lrn", {}), ("vgg16", dict(norm="lrn"))):
         assert [row.name for row in rows(name, **fields) if row.kind == "norm"] == ["conv1_1/norm"]
     y = layers.LocalResponseNorm()(plain.conv1_1(x))
     for name in plain.order[1:]:
         y = getattr(plain, name)(y)
-    np.testing.assert_allclose(normalised.features(x), y, rtol=1e-5)
+    np.testing.assert_allclose(normalized.features(x), y, rtol=1e-5)
     assert not np.allclose(plain.features(x), y, rtol=1e-2)
 
 
 # ---------------------------------------------------------------- fields
 
 
-def test_batch_normalisation_follows_every_convolution():
+def test_batch_normalization_follows_every_convolution():
     found = [row.name for row in rows("vgg13", norm="batch", **SMALL) if row.kind in ("conv", "norm")]
     assert found[::2] == [f"conv{b}_{i}/conv" for b in range(1, 6) for i in (1, 2)]
     assert found[1::2] == [f"conv{b}_{i}/norm" for b in range(1, 6) for i in (1, 2)]

@@ -13,7 +13,9 @@ from flax import nnx
 import cnn_jax
 from cnn_jax.nn import cpu, graph
 
-needs_kernels = pytest.mark.skipif(cpu.target() is None, reason="there are no kernels")
+needs_kernels = pytest.mark.skipif(
+    cpu.target() is None, reason="no kernels here: no C++ compiler, or CNN_JAX_KERNELS=0"
+)
 WINDOW = ((2, 2), (2, 2), ((0, 0), (0, 0)))
 
 

@@ -260,10 +260,10 @@ def test_global_average_pooling_sums_in_float32():
     assert y[0, 0] == 1
 
 
-# ---------------------------------------------------------------- normalisation
+# ---------------------------------------------------------------- normalization
 
 
-def test_batch_normalisation_has_the_formula_of_the_paper():
+def test_batch_normalization_has_the_formula_of_the_paper():
     x, (scale, offset) = noise(4, 3, 2, 5) * 2 + 1, noise(2, 5)
     norm = BatchNorm(5, decay=0.75, epsilon=0.01, rngs=keys())
     norm.scale[...], norm.bias[...] = jnp.asarray(scale), jnp.asarray(offset)
@@ -280,7 +280,7 @@ def test_batch_normalisation_has_the_formula_of_the_paper():
     np.testing.assert_allclose(norm.mean[...], 0.25 * mean, atol=1e-6)  # unchanged
 
 
-def test_batch_normalisation_starts_as_asked():
+def test_batch_normalization_starts_as_asked():
     for zero, scale in ((False, 1), (True, 0)):
         norm = BatchNorm(3, zero_scale=zero, rngs=keys())
         for variable, value in ((norm.scale, scale), (norm.bias, 0), (norm.mean, 0), (norm.var, 1)):
@@ -302,14 +302,14 @@ def lrn_by_loops(x, size, alpha, beta, k):
 
 @pytest.mark.parametrize("constants", [{}, dict(size=3, alpha=0.5, beta=0.6, k=1.0), dict(size=1, alpha=0.1)])
 @pytest.mark.parametrize("channels", [1, 2, 9])
-def test_local_response_normalisation_has_the_formula_of_the_paper(constants, channels):
+def test_local_response_normalization_has_the_formula_of_the_paper(constants, channels):
     x = 30 * noise(2, 3, 2, channels)  # large, so that alpha counts
     expected = lrn_by_loops(x, **(dict(size=5, alpha=1e-4, beta=0.75, k=2.0) | constants))
     np.testing.assert_allclose(LocalResponseNorm(**constants)(jnp.asarray(x)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_local_response_normalisation_is_torchs_with_another_alpha(size):
+def test_local_response_normalization_is_torchs_with_another_alpha(size):
     torch = pytest.importorskip("torch")
     x = 10 * noise(2, 3, 4, 7)
     theirs = torch.nn.LocalResponseNorm(size, alpha=size * 0.01, beta=0.75, k=2.0)  # divides alpha by the size
@@ -317,7 +317,7 @@ def test_local_response_normalisation_is_torchs_with_another_alpha(size):
     np.testing.assert_allclose(LocalResponseNorm(size, alpha=0.01)(jnp.asarray(x)), expected, rtol=1e-5)
 
 
-def test_local_response_normalisation_computes_in_float32():
+def test_local_response_normalization_computes_in_float32():
     x = jnp.asarray(30 * noise(2, 3, 2, 9), jnp.bfloat16)
     with jax.numpy_dtype_promotion("strict"):
         y = LocalResponseNorm()(x)
@@ -325,13 +325,13 @@ def test_local_response_normalisation_computes_in_float32():
     np.testing.assert_array_equal(y, LocalResponseNorm()(x.astype(jnp.float32)).astype(jnp.bfloat16))
 
 
-def test_the_size_of_a_local_response_normalisation_is_odd():
+def test_the_size_of_a_local_response_normalization_is_odd():
     for size in (4, 0, -1):
-        with pytest.raises(UserError, match=f"normalisation is {size}, but must be odd"):
+        with pytest.raises(UserError, match=f"normalization is {size}, but must be odd"):
             LocalResponseNorm(size)
 
 
-def test_normalisations_by_name():
+def test_normalizations_by_name():
     assert layers.make_norm("none", 3, rngs=keys()) is None
     assert isinstance(layers.make_norm("lrn", 3, rngs=keys()), LocalResponseNorm)
     norm = layers.make_norm("batch", 3, decay=0.75, epsilon=0.01, rngs=keys())
@@ -342,7 +342,7 @@ def test_normalisations_by_name():
 
 
 @pytest.mark.parametrize("norm", layers.NORMS)
-def test_a_block_normalises_before_the_activation_or_as_alexnet_after_it(norm):
+def test_a_block_normalizes_before_the_activation_or_as_alexnet_after_it(norm):
     block = ConvBlock(2, 4, 3, 2, 1, groups=2, norm=norm, activation="elu", init="he_fan_in", rngs=keys())
     assert (block.conv.strides, block.conv.pads, block.conv.kernel.shape) == ((2, 2), (1, 1), (3, 3, 1, 4))
     block.conv.bias[...] = jnp.asarray([0.5, -0.5, 1, -1])
@@ -493,7 +493,7 @@ INITS = {
 }
 
 
-def test_every_initialiser_has_a_formula_here():
+def test_every_initializer_has_a_formula_here():
     assert set(INITS) == set(init.INITS)
 
 
@@ -511,7 +511,7 @@ def test_initial_values_have_the_spread_of_their_formula(name):
 
 
 @pytest.mark.parametrize("layer", [Conv, Linear])
-def test_layers_start_with_the_initialiser_that_they_name(layer):
+def test_layers_start_with_the_initializer_that_they_name(layer):
     model = layer(*((32, 64, 3) if layer is Conv else (288, 64)), init="lecun_uniform_1998", rngs=keys())
     assert 0.99 * 2.4 / 288 < float(jnp.max(jnp.abs(model.kernel[...]))) <= 2.4 / 288
     np.testing.assert_array_equal(model.bias[...], 0)

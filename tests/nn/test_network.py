@@ -128,7 +128,7 @@ def test_pools_that_do_not_overlap_have_windows_as_large_as_their_stride(name):
 
 @pytest.mark.parametrize("name", ["lenet5", "alexnet", "vgg11", "nin_cifar", "googlenet", "squeezenet1_1", "resnet20"])
 @pytest.mark.parametrize("norm", ["none", "lrn", "batch"])
-def test_normalisation_is_a_choice_in_every_family(name, norm):
+def test_normalization_is_a_choice_in_every_family(name, norm):
     if (name, norm) == ("resnet20", "lrn"):
         return  # an error
     rows = table(name, norm=norm)

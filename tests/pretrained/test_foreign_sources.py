@@ -21,7 +21,7 @@ NAMES = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def torch_batch(mean, std, *, resize=256, size=224):
-    """Returns the photos as torchvision's evaluation sees them, [B, 3, H, W], and their pixels before normalisation."""
+    """Returns the photos as torchvision's evaluation sees them, [B, 3, H, W], and their pixels before normalization."""
     import torch
     from PIL import Image
     from torchvision import transforms
@@ -70,7 +70,7 @@ def test_scores_of_torchvision_from_both_kinds_of_files(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_scores_of_googlenet_with_its_own_normalisation(tmp_path):
+def test_scores_of_googlenet_with_its_own_normalization(tmp_path):
     """Given images as ImageNet's networks take them, torchvision's pretrained GoogLeNet transforms them itself."""
     fields = dict(num_classes=5, aux_logits=True, init_weights=False, transform_input=True)
     network = torchvision_models.random_torch_network("googlenet", **fields)
@@ -88,7 +88,7 @@ def test_scores_of_googlenet_with_its_own_normalisation(tmp_path):
 
 
 class TimmVGG:
-    """VGG-11 with timm's head, as its source has it: convolutions in the place of linear layers, then a classifier."""
+    """VGG-11 with timm's head, as its source has it: convolutions in place of linear layers, then a classifier."""
 
     def __new__(cls, num_classes=7, hidden=48):
         from collections import OrderedDict

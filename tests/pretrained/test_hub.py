@@ -246,8 +246,8 @@ def test_any_json_is_described_or_refused(config, inner):
             assert fields["image_size"][0] <= fields["test_resize"]
 
 
-def test_a_damaged_config_and_a_damaged_normalisation(served):
+def test_a_damaged_config_and_a_damaged_normalization(served):
     put(served, **{"config.json": b"{"})
     refused("hub:timm/resnet18.a1", "its config.json is damaged")
     put(served, CONFIG | {"pretrained_cfg": CONFIG["pretrained_cfg"] | {"std": [0, 1, 1]}}, name="other/net")
-    refused("hub:other/net", "the normalisation known for it is")
+    refused("hub:other/net", "the normalization known for it is")

@@ -27,7 +27,7 @@ def test_torchvisions_numbers_are_those_that_its_weights_carry():
         assert result.top1 == pytest.approx(100 - carried["acc@1"], abs=1e-9), result
         assert result.top5 == pytest.approx(100 - carried["acc@5"], abs=1e-9), result
         resize = preset.get("resize_size", 256)  # the default of the preset
-        assert result.evaluation == f"shorter side to {resize}, centre crop of {preset['crop_size']}", result
+        assert result.evaluation == f"shorter side to {resize}, center crop of {preset['crop_size']}", result
 
 
 @pytest.mark.parametrize("result", published.RESULTS, ids=lambda r: f"{r.by}-{r.network}-{r.dataset}-{r.view}")

@@ -26,7 +26,7 @@ def test_the_command_prints_tables_and_names_what_it_leaves_out(call, tmp_path):
         f"{unfinished}: left out, unfinished: step 120 of 200, there is no final test\n"
         f"{old}: no run.json, so its time, machine and command are not known\n"
     )
-    for word in ("90.00, 97.00, 75.00", "0, 1, 5", "123456, 123456, ?", "centre crop of 224x224", "--config.seed=SEED"):
+    for word in ("90.00, 97.00, 75.00", "0, 1, 5", "123456, 123456, ?", "center crop of 224x224", "--config.seed=SEED"):
         assert word in text.out, word
     markdown = command("--format=markdown", *folders).out
     (row,) = (line.split(" | ") for line in markdown.splitlines() if line.startswith("| resnet34"))
@@ -34,7 +34,7 @@ def test_the_command_prints_tables_and_names_what_it_leaves_out(call, tmp_path):
     other = make(tmp_path / "n", changes={"model.width": 0.5}, changed={"width": 0.5})
     table, same = command("--format=markdown", *folders, other).out.split("\n\n")[1:]
     assert "| width=0.5 |" in table and "A, 2 cores" not in table
-    assert "; hardware: A, 2 cores, 1 x cpu (cpu); " in same and "centre crop of 224x224" in same
+    assert "; hardware: A, 2 cores, 1 x cpu (cpu); " in same and "center crop of 224x224" in same
     chosen = command("--format=markdown", "--columns=network,test,time", *folders).out
     assert chosen.splitlines()[2:] == [
         "| network | test accuracy, % | time, s |",
@@ -66,7 +66,7 @@ def test_the_command_prints_tables_and_names_what_it_leaves_out(call, tmp_path):
         (("run", "--config=configs/lenet5.py"), "this command takes no --config: it goes with training"),
         (("run", "--scorecard", "--nogroup"), "leave --nogroup out"),
         (("run", "--format=html"), "should be one of"),
-        (("run", "--columns=colour"), "no column begins with 'colour': network; settings"),
+        (("run", "--columns=color"), "no column begins with 'color': network; settings"),
         (("unfinished",), "no finished run is left:\nunfinished: left out, unfinished: step 120 of 200"),
     ],
 )

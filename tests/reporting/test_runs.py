@@ -84,7 +84,7 @@ def test_the_settings_name_what_is_unusual_of_a_network_that_stands_alone(tmp_pa
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "50,000 examples (validation), shorter side to 256, centre crop of 224x224, last step"),
+        ({}, "50,000 examples (validation), shorter side to 256, center crop of 224x224, last step"),
         (
             {"data.test_crop": "resize", "data.image_size": [28, 32], "data.test": "20%", "ema_decay": 0.9},
             "50,000 examples (20%), whole, moving average of the parameters, last step",
@@ -99,7 +99,7 @@ def test_the_settings_name_what_is_unusual_of_a_network_that_stands_alone(tmp_pa
         ),
         (
             {"eval.recompute_statistics": 10, "data.train_on": "train+validation"},
-            "50,000 examples (validation), shorter side to 256, centre crop of 224x224, "
+            "50,000 examples (validation), shorter side to 256, center crop of 224x224, "
             "trained on the validation part, too, BatchNorm statistics of 10 batches, last step",
         ),
     ],

@@ -14,9 +14,9 @@ def test_the_scorecard_sets_the_same_network_data_and_view_side_by_side(tmp_path
     rows = scorecard(groups)
     (row,) = lines(rows, network="resnet34", fields="", view="1 crop")
     assert row["ours: top-1 error, %"] == pytest.approx(27) and row["ours: top-5 error, %"] == pytest.approx(8)
-    assert row["ours: seeds"] == 3 and "centre crop of 224x224" in row["ours: evaluation"]
+    assert row["ours: seeds"] == 3 and "center crop of 224x224" in row["ours: evaluation"]
     assert (row["torchvision: top-1 error, %"], row["torchvision: top-5 error, %"]) == (26.686, 8.58)
-    assert row["torchvision: evaluation"] == "shorter side to 256, centre crop of 224"
+    assert row["torchvision: evaluation"] == "shorter side to 256, center crop of 224"
     paper = [name for name in row if name.startswith("paper: ")]
     assert len(paper) == 4 and all(row[name] is None for name in paper)  # the paper has ten crops: another line
     (ten,) = lines(rows, network="resnet34", fields="", view="10 crops")

@@ -1,4 +1,4 @@
-"""Runs of a sweep, with small Python programs in the place of training."""
+"""Runs of a sweep, with small Python programs in place of training."""
 
 import os
 import signal
@@ -208,8 +208,8 @@ def test_what_a_cluster_does_not_know_or_is_not_there_is_one_message(tmp_path, m
         submit(programs(tmp_path, FINISH), tmp_path, cluster="slurm", options=time_limit)
     with pytest.raises(UserError, match="how long a run may take"):
         submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options={})
-    with pytest.raises(UserError, match=r"--submit: .*colour"):
-        submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options=time_limit | {"colour": "red"})
+    with pytest.raises(UserError, match=r"--submit: .*color"):
+        submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options=time_limit | {"color": "red"})
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install -e '.\[slurm\]'"):
         submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options=time_limit)

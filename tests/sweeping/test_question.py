@@ -89,9 +89,9 @@ TWO = "grid('c', {'a': (1, 2)}), ('a',)"
             "figures has 'bars'",
         ),
         (
-            START + f"return Experiment({TWO}, equal=('colour',))",
+            START + f"return Experiment({TWO}, equal=('color',))",
             "a.py",
-            "equal has 'colour'",
+            "equal has 'color'",
         ),
     ],
 )

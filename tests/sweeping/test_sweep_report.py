@@ -163,7 +163,7 @@ def test_a_band_is_the_mean_of_the_seeds_and_one_deviation_to_each_side():
     np.testing.assert_allclose(heights, [2 - 2**0.5, 2 + 2**0.5], atol=1e-5)
 
 
-def test_responses_are_those_of_normalisations_and_gradients_those_of_kernels_without_shortcuts():
+def test_responses_are_those_of_normalizations_and_gradients_those_of_kernels_without_shortcuts():
     names = (
         ("conv1", "conv", 1.0),
         ("norm1", "norm", 2.0),

@@ -25,7 +25,7 @@ def test_every_layer_has_its_deviation_and_every_parameter_its_norms(small_confi
         np.testing.assert_allclose(
             row["gradient_norm"], np.linalg.norm(np.asarray(gradient).ravel()), rtol=1e-3, atol=1e-6
         )
-    # The images are normalised, and LeNet's first convolution is linear: its outputs are those of NumPy's products.
+    # The images are normalized, and LeNet's first convolution is linear: its outputs are those of NumPy's products.
     conv = found["layers"][0]
     assert conv["name"] == "conv1/conv" and 0.1 < conv["deviation"] < 10
 

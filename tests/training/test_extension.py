@@ -91,6 +91,7 @@ def test_loss_of_the_user_equals_its_formula():
         (dict(model__blcks=2), r"model\.blcks: own_parts:Small has no such field; did you mean 'blocks'"),
         (dict(model__name="own_parts:Smal"), r"own_parts has no 'Smal'; did you mean 'Small'"),
         (dict(model__name="ownparts:Small"), "there is no module 'ownparts': install it"),
+        (dict(model__name="cnn_jax.nn.family:Family"), "a Family without `layers`: define it"),
         (dict(model__name="own_parts:number"), "it takes no 'num_classes'"),
         (dict(loss="own_parts:focl"), r"config\.loss is 'own_parts:focl', but own_parts has no 'focl'.* mean 'focal'"),
         (

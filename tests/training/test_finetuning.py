@@ -291,9 +291,9 @@ def test_a_configuration_becomes_that_of_the_trained_network_but_for_what_was_gi
 
 @pytest.mark.parametrize(
     ("mean", "std", "expected"),
-    [([0.0], [1.0], ()), ([0.3], [0.4], (0.3,)), ([[[0.1], [0.3]]] * 8, [1.0], (0.2,))],  # none, a colour, an image
+    [([0.0], [1.0], ()), ([0.3], [0.4], (0.3,)), ([[[0.1], [0.3]]] * 8, [1.0], (0.2,))],  # none, a color, an image
 )
-def test_the_normalisation_is_that_of_the_trained_network(mean, std, expected):
+def test_the_normalization_is_that_of_the_trained_network(mean, std, expected):
     config = small()
     finetuning.adapt(config, source(mean=mean, std=std), set())
     assert (config.data.normalize, config.data.mean) == ("channel" if expected else "none", expected)
@@ -358,7 +358,7 @@ def test_a_head_that_becomes_infinite_is_reported(tmp_path):
     assert (tmp_path / "run" / "not_finite" / "batch.npz").exists()
 
 
-def test_a_normalisation_that_somebody_has_given_stays_whole():
+def test_a_normalization_that_somebody_has_given_stays_whole():
     config = small()
     before = tuple(config.data.mean), tuple(config.data.std), config.data.normalize
     changed = finetuning.adapt(config, source(), {"data.normalize"})

@@ -225,7 +225,7 @@ def test_batches_are_asked_for_ahead_of_the_step_that_takes_them():
 
 @pytest.mark.slow
 def test_the_recipe_of_imagenet_trains_on_photographs_of_any_size(tmp_path, console):
-    """Streamed JPEG files, random crops, a centre crop for the test, bfloat16: all but the size of the real thing."""
+    """Streamed JPEG files, random crops, a center crop for the test, bfloat16: all but the size of the real thing."""
     random = np.random.default_rng(0)
 
     def photograph(_split, i):

@@ -1,4 +1,4 @@
-"""Schedules against closed forms, the optimiser against optax and torch, the plateau against plain Python."""
+"""Schedules against closed forms, the optimizer against optax and torch, the plateau against plain Python."""
 
 import math
 from functools import partial
@@ -99,7 +99,7 @@ def test_a_warmup_as_long_as_the_training_is_an_error():
     optimizers.make_schedule(config, 21, to_steps)
 
 
-# ---------------------------------------------------------------- the optimiser
+# ---------------------------------------------------------------- the optimizer
 
 RATES = [0.1 / (1 + step % 5) for step in range(20)]  # goes down and up: the buffer must not hold the rate
 
@@ -146,7 +146,7 @@ def train(optimizer, *, rates=RATES, gradients=gradient, extra=True) -> list[dic
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
-def test_without_extras_the_optimiser_is_optax_sgd_to_the_bit(momentum, nesterov):
+def test_without_extras_the_optimizer_is_optax_sgd_to_the_bit(momentum, nesterov):
     ours = train(optimizers.make_optimizer(optim_config(momentum=momentum, nesterov=nesterov), initial()))
     rates = jnp.asarray(RATES, jnp.float32)
     theirs = train(optax.sgd(lambda step: rates[step], momentum or None, nesterov), extra=False)
@@ -156,7 +156,7 @@ def test_without_extras_the_optimiser_is_optax_sgd_to_the_bit(momentum, nesterov
 @pytest.mark.parametrize("clip_norm", [0.0, 1.5])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
-def test_the_optimiser_equals_torch(momentum, nesterov, weight_decay, clip_norm):
+def test_the_optimizer_equals_torch(momentum, nesterov, weight_decay, clip_norm):
     torch = pytest.importorskip("torch")
     config = optim_config(momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, clip_norm=clip_norm)
     ours = train(optimizers.make_optimizer(config, initial()))

@@ -42,7 +42,7 @@ def test_periods_fall_on_the_nearest_step(small_config):
     assert run.to_steps("2 epochs") == 39
 
 
-@pytest.mark.skipif(cpu.target() is None, reason="there are no kernels")
+@pytest.mark.skipif(cpu.target() is None, reason="no kernels here: no C++ compiler, or CNN_JAX_KERNELS=0")
 @pytest.mark.parametrize("kernels", [True, False])
 def test_the_switch_chooses_the_form_of_the_training_step(small_config, kernels):
     small_config.cpu_kernels = kernels
@@ -54,7 +54,7 @@ def test_the_switch_chooses_the_form_of_the_training_step(small_config, kernels)
     assert (cpu.target() in text) is kernels and ("stablehlo.convolution" in text) is not kernels
 
 
-@pytest.mark.skipif(cpu.target() is None, reason="there are no kernels")
+@pytest.mark.skipif(cpu.target() is None, reason="no kernels here: no C++ compiler, or CNN_JAX_KERNELS=0")
 @pytest.mark.parametrize("kernels", [True, False])
 def test_micro_batches_are_a_loop_where_there_are_kernels(small_config, kernels):
     small_config.cpu_kernels = kernels

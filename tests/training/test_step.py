@@ -53,7 +53,7 @@ SMOOTHED = functools.partial(eval_steps.example_losses, label_smoothing=0.2)
 
 @functools.cache
 def network_of(create, **fields):
-    """Returns (network, parameters, statistics) with arrays from NumPy: initialisers take long to compile."""
+    """Returns (network, parameters, statistics) with arrays from NumPy: initializers take long to compile."""
     network, params, stats = graph.split(jax.eval_shape(lambda: create(**fields)))
     random = np.random.default_rng(0)
 
@@ -362,7 +362,7 @@ def test_micro_batches_update_the_running_averages_one_after_another_and_average
 
 
 def mixed(batch, names):
-    """Returns (images as the network sees them before normalisation, shares of the own label) of the first step."""
+    """Returns (images as the network sees them before normalization, shares of the own label) of the first step."""
     key = step.make_keys(jnp.uint32(0), jnp.int32(0)).augmentation
     images = augment.augment(key, batch["image"], batch["position"], names)
     return copied(jax.jit(augment.mix, static_argnums=3)(key, images, batch["position"], names))

@@ -17,7 +17,7 @@ def pixels(path):
 
 
 def share(path, color):
-    """Returns the share of pixels that have a colour, exactly."""
+    """Returns the share of pixels that have a color, exactly."""
     return (pixels(path) == color).all(axis=-1).mean()
 
 

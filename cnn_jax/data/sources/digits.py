@@ -21,7 +21,7 @@ def scans(config: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     bunch: Any = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-    images = images.repeat(3, axis=-1) if config.channels == 3 else images  # grey, for a network of colour pictures
+    images = images.repeat(3, axis=-1) if config.channels == 3 else images  # grey, for a network of color pictures
     # A fixed shuffle, so that every part has every class; the split does not depend on the run's seed.
     order = np.random.Generator(np.random.Philox(key=[1797, 0])).permutation(len(images))
     images, labels = images[order], bunch.target[order]

@@ -95,19 +95,19 @@ def _lines(*points: tuple[int, int]) -> np.ndarray:
     return np.stack([points[:-1], points[1:]], axis=1).astype(np.float64)
 
 
-# Lines in pixels of a 9x9 image from its centre. They run through centres of pixels, so that without any variation the
+# Lines in pixels of a 9x9 image from its center. They run through centers of pixels, so that without any variation the
 # images are those of the lecture, black and white: the X with strokes of 7 pixels, the O with 16.
 STROKES = {
     "X": np.concatenate([_lines((-3, -3), (3, 3)), _lines((-3, 3), (3, -3))]),
     "O": _lines((-3, -1), (-3, 1), (-1, 3), (1, 3), (3, 1), (3, -1), (1, -3), (-1, -3), (-3, -1)),
 }
-FADING = 0.7  # pixels of a 9x9 image over which the edge of a stroke fades: less than to a diagonal neighbour's line
+FADING = 0.7  # pixels of a 9x9 image over which the edge of a stroke fades: less than to a diagonal neighbor's line
 
 
 def draw_xo(random: np.random.Generator, label: int, config: Any) -> np.ndarray:
     """Draws an X (label 0) or an O (1), white on black: uint8 [H, W, 1].
 
-    The shape is shrunk, turned about its centre and moved, and its strokes are widened; then comes the noise. The
+    The shape is shrunk, turned about its center and moved, and its strokes are widened; then comes the noise. The
     brightness of a pixel falls with its distance from the nearest stroke.
     """
     height, width = config.image_size
