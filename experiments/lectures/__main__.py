@@ -1,4 +1,4 @@
-"""Every number of the lectures, computed anew: the slide's, ours, and whether they agree.
+"""Numbers of the lectures, computed anew: the slide's, ours, and whether they agree.
 
     python -m experiments.lectures
     python -m experiments.lectures --lecture=002 --format=html --output=lectures.html
