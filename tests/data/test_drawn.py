@@ -14,6 +14,7 @@ from cnn_jax.core.errors import UserError
 from cnn_jax.data import dataset, sources, splits
 from cnn_jax.data.dataset import VARIATIONS
 from cnn_jax.training.config_check import check_config
+from lecture_images import X
 
 NAMES = ("xo", "sequences", "moving_digits")
 CONFIGS = {"xo": "toy", "sequences": "conv1d", "moving_digits": "c3d"}
@@ -128,17 +129,6 @@ def test_what_cannot_be_drawn_is_an_error_that_names_the_field(name, fields, mes
 
 # ---------------------------------------------------------------- X's and O's
 
-CROSS = """
-.........
-.#.....#.
-..#...#..
-...#.#...
-....#....
-...#.#...
-..#...#..
-.#.....#.
-.........
-"""
 RING = """
 .........
 ...###...
@@ -154,7 +144,7 @@ RING = """
 
 def test_without_variation_the_images_are_those_of_the_lecture():
     source = load("xo", exact=True).parts["test"]
-    for i, picture in enumerate((CROSS, RING, CROSS, RING)):
+    for i, picture in enumerate((X, RING, X, RING)):
         expected = [[255 * (pixel == "#") for pixel in row] for row in picture.split()]
         np.testing.assert_array_equal(source.read([i])[0]["image"][..., 0], expected)
     assert load("xo").class_names == ["X", "O"]

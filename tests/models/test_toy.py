@@ -6,19 +6,9 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core.errors import UserError
+from lecture_images import X
 
-# The lecture's X, and the X that is drawn otherwise.
-X = """
-.........
-.#.....#.
-..#...#..
-...#.#...
-....#....
-...#.#...
-..#...#..
-.#.....#.
-.........
-"""
+# The lecture's X, drawn otherwise.
 DEFORMED_X = """
 .........
 ......#..
