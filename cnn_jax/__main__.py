@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnn_jax import __version__
+from cnn_jax.core import huge_pages
 from cnn_jax.core.errors import near
 
 
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = near(name, COMMANDS) or f": there are {', '.join(COMMANDS)}"
         print(f"error: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
+    if argv is None:
+        huge_pages.restart_with()
     return importlib.import_module(f"cnn_jax.{COMMANDS[name].module}").main(rest)
 
 
