@@ -143,10 +143,20 @@ class Checkpoints:
             raise StorageError(f"the checkpoint of step {step:,} is damaged: {problem}: use --checkpoint=latest")
         return step
 
-    def read_chosen(self, which: str, read: Callable[[int], Any], *, flag: str) -> tuple[int, Any]:
+    def read_chosen(
+        self,
+        which: str,
+        read: Callable[[int], Any],
+        report: Callable[[str], Any] = lambda text: None,
+        *,
+        flag: str = "--checkpoint",
+    ) -> tuple[int, Any]:
         """Returns (step, what `read` returns of it) of the checkpoint that `select` chooses.
 
         A run that trains may remove a checkpoint while it is read: then another one is chosen.
+
+        Args:
+          report, flag: of `select`.
 
         Raises:
           UserError, StorageError: see `select`.
@@ -154,7 +164,7 @@ class Checkpoints:
         for attempt in itertools.count(1):
             before = self.steps()
             try:
-                step = self.select(which, lambda text: None, flag=flag)
+                step = self.select(which, report, flag=flag)
                 return step, read(step)
             except Exception:  # of whatever kind: files go while orbax reads them
                 if attempt == ATTEMPTS or set(before) <= set(self.steps()):

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,19 @@ def evaluate_run(config: Any, folder: Path | str, which: str, *, console: Consol
         if not os.access(here, os.W_OK):
             terminal.say(console, f"{folder} cannot be written: the numbers will be printed, and not recorded there")
         check_processes(setup, {"--workdir": str(folder), "--checkpoint": which})
+        own = run_folder.identity(run_folder.stored_config(here))
         with Checkpoints(here, shared=isinstance(folder, Path)) as checkpoints:
-            step = collectives.decided(lambda: checkpoints.select(which, lambda text: terminal.say(console, text)))
-            own = run_folder.identity(run_folder.stored_config(here))
-            run_folder.check_identity(checkpoints.run(step), own, checkpoints.folder / str(step))
-            state = States(setup).restore(checkpoints, step)
+
+            def read(step: int) -> Any:
+                run_folder.check_identity(checkpoints.run(step), own, checkpoints.folder / str(step))
+                return States(setup).restore(checkpoints, step)
+
+            report = partial(terminal.say, console)
+            if jax.process_count() == 1:
+                step, state = checkpoints.read_chosen(which, read, report)
+            else:  # all processes read the same one, at once
+                step = collectives.decided(lambda: checkpoints.select(which, report))
+                state = read(step)
         evaluator = Evaluator(setup)
         with terminal.waiting(console, "evaluating"):
             parts = (part for part in ("validation", "test") if part in setup.data.parts)
@@ -98,8 +107,10 @@ def evaluate_ensemble(
         run_folder.check_same(setup.config, path, may_differ=MAY_DIFFER)
         part, evaluator = setup.data.parts["test"], Evaluator(setup)
         with Checkpoints(path) as checkpoints:
-            step = checkpoints.select(which, lambda text: terminal.say(console, text), flag=f"--checkpoints={name}")
-            state = States(setup).restore(checkpoints, step)
+            read = partial(States(setup).restore, checkpoints)
+            _, state = checkpoints.read_chosen(
+                which, read, partial(terminal.say, console), flag=f"--checkpoints={name}"
+            )
         with terminal.waiting(console, f"evaluating {name}"):
             probabilities, labels = evaluator.predict(state, "test")
         data = (setup.data.name, setup.config.data.test, setup.data.class_names)

@@ -1,6 +1,7 @@
 """An ensemble is the plain average of its members' class probabilities over one test part."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -116,3 +117,21 @@ def test_dense_evaluation_of_a_run_on_larger_images(tmp_path):
 
 def _changed(config, protocol, *changes):
     return Configuration(config).with_overrides([f"eval.protocol={protocol}", *changes]).config
+
+
+def test_evaluation_takes_another_checkpoint_where_training_removes_one(tmp_path, monkeypatch):
+    config = small(0, **{"checkpoint.every": "6 steps", "checkpoint.keep": 2})
+    train.run(config, tmp_path / "run")
+    restore, chosen = Checkpoints.restore, []
+
+    def remove_first(self, step, like):
+        chosen.append(step)
+        if step == 12:
+            shutil.rmtree(self.folder / "12")
+        return restore(self, step, like)
+
+    monkeypatch.setattr(Checkpoints, "restore", remove_first)
+    evaluate_run.evaluate_run(config, tmp_path / "run", "latest")
+    assert chosen == [12, 6]
+    lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert {json.loads(line)["step"] for line in lines} == {6}
