@@ -31,6 +31,7 @@ def evaluate(
 
     loss: mean cross-entropy, nats. error and top5_error: shares in [0, 1]. examples: how many were counted.
     skipped: how many could not be read, if the configuration allows that.
+    largest_class: the share of the examples that are of it, which is the accuracy of always naming that class.
     class_accuracy: [K], NaN for a class without examples. confusion: int [K, K], if the step makes it.
 
     Args:
@@ -157,6 +158,7 @@ def _metrics(total: Tree, part: Split) -> dict:
         error=float(1 - total["top1"] / examples),
         top5_error=float(1 - total["top5"] / examples),
         examples=int(examples),
+        largest_class=float(total["class_examples"].max() / examples),
         class_accuracy=class_accuracy,
     )
     if part.config.on_error == "skip":
@@ -164,6 +166,16 @@ def _metrics(total: Tree, part: Split) -> dict:
     if "confusion" in total:
         metrics["confusion"] = total["confusion"].astype(int)
     return metrics
+
+
+def is_near_chance(metrics: dict) -> bool:
+    """Returns whether a network does hardly better than one that names the largest class for every example.
+
+    Up to twice the share of that class, and at most a tenth of the way from it to 1: 19% of ten equal classes, 55% of
+    two, 0.2% of a thousand.
+    """
+    share = metrics["largest_class"]
+    return 1 - metrics["error"] <= share + min(share, (1 - share) / 10)
 
 
 @jax.jit

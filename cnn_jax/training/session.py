@@ -18,6 +18,7 @@ from cnn_jax.checkpoint.saver import Saver
 from cnn_jax.core import files
 from cnn_jax.core.errors import FolderGoneError, Stopped, UserError
 from cnn_jax.display import plots, terminal
+from cnn_jax.eval import evaluation
 from cnn_jax.parallel import collectives, mesh
 from cnn_jax.tracking import run_folder
 from cnn_jax.tracking.recorder import Recorder, jsonable, scalars
@@ -293,6 +294,11 @@ class Session:
         if config.eval.layers:
             self._write_layers(state, "last")
         terminal.print_results(final, self.options.console)
+        if evaluation.is_near_chance(final["test"]):
+            self.tell(
+                f"note: the network has not learned: {final['test']['largest_class']:.2%} of the test part are of one "
+                "class. A lower config.optim.learning_rate or a longer config.duration may help, or the recipe as it is"
+            )
         # The test is the last record: a run that has it has everything.
         for part, kind in (("train", "train_part"), ("test", "test")):
             if part in final:

@@ -96,6 +96,7 @@ def expected() -> dict:
         error=np.mean(best[:, 0] != labels),
         top5_error=np.mean([label not in row[:5] for label, row in zip(labels, best, strict=True)]),
         examples=COUNT,
+        largest_class=np.bincount(labels).max() / COUNT,
         class_accuracy=[
             np.mean(best[labels == label, 0] == label) if (labels == label).any() else np.nan for label in range(10)
         ],
@@ -106,7 +107,7 @@ def expected() -> dict:
 def assert_as_expected(metrics: dict) -> None:
     assert metrics.keys() == expected().keys()
     np.testing.assert_allclose(metrics["loss"], expected()["loss"], rtol=1e-6)
-    for name in ("error", "top5_error", "class_accuracy"):
+    for name in ("error", "top5_error", "largest_class", "class_accuracy"):
         np.testing.assert_allclose(metrics[name], expected()[name], rtol=1e-12, atol=1e-12)  # counts are exact
     assert metrics["examples"] == COUNT
     np.testing.assert_array_equal(metrics["confusion"], expected()["confusion"])
@@ -310,3 +311,11 @@ def test_a_part_of_which_nothing_can_be_read_is_an_error(protocol):
         else:
             predict_step = eval_steps.make_predict_step(network, mean=MEAN, std=STD, mirror=True)
             evaluation.predict(predict_step, params, stats, part, None, protocol=protocol, scales=(8,), **options)
+
+
+@pytest.mark.parametrize(
+    ("largest", "accuracy", "near"),
+    [(0.1, 0.189, True), (0.1, 0.191, False), (0.5, 0.54, True), (0.5, 0.56, False), (0.001, 0.0021, False)],
+)
+def test_near_chance_is_measured_from_the_largest_class(largest, accuracy, near):
+    assert evaluation.is_near_chance({"largest_class": largest, "error": 1 - accuracy}) == near

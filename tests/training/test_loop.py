@@ -56,6 +56,13 @@ def test_a_run_leaves_everything_that_is_needed_to_look_at_it_and_to_go_on(tmp_p
     assert "top-1 accuracy" in printed
 
 
+@pytest.mark.parametrize(("rate", "said"), [(1e-6, 1), (0.1, 0)])
+def test_a_network_that_has_not_learned_is_said(tmp_path, small_config, console, rate, said):
+    small_config.optim.learning_rate = rate
+    train.run(small_config, tmp_path, Options(console=console))
+    assert console.file.getvalue().count("note: the network has not learned") == said
+
+
 def test_a_dry_run_prints_the_facts_and_writes_nothing(tmp_path, small_config, console):
     assert train.run(small_config, tmp_path / "run", Options(dry_run=True, console=console)) == {}
     assert not (tmp_path / "run").exists()
