@@ -32,7 +32,7 @@ def _is_ours() -> bool:
 
 def _helps() -> bool:
     try:
-        name, version = os.confstr("CS_GNU_LIBC_VERSION").split()
+        name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
         newest = tuple(int(part) for part in version.split(".")[:2])
         return name == "glibc" and newest >= (2, 35) and "[madvise]" in SETTING.read_text(encoding="ascii")
     except (AttributeError, OSError, ValueError):  # no Linux, or another C library
