@@ -1,10 +1,10 @@
 """Large arrays of a process in huge pages, on Linux.
 
-XLA takes the memory of a step anew each time. In pages of 4 KB the kernel clears and maps hundreds of MB one page at a
-time, which is a fifth of a step on a CPU; in pages of 2 MB it is not. The C library asks for such pages only if its
-environment says so when a process begins.
+XLA allocates the temporary memory of every step anew. In pages of 4 KB, mapping and clearing it takes a fifth of the
+step of a small network on a CPU. glibc requests pages of 2 MB only if GLIBC_TUNABLES is set when a process starts.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -14,15 +14,23 @@ SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def restart_with() -> None:
-    """Starts a command of this project again, as the same process, with huge pages for its large arrays.
+    """Restarts a command of this project in the same process, with huge pages for its large arrays.
 
-    Does nothing where that does not help or is not wanted: another C library than glibc 2.35 or newer, a kernel that
-    gives huge pages to all or to none, a debugger, a command of another program, GLIBC_TUNABLES in the environment.
+    Does nothing without glibc 2.35, where Linux gives huge pages to all programs or to none, in a debugger, in another
+    program, and if GLIBC_TUNABLES is set.
     """
-    if "GLIBC_TUNABLES" in os.environ or sys.gettrace() is not None or not _is_ours() or not _helps():
+    if "GLIBC_TUNABLES" in os.environ or _is_debugged() or not _is_ours() or not _helps():
         return
-    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    with contextlib.suppress(OSError):  # a system that forbids it: the command runs without
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def _is_debugged() -> bool:
+    monitoring = getattr(sys, "monitoring", None)  # Python 3.12
+    return sys.gettrace() is not None or (
+        monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None
+    )
 
 
 def _is_ours() -> bool:
@@ -33,7 +41,7 @@ def _is_ours() -> bool:
 def _helps() -> bool:
     try:
         name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
-        newest = tuple(int(part) for part in version.split(".")[:2])
-        return name == "glibc" and newest >= (2, 35) and "[madvise]" in SETTING.read_text(encoding="ascii")
+        numbers = tuple(int(part) for part in version.split(".")[:2])
+        return name == "glibc" and numbers >= (2, 35) and "[madvise]" in SETTING.read_text(encoding="ascii")
     except (AttributeError, OSError, ValueError):  # no Linux, or another C library
         return False

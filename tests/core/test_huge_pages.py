@@ -12,8 +12,10 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from cnn_jax.core import huge_pages
-if sys.argv[2] == "debugger":
+if sys.argv[2] == "settrace":
     sys.settrace(lambda *_: None)
+if sys.argv[2] == "monitoring":
+    sys.monitoring.use_tool_id(sys.monitoring.DEBUGGER_ID, "debugger")
 huge_pages.SETTING = Path(sys.argv[1])
 print("begins", flush=True)
 huge_pages.restart_with()
@@ -37,7 +39,11 @@ def is_new_glibc():
         ("cnn_jax", "always madvise [never]", None, "a b", None),
         ("cnn_jax", None, None, "a b", None),
         ("cnn_jax", "always [madvise] never", "", "a b", ""),
-        ("cnn_jax", "always [madvise] never", None, "debugger", None),
+        ("cnn_jax", "always [madvise] never", None, "settrace", None),
+        pytest.param(
+            *("cnn_jax", "always [madvise] never", None, "monitoring", None),
+            marks=pytest.mark.skipif(not hasattr(sys, "monitoring"), reason="needs Python 3.12"),
+        ),
         ("other", "always [madvise] never", None, "a b", None),
     ],
 )
