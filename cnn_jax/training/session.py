@@ -296,8 +296,9 @@ class Session:
         terminal.print_results(final, self.options.console)
         if evaluation.is_near_chance(final["test"]):
             self.tell(
-                f"note: the network has not learned: {final['test']['largest_class']:.2%} of the test part are of one "
-                "class. A lower config.optim.learning_rate or a longer config.duration may help, or the recipe as it is"
+                "note: the network has not learned: test accuracy is near chance (always naming the largest class: "
+                f"{final['test']['largest_class']:.2%}). Try a lower config.optim.learning_rate, a longer "
+                "config.duration or the unchanged recipe"
             )
         # The test is the last record: a run that has it has everything.
         for part, kind in (("train", "train_part"), ("test", "test")):
