@@ -7,6 +7,7 @@ rename, and the rename before anything older is removed.
 
 import contextlib
 import itertools
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -80,6 +81,7 @@ class Saver:
             running.result()
 
     def __enter__(self) -> "Saver":
+        logging.getLogger("asyncio").addFilter(_is_news)  # hundreds of lines after the one that says what failed
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -160,6 +162,11 @@ class Saver:
                 if gone or self._place not in (None, files.inode(self.checkpoints.folder)):
                     raise FolderGoneError(self.checkpoints.folder.parent) from error
             raise
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Returns whether a record is none of a write that was under way when orbax gave up a save for another one."""
+    return record.exc_info is None or "[os_error_code=" not in str(record.exc_info[1])
 
 
 @jax.jit

@@ -36,10 +36,10 @@ def storage_errors(what: str) -> Iterator[None]:
         place = f" ({error.filename})" if error.filename else ""
         raise StorageError(f"{what}: {error.strerror}{place}") from None
     except ValueError as error:
-        reason = re.search(r"([^:]+) \[os_error_code=", str(error))  # of tensorstore, which writes for orbax
-        if reason is None:
+        code = re.search(r"\[os_error_code='(\d+)'\]", str(error))  # of tensorstore, which writes for orbax
+        if code is None:
             raise
-        raise StorageError(f"{what}: {reason.group(1).strip()}") from None
+        raise StorageError(f"{what}: {os.strerror(int(code.group(1)))}") from None
 
 
 # ---------------------------------------------------------------- reading

@@ -148,8 +148,9 @@ def test_a_checkpoint_that_was_never_finished_is_none(tmp_path, names, has):
 def test_only_refusals_of_the_storage_become_its_error():
     with pytest.raises(StorageError, match=r"^it stops: No space left \(file\)$"), files.storage_errors("it stops"):
         raise OSError(errno.ENOSPC, "No space left", "file")
-    with pytest.raises(StorageError, match=r"^it stops: No space left$"), files.storage_errors("it stops"):
-        raise ValueError("RESOURCE_EXHAUSTED: Error writing \"x\": Failed: No space left [os_error_code='28']")
+    for notes in ("[os_error_code='28'] [spec='{open: true}']", "[spec='{open: true}'] [os_error_code='28']"):
+        with pytest.raises(StorageError, match=r"^it stops: No space left on"), files.storage_errors("it stops"):
+            raise ValueError(f'RESOURCE_EXHAUSTED: Error writing "x": Failed: No space left {notes}')
     for defect in (FileNotFoundError(errno.ENOENT, "no such file"), ValueError("a: b")):
         with pytest.raises(type(defect)) as raised, files.storage_errors("it stops"):
             raise defect

@@ -147,4 +147,5 @@ def test_refused_save_is_tried_again_a_few_times(tmp_path, healed):
             assert checkpoints.steps() == [300, 600] and checkpoints.latest(pytest.fail) == 600
         else:
             assert code == 74 and f"error: {refusal}\n" in err
+            assert "never retrieved" not in err
             assert checkpoints.steps() == []
