@@ -120,6 +120,8 @@ def check_model(model: Any) -> None:
 def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
     """Builds a network, an `nnx.Module` that maps images [B, *spatial, C] to class scores [B, num_classes] (float32).
 
+    With `num_classes=0` it has no classifier and returns the features that one would see, [B, F] (float32).
+
     Args:
       name: a key of `MODELS`, or the import path of a network of your own, "mypackage.nets:MyNet".
       seed: of the initial parameters: an int or a key of `jax.random.key`.

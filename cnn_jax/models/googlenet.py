@@ -161,6 +161,10 @@ class GoogLeNet(Family):
 
     def check(self) -> None:
         check(
+            self.num_classes > 0 or not self.auxiliary,
+            "num_classes is 0, but auxiliary classifiers need classes: use auxiliary=False",
+        )
+        check(
             (self.variant, self.kernel_plan) != ("torchvision", "stacked"),
             "kernel_plan is 'stacked', but variant 'torchvision' has no 5x5 to replace: use variant='paper'",
         )

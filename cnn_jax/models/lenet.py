@@ -226,7 +226,7 @@ class LeNet5(Family):
 
     def build(self, rngs: InitKeys) -> Network:
         network = super().build(rngs)
-        if self.output == "rbf":
+        if self.output == "rbf" and self.num_classes:
             network.head.classifier = RadialBasis(self.num_classes)  # pyright: ignore[reportAttributeAccessIssue]
         return network
 

@@ -42,7 +42,9 @@ class Family(abc.ABC):
     """
 
     num_classes: int = option(
-        1000, "Number of classes.", Rule("at least 2: a classifier needs two classes", lambda number: number >= 2)
+        1000,
+        "Number of classes; 0: no classifier, the network returns what it would see.",
+        Rule("0, or at least 2: a classifier needs two classes", lambda number: number == 0 or number >= 2),
     )
     input_shape: tuple[int, ...] = option(
         (224, 224, 3),

@@ -33,6 +33,9 @@ class Head(nnx.Module):
     Maps larger than `in_shape` are scored at every position, and the scores averaged: for "flatten" and "fc" the linear
     layers act as convolutions (Simonyan & Zisserman 2015, section 3.2). The other kinds do so anyway.
 
+    With `num_classes` 0 there is no classifier, and the result is what it would see: the features [B, F], float32, the
+    mean over all positions where there are several.
+
     A call is `score(reduce(x))`: `reduce` has no parameters, so its result can be cached.
     """
 
@@ -52,7 +55,10 @@ class Head(nnx.Module):
     ):
         check_choice("head", kind, HEADS)
         check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")
-        check(num_classes >= 2, f"num_classes is {num_classes}, but a classifier needs at least 2 classes")
+        check(
+            num_classes == 0 or num_classes >= 2,
+            f"num_classes is {num_classes}, but a classifier needs at least 2 classes; 0 is none, for features",
+        )
         self.kind = kind
         self.in_shape = tuple(in_shape)
         self.activation = get_activation(activation)
@@ -64,7 +70,9 @@ class Head(nnx.Module):
             self.hidden.append(Linear(features, size, init=init, dtype=dtype, rngs=rngs))
             features = size
         self.dropout = nnx.Dropout(dropout)
-        if kind == "conv":
+        if not num_classes:
+            self.classifier = None
+        elif kind == "conv":
             ones = (1,) * (len(in_shape) - 1)
             self.classifier = Conv(in_shape[-1], num_classes, ones, init=classifier_init, dtype=dtype, rngs=rngs)
         else:
@@ -83,17 +91,18 @@ class Head(nnx.Module):
         return self.pool(x) if self.pool is not None else flat_windows(x, self.in_shape)
 
     def score(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        """Returns the class scores [B, num_classes], float32, of what `reduce` returns."""
+        """Returns the class scores [B, num_classes], or features without classes, float32, of what `reduce` returns."""
         if self.kind == "conv":
             assert self.pool is not None
-            maps = self.activation(self.classifier(self.dropout(x, rngs=rngs)))
+            maps = self.dropout(x, rngs=rngs)
+            maps = maps if self.classifier is None else self.activation(self.classifier(maps))
             return self.pool(maps.astype(jnp.float32))
         keys = iter(() if rngs is None else jax.random.split(rngs, len(self.hidden) + 1))
         for layer in self.hidden:
             x = self.dropout(self.activation(layer(x)), rngs=next(keys, None))
         if not self.hidden:
             x = self.dropout(x, rngs=next(keys, None))
-        scores = self.classifier(x).astype(jnp.float32)
+        scores = (x if self.classifier is None else self.classifier(x)).astype(jnp.float32)
         return scores.mean(tuple(range(1, scores.ndim - 1)))
 
 

@@ -47,7 +47,7 @@ def test_the_defaults_keep_their_own_rules(name):
     [
         ("lenet5", dict(padding="2"), "padding is '2', but must be a whole number"),
         ("lenet5", dict(padding=2.0), "padding is 2.0, but must be a whole number"),
-        ("lenet5", dict(num_classes="10"), "num_classes is '10', but must be at least 2"),
+        ("lenet5", dict(num_classes="10"), "num_classes is '10', but must be 0, or at least 2"),
         ("lenet5", dict(num_classes=2.5), "num_classes is 2.5, but must be a whole number"),
         ("resnet50", dict(residual=1), "residual is 1, but must be True or False"),
         ("resnet50", dict(residual="False"), "residual is 'False', but must be True or False"),
