@@ -18,11 +18,12 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from cnn_jax.core.errors import UserError
+from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import kind, without_waiting
 
 FORMATS = ("JPEG", "PNG")
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by channels
 MOST_PIXELS = 178_956_970  # half a gigabyte of RGB; a small file can say that it has any number
 MOST_BYTES = 4 * MOST_PIXELS  # of a file
 TURNS = {  # by the orientation of EXIF
@@ -152,16 +153,21 @@ class Picture:
       file: its path, or with `data`, what the file would hold, what messages call it.
 
     Grey, palette and CMYK pictures become RGB (channels=3), colored ones grey (channels=1, ITU-R 601); 16 bits are
-    scaled to 8; transparency is dropped, as torchvision's loader drops it; the orientation of EXIF is applied.
+    scaled to 8; the orientation of EXIF is applied. Transparency is dropped, as torchvision's loader drops it; with
+    channels=4 it is the fourth channel, 255 where a picture has none, and resizing weighs the colors by it.
 
-    Everything raises UnreadableError if the file is no JPEG or PNG, cut off or damaged, animated, or of more than
-    `MOST_PIXELS`.
+    Raises UserError for other channels. Everything raises UnreadableError if the file is no JPEG or PNG, cut off or
+    damaged, animated, or of more than `MOST_PIXELS`.
 
     With `scaled`, `resize` decodes a JPEG at 1/2, 1/4 or 1/8 of its size where that still has as many pixels as are
     asked for: faster, with other pixels. One that EXIF turns is decoded in full.
     """
 
     def __init__(self, file: Path | str, channels: int, data: bytes | None = None):
+        check(
+            channels in MODES,
+            f"config.data.channels is {channels}, but pictures have 1 (grey), 3 (RGB) or 4 (RGB and transparency)",
+        )
         self.file = file
         self.channels = channels
         self.data = data
@@ -184,8 +190,7 @@ class Picture:
             if image.mode.startswith("I"):  # 16 bits of grey
                 values = np.asarray(image, np.uint32)
                 image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-            mode = "L" if self.channels == 1 else "RGB"
-            return image if image.mode == mode else image.convert(mode)
+            return converted(image, self.channels)
 
     @functools.cached_property
     def _header(self) -> Image.Image:
@@ -207,7 +212,7 @@ class Picture:
 
     @functools.cached_property
     def pixels(self) -> Image.Image:
-        """The whole picture, mode L or RGB."""
+        """The whole picture, its mode one of `MODES`."""
         _ = self.shape  # before the pixels are turned
         return self._decode(self._header)
 
@@ -265,8 +270,16 @@ def natural(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
+def converted(picture: Image.Image, channels: int) -> Image.Image:
+    """Returns a picture of any mode in the one of `MODES` that has so many channels."""
+    mode = MODES[channels]
+    if picture.mode == "CMYK":
+        picture = picture.convert("RGB")
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
 def to_array(picture: Image.Image) -> np.ndarray:
-    """Returns a picture of mode L or RGB as uint8 [H, W, 1 or 3]."""
+    """Returns a picture of one of `MODES` as uint8 [H, W, channels]."""
     array = np.asarray(picture)
     return array[..., None] if array.ndim == 2 else array
 

@@ -22,7 +22,7 @@ from cnn_jax.core.progress import progress_bar
 from cnn_jax.core.text import printable
 from cnn_jax.data import augment, crops
 from cnn_jax.data.arrays import StoredArray
-from cnn_jax.data.decode import Frames, Picture, UnreadableError, to_array
+from cnn_jax.data.decode import Frames, Picture, UnreadableError, converted, to_array
 from cnn_jax.data.find import find
 from cnn_jax.data.workers import read_ahead
 from cnn_jax.nn import cpu
@@ -114,7 +114,7 @@ class Predictor:
         rows = []
         for i, image in enumerate(images):
             if isinstance(image, Image.Image):
-                image = to_array(image.convert("L" if self.channels == 1 else "RGB"))
+                image = to_array(converted(image, self.channels))
             stored = self._open(Path(image)) if isinstance(image, (str, Path)) else np.asarray(image)
             if isinstance(stored, np.ndarray):
                 wanted = (*self.image_size, self.channels)

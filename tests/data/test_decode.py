@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnn_jax.core.errors import UserError
 from cnn_jax.data import decode as images
 from cnn_jax.data.decode import UnreadableError, decode
 
@@ -19,7 +20,7 @@ def png(path, picture, **options):
     return path
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK"])
 def test_every_mode_becomes_the_channels_that_are_asked_for(tmp_path, mode, channels):
     picture = Image.fromarray(RAMP).convert(mode)
@@ -28,8 +29,21 @@ def test_every_mode_becomes_the_channels_that_are_asked_for(tmp_path, mode, chan
     found = decode(tmp_path / "a.jpg", channels)
     assert found.shape == (12, 8, channels) and found.dtype == np.uint8
     if name == "PNG":
-        expected = np.asarray(picture.convert("L" if channels == 1 else "RGB")).reshape(found.shape)
+        expected = np.asarray(picture.convert(images.MODES[channels])).reshape(found.shape)
         np.testing.assert_array_equal(found, expected)
+
+
+def test_resizing_weighs_colors_by_their_transparency(tmp_path):
+    """Two pixels become one: red that is seen and green that is not are red, half seen."""
+    pixels = np.array([[[255, 0, 0, 255], [0, 255, 0, 0]]], np.uint8)
+    picture = images.Picture(png(tmp_path / "a.png", Image.fromarray(pixels, "RGBA")), 4)
+    red, green, blue, seen = picture.resize((1, 1))[0, 0].astype(int)
+    assert red >= 254 and (green, blue) == (0, 0) and abs(seen - 127.5) <= 1
+
+
+def test_other_channels_than_pictures_have_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"channels is 2, but pictures have 1 \(grey\), 3 \(RGB\) or 4"):
+        decode(tmp_path / "a.png", 2)
 
 
 def test_cmyk_keeps_its_colors(tmp_path):

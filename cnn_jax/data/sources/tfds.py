@@ -10,7 +10,7 @@ from typing import Any
 from cnn_jax.core.errors import UserError, check, near
 from cnn_jax.data import prepared
 from cnn_jax.data.dataset import PARTS, Dataset, Example, check_disjoint
-from cnn_jax.data.decode import Picture, UnreadableError
+from cnn_jax.data.decode import MODES, Picture, UnreadableError
 
 
 class TFDSSource:
@@ -103,9 +103,9 @@ def open_dataset(config: Any, _: int) -> Dataset:
     prepared.check_readable(info, folder, prepared.command(config.name, directory))
     channels = info.features["image"].shape[-1]
     check(
-        channels in (config.channels, None) and config.channels in (1, 3),
+        channels in (config.channels, None) and config.channels in MODES,
         f"config.data.channels is {config.channels}, but the images of {config.name!r} have {channels}: it must be "
-        "that, 1 or 3, and config.data.mean and std, where they are given, must have one value for each",
+        "that, 1, 3 or 4, and config.data.mean and std, where they are given, must have one value for each",
     )
     chosen = choose_parts(config, info.splits)
     label = info.features["label"]
