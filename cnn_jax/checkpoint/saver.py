@@ -157,11 +157,23 @@ class Saver:
                 yield
         except BaseException as error:
             if collectives.is_first():
+                removed = isinstance(error, Exception) and not isinstance(error, StorageError) and _is_gone(partial)
                 shutil.rmtree(partial, ignore_errors=True)
                 gone = not self.checkpoints.folder.parent.is_dir()
                 if gone or self._place not in (None, files.inode(self.checkpoints.folder)):
                     raise FolderGoneError(self.checkpoints.folder.parent) from error
+                if removed:  # by another process, while it was written
+                    raise StorageError(f"{partial} was removed while the checkpoint was written to it") from error
             raise
+
+
+def _is_gone(folder: Path) -> bool:
+    """Returns whether a folder is not there; waits a moment for whoever may be removing it, its files first."""
+    for pause in (0.1, 0.3, 0.6, 0):
+        if not folder.exists():
+            return True
+        time.sleep(pause)
+    return False
 
 
 def _is_news(record: logging.LogRecord) -> bool:

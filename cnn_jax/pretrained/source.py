@@ -114,11 +114,13 @@ def _from_run(source: str) -> Pretrained:
         config = run_folder.stored_config(here)
         given = run_folder.read_input(here)
         with Checkpoints(here, shared=isinstance(folder, Path)) as checkpoints:
-            step, leaves = checkpoints.read_chosen(
-                which, checkpoints.read_weights, flag=f"the checkpoint in {source!r}"
-            )
-            checkpoint = checkpoints.folder / str(step)
-            run_folder.check_identity(checkpoints.run(step), run_folder.identity(config), checkpoint)
+
+            def read(step: int) -> dict[str, np.ndarray]:
+                leaves, run = checkpoints.read_weights(step), checkpoints.run(step)
+                run_folder.check_identity(run, run_folder.identity(config), checkpoints.folder / str(step))
+                return leaves
+
+            step, leaves = checkpoints.read_chosen(which, read, flag=f"the checkpoint in {source!r}")
     recomputes = config.get("eval", {}).get("recompute_statistics", 0)
     note = "; BatchNorm statistics are those of the training, its test recomputed them" if recomputes else ""
     return Pretrained(

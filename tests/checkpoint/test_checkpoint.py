@@ -1,4 +1,5 @@
 import errno
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -188,6 +189,26 @@ def test_a_save_that_fails_is_an_error_of_the_next_call_and_leaves_nothing(tmp_p
         monkeypatch.undo()
         saved.save(2, tree(2), error=None)
     assert Checkpoints(tmp_path).select("latest", pytest.fail) == 2
+
+
+def test_a_save_whose_files_are_removed_under_it_is_done_again(tmp_path, monkeypatch):
+    said = []
+    with Checkpoints(tmp_path) as checkpoints, Saver(checkpoints, keep=2, report=said.append) as saver:
+        start = saver._start
+
+        def removing(step, copy):
+            started = start(step, copy)
+            if not said:
+                started[0].wait_until_finished()
+                shutil.rmtree(started[1])
+            return started
+
+        monkeypatch.setattr(saver, "_start", removing)
+        saver.save(3, tree(3), error=None)
+        saver.wait()
+        assert checkpoints.steps() == [3]
+    assert len(said) == 1
+    assert "3.0.partial was removed while the checkpoint was written to it; trying again in 0.5 s" in said[0]
 
 
 def test_of_equal_errors_the_first_is_the_best(tmp_path):

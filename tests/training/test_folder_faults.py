@@ -43,6 +43,19 @@ def test_a_folder_that_goes_away_ends_the_run(tmp_path, short, console, monkeypa
         train.run(short, folder, Options(console=console))
 
 
+def test_a_source_whose_checkpoint_goes_meanwhile_is_another_one(finished, monkeypatch):
+    """As where a run goes on and removes the checkpoint that is being read."""
+    run = Checkpoints.run
+
+    def removing(checkpoints, step):
+        if step == 4:
+            shutil.rmtree(finished / "checkpoints" / "4")
+        return run(checkpoints, step)
+
+    monkeypatch.setattr(Checkpoints, "run", removing)
+    assert source.open_source(str(finished)).name.endswith("@2")
+
+
 def test_a_lock_that_is_removed_and_taken_ends_the_run(tmp_path, short, console, monkeypatch):
     def removing(batches):
         for i, batch in enumerate(batches, start=1):
