@@ -39,6 +39,7 @@ from cnn_jax.nn import cpu, windows
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.hooks import emit
 from cnn_jax.nn.init import ACTIVATIONS, InitKeys, get_init
+from cnn_jax.nn.layers import add_bias
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import POOLS
 from cnn_jax.nn.windows import check_fits
@@ -88,9 +89,8 @@ class Subsampling(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         check_fits(self, x.shape)
-        coefficient, bias = (v[...].astype(self.dtype or x.dtype) for v in (self.coefficient, self.bias))
         total = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-        return emit(self, x, total.astype(x.dtype) * coefficient + bias)
+        return emit(self, x, (total * self.coefficient[...] + self.bias[...]).astype(self.dtype or x.dtype))
 
     def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
         """Returns (kind, detail, macs) for the layer table."""
@@ -117,12 +117,12 @@ class TableConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         check_fits(self, x.shape)
-        y, kernel, bias = (v.astype(self.dtype or x.dtype) for v in (x, self.kernel[...], self.bias[...]))
+        y, kernel = (v.astype(self.dtype or x.dtype) for v in (x, self.kernel[...]))
         inputs, outputs = np.transpose(self.pairs)
         dense = jnp.zeros(self.shape, kernel.dtype).at[:, :, inputs, outputs].set(kernel)
         layout = ("NHWC", "HWIO", "NHWC")
         y = cpu.conv_general_dilated(y, dense, (1, 1), ((0, 0), (0, 0)), dimension_numbers=layout)
-        return emit(self, x, y + bias)
+        return emit(self, x, add_bias(y, self.bias))
 
     def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
         """Returns (kind, detail, macs) for the layer table."""

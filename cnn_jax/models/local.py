@@ -25,7 +25,7 @@ from cnn_jax.core.rules import Choice, Rule, fixed, option
 from cnn_jax.nn.family import NOT_EMPTY, Family, LayerMaker
 from cnn_jax.nn.hooks import emit
 from cnn_jax.nn.init import InitKeys, get_init
-from cnn_jax.nn.layers import Conv
+from cnn_jax.nn.layers import Conv, add_bias
 
 AT_LEAST_ONE = Rule("at least 1", lambda size: size >= 1)
 
@@ -69,7 +69,7 @@ class LocallyConnected(nnx.Module):
             f"{self.in_shape}: images of another size need a network of their own, or sharing='full'",
         )
         height, width, _ = self.out_shape
-        y, kernel, bias = (v.astype(self.dtype or x.dtype) for v in (x, self.kernel[...], self.bias[...]))
+        y, kernel = (v.astype(self.dtype or x.dtype) for v in (x, self.kernel[...]))
         y = jnp.pad(y, ((0, 0), *((self.padding, self.padding),) * 2, (0, 0)))
         # One view of the image for each of the window's k*k offsets, in the order of a convolution's kernel.
         rows, columns = (self.stride * (n - 1) + 1 for n in (height, width))
@@ -79,7 +79,7 @@ class LocallyConnected(nnx.Module):
             for j in range(self.size)
         ]
         windows = jnp.concatenate(views, axis=-1)
-        return emit(self, x, jnp.einsum("bhwp,hwpf->bhwf", windows, kernel) + bias)
+        return emit(self, x, add_bias(jnp.einsum("bhwp,hwpf->bhwf", windows, kernel), self.bias))
 
     def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:
         """Returns (kind, detail, macs) for the layer table."""

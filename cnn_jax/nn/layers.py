@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from jax import lax
 
 from cnn_jax.core.errors import check, check_choice
@@ -45,7 +46,7 @@ class Conv(nnx.Conv):
         dims = len(kernel)
         check_window(kernel, stride, padding)
         self.pads = per_axis(padding, dims)
-        self.dilation = per_axis(dilation, dims)
+        self.stride, self.dilation = per_axis(stride, dims), per_axis(dilation, dims)
         check(
             in_channels % groups == 0 and out_channels % groups == 0,
             f"groups is {groups}, but must divide both {in_channels} input and {out_channels} output channels",
@@ -54,7 +55,7 @@ class Conv(nnx.Conv):
             in_channels,
             out_channels,
             kernel,
-            strides=per_axis(stride, dims),
+            strides=self.stride,
             padding=[(pad, pad) for pad in self.pads],
             kernel_dilation=self.dilation,
             feature_group_count=groups,
@@ -62,13 +63,32 @@ class Conv(nnx.Conv):
             kernel_init=get_init(init),
             bias_init=ZEROS,
             dtype=dtype,
-            conv_general_dilated=cpu.conv_general_dilated,
             rngs=rngs,  # pyright: ignore[reportArgumentType]
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         check_fits(self, x.shape, self.dilation)
-        return emit(self, x, super().__call__(x))
+        images, kernel = promote_dtype((x, self.kernel[...]), dtype=self.dtype)
+        axes = "DHW"[-len(self.pads) :]
+        y = cpu.conv_general_dilated(
+            images,
+            kernel,
+            self.stride,
+            [(pad, pad) for pad in self.pads],
+            rhs_dilation=self.dilation,
+            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+            feature_group_count=self.feature_group_count,
+        )
+        return emit(self, x, add_bias(y, self.bias))
+
+
+def add_bias(y: jax.Array, bias: Any) -> jax.Array:
+    """Returns [..., C] plus a parameter [C] or None, in the type of `y`.
+
+    The sum is one of float32, and so is that over all positions that is the bias's gradient: in bfloat16 it would be
+    off by 4 to 12%.
+    """
+    return y if bias is None else (y.astype(jnp.float32) + bias[...]).astype(y.dtype)
 
 
 class Linear(nnx.Linear):
@@ -85,7 +105,12 @@ class Linear(nnx.Linear):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return emit(self, x, super().__call__(x))
+        values, kernel = promote_dtype((x, self.kernel[...]), dtype=self.dtype)
+        return emit(self, x, add_bias(values @ kernel, self.bias))
+
+
+def _as_they_are(arrays: Any, **_: Any) -> Any:
+    return arrays
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -111,9 +136,10 @@ class BatchNorm(nnx.BatchNorm):
             1,  # for which Flax compiles its zeros and ones, as it would for every number of channels
             momentum=decay,
             epsilon=epsilon,
-            dtype=dtype,
+            promote_dtype=_as_they_are,
             rngs=rngs,  # pyright: ignore[reportArgumentType]
         )
+        self.compute_dtype = dtype
         self.num_features = channels
         self.scale = nnx.Param((ZEROS if zero_scale else ONES)(rngs.key, (channels,)))
         self.bias = nnx.Param(ZEROS(rngs.key, (channels,)))
@@ -121,13 +147,9 @@ class BatchNorm(nnx.BatchNorm):
         self.var = Statistic(ONES(rngs.key, (channels,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return emit(self, x, self._evaluate(x) if self.use_running_average else super().__call__(x))
-
-    def _evaluate(self, x: jax.Array) -> jax.Array:
-        """Normalizes with the running averages. Flax rounds them to the computation's type, a bias in bfloat16."""
-        dtype = self.dtype or x.dtype
-        mean, var, scale, bias = (v[...] for v in (self.mean, self.var, self.scale, self.bias) if v is not None)
-        return ((x.astype(jnp.float32) - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(dtype)
+        """Computes in float32: Flax would round scale and bias to the computation's type, and their gradients."""
+        y = super().__call__(x.astype(jnp.float32))
+        return emit(self, x, y.astype(self.compute_dtype or x.dtype))
 
 
 class LocalResponseNorm(nnx.Module):

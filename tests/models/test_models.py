@@ -466,15 +466,8 @@ def test_building_one_family_imports_no_other(family):
 
 
 @pytest.fixture
-def strict(monkeypatch):
-    """No implicit promotion, but inside Flax's BatchNorm: in training it mixes bfloat16 and float32 on purpose."""
-    original = nnx.BatchNorm.__call__
-
-    def call(*args, **kwargs):
-        with jax.numpy_dtype_promotion("standard"):
-            return original(*args, **kwargs)
-
-    monkeypatch.setattr(nnx.BatchNorm, "__call__", call)
+def strict():
+    """No implicit promotion."""
     with jax.numpy_dtype_promotion("strict"):
         yield
 
