@@ -225,7 +225,7 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
       compiles: False leaves compilation out.
     """
     resident = setup.data.parts["train"].is_resident
-    images = mesh.replicate(examples, setup.mesh) if resident else None
+    images = mesh.replicate(eval_steps.in_rows(examples), setup.mesh) if resident else None
     batches = host_batches(setup)
     batch = next(batches(1))
     if not resident:

@@ -1,10 +1,14 @@
 """The jitted steps of evaluation: metrics, class probabilities, features, BatchNorm statistics."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -14,8 +18,10 @@ from cnn_jax.nn.graph import Graph
 
 NO_RANK = jnp.iinfo(jnp.int32).max  # of a label whose scores are not numbers: never a hit
 
+LANES = 128  # of a TPU's vector unit
+
 Tree = Any
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 
 
 def scores(network: Graph, model: Any, images: jax.Array, mean: Any, std: Any, **options: Any) -> Any:
@@ -23,6 +29,41 @@ def scores(network: Graph, model: Any, images: jax.Array, mean: Any, std: Any, *
     if network.from_features:
         return model.score(images, **options)
     return model(augment.normalize(images, mean, std), **options)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["shape"])
+@dataclass(frozen=True)
+class Rows:
+    """Examples of `shape` that stay on the devices, each a row of `values` [N, V]; `rows[indices]` are examples.
+
+    A TPU would lay images out with the examples in its lanes, and to gather some of them transpose all of them in every
+    step. V is a multiple of `LANES`, which a TPU gathers without a copy.
+    """
+
+    values: Any
+    shape: tuple[int, ...]
+
+    def __getitem__(self, indices: Any) -> jax.Array:
+        return self.values[indices][:, : math.prod(self.shape)].reshape(-1, *self.shape)
+
+
+def row_size(shape: Sequence[int]) -> int:
+    """Returns how many values an example of `shape` takes among those that `in_rows` returns."""
+    return math.prod(shape) if len(shape) < 2 else -(-math.prod(shape) // LANES) * LANES
+
+
+def in_rows(examples: Batch) -> Batch:
+    """Returns arrays [N, ...] with `Rows` in place of those of images, sequences and clips, which have several axes."""
+
+    def rows(array: Any) -> Any:
+        shape = tuple(array.shape[1:])
+        if len(shape) < 2:
+            return array
+        pad = np.pad if isinstance(array, np.ndarray) else jnp.pad
+        flat = array.reshape(len(array), -1)
+        return Rows(pad(flat, ((0, 0), (0, row_size(shape) - flat.shape[1]))), shape)
+
+    return {name: rows(array) for name, array in examples.items()}
 
 
 def gather(batch: Batch, resident: Batch | None) -> Batch:

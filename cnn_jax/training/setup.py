@@ -101,9 +101,11 @@ class Setup:
         return mesh.put(batch, self.mesh)
 
     def resident(self, part: str) -> Any:
-        """Returns all images of a part on the devices, or their features; None if they are streamed."""
+        """Returns all images of a part on the devices, as `in_rows` has them, or their features; None for a stream."""
         if part not in self._resident:
-            self._resident[part] = mesh.replicate(self.data.parts[part].resident, self.mesh)
+            images = self.data.parts[part].resident
+            rows = None if images is None else eval_steps.in_rows(images)
+            self._resident[part] = mesh.replicate(rows, self.mesh)
         return self._resident[part]
 
     def cache_features(self, part: str, features: Any, labels: Any) -> None:

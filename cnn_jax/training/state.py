@@ -135,6 +135,6 @@ class States:
             images=config.batch_size // len(jax.devices()) // config.accumulation,
             bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
             copies_of_parameters=1,
-            resident_bytes=resident * math.prod(setup.data.image_shape) * setup.data.bytes_per_value,
+            resident_bytes=resident * eval_steps.row_size(setup.data.image_shape) * setup.data.bytes_per_value,
         )
         return self.bytes() - 4 * frozen + activations  # frozen parameters have no gradient
