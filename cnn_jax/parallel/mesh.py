@@ -149,6 +149,30 @@ def state_shardings(state: Any, specs: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
+def gather(params: Any, shardings: Any) -> Any:
+    """Returns parameters of which every device has a part, whole on every device; those that `model` splits stay.
+
+    Inside of a compiled step. XLA for TPUs would split the convolutions instead: by its own account ResNet-50 took 45%
+    more memory and 40% more cycles on four chips of a v5e than with every parameter on every device.
+    """
+
+    def one(x: Any, sharding: NamedSharding) -> Any:
+        if set(sharding.spec) - {None} != {"data"}:
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+    return jax.tree.map(one, params, shardings)
+
+
+def scatter(grads: Any, shardings: Any) -> Any:
+    """Returns gradients with each device's part of those whose parameters are split."""
+
+    def one(x: Any, sharding: NamedSharding) -> Any:
+        return jax.lax.with_sharding_constraint(x, sharding) if any(sharding.spec) else x
+
+    return jax.tree.map(one, grads, shardings)
+
+
 def device_bytes(tree: Any, shardings: Any) -> int:
     """Returns the bytes of arrays, or shapes, on one device: exact, because all parts are equal."""
     return sum(

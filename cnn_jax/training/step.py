@@ -26,6 +26,7 @@ from cnn_jax.data import augment
 from cnn_jax.eval.steps import Batch, example_losses, gather, label_ranks, scores
 from cnn_jax.nn import cpu
 from cnn_jax.nn.graph import Graph
+from cnn_jax.parallel import mesh
 from cnn_jax.training.optimizers import Plateau, Schedule
 
 Tree = Any
@@ -192,7 +193,10 @@ def make_train_step(
         batch = gather(batch, resident)
         keys = make_keys(state.seed, state.step)
         gradient = accumulated if accumulation > 1 else value_and_grad
-        (loss, (stats, correct)), grads = gradient(state.params, state.stats, state.frozen, batch, keys)
+        params = state.params if shardings is None else mesh.gather(state.params, shardings.params)
+        (loss, (stats, correct)), grads = gradient(params, state.stats, state.frozen, batch, keys)
+        if shardings is not None:
+            grads = mesh.scatter(grads, shardings.params)
 
         learning_rate = schedule(state.step) * state.plateau.scale
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate=learning_rate)
