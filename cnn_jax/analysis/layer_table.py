@@ -231,12 +231,12 @@ def stages(rows: Sequence[LayerRow]) -> dict[str, list[LayerRow]]:
 
 
 def training_bytes(
-    rows: Sequence[LayerRow], *, images: int, bytes_per_value: int, copies_of_parameters: int, resident_bytes: int = 0
+    rows: Sequence[LayerRow], *, images: int, bytes_per_value: int, copies_of_parameters: float, resident_bytes: int = 0
 ) -> int:
     """Returns an estimate of a device's memory during training, bytes.
 
     All layer outputs are kept for the backward pass, which needs about the same again at its widest point; parameters
-    are float32, in `copies_of_parameters` (the parameters, their gradient, momentum, moving average).
+    are float32, in `copies_of_parameters` (the parameters, their gradient, the optimizer's state, moving average).
 
     Args:
       images: of one micro-batch on one device. bytes_per_value: of the activations.
@@ -244,4 +244,5 @@ def training_bytes(
     outputs = sum(row.outputs for row in rows)
     widest = max(row.outputs for row in rows)
     activations = (outputs + 2 * widest) * images * bytes_per_value
-    return activations + 4 * copies_of_parameters * sum(row.parameters for row in _distinct(rows)) + resident_bytes
+    parameters = sum(row.parameters for row in _distinct(rows))
+    return activations + round(4 * copies_of_parameters * parameters) + resident_bytes

@@ -21,6 +21,7 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import augment
 from cnn_jax.data.loader import Batch
 from cnn_jax.eval.steps import gather
+from cnn_jax.training import schedules
 from cnn_jax.training.setup import Setup
 from cnn_jax.training.step import with_auxiliary
 
@@ -31,6 +32,9 @@ PLAIN = {
     "accumulation": 1,
     "ema_decay": 0.0,
     "label_smoothing": 0.0,
+    "optim.name": "sgd",
+    "optim.clip_value": 0.0,
+    "optim.clip_adaptive": 0.0,
     "optim.clip_norm": 0.0,
     "optim.lr_multipliers": (),
     "optim.decay_style": "l2",
@@ -162,7 +166,7 @@ def torch_loops(setup: Setup, examples: Batch) -> dict[str, Contender]:
     optim = config.optim
     optimizer = torch.optim.SGD(
         network.parameters(),
-        lr=optim.learning_rate,
+        lr=schedules.peak(config),
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         nesterov=optim.nesterov,

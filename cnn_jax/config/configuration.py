@@ -1,5 +1,6 @@
 """A configuration from a recipe or from a recorded run, with the changes of a command line."""
 
+import ast
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from cnn_jax.config import recipes, recorded
 from cnn_jax.config.compare import flat
-from cnn_jax.config.fields import FIELDS
+from cnn_jax.config.fields import FIELDS, OPEN
 from cnn_jax.core.errors import UserError, check, near
 
 
@@ -53,10 +54,13 @@ class Configuration:
         values = FlagValues()
         # The last of those that name a field twice: ml_collections would join tuples.
         last = {name: value for name, _, value in (override.partition("=") for override in overrides)}
-        argv = ["", *(f"--config.{name}={value}" for name, value in last.items())]
         copy = self.config.copy_and_resolve_references().lock()
         for name, value in last.items():
             check_field(copy, name, value, flag=flag)
+        options = {name: last.pop(name) for name in list(last) if open_field(name) is not None}
+        for name, value in options.items():
+            _set_option(copy, name, value, flag=flag)
+        argv = ["", *(f"--config.{name}={value}" for name, value in last.items())]
         try:
             config_flags.DEFINE_config_dict("config", copy, flag_values=values, sys_argv=argv)
             values(argv)
@@ -93,6 +97,40 @@ class Configuration:
         return "\n".join(f"{name:{width}} = {value!r}" for name, value in found.items())
 
 
+def open_field(name: str) -> str | None:
+    """Returns the field that holds arguments of any name, if `name` is it or one of its arguments, else None."""
+    return next((field for field in OPEN if name == field or name.startswith(f"{field}.")), None)
+
+
+def _set_option(config: Any, name: str, text: str, *, flag: str) -> None:
+    """Sets a field that holds arguments of any name to a dict, or one of its arguments to a value.
+
+    The text is Python's, such as {'b2': 0.95} or 0.95; an argument of anything else is a word.
+
+    Raises:
+      UserError: the text for the whole field is no dict with words for keys.
+    """
+    field = open_field(name)
+    assert field is not None
+    value: Any
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    section, _, leaf = name.rpartition(".")
+    if name == field:
+        is_dict = isinstance(value, dict) and all(isinstance(key, str) and key.isidentifier() for key in value)
+        check(is_dict, f"{flag}: {name} is {text!r}, but must be a dict of arguments, such as \"{{'b2': 0.95}}\"")
+        value = ConfigDict(value)
+    else:
+        check(section == field, f"{flag}: {name!r} is no argument of {field}: name it {field}.{leaf}")
+    place = config
+    for part in filter(None, section.split(".")):
+        place = place[part]
+    with place.unlocked(), place.ignore_type():
+        place[leaf] = value
+
+
 ALIASES = {
     **{"epochs": "duration", "num_epochs": "duration", "steps": "duration", "max_steps": "duration"},
     **{"lr": "optim.learning_rate", "wd": "optim.weight_decay", "batch": "batch_size", "dataset": "data.name"},
@@ -108,8 +146,7 @@ def check_field(config: Any, name: str, value: str, *, flag: str) -> None:
             break
         place = place[part]
     else:
-        open_ended = name in FIELDS and isinstance(FIELDS[name].default, dict)
-        if isinstance(place, ConfigDict) and not open_ended:
+        if isinstance(place, ConfigDict) and open_field(name) is None:
             inner = list(place)
             first = "name" if "name" in inner else inner[0] if inner else "FIELD"
             raise UserError(
@@ -117,7 +154,7 @@ def check_field(config: Any, name: str, value: str, *, flag: str) -> None:
                 f"{', '.join(inner)}"
             )
         return
-    if any(name.startswith(f"{field}.") for field, known in FIELDS.items() if isinstance(known.default, dict)):
+    if open_field(name) is not None:
         return  # an option of the user's own
     known = list(values(config))
     last = name.rpartition(".")[2]

@@ -103,15 +103,48 @@ FIELDS: dict[str, Field] = {
     ),
     "cache_features": Field(False, "With trainable=head: compute the features once, not in every step."),
     # ------------------------------------------------------------ optimizer
+    "optim.name": Field(
+        "sgd",
+        "Optimizer: sgd (the papers'), or another one of optax: adam, adamw, lamb, lars, lion, rmsprop, adagrad, "
+        "adafactor, contrib.muon, contrib.prodigy, ... An unknown name prints all.",
+        type=str,
+    ),
+    "optim.options": Field(
+        {},
+        "Its arguments in optax, but for those that are fields, such as {'b2': 0.95} of adamw, or options.b2=0.95. "
+        "For those that choose parameters (trust_ratio_mask of lars, muon_weight_dimension_numbers of contrib.muon) "
+        "give a regex over their names.",
+    ),
     "optim.learning_rate": Field(0.1, "Peak of the schedule.", NOT_NEGATIVE),
-    "optim.momentum": Field(0.9, "Momentum of SGD.", SHARE),
-    "optim.nesterov": Field(False, "Nesterov's form of the momentum."),
+    "optim.base_batch_size": Field(
+        0,
+        "Batch size that learning_rate is for: the peak is learning_rate * batch_size / base_batch_size (Goyal et al. "
+        "2017); 0: the peak is learning_rate.",
+        Rule("0 or a whole number above 0", lambda size: isinstance(size, int) and size >= 0),
+    ),
+    "optim.momentum": Field(0.9, "Momentum of sgd; for other optimizers it is one of optim.options.", SHARE),
+    "optim.nesterov": Field(False, "Nesterov's form of the momentum of sgd."),
     "optim.weight_decay": Field(0.0, "Weight decay.", NOT_NEGATIVE),
     "optim.decay_style": Field(
-        "l2", "l2: added to the gradient, as in the papers; decoupled: as in AdamW.", Choice("l2", "decoupled")
+        "l2",
+        "Weight decay of sgd, adam, rmsprop and others that have none. l2: added to the gradient, as in the papers; "
+        "decoupled: as in AdamW. adamw, lion, lamb, lars, contrib.muon and others decay as their papers say.",
+        Choice("l2", "decoupled"),
     ),
     "optim.decay_rule": Field(".*", "Regex over parameter names, such as conv2_x/0/conv1/kernel: which ones decay."),
-    "optim.clip_norm": Field(0.0, "Largest norm of the whole gradient; 0: no clipping.", NOT_NEGATIVE),
+    "optim.clip_value": Field(0.0, "Largest magnitude of an entry of the gradient; 0: no clipping.", NOT_NEGATIVE),
+    "optim.clip_adaptive": Field(
+        0.0,
+        "Largest norm of the gradient of a unit (the weights of an output) over that of its weights: adaptive gradient "
+        "clipping (Brock et al. 2021), such as 0.01; 0: no clipping.",
+        NOT_NEGATIVE,
+    ),
+    "optim.clip_adaptive_rule": Field(
+        "(?!head/classifier/).*", "Regex over parameter names: whose gradients clip_adaptive clips."
+    ),
+    "optim.clip_norm": Field(
+        0.0, "Largest norm of the whole gradient, after the other two; 0: no clipping.", NOT_NEGATIVE
+    ),
     "optim.lr_multipliers": Field(
         (),
         "((regex, factor), ...) over parameter names: the first rule that matches sets the learning rate's factor.",
@@ -122,8 +155,13 @@ FIELDS: dict[str, Field] = {
     ),
     "optim.schedule.name": Field(
         "constant",
-        "Shape of the learning rate over time.",
-        Choice("constant", "steps", "plateau", "cosine", "polynomial", "exponential"),
+        "Shape of the learning rate over time: constant, steps, plateau, cosine, cosine_restarts, one_cycle, "
+        "polynomial, exponential, warmup_stable_decay, or the import path of a function of your own, "
+        "mypackage.schedules:sawtooth, of (total steps, peak), that returns a function step -> learning rate.",
+        ChoiceOrPath(
+            *("constant", "steps", "plateau", "cosine", "cosine_restarts", "one_cycle", "polynomial", "exponential"),
+            "warmup_stable_decay",
+        ),
     ),
     "optim.schedule.warmup": Field("0 steps", "Warm-up before the schedule.", Duration()),
     "optim.schedule.warmup_start": Field(0.0, "Factor of the learning rate at the first step.", FRACTION),
@@ -147,8 +185,36 @@ FIELDS: dict[str, Field] = {
     "optim.schedule.interval": Field(
         "8 epochs", "exponential: between two factors, in stairs.", Duration(above_zero=True)
     ),
-    "optim.schedule.power": Field(1.0, "polynomial: the power.", Rule("in [0, 100]", lambda power: 0 <= power <= 100)),
-    "optim.schedule.end": Field(0.0, "cosine, polynomial: factor of the learning rate at the end.", FRACTION),
+    "optim.schedule.power": Field(
+        1.0, "polynomial, warmup_stable_decay: the power.", Rule("in [0, 100]", lambda power: 0 <= power <= 100)
+    ),
+    "optim.schedule.end": Field(
+        0.0,
+        "cosine, cosine_restarts, polynomial, warmup_stable_decay: factor of the learning rate at the end.",
+        FRACTION,
+    ),
+    "optim.schedule.cycle": Field(
+        "10 epochs",
+        "cosine_restarts: length of the first cosine (Loshchilov & Hutter 2017).",
+        Duration(above_zero=True),
+    ),
+    "optim.schedule.cycle_factor": Field(
+        1.0,
+        "cosine_restarts: length of each cosine over that of the one before.",
+        Rule("in [1, 10]", lambda factor: 1 <= factor <= 10),
+    ),
+    "optim.schedule.pct_start": Field(
+        0.3,
+        "one_cycle: share of training in which the learning rate rises (Smith & Topin 2019).",
+        Rule("in (0, 1)", lambda share: 0 < share < 1),
+    ),
+    "optim.schedule.div_factor": Field(25.0, "one_cycle: peak over the first learning rate.", POSITIVE),
+    "optim.schedule.final_div_factor": Field(1e4, "one_cycle: first over the last learning rate.", POSITIVE),
+    "optim.schedule.cooldown": Field(
+        0.2,
+        "warmup_stable_decay: share of training, at its end, in which the learning rate falls (Zhai et al. 2022).",
+        Rule("in (0, 1]", lambda share: 0 < share <= 1),
+    ),
     # ------------------------------------------------------------ evaluation
     "eval.every": Field(
         "1 epochs", "Between validations; one always follows the last step.", Duration(above_zero=True)
@@ -339,6 +405,10 @@ RESUMABLE = tuple(name for name, field in FIELDS.items() if field.resume)
 RESUMABLE += tuple(
     {_section(name) for name in RESUMABLE} - {_section(name) for name in FIELDS if name not in RESUMABLE}
 )
+
+
+# Fields that hold arguments of any name.
+OPEN = tuple(name for name, field in FIELDS.items() if isinstance(field.default, dict))
 
 
 def get_config(dataset: str = "digits", network: str | None = None) -> ConfigDict:

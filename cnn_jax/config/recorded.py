@@ -23,6 +23,8 @@ def read(run: str | Path) -> ConfigDict:
         stored = _tuples(read_json(path))
         config = fields.defaults()
         config.model = stored.pop("model")
+        for field in fields.OPEN:
+            _take(config, stored, field)
         config.lock()  # from here on an unknown field is an error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
@@ -33,6 +35,15 @@ def read(run: str | Path) -> ConfigDict:
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not fit this version: {explain(error)}") from None
     return config
+
+
+def _take(config: ConfigDict, stored: dict[str, Any], field: str) -> None:
+    """Moves the arguments that a field holds, whatever they are called, to a configuration."""
+    *sections, leaf = field.split(".")
+    place: Any = config
+    for section in sections:
+        place, stored = place[section], stored.get(section, {})
+    place[leaf] = dict(stored.pop(leaf, {}))
 
 
 def explain(error: Exception) -> str:

@@ -21,6 +21,11 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
+def is_repeated(name: str) -> bool:
+    """Returns whether the leaf of that name holds those of equal blocks along its first axis (`nn.scan.Repeated`)."""
+    return "/block/" in name
+
+
 def match(tree: Any, pattern: str, *, field: str | None) -> Any:
     """Returns a tree of bools: does the whole name of the leaf match `pattern`?
 

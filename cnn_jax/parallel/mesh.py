@@ -5,8 +5,8 @@ puts the parameters of that name on the mesh: `axes` has for each axis of the ar
 leaves it whole, as in (None, "model"); or it is "data" or "model" alone, which splits the longest axis that can be
 split evenly, and leaves an array that has none on all devices.
 
-Momentum and moving average are where their parameters are. XLA's partitioner (GSPMD, Xu et al. 2021) does the rest: it
-computes the same numbers for all rules, but for the order of sums.
+What an optimizer keeps of each parameter, and moving averages, are where their parameters are. XLA's partitioner
+(GSPMD, Xu et al. 2021) does the rest: it computes the same numbers for all rules, but for the order of sums.
 """
 
 import math
@@ -132,18 +132,21 @@ def _spec(name: str, shape: Sequence[int], axes: Axes, mesh: Mesh, field: str) -
     return PartitionSpec(*axes)
 
 
-def state_shardings(state: Any, specs: Any, mesh: Mesh) -> Any:
+def state_shardings(state: Any, params: Any, specs: Any, mesh: Mesh) -> Any:
     """Returns the tree of shardings of a training state (arrays or shapes).
 
-    Each leaf whose name ends in that of a parameter is where the parameter is: so momentum and moving average follow.
-    What is left is on all devices.
+    Each leaf whose name ends in that of a parameter, and whose shape is the same, is where the parameter is: so
+    momentum and moving average follow. What is left, as Adafactor's means of rows and columns, is on all devices.
+
+    Args:
+      params, specs: all parameters (arrays or shapes), and their PartitionSpecs.
     """
-    known = dict(trees.named_leaves(specs))
+    shapes, known = ({name: leaf for name, leaf in trees.named_leaves(tree)} for tree in (params, specs))
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
-        name = trees.path_name(path)
-        parts = name.split("/")
-        own = (known["/".join(parts[i:])] for i in range(len(parts)) if "/".join(parts[i:]) in known)
+        parts = trees.path_name(path).split("/")
+        endings = ("/".join(parts[i:]) for i in range(len(parts)))
+        own = (known[name] for name in endings if name in known and shapes[name].shape == leaf.shape)
         return NamedSharding(mesh, next(own, PartitionSpec()))
 
     return jax.tree_util.tree_map_with_path(sharding, state)

@@ -3,12 +3,14 @@
 from functools import partial
 from typing import Any
 
+from cnn_jax.config.durations import parse_duration
 from cnn_jax.config.fields import FIELDS, get
 from cnn_jax.core.errors import check
 from cnn_jax.core.rules import check_fields
 from cnn_jax.data.check import check_data
 from cnn_jax.eval.protocols import check_protocol
 from cnn_jax.models import check_model
+from cnn_jax.training.optimizers import check_optimizer
 
 
 def check_config(config: Any) -> None:
@@ -27,9 +29,21 @@ def check_training(config: Any) -> None:
         config.batch_size % config.accumulation == 0,
         f"config.accumulation is {config.accumulation}, but must divide config.batch_size, {config.batch_size}",
     )
+    check_optimizer(config.optim)
     check(
         config.optim.momentum > 0 or not config.optim.nesterov,
         "config.optim.nesterov is True, but config.optim.momentum is 0: Nesterov's form needs momentum",
+    )
+    schedule, name = config.optim.schedule, config.optim.name
+    check(
+        name != "contrib.prodigy" or schedule.warmup_start > 0 or parse_duration(schedule.warmup)[0] == 0,
+        "config.optim.schedule.warmup_start is 0, but contrib.prodigy divides by the learning rate: set it to 0.01, or "
+        "config.optim.schedule.warmup='0 steps'",
+    )
+    check(
+        config.optim.schedule.name != "one_cycle" or parse_duration(config.optim.schedule.warmup)[0] == 0,
+        f"config.optim.schedule.warmup is {config.optim.schedule.warmup!r}, but one_cycle rises by itself: set it to "
+        "'0 steps'",
     )
     check(
         config.optim.schedule.name != "plateau" or config.data.train_on == "train",

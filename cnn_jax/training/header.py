@@ -17,6 +17,7 @@ from cnn_jax.data.dataset import KINDS
 from cnn_jax.display.tables import human
 from cnn_jax.display.terminal import say
 from cnn_jax.tracking.run_folder import has_checkpoint
+from cnn_jax.training import optimizers
 from cnn_jax.training.setup import Setup
 from cnn_jax.training.state import States
 
@@ -54,6 +55,7 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
             f"{setup.total_steps:,} steps of {config.batch_size} = {setup.total_steps / setup.steps_per_epoch:.4g} "
             f"epochs; recipe: {config.recipe}",
         ),
+        ("", optimizers.describe(config)),
         ("memory", f"about {human(states.memory_bytes())}B on each device (estimate)"),
         ("", f"of it parameters, optimizer and statistics: {states.bytes():,} bytes, exactly; {placed}"),
         ("results", str(workdir)),

@@ -17,6 +17,7 @@ from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.checkpoint.saver import Saver
 from cnn_jax.core import files
 from cnn_jax.core.errors import FolderGoneError, Stopped, UserError
+from cnn_jax.core.imports import is_path
 from cnn_jax.display import plots, terminal
 from cnn_jax.eval import evaluation
 from cnn_jax.parallel import collectives, mesh
@@ -389,5 +390,6 @@ def check_longer(setup: Setup, folder: Path, console: Console) -> None:
             f"{folder} has been trained for"
         )
     schedule = setup.config.optim.schedule.name
-    if schedule in ("cosine", "polynomial") and setup.total_steps > setup.to_steps(before):
+    ends = ("cosine", "one_cycle", "polynomial", "warmup_stable_decay")
+    if (schedule in ends or is_path(schedule)) and setup.total_steps > setup.to_steps(before):
         terminal.say(console, f"the {schedule} schedule now ends later: its learning rate jumps at the resumed step")

@@ -23,9 +23,9 @@ from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import cpu, graph
 from cnn_jax.parallel import mesh
 from cnn_jax.pretrained.source import Pretrained, open_source
-from cnn_jax.training import finetuning, optimizers, step
+from cnn_jax.training import finetuning, optimizers, schedules, step
 from cnn_jax.training.config_check import check_config
-from cnn_jax.training.optimizers import Schedule
+from cnn_jax.training.schedules import Schedule
 
 PRECISION = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -226,7 +226,7 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
         stats=stats,
         trainable=trainable,
         optimizer=optimizers.make_optimizer(config.optim, trained, layer_rules, everything=params),
-        schedule=optimizers.make_schedule(config.optim, total_steps, steps),
+        schedule=schedules.make_schedule(config.optim, total_steps, steps, peak=schedules.peak(config)),
         _source=source,
     )
     check(

@@ -34,8 +34,9 @@ class States:
     @functools.cached_property
     def shardings(self) -> step.TrainState:
         """Which device holds which part of a state, by the rules of config.mesh."""
-        specs = mesh.parameter_specs(self.setup.params, self.setup.mesh, self.setup.config.mesh)
-        return mesh.state_shardings(self.shapes, specs, self.setup.mesh)
+        setup = self.setup
+        specs = mesh.parameter_specs(setup.params, setup.mesh, setup.config.mesh)
+        return mesh.state_shardings(self.shapes, setup.params, specs, setup.mesh)
 
     # ------------------------------------------------------------ begin
 

@@ -27,7 +27,7 @@ from cnn_jax.eval.steps import Batch, example_losses, gather, label_ranks, score
 from cnn_jax.nn import cpu
 from cnn_jax.nn.graph import Graph
 from cnn_jax.parallel import mesh
-from cnn_jax.training.optimizers import Plateau, Schedule
+from cnn_jax.training.schedules import Plateau, Schedule
 
 Tree = Any
 

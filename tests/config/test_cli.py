@@ -8,7 +8,7 @@ from absl.flags import DEFINE_bool, DEFINE_enum, DEFINE_integer, DEFINE_list, DE
 
 from cnn_jax.config import cli, recipes
 from cnn_jax.config.configuration import Configuration
-from cnn_jax.config.fields import FIELDS
+from cnn_jax.config.fields import FIELDS, get
 from cnn_jax.core.errors import UserError
 from commands import environment
 
@@ -84,6 +84,23 @@ def test_overrides_change_a_locked_copy_in_their_order():
     assert second.config.data.image_size == (20, 20) and second.config.log.tensorboard is False
     assert second.overridden == {"seed", "model.width", "data.image_size", "log.tensorboard"}
     assert first.config.is_locked and second.config.is_locked
+
+
+@pytest.mark.parametrize("field", ["loss_options", "optim.options"])
+def test_arguments_of_any_name_are_set_together_or_one_by_one(tmp_path, field):
+    first = Configuration.from_recipe("lenet5", [f"{field}={{'b2': 0.95, 'kind': 'x'}}"])
+    assert get(first.config, field).to_dict() == {"b2": 0.95, "kind": "x"}
+    second = first.with_overrides([f"{field}.b2=0.9", f"{field}.mu_dtype=bfloat16", f"{field}.betas=(0.9, 0.99)"])
+    expected = {"b2": 0.9, "kind": "x", "mu_dtype": "bfloat16", "betas": (0.9, 0.99)}
+    assert get(second.config, field).to_dict() == expected and second.config.is_locked
+    assert f"{field}.b2" in second.text()
+    (tmp_path / "config.json").write_text(second.config.to_json())
+    recorded = Configuration.from_run(tmp_path, [f"{field}.nesterov=True"]).config
+    assert get(recorded, field).to_dict() == expected | {"nesterov": True}
+    assert get(second.with_overrides([f"{field}={{}}"]).config, field).to_dict() == {}
+    for text, message in (("=3", "is '3', but must be a dict of arguments"), (".a.b=1", f"name it {field}.b")):
+        with pytest.raises(UserError, match=message):
+            first.with_overrides([field + text])
 
 
 @pytest.mark.parametrize("text", ["mlp model.width=2", "configs/mlp.py --config.model.width=2"])

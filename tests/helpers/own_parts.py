@@ -71,5 +71,23 @@ def darken(key, image, most):
     return jnp.maximum(image.astype(jnp.int32) - less, 0).astype(jnp.uint8)
 
 
+def sawtooth(total_steps, peak):
+    """Falls to zero four times; config.optim.schedule.warmup comes before it."""
+    period = total_steps / 4
+    return lambda step: peak * (1 - step % period / period)
+
+
+def branching(total_steps, peak):
+    return lambda step: peak if step < 10 else 0.0
+
+
+def negative(total_steps, peak):
+    return lambda step: jnp.where(step < 150, peak, -peak)
+
+
+def pairs(total_steps, peak):
+    return lambda step: (step, step)
+
+
 def number(*_):
     return jnp.zeros((1,))

@@ -2,6 +2,8 @@ import pickle
 
 import jax
 import numpy as np
+import optax
+import optax.contrib
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
@@ -110,6 +112,23 @@ def test_what_is_no_rule_is_refused(rule):
 def test_the_axis_model_must_divide_the_devices(small_config):
     with pytest.raises(UserError, match=r"config\.mesh\.model is 3, but must divide the number of devices, 1"):
         mesh.make_mesh(3)
+
+
+def test_optimizer_state_is_where_parameters_are():
+    config = recipes.get_config("lenet5")
+    config.mesh.preset = "fsdp"
+    on_one = mesh.make_mesh(1)
+    params = {"conv": {"kernel": np.zeros((3, 3, 8, 16))}, "fc": {"kernel": np.zeros((256, 128)), "bias": np.zeros(6)}}
+    specs = mesh.parameter_specs(params, on_one, config.mesh)
+    for optimizer in (optax.adamw(0.1), optax.lamb(0.1), optax.adafactor(0.1, momentum=0.9), optax.contrib.muon(0.1)):
+        state = {"opt_state": optimizer.init(params)}
+        found = dict(trees.named_leaves(mesh.state_shardings(state, params, specs, on_one)))
+        for name, leaf in trees.named_leaves(state):
+            if name.endswith("fc/kernel") and leaf.shape == (256, 128):
+                assert found[name].spec == PartitionSpec("data", None), name
+            if leaf.shape not in [p.shape for p in jax.tree.leaves(params)]:  # counts, means of rows and columns
+                assert found[name].spec == PartitionSpec(), name
+        assert sum(name.endswith("fc/kernel") for name in found) >= 1
 
 
 # ---------------------------------------------------------------- training on 8, 2 and 1 devices

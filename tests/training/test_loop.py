@@ -106,6 +106,42 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(tmp_path, small_conf
     assert resumed["test"]["loss"] == whole["test"]["loss"]
 
 
+def final_state(config, folder, step):
+    with Checkpoints(folder) as checkpoints:
+        return jax.device_get(States(build(config)).restore(checkpoints, step))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lars", "contrib.muon", "contrib.prodigy"])
+def test_stopped_run_of_another_optimizer_resumes_to_the_bit(tmp_path, small_config, console, monkeypatch, name):
+    small_config.optim.name, small_config.optim.learning_rate = name, 0.01
+    small_config.optim.weight_decay, small_config.optim.schedule.name = 0.01, "cosine_restarts"
+    small_config.optim.schedule.cycle, small_config.optim.schedule.warmup_start = "6 steps", 0.1
+    with small_config.unlocked():
+        small_config.optim.options = {"min_dim_size_to_factor": 4} if name == "adafactor" else {}
+    train.run(small_config, tmp_path / "whole", Options(console=console))
+
+    def stopping(batches):
+        for i, batch in enumerate(batches, start=1):
+            yield batch
+            if i == 13:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(session, "ahead", stopping)
+        train.run(small_config, tmp_path / "stopped", Options(console=console))
+    train.run(small_config, tmp_path / "stopped", Options(console=console))
+    assert records(tmp_path / "stopped") == records(tmp_path / "whole")
+    states = [final_state(small_config, tmp_path / folder, 20) for folder in ("stopped", "whole")]
+    assert jax.tree.leaves(states[0].opt_state)
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    other = small_config.copy_and_resolve_references()
+    other.optim.name = "sgd"
+    other.optim.options = {}
+    with pytest.raises(UserError, match=rf"config\.optim\.name: '{name}' in the folder, 'sgd' now"):
+        train.run(other, tmp_path / "whole", Options(console=console))
+
+
 @pytest.mark.slow
 def test_a_finished_run_can_be_started_again_and_says_the_same(tmp_path, small_config, console):
     train.run(small_config, tmp_path, Options(console=console))

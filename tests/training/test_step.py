@@ -19,7 +19,7 @@ from cnn_jax.data import augment
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.init import InitKeys
-from cnn_jax.training import optimizers, step
+from cnn_jax.training import optimizers, schedules, step
 from commands import environment, process
 from tiers import quick
 
@@ -150,7 +150,7 @@ def test_training_and_evaluation_compile_once():
     network, params, stats = network_of(toy)
     config = base.get_config().optim
     optimizer = optimizers.make_optimizer(config, params)
-    schedule = optimizers.make_schedule(config, 10, lambda _: 0)
+    schedule = schedules.make_schedule(config, 10, lambda _: 0)
     loss = step.make_loss(network, mean=MEAN, std=STD, augmentations=("pad_crop:1", "flip"))
     train_step = step.make_train_step(loss, optimizer, schedule, ema_decay=0.9)
     eval_step = eval_steps.make_eval_step(network, mean=MEAN, std=STD)
