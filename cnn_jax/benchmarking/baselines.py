@@ -31,6 +31,7 @@ Contender = tuple[Callable[[], Any], Callable[[Any, int], Any]]
 PLAIN = {
     "accumulation": 1,
     "ema_decay": 0.0,
+    "swa_last": "0 epochs",
     "label_smoothing": 0.0,
     "optim.name": "sgd",
     "optim.clip_value": 0.0,

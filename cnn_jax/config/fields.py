@@ -91,6 +91,16 @@ FIELDS: dict[str, Field] = {
     "ema_decay": Field(
         0.0, "Decay of the moving average of parameters and statistics that evaluation uses; 0: no average.", SHARE
     ),
+    "swa_last": Field(
+        "0 epochs",
+        "Last part of training over which weights are averaged (SWA, Izmailov et al. 2018), such as '10 epochs'. "
+        "Evaluation and checkpoints then use the average, with recomputed BatchNorm statistics "
+        "(eval.recompute_statistics batches; 0: an epoch). 0 epochs: no average.",
+        Duration(),
+    ),
+    "swa_every": Field(
+        "1 epochs", "Between the weights that swa_last averages; the last step has one.", Duration(above_zero=True)
+    ),
     # ------------------------------------------------------------ fine-tuning
     "init_from": Field("", "Pretrained network that training starts from, a SOURCE; empty: initial values."),
     "take": Field(

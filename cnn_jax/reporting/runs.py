@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.config.compare import flat, is_one_of
-from cnn_jax.config.durations import to_steps
+from cnn_jax.config.durations import parse_duration, to_steps
 from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import UserError
 from cnn_jax.core.files import read_json
@@ -95,6 +95,8 @@ class Finished:
             parts.append("trained on the validation part, too")
         if config["ema_decay"]:
             parts.append("moving average of the parameters")
+        if parse_duration(config.get("swa_last", "0 epochs"))[0]:
+            parts.append(f"mean of the weights of the last {config['swa_last']}")
         if config["eval.recompute_statistics"]:
             parts.append(f"BatchNorm statistics of {config['eval.recompute_statistics']} batches")
         return ", ".join([*parts, "last step"])

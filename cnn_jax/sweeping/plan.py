@@ -41,6 +41,7 @@ def plan(experiment: Experiment) -> list[Planned]:
     from cnn_jax.analysis.layer_sheets import trace
     from cnn_jax.analysis.layer_table import totals, training_bytes
     from cnn_jax.training import optimizers
+    from cnn_jax.training.averages import has_average
     from cnn_jax.training.config_check import check_config
 
     jax.config.update("jax_platforms", "cpu")  # for tracing; the runs have the accelerators
@@ -59,7 +60,7 @@ def plan(experiment: Experiment) -> list[Planned]:
             rows,
             images=config.batch_size // config.accumulation,
             bytes_per_value=2 if config.precision == "bfloat16" else 4,
-            copies_of_parameters=2 + optimizers.state_copies(config.optim) + (config.ema_decay > 0),
+            copies_of_parameters=2 + optimizers.state_copies(config.optim) + has_average(config),
         )
         planned.append(Planned(arm, config, sums.parameters, sums.macs, memory))
     by_name = {one.arm.name: one for one in planned}

@@ -52,6 +52,8 @@ def run(
                     state = session.record(step, state)
                 if due.anything:
                     session.check_finite(state)  # a state that is not finite is never saved
+                if due.validation or due.save:
+                    state = session.averaged(state)
                 if due.validation:
                     state = session.validate(step, state)
                 if due.save or session.improved:

@@ -24,7 +24,7 @@ from cnn_jax.parallel import collectives, mesh
 from cnn_jax.tracking import run_folder
 from cnn_jax.tracking.recorder import Recorder, jsonable, scalars
 from cnn_jax.tracking.run_record import RunRecord
-from cnn_jax.training import diagnostics, nan_report
+from cnn_jax.training import averages, diagnostics, nan_report
 from cnn_jax.training.evaluator import Evaluator
 from cnn_jax.training.preemption import NoSignals, StopSignals
 from cnn_jax.training.profiling import Trace, check_steps
@@ -239,6 +239,11 @@ class Session:
         self._write("train", step, metrics)
         self.progress.numbers(step, metrics)
         return replace(state, sums=mesh.replicate(zero_sums(), self.setup.mesh))
+
+    def averaged(self, state: TrainState) -> TrainState:
+        """Returns the state with the BatchNorm statistics of a mean of weights; see `averages.with_statistics`."""
+        with self.throughput.paused(state), self.run_record.spending("evaluation"):
+            return averages.with_statistics(self.setup, state, self.states.shardings, self._put)
 
     def validate(self, step: int, state: TrainState) -> TrainState:
         """Evaluates the validation part; returns the state with a lower learning rate where a plateau asks for it."""

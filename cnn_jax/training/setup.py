@@ -23,7 +23,8 @@ from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import cpu, graph
 from cnn_jax.parallel import mesh
 from cnn_jax.pretrained.source import Pretrained, open_source
-from cnn_jax.training import finetuning, optimizers, schedules, step
+from cnn_jax.training import averages, finetuning, optimizers, schedules, step
+from cnn_jax.training.averages import EMA, SWA
 from cnn_jax.training.config_check import check_config
 from cnn_jax.training.schedules import Schedule
 
@@ -39,7 +40,7 @@ class Setup:
     config: a copy, with the number of classes and the parts where the given one leaves them to the data set.
     create_model: builds the network; its argument is the seed. network: its graph. params, stats: shapes of all its
       parameters and statistics. layers: its layer table.
-    optimizer: without a learning rate, which `schedule` returns for a step.
+    optimizer: without a learning rate, which `schedule` returns for a step. average: of its weights, or None.
     """
 
     config: Any
@@ -53,6 +54,7 @@ class Setup:
     trainable: finetuning.Trainable
     optimizer: optax.GradientTransformationExtraArgs
     schedule: Schedule
+    average: EMA | SWA | None
     _source: Pretrained | None = None
     _resident: dict[str, Any] = field(default_factory=dict)
 
@@ -146,7 +148,7 @@ class Setup:
             self.schedule,
             accumulation=self.config.accumulation,
             unrolled=jax.default_backend() == "cpu" and not has_kernels,
-            ema_decay=self.config.ema_decay,
+            average=self.average,
             shardings=shardings,
         )
 
@@ -227,6 +229,7 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
         trainable=trainable,
         optimizer=optimizers.make_optimizer(config.optim, trained, layer_rules, everything=params),
         schedule=schedules.make_schedule(config.optim, total_steps, steps, peak=schedules.peak(config)),
+        average=averages.make_average(config, total_steps, steps),
         _source=source,
     )
     check(

@@ -16,6 +16,7 @@ from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph
 from cnn_jax.parallel import mesh
 from cnn_jax.training import finetuning, step
+from cnn_jax.training.averages import has_average
 from cnn_jax.training.setup import PRECISION, Setup
 
 
@@ -85,7 +86,7 @@ class States:
         return jax.jit(create, out_shardings=self.shardings)
 
     def _state(self, params: Any, stats: Any, frozen: Any, *, seed: Any) -> step.TrainState:
-        ema = self.setup.config.ema_decay > 0
+        ema = has_average(self.setup.config)
         return step.create_state(params, stats, self.setup.optimizer, frozen=frozen, ema=ema, seed=seed)
 
     # ------------------------------------------------------------ restore

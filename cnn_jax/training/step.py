@@ -27,6 +27,7 @@ from cnn_jax.eval.steps import Batch, example_losses, gather, label_ranks, score
 from cnn_jax.nn import cpu
 from cnn_jax.nn.graph import Graph
 from cnn_jax.parallel import mesh
+from cnn_jax.training.averages import EMA, SWA
 from cnn_jax.training.schedules import Plateau, Schedule
 
 Tree = Any
@@ -43,7 +44,7 @@ class TrainState:
     stats: Tree  # BatchNorm statistics that follow the training, float32
     frozen: Tree  # all other parameters and statistics, float32
     opt_state: Tree
-    ema: Tree  # {"params", "stats"}: exponential moving average; or None
+    ema: Tree  # {"params", "stats"}: the average of `training.averages`; or None
     plateau: Plateau
     sums: Tree  # of the training metrics since they were last read, and the learning rate of the last step
     failed: jax.Array  # int32: the first step whose loss or gradient was not finite, or 0; nothing changes after it
@@ -152,7 +153,7 @@ def make_train_step(
     *,
     accumulation: int = 1,
     unrolled: bool = False,
-    ema_decay: float = 0.0,
+    average: EMA | SWA | None = None,
     shardings: Tree = None,
 ) -> Callable[[TrainState, Batch, Batch | None], TrainState]:
     """Returns the jitted step (state, batch, resident images or None) -> state; it donates the state.
@@ -165,7 +166,7 @@ def make_train_step(
       loss_fn: of `make_loss`.
       accumulation: splits the batch into that many equal parts and averages their gradients. unrolled: they are written
         out one after another, which takes longer to compile than a loop.
-      ema_decay: of the moving average; after t steps the decay is at most (1 + t) / (10 + t).
+      average: of the weights.
       shardings: of the state that is returned; None: as XLA chooses.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
@@ -203,11 +204,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
 
         ema = state.ema
-        if ema_decay:
-            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-            ema = jax.tree.map(
-                lambda old, new: decay * old + (1 - decay) * new, ema, {"params": params, "stats": stats}
-            )
+        if average is not None:
+            ema = average.update(state.step, ema, {"params": params, "stats": stats})
         size, norm = batch["label"].shape[0], optax.tree.norm(grads)
         running = state.failed == 0
         new = dict(loss=loss * size, correct=correct, examples=size, gradient_norm=norm, steps=1)

@@ -118,7 +118,8 @@ def test_optimizer_state_is_where_parameters_are():
     config = recipes.get_config("lenet5")
     config.mesh.preset = "fsdp"
     on_one = mesh.make_mesh(1)
-    params = {"conv": {"kernel": np.zeros((3, 3, 8, 16))}, "fc": {"kernel": np.zeros((256, 128)), "bias": np.zeros(6)}}
+    shapes = {"conv": {"kernel": (3, 3, 8, 16)}, "fc": {"kernel": (256, 128), "bias": (6,)}}
+    params = jax.tree.map(lambda shape: np.zeros(shape, np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
     specs = mesh.parameter_specs(params, on_one, config.mesh)
     for optimizer in (optax.adamw(0.1), optax.lamb(0.1), optax.adafactor(0.1, momentum=0.9), optax.contrib.muon(0.1)):
         state = {"opt_state": optimizer.init(params)}

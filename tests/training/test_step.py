@@ -19,7 +19,7 @@ from cnn_jax.data import augment
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import graph, layers, network
 from cnn_jax.nn.init import InitKeys
-from cnn_jax.training import optimizers, schedules, step
+from cnn_jax.training import averages, optimizers, schedules, step
 from commands import environment, process
 from tiers import quick
 
@@ -80,7 +80,7 @@ def make(create, *, fields=(), momentum=0.9, rate=RATE, ema=False, **options):
         loss,
         optimizer,
         lambda _: jnp.float32(rate),
-        **({"ema_decay": ema} if ema else {}),
+        average=averages.EMA(ema) if ema else None,
         **of_step,
     )
 
@@ -152,7 +152,7 @@ def test_training_and_evaluation_compile_once():
     optimizer = optimizers.make_optimizer(config, params)
     schedule = schedules.make_schedule(config, 10, lambda _: 0)
     loss = step.make_loss(network, mean=MEAN, std=STD, augmentations=("pad_crop:1", "flip"))
-    train_step = step.make_train_step(loss, optimizer, schedule, ema_decay=0.9)
+    train_step = step.make_train_step(loss, optimizer, schedule, average=averages.EMA(0.9))
     eval_step = eval_steps.make_eval_step(network, mean=MEAN, std=STD)
     images = {name: make_batch(0, 64)[name] for name in ("image", "label")}
     resident = jax.device_put(images, replicated)

@@ -1,0 +1,112 @@
+"""Averages of the weights of a run, which evaluation and checkpoints use in their place.
+
+ema: exponential, in every step, with a decay of at most (1 + t) / (10 + t) after t steps.
+swa: the mean of the weights at equal distances over the last part of training (Izmailov et al. 2018, "Averaging Weights
+Leads to Wider Optima and Better Generalization", algorithm 1). Before that part it is a copy of the weights.
+
+The averages have statistics of BatchNorm, too. Those of the exponential average are averaged. The mean of weights that
+are far apart has others, which `with_statistics` computes from training data before they are used.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.config.durations import parse_duration
+from cnn_jax.core import trees
+from cnn_jax.core.errors import check
+from cnn_jax.eval import evaluation
+from cnn_jax.eval import steps as eval_steps
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class EMA:
+    """The exponential moving average."""
+
+    decay: float
+
+    def update(self, step: jax.Array, average: Tree, new: Tree) -> Tree:
+        """Returns the average after `step` + 1 steps, which ended with `new`."""
+        decay = jnp.minimum(self.decay, (1 + step) / (10 + step))
+        return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, new)
+
+
+@dataclass(frozen=True)
+class SWA:
+    """The mean of the weights after the steps `first`, `first` + `every`, ... up to the last one."""
+
+    first: int
+    every: int
+
+    def update(self, step: jax.Array, average: Tree, new: Tree) -> Tree:
+        """Returns the average after `step` + 1 steps, which ended with `new`."""
+        after = step + 1 - self.first
+        count = jnp.maximum(after // self.every + 1, 1)
+        is_due = (after >= 0) & (after % self.every == 0)
+
+        def mean(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jnp.where(count == 1, new, old + (new - old) / count)
+
+        due = jax.tree.map(mean, average, new)
+        copies = after < 0
+        return jax.tree.map(
+            lambda old, due, new: jnp.where(copies, new, jnp.where(is_due, due, old)), average, due, new
+        )
+
+
+def has_average(config: Any) -> bool:
+    """Returns whether a run has an average of its weights."""
+    return config.ema_decay > 0 or parse_duration(config.swa_last)[0] > 0
+
+
+def make_average(config: Any, total_steps: int, to_steps: Callable[[str], int]) -> EMA | SWA | None:
+    """Returns the average that a configuration asks for, or None.
+
+    Raises:
+      UserError: it asks for both, or for one of more steps than there are.
+    """
+    last, every = to_steps(config.swa_last), to_steps(config.swa_every)
+    if not last:
+        return EMA(config.ema_decay) if config.ema_decay else None
+    check(
+        config.ema_decay == 0,
+        f"config.swa_last is {config.swa_last!r} and config.ema_decay {config.ema_decay}, but there is one average: set "
+        "config.ema_decay=0 or config.swa_last='0 epochs'",
+    )
+    check(
+        last <= total_steps,
+        f"config.swa_last is {config.swa_last!r} = {last} steps, but training has {total_steps}: set a shorter one",
+    )
+    count = -(-last // every)
+    return SWA(first=total_steps - (count - 1) * every, every=every)
+
+
+def with_statistics(setup: Any, state: Any, shardings: Any, put: Callable[[Any], Any]) -> Any:
+    """Returns the state with BatchNorm statistics of its mean of weights, computed from training data.
+
+    Nothing else changes; a state without one stays as it is. The data are the first batches of training, without
+    augmentation: as many as config.eval.recompute_statistics says, or those of an epoch.
+
+    Args:
+      setup, shardings: of the state. put: places a batch on the devices.
+    """
+    average, config = setup.average, setup.config
+    if not isinstance(average, SWA) or int(state.step) < average.first or not jax.tree.leaves(state.ema["stats"]):
+        return state
+    statistics = evaluation.recompute_statistics(
+        eval_steps.make_statistics_step(setup.network, **setup.data.normalization),
+        state.ema["params"],
+        trees.merged(state.ema["stats"], state.frozen),
+        setup.data.parts["train"],
+        setup.resident("train"),
+        batch_size=config.batch_size,
+        batches=config.eval.recompute_statistics or max(1, round(setup.steps_per_epoch)),
+        put=put,
+    )
+    statistics = jax.device_put(trees.part_like(statistics, state.ema["stats"]), shardings.ema["stats"])
+    return replace(state, ema=state.ema | {"stats": statistics})
