@@ -52,11 +52,10 @@ class SWA:
         def mean(old: jax.Array, new: jax.Array) -> jax.Array:
             return jnp.where(count == 1, new, old + (new - old) / count)
 
-        due = jax.tree.map(mean, average, new)
-        copies = after < 0
-        return jax.tree.map(
-            lambda old, due, new: jnp.where(copies, new, jnp.where(is_due, due, old)), average, due, new
-        )
+        def one(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jnp.where(after < 0, new, jnp.where(is_due, mean(old, new), old))
+
+        return jax.tree.map(one, average, new)
 
 
 def has_average(config: Any) -> bool:
@@ -75,8 +74,8 @@ def make_average(config: Any, total_steps: int, to_steps: Callable[[str], int]) 
         return EMA(config.ema_decay) if config.ema_decay else None
     check(
         config.ema_decay == 0,
-        f"config.swa_last is {config.swa_last!r} and config.ema_decay {config.ema_decay}, but there is one average: set "
-        "config.ema_decay=0 or config.swa_last='0 epochs'",
+        f"config.swa_last is {config.swa_last!r} and config.ema_decay {config.ema_decay}, but a run has one average: "
+        "set config.ema_decay=0 or config.swa_last='0 epochs'",
     )
     check(
         last <= total_steps,

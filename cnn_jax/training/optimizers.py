@@ -20,6 +20,7 @@ import optax
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.training import optimizer_names, schedules
+from cnn_jax.training.averages import has_average
 
 Transformation = optax.GradientTransformationExtraArgs
 
@@ -143,7 +144,12 @@ def describe(config: Any) -> str:
     peak = f"learning rate {schedules.peak(config):g}"
     if optim.base_batch_size:
         peak += f" = {optim.learning_rate:g} x {config.batch_size} / {optim.base_batch_size}"
-    return ", ".join([*words, f"{peak}, {optim.schedule.name}"])
+    words.append(f"{peak}, {optim.schedule.name}")
+    if config.ema_decay:
+        words.append(f"moving average of the weights with decay {config.ema_decay:g}")
+    elif has_average(config):
+        words.append(f"mean of the weights of the last {config.swa_last}, every {config.swa_every}")
+    return ", ".join(words)
 
 
 def state_copies(config: Any) -> float:

@@ -34,7 +34,7 @@ def config_of(**fields):
         (20, 11, 5, [10, 15, 20]),
         (20, 1, 5, [20]),
         (20, 20, 7, [6, 13, 20]),
-        (9, 3, 1, [7, 8, 9]),
+        (9, 2, 1, [8, 9]),
     ],
 )
 def test_mean_of_weights_is_that_of_the_steps_it_names(total, last, every, expected):
@@ -63,7 +63,7 @@ def test_no_average_is_asked_for_by_default():
     ("fields", "message"),
     [
         (dict(swa_last="21 steps"), "swa_last is '21 steps' = 21 steps, but training has 20: set a shorter one"),
-        (dict(swa_last="5 steps", ema_decay=0.9), "swa_last is '5 steps' and config.ema_decay 0.9, but there is one"),
+        (dict(swa_last="5 steps", ema_decay=0.9), "swa_last is '5 steps' and config.ema_decay 0.9, but a run has one"),
     ],
 )
 def test_impossible_average_is_refused(fields, message):
