@@ -189,6 +189,13 @@ def _axes(values: Any) -> str:
     return str(values[0]) if len(set(values)) == 1 else "x".join("-" if v is None else str(v) for v in values)
 
 
+def block_of(name: str) -> str:
+    """Returns the name of the block that a layer is in: `conv2_x/0` of conv2_x/0/conv1, `fire2` of fire2/squeeze."""
+    found = re.match(r"[^/]+(/\d+(?=/))*", name)
+    assert found is not None
+    return found[0]
+
+
 def totals(rows: Sequence[LayerRow], input_shape: Sequence[int] | None = None) -> Totals:
     """Returns the sums over layers, with images of `input_shape` [*spatial, C]; None: without the image, for a part."""
     distinct = _distinct(rows)
@@ -231,7 +238,13 @@ def stages(rows: Sequence[LayerRow]) -> dict[str, list[LayerRow]]:
 
 
 def training_bytes(
-    rows: Sequence[LayerRow], *, images: int, bytes_per_value: int, copies_of_parameters: float, resident_bytes: int = 0
+    rows: Sequence[LayerRow],
+    *,
+    images: int,
+    bytes_per_value: int,
+    copies_of_parameters: float,
+    resident_bytes: int = 0,
+    remat: bool = False,
 ) -> int:
     """Returns an estimate of a device's memory during training, bytes.
 
@@ -240,8 +253,14 @@ def training_bytes(
 
     Args:
       images: of one micro-batch on one device. bytes_per_value: of the activations.
+      remat: the outputs of blocks alone are kept, and those of the layers of one block at a time.
     """
     outputs = sum(row.outputs for row in rows)
+    if remat:
+        of_blocks: dict[str, list[int]] = {}
+        for row in rows:
+            of_blocks.setdefault(block_of(row.name), []).append(row.outputs)
+        outputs = sum(sizes[-1] for sizes in of_blocks.values()) + max(map(sum, of_blocks.values()))
     widest = max(row.outputs for row in rows)
     activations = (outputs + 2 * widest) * images * bytes_per_value
     parameters = sum(row.parameters for row in _distinct(rows))

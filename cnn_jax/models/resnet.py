@@ -23,7 +23,7 @@ from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.core.rules import Choice, option
-from cnn_jax.nn import windows
+from cnn_jax.nn import remat, windows
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.init import get_activation
 from cnn_jax.nn.layers import Conv
@@ -144,7 +144,7 @@ class Stage(nnx.List):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for block in self:
-            x = block(x)
+            x = block(x) if isinstance(block, Repeated) else remat.call(block, x)
         return x
 
 

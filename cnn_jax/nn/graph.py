@@ -17,12 +17,14 @@ class Graph:
 
     from_features: its input is what its head's `reduce` returns, and it computes the rest of the head.
     kernels: its steps take the kernels for CPUs, where there are any (`nn.cpu`).
+    remat: its training step computes blocks again in the backward pass (`nn.remat`).
     """
 
     train: nnx.GraphDef
     eval: nnx.GraphDef
     from_features: bool = False
     kernels: bool = True
+    remat: bool = False
 
 
 def split(model: nnx.Module, frozen: Collection[str] = ()) -> tuple[Graph, Tree, Tree]:

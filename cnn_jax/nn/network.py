@@ -10,6 +10,7 @@ from flax import nnx
 
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.core.trees import path_name
+from cnn_jax.nn import remat
 from cnn_jax.nn.init import InitKeys, get_activation
 from cnn_jax.nn.layers import Conv, Linear
 from cnn_jax.nn.pooling import GlobalAveragePool
@@ -200,7 +201,10 @@ class Network(nnx.Module):
         self.check_input(x)
         for i, name in enumerate(self.order):
             layer = getattr(self, name)
-            x = layer(x, rngs=fold_in(rngs, i)) if isinstance(layer, nnx.Dropout) else layer(x)
+            if isinstance(layer, nnx.Dropout):
+                x = layer(x, rngs=fold_in(rngs, i))
+            else:
+                x = layer(x) if isinstance(layer, nnx.List) else remat.call(layer, x)  # a stage has blocks of its own
         return x
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
+from cnn_jax.nn import remat
 from cnn_jax.nn.hooks import active
 from cnn_jax.nn.init import InitKeys
 
@@ -36,7 +37,7 @@ class Repeated(nnx.Module):
 
         def step(x: jax.Array, state: nnx.State) -> tuple[jax.Array, nnx.State]:
             block = nnx.merge(graphdef, state)
-            return block(x), nnx.as_pure(nnx.state(block, nnx.BatchStat))
+            return remat.call(block, x), nnx.as_pure(nnx.state(block, nnx.BatchStat))
 
         x, statistics = jax.lax.scan(step, x, state)
         nnx.update(self.block, statistics)

@@ -202,7 +202,7 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
     trainable = finetuning.select(config.trainable, model.order, params)
     check_batch_norm(config, layers, trainable.frozen_layers)
     network, params, stats = graph.split(model, trainable.frozen_layers)
-    network = replace(network, kernels=config.cpu_kernels)
+    network = replace(network, kernels=config.cpu_kernels, remat=config.remat)
     if config.cache_features:
         network = replace(network, from_features=True)
     check_dense(config, network, params, stats)

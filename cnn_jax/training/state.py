@@ -132,8 +132,11 @@ class States:
         mask, shapes = dict(trees.named_leaves(setup.trainable.mask)), setup.shapes
         frozen = sum(math.prod(shapes[name]) for name, is_trained in mask.items() if not is_trained)
         resident = sum(len(part) for part in setup.data.parts.values() if part.is_resident)
+        # XLA computes nothing twice on a CPU, but in a loop over equal blocks.
+        loops = any(trees.is_repeated(name) for name in shapes)
         activations = training_bytes(
             setup.layers,
+            remat=config.remat and (jax.default_backend() != "cpu" or loops),
             images=config.batch_size // len(jax.devices()) // config.accumulation,
             bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
             copies_of_parameters=1,

@@ -24,7 +24,7 @@ from flax import nnx
 from cnn_jax.core import trees
 from cnn_jax.data import augment
 from cnn_jax.eval.steps import Batch, example_losses, gather, label_ranks, scores
-from cnn_jax.nn import cpu
+from cnn_jax.nn import cpu, remat
 from cnn_jax.nn.graph import Graph
 from cnn_jax.parallel import mesh
 from cnn_jax.training.averages import EMA, SWA
@@ -120,6 +120,7 @@ def make_loss(
     """
 
     @cpu.fast(network.kernels)
+    @remat.blocks(network.remat)
     def loss_fn(
         params: Tree, stats: Tree, frozen: Tree, batch: Batch, keys: Keys
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:

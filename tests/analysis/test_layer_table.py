@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
-from cnn_jax.analysis.layer_table import LayerRow, dropped, layer_table, stages, totals, training_bytes
+from cnn_jax.analysis.layer_table import LayerRow, block_of, dropped, layer_table, stages, totals, training_bytes
 from cnn_jax.nn import cpu
 from cnn_jax.nn.init import InitKeys
 from cnn_jax.nn.layers import BatchNorm, Conv, Linear
@@ -332,3 +332,30 @@ def test_branches_see_what_the_widest_sees_along_any_number_of_axes(axes):
 def test_positions_that_no_window_reaches_are_named(name, fields, where):
     shape = fields.get("input_shape", models.fields(name)["input_shape"])
     assert dropped(layer_table(lambda: models.create(name, **fields), shape)) == where
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("conv2_x/0/conv1", "conv2_x/0"),
+        ("conv2_x/17/shortcut_conv", "conv2_x/17"),
+        ("fire2/squeeze", "fire2"),
+        ("conv1", "conv1"),
+        ("conv3_x/1/17/conv2", "conv3_x/1/17"),
+        ("head/hidden/0", "head"),
+    ],
+)
+def test_name_of_the_block_of_a_layer(name, block):
+    assert block_of(name) == block
+
+
+def test_estimate_with_blocks_computed_again_keeps_their_outputs():
+    names = ("conv1", "conv2_x/0/conv1", "conv2_x/0/conv2", "conv2_x/1/conv1", "conv2_x/1/conv2")
+    rows = [
+        LayerRow(name=name, kind="conv", detail="", output_shape=(size,), parameters=0, macs=0)
+        for name, size in zip(names, (100, 10, 20, 30, 40), strict=True)
+    ]
+    given = dict(images=2, bytes_per_value=4, copies_of_parameters=1)
+    assert training_bytes(rows, **given) == (200 + 2 * 100) * 2 * 4
+    # Outputs of blocks, all of the largest block, and the gradients at the widest layer.
+    assert training_bytes(rows, **given, remat=True) == (100 + 20 + 40 + 100 + 2 * 100) * 2 * 4

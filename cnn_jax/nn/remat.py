@@ -1,0 +1,38 @@
+"""Blocks whose outputs are computed again in the backward pass, in place of being kept (Chen et al. 2016)."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from flax import nnx
+
+from cnn_jax.nn import hooks
+
+_enabled: contextvars.ContextVar[bool] = contextvars.ContextVar("remat", default=False)
+
+
+@contextlib.contextmanager
+def blocks(enabled: bool = True) -> Iterator[None]:
+    """Inside the block, networks are traced so that gradients keep the inputs of `call`ed modules only.
+
+    Also a decorator of a function that is going to be differentiated. With enabled=False it changes nothing.
+    """
+    token = _enabled.set(enabled)
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
+
+
+def call(module: Any, x: jax.Array) -> jax.Array:
+    """Returns module(x); see `blocks`. Hooks see every layer of it, and then nothing is computed twice."""
+    if not _enabled.get() or hooks.active() or not isinstance(module, nnx.Module):
+        return module(x)
+    with blocks(False):  # what is inside of it is kept or computed again as a whole
+        return nnx.remat(_call)(module, x)
+
+
+def _call(module: Any, x: jax.Array) -> jax.Array:
+    return module(x)
