@@ -30,6 +30,7 @@ Contender = tuple[Callable[[], Any], Callable[[Any, int], Any]]
 # The references are plain SGD: settings that they do not have, with the value that they can be compared at.
 PLAIN = {
     "accumulation": 1,
+    "norm_group": 0,
     "ema_decay": 0.0,
     "swa_last": "0 epochs",
     "label_smoothing": 0.0,

@@ -93,6 +93,12 @@ FIELDS: dict[str, Field] = {
         Rule("True or False", lambda value: isinstance(value, bool)),
         resume=True,
     ),
+    "norm_group": Field(
+        0,
+        "Images in a row that share BatchNorm statistics in training, 32 in Goyal et al. 2017, section 2.3; 0: all of "
+        "a batch. With a device's share of the batch, or a divisor of it, devices exchange no statistics.",
+        NOT_NEGATIVE,
+    ),
     "accumulation": Field(
         1, "Micro-batches that one step averages its gradient over; each has its own BatchNorm statistics.", POSITIVE
     ),

@@ -29,6 +29,12 @@ def check_training(config: Any) -> None:
         config.batch_size % config.accumulation == 0,
         f"config.accumulation is {config.accumulation}, but must divide config.batch_size, {config.batch_size}",
     )
+    micro_batch = config.batch_size // config.accumulation
+    check(
+        config.norm_group == 0 or micro_batch % config.norm_group == 0,
+        f"config.norm_group is {config.norm_group}, but must divide the {micro_batch} images of a "
+        f"{'batch' if config.accumulation == 1 else 'micro-batch'}; 0 is all of them",
+    )
     check_optimizer(config.optim)
     check(
         config.optim.momentum > 0 or not config.optim.nesterov,

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jax.sharding import Mesh
 
 from cnn_jax import models
@@ -21,6 +22,7 @@ from cnn_jax.data.splits import Splits
 from cnn_jax.eval import protocols
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import cpu, graph
+from cnn_jax.nn.layers import BatchNorm
 from cnn_jax.parallel import mesh
 from cnn_jax.pretrained.source import Pretrained, open_source
 from cnn_jax.training import averages, finetuning, optimizers, schedules, step
@@ -198,6 +200,14 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
     layers = layer_table(create_model, data.image_shape)
     check_sizes(config, layers)
     model = jax.eval_shape(lambda: create_model())
+    norms = [layer for _, layer in nnx.iter_graph(model) if isinstance(layer, BatchNorm)]
+    check(
+        config.norm_group == 0 or bool(norms),
+        f"config.norm_group is {config.norm_group}, but {config.model.name} has no cnn_jax.nn.layers.BatchNorm: "
+        "leave it at 0",
+    )
+    for layer in norms:
+        layer.group = config.norm_group
     _, params, _ = graph.split(model)
     trainable = finetuning.select(config.trainable, model.order, params)
     check_batch_norm(config, layers, trainable.frozen_layers)
@@ -278,6 +288,11 @@ def check_batch_norm(config: Any, layers: list[LayerRow], frozen: Collection[str
             f"config.batch_size is {config.batch_size} and config.accumulation {config.accumulation}, so the BatchNorm "
             f"{row.name} sees one value of each channel, and what it normalizes is 0: set config.batch_size to at "
             f"least {2 * config.accumulation}, or config.accumulation to 1 with a batch of 2 or more",
+        )
+        check(
+            positions * config.norm_group != 1,
+            f"config.norm_group is 1, so the BatchNorm {row.name} sees one value of each channel, and what it "
+            "normalizes is 0: set config.norm_group to 0, or to 2 or more",
         )
 
 

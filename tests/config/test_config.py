@@ -187,6 +187,7 @@ def test_a_possible_configuration_passes(values):
             for field in ("label_smoothing", "ema_decay", "optim.momentum")
             for value in (-0.1, 1.0)
         ),
+        ({"batch_size": 64, "norm_group": 24}, ["config.norm_group is 24", "divide the 64 images of a batch"]),
         ({"batch_size": 64, "accumulation": 3}, ["config.accumulation is 3", "divide config.batch_size, 64"]),
         # durations
         *(

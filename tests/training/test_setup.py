@@ -1,9 +1,11 @@
 import jax
 import pytest
+from flax import nnx
 
 from cnn_jax.analysis.layer_table import LayerRow
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn import cpu
+from cnn_jax.nn.layers import BatchNorm
 from cnn_jax.training.setup import build, check_batch_norm, check_divisible, check_sizes
 from cnn_jax.training.state import States
 
@@ -84,6 +86,19 @@ def test_batch_norm_of_one_value_is_refused(small_config, batch_size, accumulati
     check_batch_norm(small_config, rows[1:], ())
     small_config.batch_size = 2 * accumulation
     check_batch_norm(small_config, rows, ())
+    small_config.norm_group = 1
+    with pytest.raises(UserError, match="norm_group is 1, so the BatchNorm norm1 sees one value"):
+        check_batch_norm(small_config, rows, ())
+
+
+def test_groups_of_statistics_reach_the_step_of_training(small_config):
+    small_config.norm_group = 16
+    with pytest.raises(UserError, match="norm_group is 16, but lenet5 has no"):
+        build(small_config)
+    small_config.model.norm = "batch"
+    run = build(small_config)
+    model = nnx.merge(run.network.train, run.params, run.stats)
+    assert {layer.group for _, layer in nnx.iter_graph(model) if isinstance(layer, BatchNorm)} == {16}
 
 
 def test_strict_sizes_refuse_what_strides_drop(small_config):
