@@ -24,6 +24,10 @@ class NotFiniteError(UserError):
     exit_code = 3
 
 
+class NotPreparedError(UserError):
+    """A data set is not on this machine."""
+
+
 class StorageError(UserError):
     """A disk is full, a folder cannot be written, a bucket does not answer, no checkpoint is whole."""
 

@@ -50,6 +50,7 @@ class Dataset:
     class_names: list[str]
     description: str
     chosen: Mapping[str, str] = field(default_factory=dict)  # part -> what it is, where config.data leaves it open
+    sizes_only: bool = False  # no example can be read
     digest: Callable[[], str] = str  # of what is stored, the same for a copy elsewhere; "": not known
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.core.errors import UserError, check, check_folder, near
+from cnn_jax.core.errors import NotPreparedError, UserError, check, check_folder, near
 from cnn_jax.core.files import read_json, read_text
 from cnn_jax.data.dataset import SOURCES
 from cnn_jax.data.decode import UnreadableError
@@ -42,7 +42,7 @@ def find(name: str, directory: Path) -> Path:
     """Returns the folder of the newest version of the data set `name`, NAME or NAME/VARIANT; see `full_name`.
 
     Raises:
-      UserError: it is not there; the message says how to get it, or the near match of the name.
+      NotPreparedError: it is not there; the message says how to get it, or the near match of the name.
     """
     folder = directory / full_name(name, directory)
     versions = sorted(folder.glob("*/dataset_info.json"), key=_version)
@@ -51,7 +51,7 @@ def find(name: str, directory: Path) -> Path:
     others = directory.glob(f"{name.split('/')[0]}/*/*/dataset_info.json")
     prepared = sorted({str(info.parent.parent.relative_to(directory)) for info in others})
     also = f" Prepared are {', '.join(prepared)}." if prepared else ""
-    raise UserError(
+    raise NotPreparedError(
         f"data set {name!r} is not prepared: no {folder}/VERSION/dataset_info.json.{also}\n"
         "If it is elsewhere, give --config.data.dir=FOLDER or set TFDS_DATA_DIR. To download and prepare it here:\n"
         f"  {command(name, directory)}"

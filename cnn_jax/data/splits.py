@@ -1,6 +1,7 @@
 """The data of a run: its splits, the names of its classes, and how images are normalized."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,22 @@ class Splits:
     bytes_per_value: of images; sequences from a folder are float32.
     """
 
-    def __init__(self, config: Any, seed: int, shard: tuple[int, int] = (0, 1)):
+    def __init__(
+        self,
+        config: Any,
+        seed: int,
+        shard: tuple[int, int] = (0, 1),
+        open_dataset: Callable[[Any, int], dataset.Dataset] = sources.open_dataset,
+    ):
         """Opens config.data; `seed` is that of the order, of random crops and of synthetic images.
 
         Args:
-          shard: see `Split`.
+          shard: see `Split`. open_dataset: see `setup.build`.
 
         Raises:
           UserError: see `sources.open_dataset`.
         """
-        opened = sources.open_dataset(config, seed)
+        opened = open_dataset(config, seed)
         chosen = dict(opened.parts)
         if config.train_on == "train+validation":
             chosen["train"] = dataset.Concatenated(chosen["train"], chosen.pop("validation"))
@@ -43,6 +50,7 @@ class Splits:
         self.description = opened.description
         self.chosen = opened.chosen
         self._digest = opened.digest
+        self._sizes_only = opened.sizes_only
         self.image_shape = (*config.image_size, config.channels)
         self.bytes_per_value = np.dtype(value_type(config)).itemsize
 
@@ -69,13 +77,18 @@ class Splits:
     def normalization(self) -> dict[str, np.ndarray]:
         """{"mean", "std"} of images in [0, 1], float32, given or measured; they broadcast against `image_shape`.
 
-        Of sequences from a folder they are in the units of the values.
+        Of sequences from a folder they are in the units of the values. Where only the sizes of the data are known, 0.5
+        replaces what would be measured.
         """
         config = self.config
         if config.normalize == "none":
             return {"mean": np.zeros(1, np.float32), "std": np.ones(1, np.float32)}
         if config.normalize == "channel" and config.mean:
             return {"mean": np.asarray(config.mean, np.float32), "std": np.asarray(config.std, np.float32)}
+        if self._sizes_only:
+            shape = self.image_shape if config.normalize == "pixel" else self.image_shape[-1:]
+            std = np.ones(1, np.float32) if config.normalize == "pixel" else np.full(shape, 0.5, np.float32)
+            return {"mean": np.full(shape, 0.5, np.float32), "std": std}
         resident = self.parts["train"].resident
         if resident is None:
             raise UserError("statistics can only be measured on resident images: give config.data.mean and std")

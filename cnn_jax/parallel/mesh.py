@@ -40,15 +40,21 @@ PRESETS: dict[str, tuple[tuple[str, Axes], ...]] = {
 }
 
 
-def make_mesh(model: int) -> Mesh:
-    """Returns all devices as (`data`, `model`), with `model` devices on the second axis.
+def make_mesh(model: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns devices, by default all of this run, as (`data`, `model`), with `model` of them on the second axis.
 
     Raises:
       UserError: the number of devices is not divisible by `model`.
     """
-    devices = jax.device_count()
-    check(devices % model == 0, f"config.mesh.model is {model}, but must divide the number of devices, {devices}")
-    return jax.make_mesh((devices // model, model), MESH_AXES, axis_types=(AxisType.Auto,) * 2)
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    check(count % model == 0, f"config.mesh.model is {model}, but must divide the number of devices, {count}")
+    return jax.make_mesh((count // model, model), MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * 2)
+
+
+def platform(mesh: Mesh) -> str:
+    """Returns what kind of device the mesh has: "cpu", "gpu" or "tpu"."""
+    return mesh.devices.flat[0].platform
 
 
 # ---------------------------------------------------------------- placing
@@ -75,7 +81,7 @@ def put(batch: Any, mesh: Mesh) -> Any:
 
 def pace(steps: int, state: Any, mesh: Mesh) -> None:
     """Waits for `state` after some of the steps where XLA could block: the devices of one CPU share its threads."""
-    if jax.default_backend() == "cpu" and mesh.size > 1 and steps % IN_FLIGHT == 0:
+    if platform(mesh) == "cpu" and mesh.size > 1 and steps % IN_FLIGHT == 0:
         jax.block_until_ready(state)
 
 

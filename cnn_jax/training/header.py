@@ -34,7 +34,7 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
     changed = [f"{name}={value}" for name, value in model_fields(config).items() if defaults[name] != value]
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
     kind, shape = KINDS[len(config.data.image_size)], "x".join(map(str, data.image_shape))
-    devices = jax.devices()
+    devices = setup.mesh.devices.flatten()
     processes = jax.process_count()
     mesh = " x ".join(f"{size} {name}" for name, size in setup.mesh.shape.items())
     placed = config.mesh.preset + (" with rules of its own" if config.mesh.rules else "") + f" on {mesh}"
@@ -68,7 +68,7 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
         note = "sigmoid saturates: a recipe for another activation may stay near chance. LeNet-5 on digits needs"
         say(console, f"note: {note} --config.optim.learning_rate=0.05 --config.duration='80 epochs'")
     total = host_memory()
-    if jax.default_backend() == "cpu" and total and states.memory_bytes() * len(devices) > total:
+    if devices[0].platform == "cpu" and total and states.memory_bytes() * len(devices) > total:
         console.print(
             f"[bold red]warning:[/bold red] this machine has {human(total)}B of memory: the run will probably be "
             "killed. A smaller config.batch_size, or a larger config.accumulation, needs less",

@@ -5,6 +5,8 @@ from typing import Any
 
 from cnn_jax.checkpoint import bucket
 from cnn_jax.core import files
+from cnn_jax.data import sources
+from cnn_jax.data.sources import published
 from cnn_jax.pretrained.source import Pretrained
 from cnn_jax.training import header
 from cnn_jax.training.session import Options, Session, check_start
@@ -36,7 +38,8 @@ def run(
     options = options or Options()
     with files.storage_errors(f"the run in {folder} stops"), bucket.opened(folder, hold=not options.dry_run) as here:
         # ---------------------------------------------------------------- set up
-        setup = build(config, source=source)
+        opened = published.open_or_sizes if options.dry_run else sources.open_dataset
+        setup = build(config, source=source, open_dataset=opened)
         states = States(setup)
         check_start(setup, here, options, name=folder)
         header.print_header(setup, states, folder, here, options.console)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from cnn_jax.config.durations import in_steps, is_due, to_steps
 from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core import imports, trees
 from cnn_jax.core.errors import check
+from cnn_jax.data import sources
+from cnn_jax.data.dataset import Dataset
 from cnn_jax.data.splits import Splits
 from cnn_jax.eval import protocols
 from cnn_jax.eval import steps as eval_steps
@@ -149,7 +151,7 @@ class Setup:
             self.optimizer,
             self.schedule,
             accumulation=self.config.accumulation,
-            unrolled=jax.default_backend() == "cpu" and not has_kernels,
+            unrolled=mesh.platform(self.mesh) == "cpu" and not has_kernels,
             average=self.average,
             shardings=shardings,
         )
@@ -175,19 +177,29 @@ def losses_of(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return functools.partial(losses, **options)
 
 
-def build(config: Any, *, source: Pretrained | None = None) -> Setup:
+def build(
+    config: Any,
+    *,
+    source: Pretrained | None = None,
+    devices: Sequence[Any] | None = None,
+    open_dataset: Callable[[Any, int], Dataset] = sources.open_dataset,
+) -> Setup:
     """Returns the setup of a run.
 
     Args:
       source: what config.init_from names, if it is open already.
+      devices: that the run computes on, all of one kind; they need not exist. None: all that jax has.
+      open_dataset: what opens config.data, as `sources.open_dataset` and `published.open_sizes` do.
 
     Raises:
       UserError: an impossible value, a data set that is not there, an image that is too small for the network.
     """
     check_config(config)
-    check_divisible(config, len(jax.devices()))
-    data = Splits(config.data, config.seed, shard=(jax.process_index(), jax.process_count()))
-    config = _completed(config, data)
+    devices = jax.devices() if devices is None else devices
+    check_divisible(config, len(devices))
+    shard = jax.process_index(), jax.process_count()
+    data = Splits(config.data, config.seed, shard=shard, open_dataset=open_dataset)
+    config = _completed(config, data, len(devices))
     check_processes(config)
     create_model = functools.partial(
         models.create,
@@ -212,7 +224,9 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
     trainable = finetuning.select(config.trainable, model.order, params)
     check_batch_norm(config, layers, trainable.frozen_layers)
     network, params, stats = graph.split(model, trainable.frozen_layers)
-    network = replace(network, kernels=config.cpu_kernels, remat=config.remat)
+    placed = mesh.make_mesh(config.mesh.model, devices)
+    kernels = config.cpu_kernels and mesh.platform(placed) == "cpu"
+    network = replace(network, kernels=kernels, remat=config.remat)
     if config.cache_features:
         network = replace(network, from_features=True)
     check_dense(config, network, params, stats)
@@ -230,7 +244,7 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
     setup = Setup(
         config=config,
         data=data,
-        mesh=mesh.make_mesh(config.mesh.model),
+        mesh=placed,
         create_model=create_model,
         network=network,
         layers=layers,
@@ -250,13 +264,13 @@ def build(config: Any, *, source: Pretrained | None = None) -> Setup:
     return setup
 
 
-def _completed(config: Any, data: Splits) -> Any:
+def _completed(config: Any, data: Splits, devices: int) -> Any:
     """Returns a copy of the configuration with what it leaves to the data set."""
     config = config.copy_and_resolve_references()
     config.data.num_classes = len(data.class_names)
     config.data.update(data.chosen)
     # Evaluation fills its batches up to one size: no more than the largest part needs.
-    devices, largest = len(jax.devices()), max(map(len, data.parts.values()))
+    largest = max(map(len, data.parts.values()))
     config.eval.batch_size = min(config.eval.batch_size, math.ceil(largest / devices) * devices)
     examples = len(data.parts["train"])
     check(

@@ -136,8 +136,8 @@ class States:
         loops = any(trees.is_repeated(name) for name in shapes)
         activations = training_bytes(
             setup.layers,
-            remat=config.remat and (jax.default_backend() != "cpu" or loops),
-            images=config.batch_size // len(jax.devices()) // config.accumulation,
+            remat=config.remat and (mesh.platform(setup.mesh) != "cpu" or loops),
+            images=config.batch_size // setup.mesh.size // config.accumulation,
             bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
             copies_of_parameters=1,
             resident_bytes=resident * eval_steps.row_size(setup.data.image_shape) * setup.data.bytes_per_value,

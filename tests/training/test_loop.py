@@ -69,6 +69,13 @@ def test_a_dry_run_prints_the_facts_and_writes_nothing(tmp_path, small_config, c
     assert "lenet5" in console.file.getvalue()
 
 
+def test_a_dry_run_needs_no_prepared_data(tmp_path, console):
+    config = recipes.get_config("resnet20", "cifar10")
+    config.data.dir = str(tmp_path)
+    assert train.run(config, tmp_path / "run", Options(dry_run=True, console=console)) == {}
+    assert "45,000 train, 5,000 validation, 10,000 test; 10 classes" in console.file.getvalue()
+
+
 def test_evaluation_alone_gives_the_numbers_of_training_to_the_last_digit(tmp_path, small_config, console):
     final = train.run(small_config, tmp_path, Options(console=console))
     for which in ("latest", "20"):

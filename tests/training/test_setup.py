@@ -113,3 +113,20 @@ def test_an_evaluation_is_not_filled_beyond_its_part(small_config):
     small_config.eval.batch_size = 10**9
     assert build(small_config).config.eval.batch_size == 1258  # the largest part
     assert small_config.eval.batch_size == 10**9
+
+
+@pytest.mark.skipif(cpu.target() is None, reason="no kernels here: no C++ compiler, or CNN_JAX_KERNELS=0")
+def test_the_form_of_the_step_follows_the_devices_not_the_backend(small_config):
+    """The devices need not exist: these differ from CPUs by what they call themselves."""
+
+    class Chip:
+        platform, device_kind, process_index = "gpu", "a chip", 0
+
+        def __init__(self, number):
+            self.id = number
+
+    setup = build(small_config, devices=[Chip(number) for number in range(8)])
+    assert setup.mesh.size == 8 and setup.network.kernels is False
+    assert States(setup).memory_bytes() < States(build(small_config)).memory_bytes()
+    with pytest.raises(UserError, match="divisible by 128 devices"):
+        build(small_config, devices=[Chip(number) for number in range(128)])

@@ -122,7 +122,7 @@ def open_dataset(config: Any, _: int) -> Dataset:
             )
         skip = config.on_error == "skip"
         parts[part] = TFDSSource(slices, num_classes=label.num_classes, channels=config.channels, skip=skip)
-    check_disjoint(chosen, {part: _pieces(split, info.splits) for part, split in chosen.items()})
+    check_disjoint(chosen, {part: pieces(split, info.splits) for part, split in chosen.items()})
     names = [label.int2str(i) for i in range(label.num_classes)]
     return Dataset(info.full_name, parts, names, f"TFDS {info.full_name} in {folder}", chosen)
 
@@ -156,7 +156,7 @@ def _names(split: str) -> list[str]:
     return [piece.split("[")[0].strip() for piece in split.split("+")]
 
 
-def _pieces(split: str, splits: Any) -> list[tuple[str, int, int]]:
+def pieces(split: str, splits: Any) -> list[tuple[str, int, int]]:
     """Returns what a part is: (split, first example, behind the last) of each of its pieces."""
     import tensorflow_datasets as tfds
 
