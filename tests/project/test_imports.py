@@ -24,6 +24,7 @@ ROOMS = (
     "pretrained",
     "eval",
     "training",
+    "ahead_of_time",
     "benchmarking",
     "reporting",
     "visualization",

@@ -1,0 +1,1 @@
+"""The steps of a run, compiled for devices that are not there."""
