@@ -1,6 +1,6 @@
-"""Facts of accelerators, each with its source. FLOP/s are dense, of bfloat16; bytes and FLOP/s are those of one chip."""
+"""Facts of accelerators, each with its source: bytes and FLOP/s of one chip, FLOP/s dense and in bfloat16."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GIB = 2**30
 
@@ -92,9 +92,10 @@ class GPU:
 
 _CLOUD = "docs.cloud.google.com/tpu/docs"
 _XLA = "XLA, xla/backends/gpu/target_config/specs"
-_HOPPER = dict(
-    **dict(multiprocessors=132, cores=128, shared=233_472, cache=50 * 2**20, gigahertz=1.98),
-    **dict(capability=(9, 0), accelerated=True, peak=989e12, link=900e9),
+_H100 = GPU(
+    *("NVIDIA H100 80GB HBM3", 84_942_979_072, 989e12, 3352e9, 900e9, 132, 128, 233_472, 50 * 2**20, 1.98),
+    *((9, 0), True),
+    f"NVIDIA H100 datasheet, SXM; {_XLA}/h100_sxm.txtpb",
 )
 # A cycle of a TPU of 128 x 128 matrix units is 2 x 128 x 128 FLOPs in each of them.
 _UNIT = 2 * 128 * 128
@@ -117,18 +118,12 @@ CHIPS: dict[str, TPU | GPU] = {
         *((8, 0), False),
         f"NVIDIA A100 datasheet; {_XLA}/a100_sxm_80.txtpb",
     ),
-    "h100": GPU(
-        title="NVIDIA H100 80GB HBM3",
-        total=84_942_979_072,
-        bandwidth=3352e9,
-        **_HOPPER,
-        source=f"NVIDIA H100 datasheet, SXM; {_XLA}/h100_sxm.txtpb",
-    ),
-    "h200": GPU(
+    "h100": _H100,
+    "h200": replace(
+        _H100,
         title="NVIDIA H200 141GB HBM3e",
         total=151_397_597_184,
         bandwidth=4800e9,
-        **_HOPPER,
         source=f"NVIDIA H200 datasheet; {_XLA}/h200.txtpb",
     ),
 }

@@ -10,7 +10,8 @@ _BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0}
 _ARRAY = re.compile(r"\b(pred|token|bf16|[sufc]\d+(?:e\w+)?)\[([\d,]*)\]")
 _OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
 _CALLED = re.compile(
-    r"\b(calls|body|condition|to_apply|branch_computations|true_computation|false_computation)=\{?((?:%?[\w.\-]+(?:, )?)+)"
+    r"\b(calls|body|condition|to_apply|branch_computations|true_computation|false_computation)="
+    r"\{?((?:%?[\w.\-]+(?:, )?)+)"
 )
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 HOST = ("infeed", "outfeed", "send", "recv")
