@@ -11,7 +11,7 @@ _ARRAY = re.compile(r"\b(pred|token|bf16|[sufc]\d+(?:e\w+)?)\[([\d,]*)\]")
 _OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
 _CALLED = re.compile(
     r"\b(calls|body|condition|to_apply|branch_computations|true_computation|false_computation)="
-    r"\{?((?:%?[\w.\-]+(?:, )?)+)"
+    r"(?:\{([^}]*)\}|(%?[\w.\-]+))"
 )
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 HOST = ("infeed", "outfeed", "send", "recv")
@@ -54,9 +54,9 @@ class Instruction:
     def called(self) -> list[tuple[str, str]]:
         """Returns (how, name) of the computations that it runs, such as ("body", "region_1")."""
         return [
-            (how, name.lstrip("%"))
-            for how, names in _CALLED.findall(self.attributes)
-            for name in re.split(r",\s*", names.rstrip(", "))
+            (how, name.strip().lstrip("%"))
+            for how, several, alone in _CALLED.findall(self.attributes)
+            for name in (several or alone).split(",")
         ]
 
     @property

@@ -114,7 +114,7 @@ def check_installed(target: Target) -> None:
     check(
         sys.version_info >= (3, 12),
         f"--for={target.name} needs Python 3.12 or later, for the jax that compiles for GPUs without one; this is "
-        f"{sys.version_info.major}.{sys.version_info.minor}",
+        f"{sys.version_info[0]}.{sys.version_info[1]}",
     )
     check(
         importlib.util.find_spec("jax_plugins") is not None
