@@ -75,7 +75,8 @@ class Programs:
         """Returns the step of validation, and of the test where it sees single views."""
         size = self.config.eval.batch_size
         batch = {**self._images(size, mesh.EVERYWHERE), "mask": self._split((size,), np.float32)}
-        batch["index"] = self._split((size,), np.int32)
+        if self.is_resident:
+            batch["index"] = self._split((size,), np.int32)
         # The images are gathered by a program of their own; all parts stay on the devices meanwhile.
         known = [self._images(len(part), PartitionSpec()) for part in self.setup.data.parts.values()]
         step = eval_steps.make_eval_step(

@@ -43,7 +43,7 @@ class Sheet:
 
 def human(value: float) -> str:
     """Returns a number with three significant digits and a unit prefix: 25.6 M."""
-    for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+    for factor, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if float(f"{value:.3g}") >= factor:
             return f"{value / factor:.3g}{prefix}"
     return f"{value:.3g} "
