@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from cnn_jax.ahead_of_time import hlo
 from cnn_jax.ahead_of_time.programs import Program
@@ -77,7 +78,7 @@ def _compile(lowered: Any, target: Target, level: str) -> Account:
     options: dict[str, Any] = {"xla_gpu_autotune_level": 0} if target.chip.kind == "gpu" else {}
     began = time.perf_counter()
     try:
-        with quiet(), _level(level):
+        with quiet(), _options(level):
             compiled = lowered.compile(compiler_options=options or None)
     except jax.errors.JaxRuntimeError as error:
         needed = _needed(str(error))
@@ -108,13 +109,19 @@ def _compile(lowered: Any, target: Target, level: str) -> Account:
 
 
 @contextlib.contextmanager
-def _level(level: str) -> Iterator[None]:
-    before = jax.config.values["jax_optimization_level"]
-    jax.config.update("jax_optimization_level", level)
+def _options(level: str) -> Iterator[None]:
+    """Sets the optimization level, and turns jax's own cache off: it keeps only programs that can run here."""
+    wanted = {"jax_optimization_level": level, "jax_enable_compilation_cache": False}
+    before = {name: jax.config.values[name] for name in wanted}
     try:
+        for name, value in wanted.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # whether it is used is decided once
         yield
     finally:
-        jax.config.update("jax_optimization_level", before)
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def _needed(message: str) -> int | None:
