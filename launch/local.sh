@@ -3,6 +3,7 @@
 #
 #   PROCESSES=2 launch/local.sh --config=configs/lenet5.py --workdir=runs/two
 #   DRY_RUN=1 PROCESSES=2 launch/local.sh --config=configs/lenet5.py    # prints the commands
+#   DRY_RUN=1 TOPOLOGY=a100x2 launch/local.sh ...                       # compiles for two GPUs first; see preflight.sh
 #
 # One process uses all devices of a machine: start several to try what a cluster will do. With GPUS_PER_PROCESS=1 each
 # process sees GPUs of its own. PORT (4321) is that of process 0.
@@ -17,6 +18,9 @@ gpus=${GPUS_PER_PROCESS:-0}
 if [[ ! $processes =~ ^[1-9][0-9]*$ || ! $gpus =~ ^[0-9]+$ ]]; then
   echo "PROCESSES is '$processes' and GPUS_PER_PROCESS is '$gpus', but they must be numbers, the first of at least 1" >&2
   exit 2
+fi
+if [[ ${DRY_RUN:-} && ${TOPOLOGY:-} ]]; then
+  "$(dirname "$0")/preflight.sh" "$@"
 fi
 set -m # processes in groups of their own: Ctrl-C reaches them through this script only, as one signal
 

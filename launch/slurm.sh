@@ -4,6 +4,7 @@
 #   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/resnet50.py:imagenet2012
 #   sbatch --array=0-2 launch/slurm.sh --config=configs/lenet5.py    # a run for each seed
 #   DRY_RUN=1 launch/slurm.sh --config=configs/lenet5.py             # prints the command
+#   DRY_RUN=1 TOPOLOGY=h100x16 launch/slurm.sh ...                   # compiles for 16 GPUs first; see preflight.sh
 #
 # The processes find each other by what srun tells them. On GPUs give as many tasks as GPUs: each process takes the GPU
 # of its number on the node, so all tasks of a node must see all of its GPUs (--gpus-per-node, not --gpus-per-task).
@@ -27,6 +28,9 @@ fi
 # Where one process fails, jax's runtime ends the others with a message: srun shall wait for them.
 command=(srun --kill-on-bad-exit=0 --label python -u -m cnn_jax.main "${arguments[@]}" "$@")
 
+if [[ ${DRY_RUN:-} && ${TOPOLOGY:-} ]]; then
+  "$(dirname "$0")/preflight.sh" "$@"
+fi
 if [[ ${DRY_RUN:-} ]]; then
   printf '%q ' "${command[@]}"
   echo

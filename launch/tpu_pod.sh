@@ -4,6 +4,8 @@
 #   TPU=my-pod ZONE=us-central2-b launch/tpu_pod.sh --config=configs/resnet50.py:imagenet2012 --workdir=/mnt/shared/run
 #   DRY_RUN=1 TPU=my-pod ZONE=us-central2-b launch/tpu_pod.sh --config=configs/resnet50.py    # prints the command
 #
+# With DRY_RUN=1 and TOPOLOGY, that of the slice (v5e:4x4, v4:2x2x4), training is compiled for it first; see preflight.sh.
+#
 # Before: the same clone at DIRECTORY (cnn_jax, below the home folder) of every host, and there
 # `pip install -e '.[tpu]'`, by the same `gcloud compute tpus tpu-vm ssh ... --worker=all`. The processes find each other
 # by the pod's metadata. --workdir is a folder that all hosts see, such as Filestore, or one in a bucket (gs://).
@@ -12,6 +14,10 @@
 # preempted pod has to be created anew before.
 
 set -euo pipefail
+
+if [[ ${DRY_RUN:-} && ${TOPOLOGY:-} ]]; then
+  "$(dirname "$0")/preflight.sh" "$@"
+fi
 
 arguments=$(printf '%q ' "$@") # quoted once more, for the hosts' shells
 remote="cd $(printf '%q' "${DIRECTORY:-cnn_jax}") && exec python3 -u -m cnn_jax.main $arguments"

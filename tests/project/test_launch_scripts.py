@@ -366,6 +366,36 @@ def test_the_jobset_starts_as_many_pods_as_it_says_with_the_place_of_each(tmp_pa
     ]
 
 
+# ---------------------------------------------------------------- preflight
+
+
+@pytest.fixture
+def echo(tmp_path):
+    """A `python` that prints its words, one a line, and ends with CODE."""
+    path = tmp_path / "bin" / "python"
+    path.parent.mkdir()
+    path.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nexit "${CODE:-0}"\n')
+    path.chmod(0o755)
+    return f"{path.parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("script", ["local.sh", "slurm.sh", "tpu_pod.sh"])
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_dry_run_for_a_topology_compiles_first(script, code, echo):
+    own = environment(DRY_RUN="1", TOPOLOGY="v5e:4x4", CODE=str(code), TPU="pod", ZONE="zone") | {"PATH": echo}
+    line = [LAUNCH / script, "--config=resnet50", *AWKWARD, "--noconfig.residual", "--extend"]
+    result = subprocess.run(line, env=own, capture_output=True, text=True)
+    compiled = ["-m", "cnn_jax", "preflight", "--for=v5e:4x4", "--config=resnet50", AWKWARD[0], "--noconfig.residual"]
+    printed_first, rest = result.stdout.splitlines()[:7], result.stdout.splitlines()[7:]
+    assert printed_first == compiled and result.returncode == code
+    assert bool(rest) is (code == 0)  # what does not fit is not started
+
+
+def test_preflight_needs_a_topology():
+    result = subprocess.run([LAUNCH / "preflight.sh"], env=environment(), capture_output=True, text=True)
+    assert result.returncode != 0 and "TOPOLOGY: set it to chips such as v5e:4x4" in result.stderr
+
+
 # ---------------------------------------------------------------- the text
 
 
