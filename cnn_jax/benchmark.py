@@ -6,6 +6,7 @@
     cnn_jax benchmark --config=resnet20:cifar10 --only=data --config.data.placement=stream
     cnn_jax benchmark --config=resnet50:folder --config.data.dir=photos --only=data --against=torch
     cnn_jax benchmark scaling --config=resnet50 --devices=1,2,4,8
+    cnn_jax benchmark scaling --model --preflight=preflight.json --devices=16,64,256
     cnn_jax benchmark scaling --model --network=resnet50 --devices=1,8,256 --peak=312e12 --utilization=0.4
 
 How it is measured is in `cnn_jax/benchmarking`: `measure` and `scaling`; --against compares with `baselines` and
@@ -62,6 +63,12 @@ def define(flags: cli.Flags) -> None:
     with flags.under("Scaling on paper"):
         DEFINE_bool("model", False, "Predict the step from the numbers below; measure nothing.", flag_values=flags)
         DEFINE_list("network", ["resnet50", "vgg16"], "NAME,...: networks.", flag_values=flags)
+        DEFINE_string(
+            "preflight",
+            None,
+            "FILE: of cnn_jax preflight --json=FILE, whose compute and bytes replace those of --network.",
+            flag_values=flags,
+        )
         DEFINE_enum("format", "text", ["text", "markdown", "csv"], "What to print.", flag_values=flags)
         DEFINE_string("plot", None, "FILE: picture to write, such as scaling.png.", flag_values=flags)
         for field in fields(System):
@@ -78,7 +85,7 @@ def run(flags: cli.Flags, words: list[str]) -> None:
         bool(words) or not flags["devices"].present,
         "--devices goes with scaling: cnn_jax benchmark scaling --devices=1,2",
     )
-    for flag in ("network", "format", "plot", *OF_MODEL):
+    for flag in ("network", "preflight", "format", "plot", *OF_MODEL):
         check(flags.model or not flags[flag].present, f"--{flag} goes with scaling --model")
     check(not flags.model or bool(words), "--model goes with scaling: cnn_jax benchmark scaling --model")
     check(math.isfinite(flags.seconds) and flags.seconds > 0, f"--seconds is {flags.seconds}, but must be above 0")
@@ -137,12 +144,24 @@ def scaling_on_paper(flags: cli.Flags) -> None:
         check(not flags[flag].present, f"--{flag} does not go with --model, which measures nothing")
     from cnn_jax.benchmarking import scaling_model
 
+    numbers = {name: flags[name].value for name in OF_MODEL}
+    workloads = []
+    if flags.preflight is not None:
+        check(not flags["network"].present, "--network and --preflight both name a network: give one of them")
+        network, of_chip = scaling_model.compiled(Path(flags.preflight))
+        numbers |= {name: value for name, value in of_chip.items() if not flags[name].present}
+        check(
+            not flags["images"].present or flags.images == of_chip["images"],
+            f"--images is {flags.images}, but {flags.preflight!r} is for {of_chip['images']} images on each device",
+        )
+        workloads = [network]
     scaling_model.show(
         flags.network,
         ["1", "8", "64", "256", "1024"] if flags.devices is None else flags.devices,
-        scaling_model.System(**{name: flags[name].value for name in OF_MODEL}),
+        scaling_model.System(**numbers),
         form=flags.format,
         plot=Path(flags.plot) if flags.plot else None,
+        workloads=workloads,
     )
 
 

@@ -69,7 +69,8 @@ class Step:
 class Examination:
     """A configuration for a target. largest: the largest batch that fits. is_compiled: it was compiled, not estimated.
 
-    checkpoint: bytes of all arrays of a state. image_bytes: of an example as the devices receive it.
+    parameters, statistics: their numbers. checkpoint: bytes of all arrays of a state. image_bytes: of an example as the
+      devices receive it.
     """
 
     target: Target
@@ -78,6 +79,8 @@ class Examination:
     train: Step
     evaluation: Step
     protocol: Step | None
+    parameters: int
+    statistics: int
     checkpoint: int
     image_bytes: int
     largest: int | None
@@ -114,6 +117,9 @@ class Examination:
             "compiler": compiler(target),
             "level": "thorough" if self.thorough or target.chip.kind == "gpu" else "quick",
             "batch_size": config.batch_size,
+            "parameters": self.parameters,
+            "statistics": self.statistics,
+            "macs": self.train.macs,
             "precision": config.precision,
             "mesh": {"preset": config.mesh.preset, "model": config.mesh.model},
             "fits": self.fits,
@@ -194,6 +200,8 @@ def examine(config: Any, target: Target, *, thorough: bool = False, search: bool
         train=train,
         evaluation=evaluation,
         protocol=step(views) if views else None,
+        parameters=sum(row.parameters for row in programs.setup.layers),
+        statistics=sum(row.statistics for row in programs.setup.layers),
         checkpoint=sum(leaf.size * leaf.dtype.itemsize for leaf in shapes),
         image_bytes=0 if programs.is_resident else train.program.batch * target.count // config.batch_size,
         largest=largest,

@@ -16,6 +16,9 @@ Parameters and MACs are those of the layer table. What the model leaves out: inp
 devices, stragglers, links that are shared, and the optimizer. It is as good as `utilization`, which one device can
 measure: `share` of `cnn_jax benchmark`. How much of the communication is hidden is not known before: real
 systems lie between the two efficiencies, or below both where something that is left out counts.
+
+With `--preflight`, compute, bytes and the number of all-reduces are those that a compiler says, in a file that `cnn_jax
+preflight --json` wrote: BatchNorm over all devices counts, and utilization matters only where a compiler gives no time.
 """
 
 from collections.abc import Sequence
@@ -23,6 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.core import files
 from cnn_jax.core.errors import check
 from cnn_jax.display.tables import Share, Sheet, Short, render
 
@@ -62,6 +66,9 @@ class Workload:
     parameters: int
     macs: int  # of one image
     statistics: int = 0  # of BatchNorm
+    compute: float | None = None  # seconds of a step of one device; None: by peak and utilization
+    exchanged: int | None = None  # bytes that a step adds up over devices; None: all gradients
+    all_reduces: int = 1  # of a step
 
 
 @dataclass(frozen=True)
@@ -82,9 +89,10 @@ class Step:
 def predict(network: Workload, system: System, devices: int) -> Step:
     """Returns what the formulas above say."""
     flops = PASSES * 2 * network.macs * system.images
-    compute = flops / (system.peak * system.utilization)
-    gradients = network.parameters * system.gradient_bytes
-    all_reduce = 2 * (devices - 1) / devices * gradients / system.bandwidth + 2 * (devices - 1) * system.latency
+    compute = network.compute or flops / (system.peak * system.utilization)
+    gradients = network.parameters * system.gradient_bytes if network.exchanged is None else network.exchanged
+    messages = 2 * (devices - 1) * network.all_reduces
+    all_reduce = 2 * (devices - 1) / devices * gradients / system.bandwidth + messages * system.latency
     step = compute + max(0.0, all_reduce - system.overlap * BACKWARD * compute)
     speed = devices * system.images / step
     efficiencies = compute / step, compute / (compute + all_reduce)
@@ -105,6 +113,41 @@ def known(name: str) -> Workload:
     rows = layer_table(lambda: cnn_jax.create(name, input_shape=shape), shape)
     sums = (sum(getattr(row, count) for row in rows) for count in ("parameters", "macs", "statistics"))
     return Workload(name, *sums)
+
+
+def compiled(path: Path) -> tuple[Workload, dict[str, float]]:
+    """Returns (network, numbers of a `System`) of a file that `cnn_jax preflight --json` wrote.
+
+    A gather or a scatter of all bytes sends half of what an all-reduce does. The bandwidth is that of one axis of the
+    torus of a TPU, or of the NVLink of a GPU, in one direction.
+
+    Raises:
+      UserError: it is another file, one of several configurations, or one of a single device, which exchanges nothing.
+    """
+    found = files.read_json(path)
+    check(
+        isinstance(found, dict) and "steps" in found,
+        f"--preflight: {str(path)!r} is no file that cnn_jax preflight --json=FILE wrote for one configuration",
+    )
+    check(
+        found["devices"] > 1,
+        f"--preflight: {str(path)!r} is for one device, which exchanges nothing: compile for several, such as "
+        "--for=v5e:2x2",
+    )
+    train, chip = found["steps"]["training"], found["chip"]
+    rows = train["exchanges"]
+    exchanged = sum(row["bytes"] // (1 if row["kind"] == "all-reduce" else 2) for row in rows)
+    network = Workload(
+        found["network"],
+        found["parameters"],
+        found["macs"],
+        found["statistics"],
+        compute=train["estimated_seconds"],
+        exchanged=exchanged,
+        all_reduces=sum(row["count"] for row in rows),
+    )
+    images = found["batch_size"] // found["devices"]
+    return network, dict(peak=chip["peak"], images=images, bandwidth=chip["link"] / 2 / chip.get("axes", 1))
 
 
 # What others measured, each as its source has it; None where it has no number.
@@ -205,9 +248,18 @@ def draw(networks: Sequence[Workload], system: System, path: Path) -> None:
 
 
 def show(
-    names: Sequence[str], devices: Sequence[str], system: System, *, form: str = "text", plot: Path | None = None
+    names: Sequence[str],
+    devices: Sequence[str],
+    system: System,
+    *,
+    form: str = "text",
+    plot: Path | None = None,
+    workloads: Sequence[Workload] = (),
 ) -> None:
     """Prints the tables of networks, and draws the picture if `plot` names a file.
+
+    Args:
+      workloads: networks in place of those that `names` name.
 
     Raises:
       UserError: a value of `system` or a number of devices is impossible, or there is no such network.
@@ -219,7 +271,7 @@ def show(
         check(getattr(system, name) <= 1, f"--{name} is {getattr(system, name)}, but must be at most 1")
     for word in devices:
         check(word.isdecimal() and int(word) > 0, f"--devices has {word!r}, but must be numbers such as 1,8,64")
-    networks = [known(name) for name in names]
+    networks = list(workloads) or [known(name) for name in names]
     for network in networks:
         print(render(sheets(network, system, [int(word) for word in devices]), form))
         size = checkpoint_bytes(network)

@@ -1,6 +1,7 @@
 """The model of the step time against closed forms, and against a ring that is played through."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from cnn_jax.benchmarking.scaling_model import (
     System,
     Workload,
     checkpoint_bytes,
+    compiled,
     draw,
     known,
     predict,
@@ -136,3 +138,46 @@ def test_the_command_prints_the_tables_and_draws(call, tmp_path):
     printed = call("benchmark", "scaling", "--model", *words).out
     assert "vgg16: 138,357,544 parameters" in printed and "checkpoint of vgg16: 1,106,860,352 bytes" in printed
     assert (tmp_path / "s.png").exists()
+
+
+def compiled_file(path, **changes):
+    """What `cnn_jax preflight --json` writes of 16 chips of 10 images, as far as the model reads it."""
+    exchanges = [
+        dict(kind="all-reduce", dtype="bf16", count=1, bytes=2_000_000, overlapped=0),
+        dict(kind="all-gather", dtype="f32", count=9, bytes=1_000_000, overlapped=0),
+    ]
+    found = dict(network="net", batch_size=160, devices=16, parameters=10**6, macs=10**7, statistics=100)
+    found |= dict(chip=dict(peak=1e14, link=4e11, axes=2))
+    found |= dict(steps=dict(training=dict(exchanges=exchanges, estimated_seconds=0.01))) | changes
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_a_compiled_program_gives_compute_bytes_and_messages(tmp_path):
+    network, numbers = compiled(compiled_file(tmp_path / "x.json"))
+    assert numbers == dict(peak=1e14, images=10, bandwidth=1e11)  # one of two axes, in one of two directions
+    step = predict(network, System(**{"latency": 1e-6, "overlap": 0.0, **numbers}), 4)
+    assert step.compute == 0.01
+    assert step.all_reduce == pytest.approx(2 * 3 / 4 * 2_500_000 / 1e11 + 2 * 3 * 10 * 1e-6)
+    assert checkpoint_bytes(network) == 4 * (2 * 10**6 + 100)
+
+
+def test_a_compiler_without_times_leaves_them_to_the_peak(tmp_path):
+    steps = dict(training=dict(exchanges=[], estimated_seconds=None))
+    network, numbers = compiled(compiled_file(tmp_path / "x.json", steps=steps, chip=dict(peak=1e12, link=9e11)))
+    step = predict(network, System(utilization=0.5, **numbers), 2)
+    assert numbers["bandwidth"] == 4.5e11
+    assert step.compute == pytest.approx(6 * 10**7 * 10 / (1e12 * 0.5)) and step.all_reduce == 0
+
+
+def test_the_command_reads_a_compiled_program(call, refused, tmp_path):
+    path = compiled_file(tmp_path / "x.json")
+    base = ("benchmark", "scaling", "--model", f"--preflight={path}")
+    said = call(*base, "--devices=1,16").out
+    assert "net: 1,000,000 parameters, 10,000,000 MACs of an image; 10 images on each device" in said
+    assert "is for 10 images on each device" in refused(*base, "--images=20")
+    assert "give one of them" in refused(*base, "--network=vgg16")
+    compiled_file(path, devices=1)
+    assert "is for one device, which exchanges nothing" in refused(*base)
+    path.write_text("[]")
+    assert "is no file that cnn_jax preflight --json=FILE wrote" in refused(*base)
