@@ -116,7 +116,7 @@ def test_an_evaluation_is_not_filled_beyond_its_part(small_config):
 
 
 @pytest.mark.skipif(cpu.target() is None, reason="no kernels here: no C++ compiler, or CNN_JAX_KERNELS=0")
-def test_the_form_of_the_step_follows_the_devices_not_the_backend(small_config):
+def test_the_form_of_the_step_follows_the_devices(small_config):
     """The devices need not exist: these differ from CPUs by what they call themselves."""
 
     class Chip:
