@@ -240,11 +240,11 @@ def largest_batch(fits: Callable[[int], bool | None], start: int, unit: int, mos
     """
     good, bad = 0, 0
     size = start
-    while not bad and size <= most:
+    while not bad and good < most:
         if not fits(size):
             bad = size
         else:
-            good, size = size, size * 2
+            good, size = size, min(2 * size, most)
     while not good and bad > unit:
         size = max(unit, bad // 2 // unit * unit)
         if fits(size):
