@@ -64,7 +64,7 @@ class Programs:
         resident = None
         if self.is_resident:
             batch["index"] = self._split((size,), np.int32)
-            resident = self._images(len(self.train_part), PartitionSpec())
+            resident = self._resident(len(self.train_part))
         else:
             batch |= self._images(size, mesh.EVERYWHERE)
         state = self._placed(self.states.shapes, self.states.shardings)
@@ -78,7 +78,7 @@ class Programs:
         if self.is_resident:
             batch["index"] = self._split((size,), np.int32)
         # The images are gathered by a program of their own; all parts stay on the devices meanwhile.
-        known = [self._images(len(part), PartitionSpec()) for part in self.setup.data.parts.values()]
+        known = [self._resident(len(part)) for part in self.setup.data.parts.values()]
         step = eval_steps.make_eval_step(
             self.setup.network, **self.setup.data.normalization, confusion=self.config.eval.confusion_matrix
         )
@@ -137,6 +137,11 @@ class Programs:
             found = jax.eval_shape(step, trees.merged(setup.params, setup.stats), one, None)
             shape, dtype = found.shape[1:], found.dtype
         return {"image": self._split((count, *shape), dtype, spec), "label": self._split((count,), np.int32, spec)}
+
+    def _resident(self, count: int) -> dict[str, Any]:
+        """Returns `count` images that stay on the devices, as `Setup.resident` does."""
+        rows = jax.eval_shape(eval_steps.in_rows, self._images(count, PartitionSpec()))
+        return jax.tree.map(lambda leaf: self._split(leaf.shape, leaf.dtype, PartitionSpec()), rows)
 
 
 def _device_bytes(tree: Tree) -> int:

@@ -174,12 +174,15 @@ def gather(params: Any, shardings: Any) -> Any:
 
 
 def scatter(grads: Any, shardings: Any) -> Any:
-    """Returns gradients with each device's part of those whose parameters are split."""
+    """Returns gradients with each device's part of those whose parameters are split.
+
+    They are whole before: told of parts alone, XLA for TPUs splits the convolutions that make them, see `gather`.
+    """
 
     def one(x: Any, sharding: NamedSharding) -> Any:
         return jax.lax.with_sharding_constraint(x, sharding) if any(sharding.spec) else x
 
-    return jax.tree.map(one, grads, shardings)
+    return jax.tree.map(one, gather(grads, shardings), shardings)
 
 
 def device_bytes(tree: Any, shardings: Any) -> int:

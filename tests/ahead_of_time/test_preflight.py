@@ -112,6 +112,32 @@ def test_a_small_resnet_compiles_for_tpus(slice_):
 
 @needs_tpu
 @pytest.mark.slow
+def test_a_tpu_copies_no_data_set_to_gather_a_batch():
+    result = found("cifar_resnet:cifar10", "model.depth=8", "model.width=0.25", target="v5e:1x1")
+    assert result.train.memory.resident > 138e6 > 5 * result.train.memory.temporaries
+
+
+@needs_tpu
+@pytest.mark.slow
+def test_fsdp_gathers_parameters_and_splits_no_convolution():
+    result = found(*SMALL_RESNET, "mesh.preset=fsdp", target="v5e:2x2")
+    whole = found(*SMALL_RESNET, target="v5e:2x2")
+    assert {row.kind for row in result.train.account.exchanges} <= {"all-gather", "all-reduce", "reduce-scatter"}
+    assert result.train.account.convolutions == whole.train.account.convolutions
+
+
+@needs_tpu
+@pytest.mark.slow
+def test_groups_of_a_device_exchange_no_statistics():
+    count = {}
+    for group in (0, 8):
+        result = found(*SMALL_RESNET, f"norm_group={group}", target="v5e:2x2")
+        count[group] = sum(row.count for row in result.train.account.exchanges)
+    assert count[8] <= 4 < count[0]
+
+
+@needs_tpu
+@pytest.mark.slow
 def test_the_step_of_a_tpu_has_no_kernels_of_cpus(small_config):
     """The program is the same whether or not the host may take its own kernels."""
     accounts = []
