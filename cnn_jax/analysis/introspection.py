@@ -121,6 +121,7 @@ def class_activation_maps(model: Any, x: jax.Array) -> jax.Array:
     its bias (Zhou et al. 2016, eq. 2). With "conv": the class's own map, whose mean is the score (Lin et al. 2013).
     """
     maps, head = model.features(x), model.head
+    check(head.classifier is not None, "num_classes is 0: class activation maps are of classes")
     if head.kind == "conv":
         return head.activation(head.classifier(maps)).astype(jnp.float32)
     assert head.kind == "gap"

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
+from ml_collections import ConfigDict
 
 from cnn_jax.benchmarking import torch_twins
 from cnn_jax.config.fields import get
@@ -35,6 +36,7 @@ PLAIN = {
     "swa_last": "0 epochs",
     "label_smoothing": 0.0,
     "optim.name": "sgd",
+    "optim.options": {},
     "optim.clip_value": 0.0,
     "optim.clip_adaptive": 0.0,
     "optim.clip_norm": 0.0,
@@ -47,6 +49,7 @@ def check_comparable(config: Any) -> None:
     """Raises UserError unless a reference can do the work of `config` on the devices of this machine."""
     for field, plain in PLAIN.items():
         value = get(config, field)
+        value = value.to_dict() if isinstance(value, ConfigDict) else value
         check(
             value == plain,
             f"config.{field} is {value!r}, which the loops of --against do not have: compare with "

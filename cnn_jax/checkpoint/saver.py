@@ -6,6 +6,7 @@ rename, and the rename before anything older is removed.
 """
 
 import contextlib
+import gc
 import itertools
 import logging
 import shutil
@@ -54,6 +55,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
         self._numbers = itertools.count()
+        self._refused = False
         self._place: tuple[int, int] | None = None  # of the folder of checkpoints
 
     def save(self, step: int, state: Tree, *, error: float | None) -> None:
@@ -89,6 +91,9 @@ class Saver:
             self.wait()
         finally:
             self._thread.shutdown()
+            if self._refused:
+                gc.collect()  # what is left of such a save speaks when it goes
+            logging.getLogger("asyncio").removeFilter(_is_news)
 
     # ------------------------------------------------------------ one save
 
@@ -98,6 +103,7 @@ class Saver:
             try:
                 return self._finish(self._start(step, copy), step, error)
             except StorageError as refusal:
+                self._refused = True
                 if pause is None or isinstance(refusal, FolderGoneError):
                     raise
                 self.report(f"{refusal}; trying again in {pause:g} s")

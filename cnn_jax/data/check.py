@@ -93,7 +93,9 @@ def _check_normalization(data: Any) -> None:
     )
     check(
         len(data.mean) == len(data.std) and len(data.mean) in (0, data.channels),
-        f"config.data.mean {data.mean} and std {data.std} must have one value for each of {data.channels} channels",
+        f"config.data.mean {data.mean} and std {data.std} must have one value for each of {data.channels} channels: "
+        f"give both, such as --config.data.mean={(0.5,) * data.channels}, or neither, (), which measures them where "
+        "config.data.placement is 'device'",
     )
     check(
         not data.mean or data.normalize == "channel",

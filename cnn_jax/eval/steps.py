@@ -59,9 +59,11 @@ def in_rows(examples: Batch) -> Batch:
         shape = tuple(array.shape[1:])
         if len(shape) < 2:
             return array
-        pad = np.pad if isinstance(array, np.ndarray) else jnp.pad
         flat = array.reshape(len(array), -1)
-        return Rows(pad(flat, ((0, 0), (0, row_size(shape) - flat.shape[1]))), shape)
+        if missing := row_size(shape) - flat.shape[1]:
+            pad = np.pad if isinstance(array, np.ndarray) else jnp.pad
+            flat = pad(flat, ((0, 0), (0, missing)))
+        return Rows(flat, shape)
 
     return {name: rows(array) for name, array in examples.items()}
 

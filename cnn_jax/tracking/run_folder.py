@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.config.compare import differences, flat, is_one_of
+from cnn_jax.config.compare import default_of, differences, flat, is_one_of
 from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import read_json, write_text
@@ -44,8 +44,8 @@ def prepare(config: Any, workdir: Path, *, data: dict[str, Any], extend: bool = 
         own, saved = identity(json.loads(config.to_json()), data), saved_identity(workdir)
         with contextlib.suppress(UserError):
             stored_config(workdir)
-            own.pop("config")
-        if "config" in own:
+            own.pop("fields")
+        if "fields" in own:
             notes.append("config.json was missing or damaged: it is written again, as the checkpoints have it")
         try:
             differing = differences(*comparable(read_json(workdir / "data.json"), data), prefix="")
@@ -77,13 +77,20 @@ def comparable(before: Any, now: dict[str, Any]) -> tuple[dict[str, Any], dict[s
 
 
 def identity(config: dict[str, Any], data: dict[str, Any] | None = None) -> dict[str, str]:
-    """Returns SHA-256 of what a checkpoint depends on: "config", without what may change on resume, and "data".
+    """Returns SHA-256 of what a checkpoint depends on: "fields" of the configuration, and "data".
+
+    Left out are fields that may change on resume, and those at their defaults: so later versions may have more.
 
     Args:
       config: as config.json has it. data: as data.json has it, or None: left out.
     """
-    fields = {name: value for name, value in flat(config).items() if not is_one_of(name, (*RESUMABLE, "duration"))}
-    return {"config": _digest(fields)} | ({} if data is None else {"data": _digest(data)})
+    free, network = (*RESUMABLE, "duration"), config.get("model", {}).get("name")
+    fields = {
+        name: value
+        for name, value in flat(config).items()
+        if not is_one_of(name, free) and value != default_of(name, network)
+    }
+    return {"fields": _digest(fields)} | ({} if data is None else {"data": _digest(data)})
 
 
 def _digest(value: Any) -> str:
@@ -108,7 +115,7 @@ def check_identity(saved: dict[str, str], own: dict[str, str], checkpoint: Path)
       saved: of its manifest; older ones have none. own: see `identity`.
     """
     differing = [name for name in own if name in saved and saved[name] != own[name]]
-    what = {"config": "configuration", "data": "data"}
+    what = {"fields": "configuration", "data": "data"}
     check(
         not differing,
         f"{checkpoint} was saved by another run: its {' and '.join(what[name] for name in differing)} is not that of "
@@ -214,14 +221,14 @@ def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), 
     try:
         before = stored_config(workdir)
     except UserError as damage:
-        saved = saved_identity(workdir).get("config")
+        saved = saved_identity(workdir).get("fields")
         check(
             saved is not None,
             f"{damage}, and the checkpoints there do not say of which configuration they are: put config.json back "
             f"from a copy, {ANOTHER}",
         )
         check(
-            saved == identity(own)["config"],
+            saved == identity(own)["fields"],
             f"{damage}, and the checkpoints there are of another configuration than this command's: give all fields "
             f"as they were, and config.json is written again, {ANOTHER}",
         )

@@ -45,6 +45,8 @@ def check_finite(setup: Setup, state: TrainState, folder: Path, records: Path, s
 
     first = next((layer["name"] for layer in report["layers"] if not layer["finite"]), None)
     where = f"the first outputs that are not finite are those of layer {first!r}" if first else "all outputs are finite"
+    if first is None and np.isfinite(report["loss"]) and np.isfinite(report["gradient_norm"]):
+        where = f"what {setup.config.optim.name} makes of that gradient is not finite"
     raise NotFiniteError(
         f"the loss is {report['loss']:.6g} and the norm of the gradient {report['gradient_norm']:.6g} at step "
         f"{failed:,}; {where}.\nThe state before that step, its batch and the sizes of all layers are in "

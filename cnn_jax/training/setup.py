@@ -25,6 +25,7 @@ from cnn_jax.eval import protocols
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import cpu, graph
 from cnn_jax.nn.layers import BatchNorm
+from cnn_jax.nn.own_network import CustomNetwork
 from cnn_jax.parallel import mesh
 from cnn_jax.pretrained.source import Pretrained, open_source
 from cnn_jax.training import averages, finetuning, optimizers, schedules, step
@@ -153,6 +154,7 @@ class Setup:
             accumulation=self.config.accumulation,
             unrolled=mesh.platform(self.mesh) == "cpu" and not has_kernels,
             average=self.average,
+            checks_updates=self.config.optim.name != "sgd",
             shardings=shardings,
         )
 
@@ -213,6 +215,11 @@ def build(
     check_sizes(config, layers)
     model = jax.eval_shape(lambda: create_model())
     norms = [layer for _, layer in nnx.iter_graph(model) if isinstance(layer, BatchNorm)]
+    check(
+        not config.remat or not isinstance(model, CustomNetwork),
+        f"config.remat is True, but {config.model.name} is a module of your own, whose blocks are not known: leave it "
+        "at False, and use flax.nnx.remat inside of the module",
+    )
     check(
         config.norm_group == 0 or bool(norms),
         f"config.norm_group is {config.norm_group}, but {config.model.name} has no cnn_jax.nn.layers.BatchNorm: "

@@ -155,19 +155,21 @@ def make_train_step(
     accumulation: int = 1,
     unrolled: bool = False,
     average: EMA | SWA | None = None,
+    checks_updates: bool = False,
     shardings: Tree = None,
 ) -> Callable[[TrainState, Batch, Batch | None], TrainState]:
     """Returns the jitted step (state, batch, resident images or None) -> state; it donates the state.
 
     The batch holds "image" uint8 [B, H, W, C] and "label" int32 [B], or "index" int32 [B] into the resident ones, and
-    "position" uint32 [B]. A step whose loss or gradient is not finite changes nothing but `sums` and `failed`, so that
-    the state before it can be looked at; all steps after it change nothing.
+    "position" uint32 [B]. A step whose loss, gradient or update is not finite changes nothing but `sums` and `failed`,
+    so that the state before it can be looked at; all steps after it change nothing.
 
     Args:
       loss_fn: of `make_loss`.
       accumulation: splits the batch into that many equal parts and averages their gradients. unrolled: they are written
         out one after another, which takes longer to compile than a loop.
       average: of the weights.
+      checks_updates: of an optimizer that can make an update of finite gradients that is not finite: then it counts.
       shardings: of the state that is returned; None: as XLA chooses.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
@@ -213,6 +215,8 @@ def make_train_step(
         sums = {name: state.sums[name] + jnp.where(running, value, 0) for name, value in new.items()}
         sums["learning_rate"] = learning_rate
         good = running & jnp.isfinite(loss) & jnp.isfinite(norm)
+        if checks_updates:
+            good &= jnp.isfinite(optax.tree.norm(updates))
         failed = jnp.where(running & ~good, state.step + 1, state.failed)
         after = replace(state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema, frozen={})
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, replace(state, frozen={}))

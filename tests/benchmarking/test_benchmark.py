@@ -222,8 +222,16 @@ def test_the_flax_loop_has_stock_operations(small_config, monkeypatch):
 def test_a_setting_that_the_references_do_not_have_is_refused(field):
     config = recipes.get_config("lenet5")
     baselines.check_comparable(config)
-    others = {"optim.lr_multipliers": ((".*", 2.0),), "optim.decay_style": "decoupled", "optim.name": "adam"}
-    other = (others | {"accumulation": 2, "norm_group": 2, "swa_last": "2 epochs"}).get(field, 0.5)
+    others = {
+        "optim.lr_multipliers": ((".*", 2.0),),
+        "optim.decay_style": "decoupled",
+        "optim.name": "adam",
+        "optim.options": {"accumulator_dtype": "bfloat16"},
+        "accumulation": 2,
+        "norm_group": 2,
+        "swa_last": "2 epochs",
+    }
+    other = others.get(field, 0.5)
     config.update_from_flattened_dict({field: other})
     with pytest.raises(UserError, match=rf"config\.{field} is .* --config\.{field}="):
         baselines.check_comparable(config)

@@ -8,6 +8,7 @@ from flax import nnx
 
 import cnn_jax
 from cnn_jax import models
+from cnn_jax.analysis.introspection import class_activation_maps
 from cnn_jax.core.errors import UserError
 from cnn_jax.nn.hooks import capture
 from small_models import EVAL, abstract, noise
@@ -67,3 +68,9 @@ def test_features_are_what_the_classifier_of_the_same_network_sees(name, fields,
 def test_auxiliary_classifiers_need_classes():
     with pytest.raises(UserError, match="num_classes is 0, but auxiliary classifiers need classes"):
         abstract("googlenet", auxiliary=True, num_classes=0)
+
+
+def test_class_activation_maps_need_classes():
+    model = cnn_jax.create("cifar_resnet", depth=8, width=0.25, input_shape=(8, 8, 3), num_classes=0)
+    with pytest.raises(UserError, match="num_classes is 0: class activation maps are of classes"):
+        class_activation_maps(nnx.view(model, **EVAL), noise(1, 8, 8, 3))

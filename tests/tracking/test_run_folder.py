@@ -85,7 +85,7 @@ def test_a_damaged_file_is_written_again_from_what_is_known(tmp_path, small_conf
 
 @pytest.mark.parametrize("name", ["config.json", "data.json"])
 def test_a_damaged_file_of_another_run_is_left(tmp_path, small_config, name):
-    saved_run(small_config, tmp_path, {name.split(".")[0]: "other"})
+    saved_run(small_config, tmp_path, {{"config.json": "fields", "data.json": "data"}[name]: "other"})
     (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=r"another configuration|other data"):
         run_folder.prepare(small_config, tmp_path, data=DATA)
@@ -103,7 +103,23 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, small_config):
     run_folder.check_identity({}, own, tmp_path)  # an older one
     run_folder.check_identity(dict(own), own, tmp_path)
     with pytest.raises(UserError, match="was saved by another run: its configuration and data is not that"):
-        run_folder.check_identity({"config": "x", "data": "y"}, own, tmp_path)
+        run_folder.check_identity({"fields": "x", "data": "y"}, own, tmp_path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("norm_group", 4), ("optim.options", {"b": 1}), ("model.c5", "conv")])
+def test_a_field_newer_than_the_run_had_its_default(tmp_path, small_config, field, value):
+    saved_run(small_config, tmp_path)
+    run_folder.prepare(small_config, tmp_path, data=DATA)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    identity = run_folder.identity(stored)
+    *section, name = field.split(".")
+    del (stored[section[0]] if section else stored)[name]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert run_folder.identity(stored) == identity
+    run_folder.check_same(small_config, tmp_path)
+    small_config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=rf"config\.{field}.*in the folder"):
+        run_folder.check_same(small_config, tmp_path)
 
 
 def test_data_in_a_folder_of_another_name_are_the_same(tmp_path, small_config):

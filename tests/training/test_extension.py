@@ -62,6 +62,13 @@ def test_plain_flax_network_trains(tmp_path, console):
     assert "own_parts:Plain" in console.file.getvalue()
 
 
+def test_blocks_of_an_own_module_are_not_known():
+    config = fields.get_config("digits", "own_parts:Plain")
+    config.remat = True
+    with pytest.raises(UserError, match="own_parts:Plain is a module of your own, whose blocks are not known"):
+        build(config)
+
+
 def test_created_network_has_the_fields_of_its_class():
     network = cnn_jax.create("own_parts:Small", num_classes=3, input_shape=(8, 8, 1), blocks=2, width=0.5)
     assert network(np.zeros((2, 8, 8, 1), np.float32)).shape == (2, 3)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from hypothesis import given
@@ -424,6 +425,24 @@ def test_the_moving_average_does_not_change_the_training():
 
 
 # ---------------------------------------------------------------- precision
+
+
+def test_an_update_that_is_not_finite_is_a_failed_step():
+    """As where an optimizer divides by a rate of 0: loss and gradient are finite, the parameters would not be."""
+    network, params, stats = network_of(resnet8)
+    sgd = optimizers.make_optimizer(base.get_config().optim, params)
+
+    def update(grads, state, params, **extra):
+        updates, state = sgd.update(grads, state, params, **extra)
+        return jax.tree.map(lambda x: x / 0, updates), state
+
+    broken = optax.GradientTransformationExtraArgs(sgd.init, update)
+    loss = step.make_loss(network, mean=MEAN, std=STD)
+    rate = lambda _: jnp.float32(RATE)  # noqa: E731
+    train_step = step.make_train_step(loss, broken, rate, checks_updates=True)
+    state = train_step(step.create_state(params, stats, broken, ema=False), make_batch(), None)
+    assert int(state.failed) == 1
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
 
 
 def test_in_bfloat16_the_state_stays_float32_and_only_the_computation_is_short():
