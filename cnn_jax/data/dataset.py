@@ -143,6 +143,26 @@ class Subset:
         return name(self.source, int(self.indices[index]))
 
 
+@dataclass
+class Relabeled:
+    """A source whose labels are numbered in another way."""
+
+    source: Source
+    new_label: np.ndarray  # int [K], of each old label
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, indices: Sequence[int]) -> list[Example | None]:
+        return [
+            None if example is None else example | {"label": int(self.new_label[example["label"]])}
+            for example in self.source.read(indices)
+        ]
+
+    def name(self, index: int) -> str:
+        return name(self.source, index)
+
+
 def labels_of(source: Source) -> np.ndarray:
     """Returns the labels of all examples, int [N]; -1 of one that cannot be read."""
     known = getattr(source, "labels", None)

@@ -74,6 +74,40 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) ->
     return save(figure, path)
 
 
+def plot_reliability(
+    counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, path: Path, *, title: str
+) -> Path:
+    """Draws a reliability diagram (Guo et al. 2017, figure 1): accuracy over confidence, the examples of bins below.
+
+    Args:
+      counts, confidence, accuracy: [bins], of bins of equal width of the confidence; means are NaN in empty bins.
+
+    Returns:
+      The path of the picture, 900 x 1050 pixels.
+    """
+    bins = len(counts)
+    edges, full = np.arange(bins) / bins, np.asarray(counts) > 0
+    figure, (axis, below) = subplots(2, height_ratios=(3, 1), sharex=True, figsize=(6, 7), layout="constrained")
+    figure.suptitle(title, fontsize=11, wrap=True)
+    bars = dict(width=1 / bins, align="edge")
+    white = dict(edgecolor="white", linewidth=0.5)
+    axis.bar(edges[full], accuracy[full], color="C0", label="accuracy", **bars, **white)
+    gaps = dict(bottom=accuracy[full], facecolor="none", edgecolor="C3", hatch="///", linewidth=1)
+    axis.bar(edges[full], (confidence - accuracy)[full], label="from accuracy to confidence", **gaps, **bars)
+    axis.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="calibrated")
+    axis.set_ylabel("accuracy")
+    axis.set_ylim(0, 1)
+    axis.legend(loc="upper left")
+    below.bar(edges[full], 100 * np.asarray(counts)[full] / np.sum(counts), color="C7", **bars, **white)
+    below.set_ylabel("examples, %")
+    below.set_xlabel("confidence: the probability of the predicted class")
+    below.set_xlim(0, 1)
+    for one in (axis, below):
+        one.grid(alpha=0.3)
+        one.set_axisbelow(True)
+    return save(figure, path)
+
+
 def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path: Path) -> Path:
     """Draws parameters (above) and MACs (below) of the parts of networks, which stand side by side on the same scale.
 

@@ -1,18 +1,72 @@
 """The evaluation of any pretrained network on any data set."""
 
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cnn_jax.config import fields
-from cnn_jax.core.errors import check
+from cnn_jax.config.compare import flat
+from cnn_jax.config.configuration import Configuration
+from cnn_jax.config.datasets import DATASETS
+from cnn_jax.core.errors import UserError, check, check_folder
+from cnn_jax.core.files import expanded
+from cnn_jax.core.rules import check_fields
+from cnn_jax.data.check import check_data
+from cnn_jax.data.dataset import Relabeled
+from cnn_jax.data.loader import Split
+from cnn_jax.data.sources import folder
 from cnn_jax.data.splits import Splits
-from cnn_jax.eval import evaluation
+from cnn_jax.eval import evaluation, protocols
 from cnn_jax.eval import steps as eval_steps
+from cnn_jax.eval.results import Predictions
 from cnn_jax.nn import graph
 from cnn_jax.parallel import mesh
 from cnn_jax.pretrained import predictor
 from cnn_jax.pretrained.source import Pretrained
+
+
+def configuration(source: Pretrained, data: str, overrides: Sequence[str] = ()) -> Configuration:
+    """Returns how a network is evaluated on data: its images are seen as the network's own test images were.
+
+    Args:
+      data: a data set, as behind the colon of a recipe, or a folder: of class folders in train, val and test, or of
+        class folders alone, which are one test part.
+      overrides: FIELD=VALUE of changes, such as eval.protocol=flip.
+
+    Raises:
+      UserError: no such data set, folder or field, or a value of another type.
+    """
+    here = None if data in DATASETS else _folder(data)
+    try:
+        config: Any = fields.get_config("folder" if here else data)
+    except UserError as error:
+        raise UserError(f"--data: {error}") from None
+    config.model = dict(name=source.model["name"])
+    seen = {name: source.input[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
+    config.data.update({**seen, "image_size": tuple(seen["image_size"]), "normalize": "none", "mean": (), "std": ()})
+    config.data.update({"train_crop": "resize", "augment": ()})  # nothing is trained
+    if here:
+        config.data.dir = str(here)
+        if not folder.has_parts(here):
+            config.data.update({"train": "0%", "validation": "0%", "test": "100%"})
+    changed = Configuration(config.lock()).with_overrides(overrides)
+    if changed.config.eval.protocol not in ("single", "flip") and "data.placement" not in changed.overridden:
+        changed.config.data.placement = "stream"  # which has all pixels of an image
+    return changed
+
+
+def _folder(data: str) -> Path | None:
+    """Returns the folder that --data names, or None for the name of a data set."""
+    path = expanded(data)
+    if path.is_dir():
+        return path
+    check_folder("--data", data)
+    check(not data.startswith(("/", ".", "~")), f"--data is {data!r}, but there is no such folder")
+    return None
 
 
 def score(source: Pretrained, dataset: str, *, part: str = "test", batch_size: int = 256, **data: Any) -> dict:
@@ -21,37 +75,94 @@ def score(source: Pretrained, dataset: str, *, part: str = "test", batch_size: i
     The images are seen as the network's own test images were, in single views.
 
     Args:
-      dataset: as behind the colon of a recipe: digits, cifar10, folder. part: train, validation or test.
+      dataset: see `configuration`. part: train, validation or test.
       **data: fields of config.data, such as dir.
 
     Raises:
       UserError: the data set is not there, or its classes are not those of the network.
     """
-    config: Any = fields.get_config(dataset).data
-    seen = {name: source.input[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
-    config.update({**seen, "image_size": tuple(seen["image_size"]), "normalize": "none", "mean": (), "std": (), **data})
-    splits = Splits(config, seed=0)
-    check(part in splits.parts, f"part is {part!r}, but {dataset!r} has {', '.join(splits.parts)}")
-    names, classes = list(splits.class_names), source.classes
-    check(
-        len(names) == source.num_classes and (classes is None or sorted(classes) == sorted(names)),
-        f"{source.name} tells {source.num_classes} classes apart ({', '.join((classes or ['?'])[:5])}, ...), but "
-        f"{dataset!r} has {len(names)} ({', '.join(names[:5])}, ...): take another network, or fine-tune this one",
-    )
-    check(
-        classes is None or list(classes) == names,
-        f"the classes of {source.name} have another order than those of {dataset!r}: rename the class folders",
-    )
+    config = configuration(source, dataset).config
+    config.data.update(data)
+    parts, _ = _open(source, config, part)
     network, params, stats = graph.split(predictor.build(source))
-    normalization: dict[str, Any] = {name: np.asarray(source.input[name], np.float32) for name in ("mean", "std")}
     devices = mesh.make_mesh(1)
-    split = splits.parts[part]
     return evaluation.evaluate(
-        eval_steps.make_eval_step(network, **normalization),
+        eval_steps.make_eval_step(network, **_normalization(source)),
         params,
         stats,
-        split,
-        mesh.replicate(split.resident, devices),
+        parts[part],
+        mesh.replicate(parts[part].resident, devices),
         batch_size=batch_size,
-        put=lambda batch: mesh.put(batch, devices),
+        put=partial(mesh.put, mesh=devices),
     )
+
+
+def predict(source: Pretrained, config: Any, part: str = "test") -> dict[str, Predictions]:
+    """Returns what a network says of a part and, if there is one, of the validation part, which calibrates it.
+
+    Args:
+      config: of `configuration`; config.eval.protocol says how examples are seen.
+
+    Raises:
+      UserError: the data set is not there, its classes are not those of the network, or the protocol does not fit.
+    """
+    check(jax.process_count() == 1, "--data evaluates in one process, but this is one of several: start one")
+    check_fields(fields.FIELDS.items(), partial(fields.get, config))
+    check_data(config)
+    protocols.check_protocol(config)
+    parts, classes = _open(source, config, part)
+    network, params, stats = graph.split(predictor.build(source))
+    devices = mesh.make_mesh(1)
+    protocol = config.eval.protocol
+    step = eval_steps.make_predict_step(network, **_normalization(source), mirror=protocols.is_mirrored(protocol))
+
+    def of(name: str) -> Predictions:
+        probabilities, labels = evaluation.predict(
+            step,
+            params,
+            stats,
+            parts[name],
+            mesh.replicate(parts[name].resident, devices),
+            protocol=protocol,
+            scales=protocols.scales(config),
+            batch_size=-(-config.eval.batch_size // devices.size) * devices.size,
+            put=partial(mesh.put, mesh=devices),
+        )
+        return Predictions(
+            network=source.name,
+            data=config.data.dir if config.data.source == "folder" else config.data.name,
+            part=name,
+            protocol=protocols.describe(flat(config.to_dict())),
+            class_names=classes,
+            probabilities=probabilities,
+            labels=labels,
+            split=parts[name],
+        )
+
+    return {name: of(name) for name in dict.fromkeys((part, "validation")) if name in parts}
+
+
+def _normalization(source: Pretrained) -> dict[str, Any]:
+    return {name: np.asarray(source.input[name], np.float32) for name in ("mean", "std")}
+
+
+def _open(source: Pretrained, config: Any, part: str) -> tuple[dict[str, Split], list[str]]:
+    """Returns the parts of a data set with labels that count the classes as the network does, and their names."""
+    splits = Splits(config.data, seed=0, open_dataset=functools.partial(sources.open_dataset, needed=(part,)))
+    check(part in splits.parts, f"part is {part!r}, but {config.data.name!r} has {', '.join(splits.parts)}")
+    names, classes = list(splits.class_names), source.classes
+    if classes is None and len(names) == source.num_classes:
+        classes = names  # in their order, which is all that is known
+    check(
+        classes is not None and set(names) <= set(classes),
+        f"{source.name} tells {source.num_classes} classes apart ({', '.join((classes or ['?'])[:5])}, ...), but "
+        f"{splits.name!r} has {len(names)} ({', '.join(names[:5])}, ...): take another network, or fine-tune this one",
+    )
+    assert classes is not None
+    if names != list(classes):
+        twice = [name for name in names if classes.count(name) > 1]
+        check(not twice, f"{source.name} has several classes called {', '.join(twice[:5])}: they cannot be matched")
+        new_label = np.array([classes.index(name) for name in names])
+        for split in splits.parts.values():
+            split.source = Relabeled(split.source, new_label)
+    return splits.parts, list(classes)

@@ -70,6 +70,14 @@ class Pretrained:
         return self.leaves["head/classifier/kernel"].shape[-1]
 
 
+def is_file_or_name(source: str) -> bool:
+    """Returns whether a SOURCE is weights alone, bundled, on the Hub or in a file, and no run."""
+    if source.startswith((BUNDLED, hub.PREFIX)):
+        return True
+    path = files.expanded(source)
+    return path.is_file() or (path.name.endswith((".safetensors", *state_dicts.SUFFIXES)) and not path.is_dir())
+
+
 def open_source(source: str) -> Pretrained:
     """Returns the network that a SOURCE names.
 
@@ -82,9 +90,7 @@ def open_source(source: str) -> Pretrained:
         fetched = hub.fetch(source)
         return _foreign(state_dicts.read(fetched.weights), fetched.source, fetched.config)
     source = str(files.expanded(source)) if source.startswith("~") else source
-    if Path(source).is_file() or (
-        source.endswith((".safetensors", *state_dicts.SUFFIXES)) and not Path(source).is_dir()
-    ):
+    if is_file_or_name(source):
         found = state_dicts.read(Path(source))
         return _ours(found, source) if METADATA in found.metadata else _foreign(found, source, None)
     return _from_run(source)

@@ -16,7 +16,7 @@ from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.display import plots, terminal
-from cnn_jax.eval import evaluation
+from cnn_jax.eval import evaluation, results
 from cnn_jax.parallel import collectives
 from cnn_jax.tracking import run_folder
 from cnn_jax.tracking.recorder import scalars
@@ -29,10 +29,21 @@ Member = tuple[Any, Path, str]  # configuration, folder of the run, and "latest"
 MAY_DIFFER = ("eval.", "batch_size", "cache_features")  # from the configuration of the run
 
 
-def evaluate_run(config: Any, folder: Path | str, which: str, *, console: Console | None = None) -> dict[str, Any]:
+def evaluate_run(
+    config: Any,
+    folder: Path | str,
+    which: str,
+    *,
+    console: Console | None = None,
+    json_file: Path | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
     """Evaluates a checkpoint of `folder` ("latest", "best" or a step) on the validation and the test part.
 
     Appends the numbers to evaluations.jsonl in the folder and returns them as `loop.run` does.
+
+    Args:
+      json_file, output: receive what `results.report` writes about the test part.
 
     Raises:
       UserError: see `setup.build`; there is no such checkpoint, or it does not fit `config`.
@@ -75,7 +86,27 @@ def evaluate_run(config: Any, folder: Path | str, which: str, *, console: Consol
                     raise
                 except Exception as error:
                     terminal.say(console, f"the confusion matrix cannot be drawn: {type(error).__name__}: {error}")
+        if json_file or output:
+            found = {part: _predictions(evaluator, state, part, f"{folder}@{step}") for part in final}
+            results.report(found, "test", console, json_file=json_file, folder=output, accuracy=False)
     return final
+
+
+def _predictions(evaluator: Evaluator, state: Any, part: str, name: str) -> results.Predictions:
+    """Returns what the run `name` says of a part, seen as config.eval.protocol says."""
+    check(jax.process_count() == 1, "--json and --output go with one process, but this is one of several: start one")
+    data, config = evaluator.setup.data, evaluator.setup.config
+    probabilities, labels = evaluator.predict(state, part)
+    return results.Predictions(
+        network=name,
+        data=config.data.dir if config.data.source == "folder" else data.name,
+        part=part,
+        protocol=evaluator.describe(config.eval.protocol),
+        class_names=list(data.class_names),
+        probabilities=probabilities,
+        labels=labels,
+        split=data.parts[part],
+    )
 
 
 def evaluate_ensemble(

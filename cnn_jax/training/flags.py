@@ -221,8 +221,82 @@ def check_early(flags: cli.Flags) -> None:
 # ---------------------------------------------------------------- evaluate
 
 
-def evaluate(flags: cli.Flags, words: Sequence[str] = ()) -> None:
-    """Evaluates a checkpoint of a run, or the average of several runs: `words`, or --workdir and --checkpoints."""
+def define_results(flags: cli.Flags) -> None:
+    """Defines on which data a network is evaluated, and the files that say more than the table."""
+    with flags.under("Other data"):
+        DEFINE_string(
+            "data",
+            None,
+            "DATASET or a folder: evaluate there. A folder has class folders, in train, val and test or alone.",
+            flag_values=flags,
+        )
+        DEFINE_string("part", None, "PART: with --data: test (the default), validation or train.", flag_values=flags)
+    with flags.under("Results"):
+        DEFINE_string("json", None, "FILE: all numbers, of every class, as JSON.", flag_values=flags)
+        DEFINE_string(
+            "output",
+            None,
+            "FOLDER: errors.html, a page of the worst errors; predictions.csv of every example; confusion.csv, "
+            "confusion.png and reliability.png.",
+            flag_values=flags,
+        )
+
+
+def evaluate_source(flags: cli.Flags, words: Sequence[str]) -> None:
+    """Evaluates the SOURCE that `words` name: a run on its own data, and any network on those of --data."""
+    from cnn_jax.pretrained import source as pretrained
+
+    json_file, output = (Path(name) if name else None for name in (flags.json, flags.output))
+    if json_file is not None:
+        cli.check_output(json_file, "--json")
+    check(output is None or output.is_dir() or not output.exists(), f"--output: {output} is a file: name a folder")
+    if flags.data is None:
+        check(flags.part is None, "--part goes with --data: a run is evaluated on its validation and its test part")
+        for word in words:
+            check(
+                not pretrained.is_file_or_name(word),
+                f"{word} is no run, which has data of its own: name some, --data=DATASET or a folder of pictures",
+            )
+        evaluate(flags, words, json_file=json_file, output=output)
+        return
+    check(len(words) == 1, "--data evaluates one network: cnn_jax evaluate SOURCE --data=DATASET")
+    check(
+        not (flags.workdir or flags.checkpoint or flags.checkpoints or cli.given(flags)),
+        "--data goes without --config, --from, --workdir, --checkpoint and --checkpoints: name the network, as in "
+        "cnn_jax evaluate runs/mine@best --data=DATASET (--config.FIELD=VALUE changes how it is evaluated)",
+    )
+    with session(flags):
+        _evaluate_on(flags, words[0], json_file=json_file, output=output)
+
+
+def _evaluate_on(flags: cli.Flags, word: str, *, json_file: Path | None, output: Path | None) -> None:
+    from cnn_jax.display import terminal
+    from cnn_jax.eval import results, score
+    from cnn_jax.parallel import collectives
+    from cnn_jax.pretrained import source as pretrained
+
+    console, part = collectives.console(), flags.part or "test"
+    with terminal.waiting(console, "reading the network"):
+        source = pretrained.open_source(word)
+    configuration = score.configuration(source, flags.data, flags.overrides)
+    if flags.print_config:
+        print(configuration.text())
+        return
+    with terminal.waiting(console, "evaluating"):
+        found = score.predict(source, configuration.config, part)
+    terminal.say(console, source.description)
+    terminal.say(console, f"on {found[part].data}")
+    results.report(found, part, console, json_file=json_file, folder=output)
+
+
+def evaluate(
+    flags: cli.Flags, words: Sequence[str] = (), *, json_file: Path | None = None, output: Path | None = None
+) -> None:
+    """Evaluates a checkpoint of a run, or the average of several runs: `words`, or --workdir and --checkpoints.
+
+    Args:
+      json_file, output: of one run; see `results.report`.
+    """
     with session(flags):
         folder = workdir(flags)
         runs = [*words, *flags.checkpoints]
@@ -230,15 +304,16 @@ def evaluate(flags: cli.Flags, words: Sequence[str] = ()) -> None:
             check_folder("--checkpoints" if run in flags.checkpoints else "the run", run)
         if len(words) == 1 and not flags.checkpoints:
             check(folder is None and not flags.checkpoint, "name the run once: cnn_jax evaluate RUN[@best]")
-            _evaluate_run(flags, *split_run(words[0]))
+            _evaluate_run(flags, *split_run(words[0]), json_file, output)
         elif runs:
+            check(not (json_file or output), "--json and --output go with one network, not with an average of several")
             _evaluate_ensemble(flags, runs, folder)
         else:
             check(folder is not None, "name a run: cnn_jax evaluate RUN, or --workdir=RUN --checkpoint=best")
-            _evaluate_run(flags, folder, flags.checkpoint or "latest")
+            _evaluate_run(flags, folder, flags.checkpoint or "latest", json_file, output)
 
 
-def _evaluate_run(flags: cli.Flags, folder: Any, which: str) -> None:
+def _evaluate_run(flags: cli.Flags, folder: Any, which: str, json_file: Path | None, output: Path | None) -> None:
     """Evaluates a checkpoint with the run's own configuration; the command line may change how it evaluates."""
     from cnn_jax.checkpoint import bucket
     from cnn_jax.training.evaluate_run import evaluate_run
@@ -250,7 +325,7 @@ def _evaluate_run(flags: cli.Flags, folder: Any, which: str) -> None:
     if flags.print_config:
         print(configuration.text())
     else:
-        evaluate_run(configuration.config, folder, which)
+        evaluate_run(configuration.config, folder, which, json_file=json_file, output=output)
 
 
 def _evaluate_ensemble(flags: cli.Flags, runs: Sequence[str], folder: Path | str | None) -> None:

@@ -1,6 +1,7 @@
 """Metrics against values computed by hand, and against formulas written another way."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,9 +118,9 @@ def test_fitted_temperature_has_the_lowest_loss():
         z = 2.5 * scores / temperature
         return (np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels]).mean()
 
-    best = minimize_scalar(loss, bounds=(0.1, 20), method="bounded", options={"xatol": 1e-9}).x
+    lowest: Any = minimize_scalar(loss, bounds=(0.1, 20), method="bounded", options={"xatol": 1e-9})
     found = metrics.fit_temperature(labels, probabilities)
-    assert found == pytest.approx(best, rel=1e-5) and 2 < found < 3.2
+    assert found == pytest.approx(lowest.x, rel=1e-5) and 2 < found < 3.2
     calibrated = metrics.with_temperature(probabilities, found)
     assert metrics.reliability(labels, calibrated).ece < metrics.reliability(labels, probabilities).ece / 2
 

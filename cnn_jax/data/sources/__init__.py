@@ -1,12 +1,14 @@
 """Where examples come from, one module for each kind of source; see `dataset.Source` for what a source is."""
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from cnn_jax.core import imports
 from cnn_jax.core.errors import check
-from cnn_jax.data.dataset import Dataset, select_classes
+from cnn_jax.data.dataset import PARTS, Dataset, select_classes
 from cnn_jax.data.sources import custom, digits, drawn, folder, synthetic, tfds
 
 OPENERS = {
@@ -18,11 +20,12 @@ OPENERS = {
 }
 
 
-def open_dataset(config: Any, seed: int = 0) -> Dataset:
+def open_dataset(config: Any, seed: int = 0, needed: Collection[str] = PARTS) -> Dataset:
     """Opens the parts of the data set that config.data names.
 
     Args:
       seed: of synthetic images, and of config.data.images_per_class.
+      needed: parts that must have examples; others are left out where they have none.
 
     Raises:
       UserError: the data set is not there (the message says how to get it), or does not have the classes or channels
@@ -31,13 +34,17 @@ def open_dataset(config: Any, seed: int = 0) -> Dataset:
     opener = custom.open_dataset if imports.is_path(config.source) else OPENERS[config.source]
     dataset = select_classes(opener(config, seed), config, seed)
     for part, source in dataset.parts.items():
-        check(len(source) > 0, f"the {part} part of {config.name!r} is empty: check config.data.{part}")
+        check(
+            len(source) > 0 or part not in needed,
+            f"the {part} part of {config.name!r} is empty: check config.data.{part}",
+        )
+    dataset = replace(dataset, parts={part: source for part, source in dataset.parts.items() if len(source) > 0})
     check(
         bool(config.classes) or config.num_classes in (0, len(dataset.class_names)),
         f"config.data.num_classes is {config.num_classes}, but {config.name!r} has {len(dataset.class_names)} classes",
     )
     if config.source not in ("folder", "tfds"):  # those are checked when they are opened, or when they are read
-        (first,) = dataset.parts["train"].read([0])
+        (first,) = next(iter(dataset.parts.values())).read([0])
         channels = config.channels if first is None else first["image"].shape[-1]
         check(
             channels == config.channels,

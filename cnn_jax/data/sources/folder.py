@@ -138,6 +138,11 @@ def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing],
 NAMES = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
+def has_parts(root: Path) -> bool:
+    """Returns whether a folder has one that is called as a part is, such as train, beside or in place of classes."""
+    return any((root / name).is_dir() for names in NAMES.values() for name in names)
+
+
 def choose_parts(root: Path, written: dict[str, str]) -> dict[str, str]:
     """Returns what each part is: what config.data names, and for empty names what the folders are called.
 
