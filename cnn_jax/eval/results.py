@@ -83,7 +83,7 @@ class Results:
         if temperature == metrics.SHARPEST:
             self.note = "the validation part asks for none, as nearly all its predictions are right"
         elif temperature == metrics.FLATTEST:
-            self.note = "the validation part asks for none, as its predictions are right by chance only"
+            self.note = "the validation part asks for none, as its predictions are hardly better than chance"
         else:
             self.temperature = temperature
             calibrated = metrics.with_temperature(shares, temperature)
@@ -142,7 +142,7 @@ class Results:
 
     def print_classes(self, console: Console) -> None:
         """Prints the table of the classes, their means, and the calibration."""
-        for line in (*self._class_lines(), self._calibration()):
+        for line in (*self._class_lines(), *self._calibration()):
             terminal.say(console, line)
 
     def _class_lines(self) -> list[str]:
@@ -161,21 +161,22 @@ class Results:
         lines.append(["mean (macro)", found["examples"], *(share(found["macro"][field]) for field in fields)])
         title = f"\nclasses of the {part} part"
         if many:
-            title += f": the {WORST_CLASSES} of {len(rows):,} with the lowest F1 (--json has all), and the mean of all"
+            title += f": the {WORST_CLASSES} of {len(rows):,} with the lowest F1; --json has all"
         text = tables.render([tables.Sheet(title, ["class", "examples", "precision", "recall", "F1"], lines)], "text")
         without = len(found["classes"]) - len(rows)
         notes = [f"{without:,} classes have no examples: they are in no mean"] if without else []
         return [text.rstrip("\n"), *notes, f"balanced accuracy {found['balanced_accuracy']:.2%} (the mean recall)"]
 
-    def _calibration(self) -> str:
+    def _calibration(self) -> list[str]:
         found = self.summary["calibration"]
-        text = f"calibration: ECE {found['ece']:.2%} in {BINS} bins"
         if found["temperature"] is None:
-            return f"{text}; no temperature: {self.note}"
-        return (
-            f"{text}; {found['ece_with_temperature']:.2%} with the temperature {found['temperature']:.3f}, fitted to "
-            "the validation part alone"
-        )
+            further = f"no temperature: {self.note}"
+        else:
+            further = (
+                f"ECE {found['ece_with_temperature']:.2%} with the temperature {found['temperature']:.3f}, fitted to "
+                "the validation part alone"
+            )
+        return [f"calibration: ECE {found['ece']:.2%} in {BINS} bins", f"             {further}"]
 
     # ------------------------------------------------------------ files
 
@@ -226,7 +227,7 @@ class Results:
         chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
         return [
             gallery.WrongExample(
-                name=self.predictions.name(int(self.predictions.read[i])),
+                name="/".join(Path(self.predictions.name(int(self.predictions.read[i]))).parts[-2:]),
                 true=names[labels[i]],
                 predicted=names[predicted[i]],
                 confidence=float(confidence[i]),

@@ -15,6 +15,7 @@ from cnn_jax.config.datasets import DATASETS
 from cnn_jax.core.errors import UserError, check, check_folder
 from cnn_jax.core.files import expanded
 from cnn_jax.core.rules import check_fields
+from cnn_jax.data import sources
 from cnn_jax.data.check import check_data
 from cnn_jax.data.dataset import Relabeled
 from cnn_jax.data.loader import Split
@@ -40,6 +41,7 @@ def configuration(source: Pretrained, data: str, overrides: Sequence[str] = ()) 
     Raises:
       UserError: no such data set, folder or field, or a value of another type.
     """
+    check(bool(data), "--data is empty: name a data set, such as cifar10, or a folder of pictures")
     here = None if data in DATASETS else _folder(data)
     try:
         config: Any = fields.get_config("folder" if here else data)
@@ -148,7 +150,7 @@ def _normalization(source: Pretrained) -> dict[str, Any]:
 
 def _open(source: Pretrained, config: Any, part: str) -> tuple[dict[str, Split], list[str]]:
     """Returns the parts of a data set with labels that count the classes as the network does, and their names."""
-    splits = Splits(config.data, seed=0, open_dataset=functools.partial(sources.open_dataset, needed=(part,)))
+    splits = Splits(config.data, seed=0, open_dataset=partial(sources.open_dataset, needed=()))
     check(part in splits.parts, f"part is {part!r}, but {config.data.name!r} has {', '.join(splits.parts)}")
     names, classes = list(splits.class_names), source.classes
     if classes is None and len(names) == source.num_classes:
