@@ -260,9 +260,8 @@ def report(
     if folder is not None:
         with terminal.waiting(console, "drawing"):
             results.write(folder)
-        terminal.say(
-            console, f"written to {folder}: errors.html, predictions.csv, confusion.csv and .png, reliability.png"
-        )
+        written = "errors.html, predictions.csv, confusion.csv, confusion.png, reliability.png"
+        terminal.say(console, f"written to {folder}: {written}")
     return results
 
 

@@ -56,6 +56,8 @@ def configuration(source: Pretrained, data: str, overrides: Sequence[str] = ()) 
         if not folder.has_parts(here):
             config.data.update({"train": "0%", "validation": "0%", "test": "100%"})
     changed = Configuration(config.lock()).with_overrides(overrides)
+    for field in sorted(changed.overridden & {f"data.{name}" for name in ("channels", "normalize", "mean", "std")}):
+        raise UserError(f"--config.{field} comes with {source.name}, which was trained so: leave it out")
     if changed.config.eval.protocol not in ("single", "flip") and "data.placement" not in changed.overridden:
         changed.config.data.placement = "stream"  # which has all pixels of an image
     return changed

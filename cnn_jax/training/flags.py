@@ -227,7 +227,7 @@ def define_results(flags: cli.Flags) -> None:
         DEFINE_string(
             "data",
             None,
-            "DATASET or a folder: evaluate there. A folder has class folders, in train, val and test or alone.",
+            "DATASET: a data set by name, or a folder of class folders, alone or in train, val and test.",
             flag_values=flags,
         )
         DEFINE_string("part", None, "PART: with --data: test (the default), validation or train.", flag_values=flags)
@@ -236,8 +236,8 @@ def define_results(flags: cli.Flags) -> None:
         DEFINE_string(
             "output",
             None,
-            "FOLDER: errors.html, a page of the worst errors; predictions.csv of every example; confusion.csv, "
-            "confusion.png and reliability.png.",
+            "FOLDER: a page of the worst errors (errors.html), the predictions of every example (predictions.csv), the "
+            "confusion matrix (confusion.csv and .png) and the reliability diagram (reliability.png).",
             flag_values=flags,
         )
 

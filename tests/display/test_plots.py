@@ -41,6 +41,16 @@ def test_a_confusion_matrix_colors_shares_of_the_true_class(tmp_path):
     assert (pixels(path) == darkest).all(axis=-1).mean() > 0.2
 
 
+def test_a_reliability_diagram_leaves_empty_bins_empty(tmp_path):
+    counts = np.array([0, 0, 0, 100])
+    confidence, accuracy = np.array([np.nan] * 3 + [0.9]), np.array([np.nan] * 3 + [0.6])
+    path = plots.plot_reliability(counts, confidence, accuracy, tmp_path / "r.png", title="a $ network")
+    picture = pixels(path)
+    assert picture.shape == (1050, 900, 3)
+    bar = (picture == (31, 119, 180)).all(axis=-1)  # of the accuracy: to the right of the legend, in the last quarter
+    assert bar.any() and not bar[300:, :600].any()
+
+
 NAMES = ["$5 and $6", "a $x^{2$", "\\frac{", "caf\udce9", "a\x07"]
 
 

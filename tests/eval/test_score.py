@@ -78,6 +78,17 @@ def test_classes_of_other_names_are_one_message(lenet, folder, tmp_path):
         predict(twice, tmp_path)
 
 
+def test_pictures_that_cannot_be_read_are_left_out(lenet, folder, tmp_path):
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "a.png").write_bytes(b"no picture")
+    for i, file in enumerate(sorted((folder / "3").iterdir())):
+        (tmp_path / "3" / f"b{i}.png").symlink_to(file)
+    with pytest.raises(UserError, match=r"a\.png"):
+        predict(lenet, tmp_path)
+    found = predict(lenet, tmp_path, "data.on_error=skip")["test"]
+    assert found.labels[0] == -1 and set(found.known[0]) == {3} and len(found.read) == len(found.labels) - 1
+
+
 def test_the_validation_part_comes_with_the_test_part(lenet):
     found = predict(lenet, "digits")
     assert {part: len(one.labels) for part, one in found.items()} == {"test": 359, "validation": 180}
@@ -102,5 +113,7 @@ def test_what_is_no_data_is_one_message(lenet, folder):
         score.configuration(lenet, "")
     with pytest.raises(UserError, match="part is 'train', but 'folder' has test"):
         predict(lenet, folder, part="train")
+    with pytest.raises(UserError, match="channels comes with bundled:lenet5-digits"):
+        predict(lenet, folder, "data.channels=3")
     with pytest.raises(UserError, match="must be one of single, flip"):
         predict(lenet, folder, "eval.protocol=flap")
