@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     return "".join(letter if _is_shown(letter) else _escape(letter) for letter in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """Returns a text of `most` letters at most, which ends in … where it was longer."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _is_shown(letter: str) -> bool:
     return letter.isprintable() or letter in "\n\t" or letter in JOINERS or unicodedata.category(letter) == "Zs"
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.core import files
-from cnn_jax.core.text import printable
+from cnn_jax.core.text import printable, shortened
 from cnn_jax.tracking.recorder import read_jsonl
+
+LONGEST_NAME = 24  # letters of a class beside a matrix
 
 
 def plot_curves(workdir: Path) -> Path:
@@ -64,7 +66,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) ->
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
     if classes <= 30:
-        names = list(map(plain, class_names))
+        names = [plain(shortened(name, LONGEST_NAME)) for name in class_names]
         axis.set_xticks(range(classes), names, rotation=90)
         axis.set_yticks(range(classes), names)
         for (row, column), count in np.ndenumerate(confusion):

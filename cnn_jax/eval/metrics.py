@@ -1,6 +1,8 @@
 """Metrics of a classifier: pure functions of labels int [N] and class probabilities [N, K], in NumPy.
 
 Every example has a label from 0 to K-1; K is the number of classes. All shares are in [0, 1].
+
+Each raises UserError for other shapes, labels of no class, and probabilities that are not finite.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cnn_jax.core import files
 from cnn_jax.core.errors import check
-from cnn_jax.core.text import csv_cell, printable
+from cnn_jax.core.text import csv_cell, printable, shortened
 from cnn_jax.data import dataset
 from cnn_jax.data.loader import Split
 from cnn_jax.display import plots, tables, terminal
@@ -156,7 +156,8 @@ class Results:
             return None if value is None else tables.Share(value)
 
         lines: list[list[Any]] = [
-            [_shortened(row["name"]), row["examples"], *(share(row[field]) for field in fields)] for row in shown
+            [shortened(printable(row["name"]), LONGEST_NAME), row["examples"], *(share(row[field]) for field in fields)]
+            for row in shown
         ]
         lines.append(["mean (macro)", found["examples"], *(share(found["macro"][field]) for field in fields)])
         title = f"\nclasses of the {part} part"
@@ -267,8 +268,3 @@ def report(
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def _shortened(name: str) -> str:
-    name = printable(name)
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

@@ -286,6 +286,8 @@ def _evaluate_on(flags: cli.Flags, word: str, *, json_file: Path | None, output:
         found = score.predict(source, configuration.config, part)
     terminal.say(console, source.description)
     terminal.say(console, f"on {found[part].data}")
+    if source.classes is None:
+        terminal.say(console, "the network does not name its classes: they are taken in the order of the data set's")
     results.report(found, part, console, json_file=json_file, folder=output)
 
 

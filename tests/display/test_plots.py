@@ -51,6 +51,12 @@ def test_a_reliability_diagram_leaves_empty_bins_empty(tmp_path):
     assert bar.any() and not bar[300:, :600].any()
 
 
+def test_long_names_of_classes_leave_room_for_the_matrix(tmp_path):
+    plots.plot_confusion(np.eye(12, dtype=int), [f"{k} " + "long" * 20 for k in range(12)], tmp_path / "confusion.png")
+    darkest = (8, 48, 107)
+    assert (pixels(tmp_path / "confusion.png") == darkest).all(axis=-1).mean() > 0.02
+
+
 NAMES = ["$5 and $6", "a $x^{2$", "\\frac{", "caf\udce9", "a\x07"]
 
 
