@@ -38,8 +38,12 @@ def in_steps(duration: str, *, batch_size: int, num_examples: int) -> float:
 
 
 def to_steps(duration: str, *, batch_size: int, num_examples: int) -> int:
-    """Returns a duration in whole steps, to the nearest; a duration above zero is at least one step."""
-    steps = in_steps(duration, batch_size=batch_size, num_examples=num_examples)
+    """Returns a duration in whole steps; see `whole`."""
+    return whole(in_steps(duration, batch_size=batch_size, num_examples=num_examples))
+
+
+def whole(steps: float) -> int:
+    """Returns a number of steps, to the nearest; one above zero is at least one step."""
     return max(1, round(steps)) if steps > 0 else 0
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cnn_jax.config.durations import whole
 from cnn_jax.core import imports
 from cnn_jax.core.errors import UserError, check
 
@@ -28,7 +29,7 @@ def peak(config: Any) -> float:
 
 
 def make_schedule(
-    config: Any, total_steps: int, to_steps: Callable[[str], int], *, peak: float | None = None
+    config: Any, total_steps: int, in_steps: Callable[[str], float], *, peak: float | None = None
 ) -> Schedule:
     """Returns step -> learning rate (float32).
 
@@ -37,15 +38,16 @@ def make_schedule(
 
     Args:
       config: config.optim.
-      to_steps: converts a duration to steps.
+      in_steps: converts a duration to steps, with their fraction.
       peak: highest learning rate; None: config.optim.learning_rate.
 
     Raises:
-      UserError: the warm-up is as long as training, a boundary is impossible, or a schedule of the user's own fails.
+      UserError: the warm-up is as long as training, a boundary is impossible, the last cycle is cut short, or a
+        schedule of the user's own fails.
     """
     schedule = config.schedule
     highest: float = config.learning_rate if peak is None else peak
-    warmup = to_steps(schedule.warmup)
+    warmup = whole(in_steps(schedule.warmup))
     check(
         warmup < total_steps,
         f"config.optim.schedule.warmup is {schedule.warmup!r} = {warmup} steps, but training has {total_steps}: set "
@@ -58,7 +60,7 @@ def make_schedule(
         else optax.linear_schedule(schedule.warmup_start, 1.0, warmup)
     )
     own = imports.is_path(schedule.name)
-    curve = _own(schedule.name, total_steps, highest) if own else _shape(schedule, total_steps, warmup, to_steps)
+    curve = _own(schedule.name, total_steps, highest) if own else _shape(schedule, total_steps, warmup, in_steps)
 
     def learning_rate(step: jax.Array) -> jax.Array:
         rate = curve(step) if own else highest * curve(step)
@@ -67,18 +69,18 @@ def make_schedule(
     return learning_rate
 
 
-def _shape(schedule: Any, total_steps: int, warmup: int, to_steps: Callable[[str], int]) -> Shape:
-    """Returns step -> factor of the peak, after the warm-up."""
+def _shape(schedule: Any, total_steps: int, warmup: int, in_steps: Callable[[str], float]) -> Shape:
+    """Returns step -> factor of the peak, after the warm-up of `warmup` whole steps."""
     rest = total_steps - warmup
     name, end = schedule.name, schedule.end
     if name == "steps":
-        drops = collections.Counter(map(to_steps, schedule.boundaries))
+        drops = collections.Counter(whole(in_steps(boundary)) for boundary in schedule.boundaries)
         return optax.piecewise_constant_schedule(1.0, {step: schedule.factor**n for step, n in drops.items()})
     if name == "cosine":
         cosine = optax.cosine_decay_schedule(1.0, rest, end)
         return lambda step: cosine(step - warmup)
     if name == "cosine_restarts":
-        return _cosine_restarts(schedule, rest, warmup, to_steps)
+        return _cosine_restarts(schedule, total_steps, warmup, in_steps)
     if name == "one_cycle":
         intervals = total_steps - 1  # the last step has the last learning rate
         check(
@@ -95,28 +97,36 @@ def _shape(schedule: Any, total_steps: int, warmup: int, to_steps: Callable[[str
         cooldown = max(1, round(schedule.cooldown * total_steps))
         return optax.polynomial_schedule(1.0, end, schedule.power, cooldown, total_steps - cooldown)
     if name == "exponential":
-        return optax.exponential_decay(1.0, to_steps(schedule.interval), schedule.factor, staircase=True)
+        return optax.exponential_decay(1.0, whole(in_steps(schedule.interval)), schedule.factor, staircase=True)
     return optax.constant_schedule(1.0)  # constant; plateau scales it from outside
 
 
-def _cosine_restarts(schedule: Any, rest: int, warmup: int, to_steps: Callable[[str], int]) -> Shape:
+def _cosine_restarts(schedule: Any, total_steps: int, warmup: int, in_steps: Callable[[str], float]) -> Shape:
     """Returns the shape of cosines one after another, each `cycle_factor` as long as the one before it.
 
-    Loshchilov & Hutter 2017, "SGDR", equation 5.
+    Loshchilov & Hutter 2017, "SGDR", equation 5. Each cycle ends at the whole step nearest to its end.
     """
-    first = to_steps(schedule.cycle)
+    field = f"config.optim.schedule.cycle is {schedule.cycle!r}"
+    first, rest = max(1.0, in_steps(schedule.cycle)), total_steps - warmup
     check(
-        0 < first <= rest,
-        f"config.optim.schedule.cycle is {schedule.cycle!r} = {first} steps, but {rest} are left after the warm-up: "
-        "set a shorter one",
+        whole(first) <= rest,
+        f"{field} = {whole(first)} steps, but {rest} are left after the warm-up: set a shorter one",
     )
-    ends: list[int] = []
+    begin, length = in_steps(schedule.warmup), 0.0  # of all cycles, in first ones
+    bounds = [0]
     for cycle in itertools.count():
-        ends.append((ends[-1] if ends else 0) + max(1, round(first * schedule.cycle_factor**cycle)))
-        if ends[-1] >= rest:
+        length += schedule.cycle_factor**cycle
+        bounds.append(round(round(begin + first * length, 6)) - warmup)  # 6 digits: a half may come out just below
+        if bounds[-1] >= rest:
             break
-    starts = np.array([0, *ends[:-1]])
-    lengths = np.array(ends) - starts
+    starts, lengths = np.array(bounds[:-1]), np.diff(bounds)
+    left = rest - starts[-1]
+    fits = (total_steps - begin) / (length - schedule.cycle_factor**cycle or 1)
+    check(
+        2 * left >= lengths[-1],
+        f"{field}, so training ends {left} steps into a cycle of {lengths[-1]}, with a high learning rate: set "
+        f"config.optim.schedule.cycle='{round(fits, 3):.10g} steps', of which {cycle} cycles fill the {rest} steps",
+    )
     cosine = optax.cosine_decay_schedule(1.0, 1, schedule.end)
 
     def shape(step: Any) -> Any:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, dropped, layer_table
-from cnn_jax.config.durations import in_steps, is_due, to_steps
+from cnn_jax.config.durations import in_steps, is_due, to_steps, whole
 from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core import imports, trees
 from cnn_jax.core.errors import check
@@ -240,8 +240,8 @@ def build(
     layer_rules = finetuning.layer_rules(config.optim.layer_decay, model.order, params)
     trained, _ = trees.partition(params, trainable.mask)
     examples = len(data.parts["train"])
-    steps = functools.partial(to_steps, batch_size=config.batch_size, num_examples=examples)
-    total_steps = steps(config.duration)
+    steps = functools.partial(in_steps, batch_size=config.batch_size, num_examples=examples)
+    total_steps = whole(steps(config.duration))
     check(
         total_steps * config.batch_size < 2**32,
         f"config.duration is {config.duration!r} = {total_steps * config.batch_size:,} examples, but must be below "
@@ -260,7 +260,7 @@ def build(
         trainable=trainable,
         optimizer=optimizers.make_optimizer(config.optim, trained, layer_rules, everything=params),
         schedule=schedules.make_schedule(config.optim, total_steps, steps, peak=schedules.peak(config)),
-        average=averages.make_average(config, total_steps, steps),
+        average=averages.make_average(config, total_steps, lambda duration: whole(steps(duration))),
         _source=source,
     )
     check(

@@ -1,6 +1,7 @@
 """Schedules against closed forms, optax and torch, the plateau against plain Python."""
 
 import math
+import re
 from functools import partial
 
 import jax
@@ -17,7 +18,7 @@ from cnn_jax.core.errors import UserError
 from cnn_jax.training import schedules
 from cnn_jax.training.config_check import check_config
 
-to_steps = partial(config_lib.to_steps, batch_size=10, num_examples=55)  # an epoch has 5.5 steps
+in_steps = partial(config_lib.in_steps, batch_size=10, num_examples=55)  # an epoch has 5.5 steps
 
 
 def optim_config(schedule: dict | None = None, **fields):
@@ -28,7 +29,7 @@ def optim_config(schedule: dict | None = None, **fields):
 
 
 def learning_rates(config, total_steps: int) -> np.ndarray:
-    schedule = schedules.make_schedule(config, total_steps, to_steps)
+    schedule = schedules.make_schedule(config, total_steps, in_steps)
     rates = jax.vmap(schedule)(jnp.arange(total_steps))
     assert rates.dtype == jnp.float32
     return np.asarray(rates)
@@ -70,7 +71,7 @@ def test_a_schedule_equals_its_closed_form_at_every_step(name, warmup):
 
 
 def test_the_schedule_of_resnet20_on_cifar_drops_at_32000_and_48000_steps():
-    schedule = schedules.make_schedule(recipes.get_config("resnet20", "cifar10").optim, 64_000, to_steps)
+    schedule = schedules.make_schedule(recipes.get_config("resnet20", "cifar10").optim, 64_000, in_steps)
     steps = dict(zip((0, 31_999, 32_000, 47_999, 48_000, 63_999), (0.1, 0.1, 0.01, 0.01, 0.001, 0.001), strict=True))
     for step, rate in steps.items():
         np.testing.assert_allclose(schedule(jnp.int32(step)), rate, rtol=1e-6)
@@ -78,7 +79,7 @@ def test_the_schedule_of_resnet20_on_cifar_drops_at_32000_and_48000_steps():
 
 def test_resnet110_warms_up_at_a_tenth_for_400_steps():
     schedule = schedules.make_schedule(
-        recipes.get_config("resnet20", "cifar10", name="resnet110").optim, 64_000, to_steps
+        recipes.get_config("resnet20", "cifar10", name="resnet110").optim, 64_000, in_steps
     )
     for step, rate in {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01}.items():
         np.testing.assert_allclose(schedule(jnp.int32(step)), rate, rtol=1e-6)
@@ -86,7 +87,7 @@ def test_resnet110_warms_up_at_a_tenth_for_400_steps():
 
 def test_cosine_and_polynomial_reach_their_end_after_the_last_step_and_stay():
     for name in ("cosine", "polynomial"):
-        schedule = schedules.make_schedule(optim_config(dict(name=name, end=0.25), learning_rate=0.4), TOTAL, to_steps)
+        schedule = schedules.make_schedule(optim_config(dict(name=name, end=0.25), learning_rate=0.4), TOTAL, in_steps)
         for step in (TOTAL, TOTAL + 50):
             np.testing.assert_allclose(schedule(jnp.int32(step)), 0.1, rtol=1e-6)
         assert schedule(jnp.int32(TOTAL - 1)) > 0.1
@@ -95,26 +96,53 @@ def test_cosine_and_polynomial_reach_their_end_after_the_last_step_and_stay():
 def test_a_warmup_as_long_as_the_training_is_an_error():
     config = optim_config(dict(warmup="20 steps"))
     with pytest.raises(UserError, match=r"warmup is '20 steps' = 20 steps, but training has 20"):
-        schedules.make_schedule(config, 20, to_steps)
-    schedules.make_schedule(config, 21, to_steps)
+        schedules.make_schedule(config, 20, in_steps)
+    schedules.make_schedule(config, 21, in_steps)
 
 
 def restarts(step, first, factor):
-    length, start, cycle = first, 0, 0
-    while step >= start + length:
-        start, cycle = start + length, cycle + 1
-        length = round(first * factor**cycle)
-    return (1 + math.cos(math.pi * (step - start) / length)) / 2
+    ends = [0]
+    while ends[-1] <= step:
+        ends.append(round(first * sum(factor**cycle for cycle in range(len(ends)))))
+    return (1 + math.cos(math.pi * (step - ends[-2]) / (ends[-1] - ends[-2]))) / 2
 
 
-@pytest.mark.parametrize(("factor", "warmup"), [(1.0, 0), (2.0, 0), (1.5, 20)])
-def test_cosine_restarts_at_every_cycle(factor, warmup):
-    fields = dict(name="cosine_restarts", cycle="2 epochs", cycle_factor=factor, end=0.1, warmup=f"{warmup} steps")
-    rates = learning_rates(optim_config(fields, learning_rate=0.4), TOTAL)
-    expected = [0.4 * (0.1 + 0.9 * restarts(s - warmup, 11, factor)) for s in range(warmup, TOTAL)]
+@pytest.mark.parametrize(
+    ("factor", "warmup", "cycle", "total"),
+    [(1.0, 0, "2 epochs", 198), (2.0, 0, "2 epochs", 165), (1.5, 20, "2 epochs", 165), (1.0, 0, "1 epochs", 220)],
+)
+def test_cosine_restarts_at_every_cycle(factor, warmup, cycle, total):
+    fields = dict(name="cosine_restarts", cycle=cycle, cycle_factor=factor, end=0.1, warmup=f"{warmup} steps")
+    rates = learning_rates(optim_config(fields, learning_rate=0.4), total)
+    expected = [0.4 * (0.1 + 0.9 * restarts(s - warmup, in_steps(cycle), factor)) for s in range(warmup, total)]
     np.testing.assert_allclose(rates[warmup:], expected, rtol=2e-5, atol=1e-7)
-    if warmup == 0 and factor == 2:
-        np.testing.assert_allclose(rates[[0, 11, 33, 77, 165]], 0.4, rtol=1e-6)  # the restarts
+    if factor == 2:
+        np.testing.assert_allclose(rates[[0, 11, 33, 77]], 0.4, rtol=1e-6)  # the restarts
+
+
+@pytest.mark.parametrize("warmup", ["0 steps", "5 epochs", "1.5 epochs"])
+@pytest.mark.parametrize(("batch_size", "examples"), [(128, 1258), (64, 1258), (96, 1000)])
+def test_last_cosine_ends_with_training(batch_size, examples, warmup):
+    given = dict(batch_size=batch_size, num_examples=examples)
+    config = optim_config(dict(name="cosine_restarts", cycle="10 epochs", warmup=warmup), learning_rate=0.1)
+    number, unit = config_lib.parse_duration(warmup)
+    begin = number if unit == "epochs" else 0
+    total = config_lib.to_steps(f"{begin + 40} epochs", **given)
+    schedule = schedules.make_schedule(config, total, partial(config_lib.in_steps, **given))
+    rates = jax.vmap(schedule)(jnp.arange(total))
+    cycle = config_lib.in_steps("10 epochs", **given)
+    np.testing.assert_allclose(rates[-1], 0.05 * (1 - math.cos(math.pi / cycle)), rtol=0.05)
+    warm = config_lib.to_steps(warmup, **given)
+    assert np.sum(np.asarray(rates[warm:]) >= 0.1 * (1 - 1e-6)) == 4
+
+
+def test_cosine_restarts_in_steps_of_their_own_way_out():
+    for cycle, factor, total in (("88 steps", 1.0, 90), ("11 steps", 1.0, 200), ("3 steps", 1.5, 102)):
+        config = optim_config(dict(name="cosine_restarts", cycle=cycle, cycle_factor=factor))
+        with pytest.raises(UserError, match=f"cycle is '{cycle}', so training ends .* with a high") as error:
+            schedules.make_schedule(config, total, in_steps)
+        (config.schedule.cycle,) = re.findall("cycle='(.*?)'", str(error.value))
+        assert learning_rates(config, total)[-1] < 0.2 * config.learning_rate
 
 
 def test_cosine_restarts_equal_torch():
@@ -123,11 +151,11 @@ def test_cosine_restarts_equal_torch():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 10, 2)
     expected = []
-    for _ in range(100):
+    for _ in range(70):
         expected.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    np.testing.assert_allclose(learning_rates(optim_config(fields, learning_rate=0.4), 100), expected, atol=1e-6)
+    np.testing.assert_allclose(learning_rates(optim_config(fields, learning_rate=0.4), 70), expected, atol=1e-6)
 
 
 def test_one_cycle_equals_torch():
@@ -176,7 +204,7 @@ def test_own_schedule_gets_steps_and_peak_and_may_warm_up():
 )
 def test_own_schedule_that_fails_is_one_message(name, message):
     with pytest.raises(UserError, match=message):
-        schedules.make_schedule(optim_config(dict(name=name)), TOTAL, to_steps)
+        schedules.make_schedule(optim_config(dict(name=name)), TOTAL, in_steps)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +216,7 @@ def test_own_schedule_that_fails_is_one_message(name, message):
 )
 def test_cycles_must_fit_the_training(fields, message):
     with pytest.raises(UserError, match=message):
-        schedules.make_schedule(optim_config(fields), TOTAL, to_steps)
+        schedules.make_schedule(optim_config(fields), TOTAL, in_steps)
 
 
 def test_one_cycle_takes_no_warmup():
@@ -210,7 +238,7 @@ def test_peak_is_proportional_to_the_batch(base_size, peak):
     config = base.get_config()
     config.batch_size, config.optim.learning_rate, config.optim.base_batch_size = 1024, 0.1, base_size
     assert math.isclose(schedules.peak(config), peak)
-    schedule = schedules.make_schedule(config.optim, TOTAL, to_steps, peak=schedules.peak(config))
+    schedule = schedules.make_schedule(config.optim, TOTAL, in_steps, peak=schedules.peak(config))
     np.testing.assert_allclose(schedule(jnp.int32(7)), peak, rtol=1e-6)
 
 
