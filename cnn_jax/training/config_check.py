@@ -40,12 +40,6 @@ def check_training(config: Any) -> None:
         config.optim.momentum > 0 or not config.optim.nesterov,
         "config.optim.nesterov is True, but config.optim.momentum is 0: Nesterov's form needs momentum",
     )
-    schedule, name = config.optim.schedule, config.optim.name
-    check(
-        name != "contrib.prodigy" or schedule.warmup_start > 0 or parse_duration(schedule.warmup)[0] == 0,
-        "config.optim.schedule.warmup_start is 0, but contrib.prodigy divides by the learning rate: set it to 0.01, or "
-        "config.optim.schedule.warmup='0 steps'",
-    )
     check(
         config.optim.schedule.name != "one_cycle" or parse_duration(config.optim.schedule.warmup)[0] == 0,
         f"config.optim.schedule.warmup is {config.optim.schedule.warmup!r}, but one_cycle rises by itself: set it to "

@@ -40,6 +40,8 @@ REFUSED = {
 LAYERWISE = {"lars", "lamb", "fromage", "novograd", "adafactor", "contrib.galore"}
 # The learning rate is no factor of their updates, so that a multiplier of the update is none of the learning rate.
 NOT_PROPORTIONAL = {"fromage", "contrib.cocob", "contrib.dadapt_adamw", "contrib.madgrad"}
+# A learning rate of 0 in the first step, before one above 0, makes their parameters NaN.
+DIVIDE_BY_FIRST_RATE = {"contrib.dadapt_adamw", "contrib.prodigy"}
 # Arguments that have fields of their own, and those fields.
 FIELDS = {
     **dict.fromkeys(("weight_decay", "weight_decay_rate", "adam_weight_decay"), "weight_decay"),

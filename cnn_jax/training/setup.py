@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, dropped, layer_table
-from cnn_jax.config.durations import in_steps, is_due, to_steps, whole
+from cnn_jax.config.durations import in_steps, is_due, parse_duration, to_steps, whole
 from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core import imports, trees
 from cnn_jax.core.errors import check
@@ -28,7 +28,7 @@ from cnn_jax.nn.layers import BatchNorm
 from cnn_jax.nn.own_network import CustomNetwork
 from cnn_jax.parallel import mesh
 from cnn_jax.pretrained.source import Pretrained, open_source
-from cnn_jax.training import averages, finetuning, optimizers, schedules, step
+from cnn_jax.training import averages, finetuning, optimizer_names, optimizers, schedules, step
 from cnn_jax.training.averages import EMA, SWA
 from cnn_jax.training.config_check import check_config
 from cnn_jax.training.schedules import Schedule
@@ -248,6 +248,8 @@ def build(
         "2**32: positions in a run are counted in 32 bits",
     )
     losses_of(config)
+    schedule = schedules.make_schedule(config.optim, total_steps, steps, peak=schedules.peak(config))
+    check_first_rate(config.optim, schedule)
     setup = Setup(
         config=config,
         data=data,
@@ -259,7 +261,7 @@ def build(
         stats=stats,
         trainable=trainable,
         optimizer=optimizers.make_optimizer(config.optim, trained, layer_rules, everything=params),
-        schedule=schedules.make_schedule(config.optim, total_steps, steps, peak=schedules.peak(config)),
+        schedule=schedule,
         average=averages.make_average(config, total_steps, lambda duration: whole(steps(duration))),
         _source=source,
     )
@@ -315,6 +317,23 @@ def check_batch_norm(config: Any, layers: list[LayerRow], frozen: Collection[str
             f"config.norm_group is 1, so the BatchNorm {row.name} sees one value of each channel, and what it "
             "normalizes is 0: set config.norm_group to 0, or to 2 or more",
         )
+
+
+def check_first_rate(optim: Any, schedule: Schedule) -> None:
+    """Raises UserError if the learning rate begins at 0, but the optimizer divides by it."""
+    if optim.name not in optimizer_names.DIVIDE_BY_FIRST_RATE:
+        return
+    warmup = optim.schedule.warmup
+    other = (
+        "set config.optim.schedule.warmup_start=0.01, or config.optim.schedule.warmup='0 steps'"
+        if parse_duration(warmup)[0]
+        else "set a config.optim.learning_rate and a config.optim.schedule.name that begin above 0"
+    )
+    check(
+        float(schedule(jnp.int32(0))) > 0,
+        f"config.optim.name is {optim.name!r}, which divides by the learning rate of the first step, but that is 0: "
+        f"{other}",
+    )
 
 
 def check_processes(config: Any) -> None:

@@ -85,6 +85,10 @@ def negative(total_steps, peak):
     return lambda step: jnp.where(step < 150, peak, -peak)
 
 
+def rising(total_steps, peak):
+    return lambda step: peak * step / total_steps
+
+
 def pairs(total_steps, peak):
     return lambda step: (step, step)
 

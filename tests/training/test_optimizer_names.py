@@ -85,6 +85,17 @@ def test_adaptive_optimizers_equal_torch(twin, clip_norm):
         np.testing.assert_allclose(ours[layer][name], params[name].detach().numpy(), rtol=2e-4, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("name", quick(NAMES, {"contrib.prodigy", "contrib.dadapt_adamw", "adamw"}))
+def test_first_learning_rate_of_zero_is_nan_where_it_says_so(name):
+    optimizer = optimizers.make_optimizer(optim_config(name=name), initial())
+    params, state = initial(), optimizer.init(initial())
+    for rate in (0.0, 0.1):
+        updates, state = optimizer.update(initial(), state, params, learning_rate=jnp.float32(rate))
+        params = optax.apply_updates(params, updates)
+    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert finite == (name not in optimizer_names.DIVIDE_BY_FIRST_RATE)
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "lars", "lion", "rmsprop", "adafactor", "contrib.muon"])
 def test_multipliers_of_layers_multiply_the_learning_rate(name):
     options = dict(name=name, options=dict(momentum=0.9) if name == "rmsprop" else {}, weight_decay=0.0)

@@ -15,8 +15,9 @@ from cnn_jax.config import durations as config_lib
 from cnn_jax.config import fields as base
 from cnn_jax.config import recipes
 from cnn_jax.core.errors import UserError
-from cnn_jax.training import schedules
+from cnn_jax.training import optimizer_names, schedules
 from cnn_jax.training.config_check import check_config
+from cnn_jax.training.setup import build
 
 in_steps = partial(config_lib.in_steps, batch_size=10, num_examples=55)  # an epoch has 5.5 steps
 
@@ -226,11 +227,20 @@ def test_one_cycle_takes_no_warmup():
         check_config(config)
 
 
-def test_prodigy_does_not_start_at_zero():
-    config = recipes.get_config("lenet5")
-    config.optim.name, config.optim.schedule.warmup = "contrib.prodigy", "2 steps"
-    with pytest.raises(UserError, match=r"warmup_start is 0, but contrib\.prodigy divides by the learning rate"):
-        check_config(config)
+@pytest.mark.parametrize("name", sorted(optimizer_names.DIVIDE_BY_FIRST_RATE))
+def test_division_by_a_first_rate_of_zero_is_refused(name):
+    for fields, way_out in (
+        (dict(warmup="2 steps"), "set config.optim.schedule.warmup_start=0.01, or"),
+        (dict(name="own_parts:rising"), "that begin above 0"),
+    ):
+        config = recipes.get_config("lenet5")
+        config.optim.name, config.optim.learning_rate = name, 1.0
+        config.optim.schedule.update(dict(warmup="0 steps") | fields)
+        message = f"name is '{name}', which divides by the learning rate of the first step, but that is 0: .*{way_out}"
+        with pytest.raises(UserError, match=message):
+            build(config)
+    config.optim.schedule.update(dict(name="constant", warmup="2 steps", warmup_start=0.01))
+    assert build(config).schedule(0) > 0
 
 
 @pytest.mark.parametrize(("base_size", "peak"), [(0, 0.1), (256, 0.4), (2048, 0.05)])
