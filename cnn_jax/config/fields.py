@@ -113,7 +113,9 @@ FIELDS: dict[str, Field] = {
         Duration(),
     ),
     "swa_every": Field(
-        "1 epochs", "Between the weights that swa_last averages; the last step has one.", Duration(above_zero=True)
+        "1 epochs",
+        "Between the weights that swa_last averages: swa_last / swa_every, at least 2; the last step has one.",
+        Duration(above_zero=True),
     ),
     # ------------------------------------------------------------ fine-tuning
     "init_from": Field("", "Pretrained network that training starts from, a SOURCE; empty: initial values."),

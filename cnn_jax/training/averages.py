@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.config.durations import parse_duration
+from cnn_jax.config.durations import parse_duration, whole
 from cnn_jax.core import trees
 from cnn_jax.core.errors import check
 from cnn_jax.eval import evaluation
@@ -38,22 +38,26 @@ class EMA:
 
 @dataclass(frozen=True)
 class SWA:
-    """The mean of the weights after the steps `first`, `first` + `every`, ... up to the last one."""
+    """The mean of the weights after the steps `steps`, which rise to the last one."""
 
-    first: int
-    every: int
+    steps: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        return self.steps[0]
 
     def update(self, step: jax.Array, average: Tree, new: Tree) -> Tree:
         """Returns the average after `step` + 1 steps, which ended with `new`."""
-        after = step + 1 - self.first
-        count = jnp.maximum(after // self.every + 1, 1)
-        is_due = (after >= 0) & (after % self.every == 0)
+        steps = jnp.asarray(self.steps, jnp.int32)
+        done = jnp.searchsorted(steps, step + 1, side="right")
+        count = jnp.maximum(done, 1)
+        is_due = steps[count - 1] == step + 1
 
         def mean(old: jax.Array, new: jax.Array) -> jax.Array:
             return jnp.where(count == 1, new, old + (new - old) / count)
 
         def one(old: jax.Array, new: jax.Array) -> jax.Array:
-            return jnp.where(after < 0, new, jnp.where(is_due, mean(old, new), old))
+            return jnp.where(done == 0, new, jnp.where(is_due, mean(old, new), old))
 
         return jax.tree.map(one, average, new)
 
@@ -63,13 +67,19 @@ def has_average(config: Any) -> bool:
     return config.ema_decay > 0 or parse_duration(config.swa_last)[0] > 0
 
 
-def make_average(config: Any, total_steps: int, to_steps: Callable[[str], int]) -> EMA | SWA | None:
+def make_average(config: Any, total_steps: int, in_steps: Callable[[str], float]) -> EMA | SWA | None:
     """Returns the average that a configuration asks for, or None.
 
+    SWA averages round(swa_last / swa_every) states: the last one, and those at the steps nearest to each swa_every
+    before it.
+
+    Args:
+      in_steps: converts a duration to steps, with their fraction.
+
     Raises:
-      UserError: it asks for both, or for one of more steps than there are.
+      UserError: it asks for both, for more steps than there are, or for a mean of one state.
     """
-    last, every = to_steps(config.swa_last), to_steps(config.swa_every)
+    last = in_steps(config.swa_last)
     if not last:
         return EMA(config.ema_decay) if config.ema_decay else None
     check(
@@ -78,11 +88,18 @@ def make_average(config: Any, total_steps: int, to_steps: Callable[[str], int]) 
         "set config.ema_decay=0 or config.swa_last='0 epochs'",
     )
     check(
-        last <= total_steps,
-        f"config.swa_last is {config.swa_last!r} = {last} steps, but training has {total_steps}: set a shorter one",
+        whole(last) <= total_steps,
+        f"config.swa_last is {config.swa_last!r} = {whole(last)} steps, but training has {total_steps}: set a shorter "
+        "one",
     )
-    count = -(-last // every)
-    return SWA(first=total_steps - (count - 1) * every, every=every)
+    every = max(1.0, in_steps(config.swa_every))
+    count = round(last / every)
+    check(
+        count >= 2,
+        f"config.swa_last is {config.swa_last!r} and config.swa_every {config.swa_every!r}, so the average has one "
+        "state only: set a shorter config.swa_every",
+    )
+    return SWA(tuple(total_steps - round(k * every) for k in reversed(range(count))))
 
 
 def with_statistics(setup: Any, state: Any, shardings: Any, put: Callable[[Any], Any]) -> Any:

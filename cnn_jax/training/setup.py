@@ -262,7 +262,7 @@ def build(
         trainable=trainable,
         optimizer=optimizers.make_optimizer(config.optim, trained, layer_rules, everything=params),
         schedule=schedule,
-        average=averages.make_average(config, total_steps, lambda duration: whole(steps(duration))),
+        average=averages.make_average(config, total_steps, steps),
         _source=source,
     )
     check(

@@ -1,5 +1,7 @@
 """Averages of weights against plain NumPy, and runs that use them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.config import recipes
+from cnn_jax.config.durations import in_steps, to_steps
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError
 from cnn_jax.eval import steps as eval_steps
@@ -18,7 +21,7 @@ from cnn_jax.training.state import States
 
 
 def steps_of(duration):
-    return int(duration.split()[0])
+    return float(duration.split()[0])
 
 
 def config_of(**fields):
@@ -31,9 +34,11 @@ def config_of(**fields):
     ("total", "last", "every", "expected"),
     [
         (20, 10, 5, [15, 20]),
-        (20, 11, 5, [10, 15, 20]),
-        (20, 1, 5, [20]),
+        (20, 11, 5, [15, 20]),
+        (20, 13, 5, [10, 15, 20]),
         (20, 20, 7, [6, 13, 20]),
+        (20, 8, 2.75, [14, 17, 20]),
+        (6, 2, 0.5, [5, 6]),
         (9, 2, 1, [8, 9]),
     ],
 )
@@ -53,6 +58,16 @@ def test_mean_of_weights_is_that_of_the_steps_it_names(total, last, every, expec
             np.testing.assert_array_equal(found, weights[step + 1])  # a copy
 
 
+@pytest.mark.parametrize(("epochs", "batch_size", "examples"), [(75, 64, 1258), (20, 96, 1000), (2, 96, 1000)])
+def test_mean_of_the_last_epochs_has_one_state_of_each(epochs, batch_size, examples):
+    given = dict(batch_size=batch_size, num_examples=examples)
+    total = to_steps("100 epochs", **given)
+    average = averages.make_average(config_of(swa_last=f"{epochs} epochs"), total, partial(in_steps, **given))
+    assert isinstance(average, averages.SWA) and len(average.steps) == epochs
+    ends = [total - k * examples / batch_size for k in range(epochs)]
+    np.testing.assert_allclose(average.steps, ends[::-1], atol=0.5)
+
+
 def test_no_average_is_asked_for_by_default():
     assert averages.make_average(config_of(), 20, steps_of) is None and not averages.has_average(config_of())
     assert averages.make_average(config_of(ema_decay=0.9), 20, steps_of) == averages.EMA(0.9)
@@ -64,6 +79,8 @@ def test_no_average_is_asked_for_by_default():
     [
         (dict(swa_last="21 steps"), "swa_last is '21 steps' = 21 steps, but training has 20: set a shorter one"),
         (dict(swa_last="5 steps", ema_decay=0.9), "swa_last is '5 steps' and config.ema_decay 0.9, but a run has one"),
+        (dict(swa_last="1 steps"), "swa_every '1 epochs', so the average has one state only: set a shorter"),
+        (dict(swa_last="5 steps", swa_every="50 steps"), "so the average has one state only: set a shorter"),
     ],
 )
 def test_impossible_average_is_refused(fields, message):
