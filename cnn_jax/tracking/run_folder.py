@@ -178,6 +178,12 @@ def has_checkpoint(workdir: Path) -> bool:
     return any(STEP.fullmatch(name.removesuffix(".damaged")) for name in names)
 
 
+def last_step(workdir: Path) -> int:
+    """Returns the step of the latest checkpoint in `workdir`, whole or not yet found damaged; 0 if there is none."""
+    names = [path.name for path in (workdir / "checkpoints").glob("[0-9]*")]
+    return max((int(name) for name in names if STEP.fullmatch(name)), default=0)
+
+
 def stored_config(workdir: Path) -> dict[str, Any]:
     """Returns the configuration of the run in `workdir`; raises UserError if it is missing or damaged."""
     path = workdir / "config.json"

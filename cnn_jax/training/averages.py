@@ -46,6 +46,18 @@ class SWA:
     def first(self) -> int:
         return self.steps[0]
 
+    def check_resumes(self, step: int) -> None:
+        """Raises UserError if a checkpoint of `step`, of a run with an earlier end, lacks a state of this mean.
+
+        Until `first` the average is a copy of the weights, whatever it was before.
+        """
+        check(
+            step < self.first,
+            f"--extend: the mean of weights (config.swa_last) would now begin at step {self.first}, but the checkpoint "
+            f"of step {step} is past it and has the mean of other steps: set config.duration to at least "
+            f"'{step + 1 + self.steps[-1] - self.first} steps', so that the mean begins after the checkpoint",
+        )
+
     def update(self, step: jax.Array, average: Tree, new: Tree) -> Tree:
         """Returns the average after `step` + 1 steps, which ended with `new`."""
         steps = jnp.asarray(self.steps, jnp.int32)

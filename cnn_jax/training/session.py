@@ -385,7 +385,7 @@ def check_processes(setup: Setup, command: dict[str, str]) -> None:
 
 
 def check_longer(setup: Setup, folder: Path, console: Console) -> None:
-    """Raises UserError unless `folder` has a run that is not longer than this one; says if the schedule changes."""
+    """Raises UserError unless `folder` has a run that this one can make longer; says if the schedule changes."""
     if not run_folder.has_checkpoint(folder):
         raise UserError(f"--extend resumes a run, but {folder} has no checkpoint: leave --extend out")
     before = run_folder.stored_config(folder)["duration"]
@@ -394,7 +394,11 @@ def check_longer(setup: Setup, folder: Path, console: Console) -> None:
             f"--extend: config.duration is {setup.config.duration!r}, but must not be shorter than the {before!r} that "
             f"{folder} has been trained for"
         )
+    if setup.total_steps == setup.to_steps(before):
+        return
+    if isinstance(setup.average, averages.SWA):
+        setup.average.check_resumes(run_folder.last_step(folder))
     schedule = setup.config.optim.schedule.name
     ends = ("cosine", "one_cycle", "polynomial", "warmup_stable_decay")
-    if (schedule in ends or is_path(schedule)) and setup.total_steps > setup.to_steps(before):
+    if schedule in ends or is_path(schedule):
         terminal.say(console, f"the {schedule} schedule now ends later: its learning rate jumps at the resumed step")

@@ -58,6 +58,31 @@ def test_mean_of_weights_is_that_of_the_steps_it_names(total, last, every, expec
             np.testing.assert_array_equal(found, weights[step + 1])  # a copy
 
 
+def test_longer_run_has_its_own_mean_or_is_refused():
+    fields = dict(swa_last="10 steps", swa_every="2 steps")
+    before, longer = (averages.make_average(config_of(**fields), total, steps_of) for total in (20, 29))
+    found = jnp.float32(0)
+    for step in range(29):
+        found = (before if step < 20 else longer).update(jnp.int32(step), found, jnp.float32(step + 1))
+    np.testing.assert_allclose(found, np.mean([21, 23, 25, 27, 29]), rtol=1e-6)
+    longer.check_resumes(20)
+    average = averages.make_average(config_of(**fields), 28, steps_of)
+    with pytest.raises(UserError, match=r"begin at step 20, .* checkpoint of step 20 .* at least '29 steps'"):
+        average.check_resumes(20)
+
+
+@pytest.mark.slow
+def test_extended_run_keeps_to_the_check_of_its_mean(trained, tmp_path, console):
+    config, folder, _ = trained
+    config = config.copy_and_resolve_references()
+    config.duration = "16 steps"
+    options = Options(console=console, extend=True)
+    before = (folder / "config.json").read_text()
+    with pytest.raises(UserError, match=r"checkpoint of step 12 is past it .* at least '17 steps'"):
+        loop.run(config, folder, options)
+    assert (folder / "config.json").read_text() == before
+
+
 @pytest.mark.parametrize(("epochs", "batch_size", "examples"), [(75, 64, 1258), (20, 96, 1000), (2, 96, 1000)])
 def test_mean_of_the_last_epochs_has_one_state_of_each(epochs, batch_size, examples):
     given = dict(batch_size=batch_size, num_examples=examples)
