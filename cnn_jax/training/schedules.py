@@ -85,8 +85,8 @@ def _shape(schedule: Any, total_steps: int, warmup: int, in_steps: Callable[[str
         intervals = total_steps - 1  # the last step has the last learning rate
         check(
             0 < int(schedule.pct_start * intervals) < intervals,
-            f"config.optim.schedule.pct_start is {schedule.pct_start}, which leaves no step to rise, or none to fall, "
-            f"of {total_steps}: set config.optim.schedule.name to another, or a longer config.duration",
+            f"config.optim.schedule.pct_start is {schedule.pct_start}, but training has {total_steps} steps: "
+            "too few to rise and fall; set another config.optim.schedule.name, or a longer config.duration",
         )
         return optax.cosine_onecycle_schedule(
             intervals, 1.0, schedule.pct_start, schedule.div_factor, schedule.final_div_factor
@@ -95,6 +95,11 @@ def _shape(schedule: Any, total_steps: int, warmup: int, in_steps: Callable[[str
         return optax.polynomial_schedule(1.0, end, schedule.power, rest, warmup)
     if name == "warmup_stable_decay":
         cooldown = max(1, round(schedule.cooldown * total_steps))
+        check(
+            warmup + cooldown <= total_steps,
+            f"config.optim.schedule.warmup is {schedule.warmup!r} = {warmup} steps and config.optim.schedule.cooldown "
+            f"{schedule.cooldown} = {cooldown} steps, but training has {total_steps}: set a shorter one of them",
+        )
         return optax.polynomial_schedule(1.0, end, schedule.power, cooldown, total_steps - cooldown)
     if name == "exponential":
         return optax.exponential_decay(1.0, whole(in_steps(schedule.interval)), schedule.factor, staircase=True)
@@ -154,19 +159,27 @@ def _own(path: str, total_steps: int, peak: float) -> Shape:
         rates = jax.jit(jax.vmap(schedule))(steps)
     except UserError:
         raise
-    except jax.errors.ConcretizationTypeError:
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ):
         raise UserError(
-            f"{field}, but it decides by the value of the step, which is known inside of a compiled program only: "
-            "use jnp.where in place of `if`"
+            f"{field}, but it needs the value of the step, which only the compiled program knows: use jnp.where in "
+            "place of `if`, and jnp.asarray of a table that the step indexes"
         ) from None
     except Exception as error:
         raise UserError(f"{field}, which must be {form}, but fails: {type(error).__name__}: {error}") from None
+    is_number = isinstance(rates, jax.Array) and rates.shape == steps.shape
     check(
-        isinstance(rates, jax.Array) and rates.shape == steps.shape,
-        f"{field}, but what it returns makes no number of a step: it must return one, such as 0.1",
+        is_number and any(jnp.issubdtype(rates.dtype, kind) for kind in (jnp.floating, jnp.integer)),
+        f"{field}, but the returned function must return one real number for a step, such as 0.1",
     )
     for step, rate in zip(steps.tolist(), np.asarray(rates).tolist(), strict=True):
-        check(0 <= rate < np.inf, f"{field}, whose learning rate at step {step} is {rate:g}, but must not be negative")
+        check(
+            0 <= rate < np.inf,
+            f"{field}, whose learning rate at step {step} is {rate:g}, but must be finite and not negative",
+        )
     return schedule
 
 

@@ -89,6 +89,24 @@ def rising(total_steps, peak):
     return lambda step: peak * step / total_steps
 
 
+def no_number(total_steps, peak):
+    return lambda step: jnp.nan
+
+
+def imaginary(total_steps, peak):
+    return lambda step: peak * 1j
+
+
+def tabulated(total_steps, peak):
+    table = np.full(total_steps, peak)
+    return lambda step: table[step]
+
+
+def listed(total_steps, peak):
+    table = [peak] * total_steps
+    return lambda step: table[step]
+
+
 def pairs(total_steps, peak):
     return lambda step: (step, step)
 

@@ -197,9 +197,13 @@ def test_own_schedule_gets_steps_and_peak_and_may_warm_up():
     [
         ("own_parts:sawtoth", r"schedule\.name is 'own_parts:sawtoth', but own_parts has no .*did you mean 'sawtooth'"),
         ("own_parts:number", "returns .*, but must be a function of \\(total steps, peak\\) that returns a function"),
-        ("own_parts:branching", "decides by the value of the step, .* use jnp.where in place of `if`"),
-        ("own_parts:negative", "whose learning rate at step 199 is -0.1, but must not be negative"),
-        ("own_parts:pairs", "makes no number of a step"),
+        ("own_parts:branching", "needs the value of the step, .* use jnp.where in place of `if`"),
+        ("own_parts:tabulated", "needs the value of the step, .* jnp.asarray of a table that the step indexes"),
+        ("own_parts:listed", "needs the value of the step, .* jnp.asarray of a table that the step indexes"),
+        ("own_parts:imaginary", "must return one real number for a step"),
+        ("own_parts:no_number", "at step 0 is nan, but must be finite and not negative"),
+        ("own_parts:negative", "whose learning rate at step 199 is -0.1, but must be finite and not negative"),
+        ("own_parts:pairs", "must return one real number for a step"),
         ("own_parts:Plain", "must be a function of .*, but fails: TypeError"),
     ],
 )
@@ -212,7 +216,11 @@ def test_own_schedule_that_fails_is_one_message(name, message):
     ("fields", "message"),
     [
         (dict(name="cosine_restarts", cycle="300 steps"), "cycle is '300 steps' = 300 steps, but 200 are left after"),
-        (dict(name="one_cycle", pct_start=0.001), "pct_start is 0.001, which leaves no step to rise"),
+        (
+            dict(name="warmup_stable_decay", warmup="151 steps", cooldown=0.25),
+            r"warmup is '151 steps' = 151 steps and .*cooldown 0\.25 = 50 steps, but training has 200: set a shorter",
+        ),
+        (dict(name="one_cycle", pct_start=0.001), "pct_start is 0.001, but training has 200 steps: too few to rise"),
     ],
 )
 def test_cycles_must_fit_the_training(fields, message):
