@@ -24,6 +24,7 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.checkpoint import bucket
 from cnn_jax.checkpoint.manager import Checkpoints
+from cnn_jax.config.durations import parse_duration
 from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.pretrained import hub, state_dicts, torchvision_weights
@@ -128,7 +129,9 @@ def _from_run(source: str) -> Pretrained:
 
             step, leaves = checkpoints.read_chosen(which, read, flag=f"the checkpoint in {source!r}")
     recomputes = config.get("eval", {}).get("recompute_statistics", 0)
-    note = "; BatchNorm statistics are those of the training, its test recomputed them" if recomputes else ""
+    if parse_duration(config.get("swa_last", "0 epochs"))[0]:
+        recomputes = 0  # a mean of weights is saved with recomputed statistics
+    note = "; BatchNorm statistics are those of training, its test recomputed them" if recomputes else ""
     return Pretrained(
         name=f"{folder}@{step}",
         description=f"{config['model']['name']} of {folder}, step {step:,}{note}",

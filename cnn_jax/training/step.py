@@ -5,8 +5,9 @@ does no work per layer, the state can be donated, and everything that a run need
 
 Parameters and BatchNorm: in bfloat16, parameters, their gradients and the optimizer stay float32, BatchNorm computes
 and keeps its statistics in float32. With gradient accumulation every micro-batch is normalized by its own statistics
-and updates the running averages in turn. The exponential moving average covers parameters and statistics alike, so
-that evaluation never mixes averaged weights with statistics of others.
+and updates the running averages in turn. The exponential moving average covers parameters and statistics alike; the
+statistics of a mean of weights (SWA) are recomputed. So evaluation never mixes averaged weights with statistics of
+others.
 
 Frozen parameters and the statistics of frozen layers are a tree of their own: no gradient, no momentum and no moving
 average of them exist, and nothing writes to them. Their layers compute as in evaluation.
