@@ -137,9 +137,9 @@ FIELDS: dict[str, Field] = {
     ),
     "optim.options": Field(
         {},
-        "Its arguments in optax, but for those that are fields, such as {'b2': 0.95} of adamw, or options.b2=0.95. "
-        "For those that choose parameters (trust_ratio_mask of lars, muon_weight_dimension_numbers of contrib.muon) "
-        "give a regex over their names.",
+        "Arguments of the optax function, except those with a field of their own, such as {'b2': 0.95} of adamw, or "
+        "options.b2=0.95. For those that choose parameters (trust_ratio_mask of lars, muon_weight_dimension_numbers of "
+        "contrib.muon) give a regex over their names.",
     ),
     "optim.learning_rate": Field(0.1, "Peak of the schedule.", NOT_NEGATIVE),
     "optim.base_batch_size": Field(

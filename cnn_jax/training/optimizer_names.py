@@ -17,14 +17,14 @@ from cnn_jax.core.rules import is_number
 
 AVERAGE = "--config.ema_decay=0.9999 with any optimizer averages parameters, too"
 VALUE = "needs the value of the loss at every update"
-WRAPPER = "wraps another optimizer, and is none itself"
+WRAPPER = "is not an optimizer: it wraps one"
 # What optax has, but a step that has one gradient and a learning rate cannot use: the reason, and what to use.
 REFUSED = {
     "lbfgs": ("needs the loss at other parameters for its line search", "use adamw or lamb"),
     "polyak_sgd": (VALUE, "use contrib.prodigy or contrib.dog, which find their step size from gradients"),
     "contrib.momo": (VALUE, "use contrib.prodigy or contrib.dog, which find their step size from gradients"),
     "contrib.momo_adam": (VALUE, "use contrib.prodigy, which finds its step size from gradients"),
-    "contrib.sam": ("needs a second gradient, at other parameters", f"use adamw or sgd; {AVERAGE}"),
+    "contrib.sam": ("needs a second gradient, at other parameters", "use adamw or sgd"),
     "contrib.sophia": ("needs the loss itself, for estimates of its Hessian", "use adamw, lion or contrib.muon"),
     "contrib.dpsgd": ("needs the gradient of every example", "use sgd with config.optim.clip_norm"),
     "contrib.schedule_free": (WRAPPER + "; it is evaluated at other parameters than it trains", AVERAGE),
@@ -132,7 +132,7 @@ def _wanted(parameter: inspect.Parameter, value: Any) -> str | None:
     if "dtype" in name:
         return None if value in ("float32", "bfloat16", "float16") else "float32, bfloat16 or float16"
     if callable(default) or not isinstance(default, (bool, int, float, str, tuple, type(None))):
-        return f"left at optax's, {getattr(default, '__name__', default)}: it is no number"
+        return "left out: it cannot be set, since its value is a function"
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "True or False"
     if isinstance(default, int) and not isinstance(default, bool):
