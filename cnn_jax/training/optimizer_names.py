@@ -118,7 +118,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             f"config.optim.options has {option!r}, but the arguments of {name} are {', '.join(takes)}"
             f"{near(option, takes)}",
         )
-        wanted = _wanted(known[option], value)
+        wanted = _wanted(known[option], value) or _range(name, option, value)
         check(wanted is None, f"{field} is {value!r}, but must be {wanted}: see optax.{name}")
 
 
@@ -139,6 +139,10 @@ def _wanted(parameter: inspect.Parameter, value: Any) -> str | None:
         return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
     if isinstance(default, str):
         return None if isinstance(value, str) else f"a word, such as {default!r}"
+    if name == "ns_coeffs" and isinstance(value, str):
+        return None  # a preset, whose name optax checks
+    if name == "ns_coeffs" and isinstance(value, (tuple, list)) and value and isinstance(value[0], (tuple, list)):
+        return next(filter(None, (_wanted(parameter, row) for row in value)), None)
     if isinstance(default, tuple):
         given = value if isinstance(value, (tuple, list)) else ()
         alike = all(
@@ -147,6 +151,20 @@ def _wanted(parameter: inspect.Parameter, value: Any) -> str | None:
         )
         return None if alike and len(given) == len(default) else f"a tuple such as {default}"
     return None if is_number(value) else "a number"
+
+
+def _range(name: str, option: str, value: Any) -> str | None:
+    """Returns in words the range that a value of an option is outside of, None if it is inside."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    decays = {"b1", "b2", "b3", "beta3", "adam_b1", "adam_b2", "decay", "momentum", "rho"}
+    if option in decays or (option == "beta" and not name.startswith("optimistic")):
+        return None if 0 <= value < 1 else "in [0, 1)"
+    if option in ("eps", "eps_root", "adam_eps_root"):
+        return None if value >= 0 else "at least 0"
+    if option in ("ns_steps", "update_proj_gap", "rank"):
+        return None if value >= 1 else "at least 1"
+    return None
 
 
 def arguments(name: str, options: Mapping[str, Any], params: Any, everything: Any) -> dict[str, Any]:

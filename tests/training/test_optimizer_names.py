@@ -197,7 +197,14 @@ def test_memory_of_an_optimizer_is_counted_in_copies(name, momentum, copies):
         (dict(name="contrib.muon", options=dict(ns_steps=2.5)), "is 2.5, but must be a whole number"),
         (dict(name="contrib.muon", options=dict(ns_coeffs=(1.0,))), "must be a tuple such as"),
         (dict(name="contrib.adopt", options=dict(clip_value_fn=1)), "must be left out: it cannot be set"),
-        (dict(name="contrib.muon", options=dict(ns_coeffs="dion")), "must be a tuple such as"),
+        (dict(name="contrib.muon", options=dict(ns_coeffs="dioon")), "which optax refuses"),
+        (dict(name="contrib.muon", options=dict(ns_coeffs=((1.0, 2.0),))), "must be a tuple such as"),
+        (dict(name="contrib.muon", options=dict(ns_steps=0)), "is 0, but must be at least 1"),
+        (dict(name="contrib.galore", options=dict(update_proj_gap=0)), "is 0, but must be at least 1"),
+        (dict(name="adam", options=dict(b2=2.0)), r"is 2\.0, but must be in \[0, 1\)"),
+        (dict(name="adam", options=dict(b1=-3.0)), r"is -3\.0, but must be in \[0, 1\)"),
+        (dict(name="adam", options=dict(eps=-1)), "is -1, but must be at least 0"),
+        (dict(name="sm3", options=dict(momentum=2)), r"is 2, but must be in \[0, 1\)"),
         (dict(name="contrib.muon", options=dict(preconditioning="none")), "which optax refuses: ValueError"),
         (dict(name="adamw", nesterov=True), "nesterov is True, which is for sgd, .*optim.options.nesterov"),
         (dict(name="lion", nesterov=True), "which is for sgd, but config.optim.name is 'lion': leave it at False$"),
@@ -208,6 +215,11 @@ def test_memory_of_an_optimizer_is_counted_in_copies(name, momentum, copies):
 def test_impossible_optimizer_names_the_way_out(fields, message):
     with pytest.raises(UserError, match=message):
         optimizers.check_optimizer(optim_config(**fields))
+
+
+@pytest.mark.parametrize("value", ["dion", ((3.4, -4.7, 2.0),) * 5])
+def test_muon_takes_coefficients_by_name_and_by_step(value):
+    optimizers.check_optimizer(optim_config(name="contrib.muon", options=dict(ns_coeffs=value)))
 
 
 @pytest.mark.parametrize("name", sorted(optimizer_names.LAYERWISE))
