@@ -12,6 +12,7 @@ from cnn_jax.core import imports, trees
 from cnn_jax.core.errors import check
 from cnn_jax.eval import evaluation, protocols
 from cnn_jax.eval import steps as eval_steps
+from cnn_jax.training.averages import SWA
 from cnn_jax.training.setup import Setup
 from cnn_jax.training.step import TrainState
 
@@ -91,13 +92,15 @@ class Evaluator:
     def _parameters(self, state: TrainState, part: str) -> tuple[Any, Any]:
         """Returns the trained parameters, and all other parameters and statistics, that an evaluation takes.
 
-        For the test part the statistics are recomputed first, if the configuration asks for it.
+        For the test part the statistics are recomputed first, if the configuration asks for it. Those of a mean of
+        weights are recomputed already, from the same batches; see `averages.with_statistics`.
         """
         setup = self.setup
         params, stats = (state.params, state.stats) if state.ema is None else (state.ema["params"], state.ema["stats"])
         others = trees.merged(stats, state.frozen)
         batches = setup.config.eval.recompute_statistics
-        if part == "test" and batches and jax.tree.leaves(stats):
+        has_own = isinstance(setup.average, SWA) and int(state.step) >= setup.average.first
+        if part == "test" and batches and not has_own and jax.tree.leaves(stats):
             recomputed = evaluation.recompute_statistics(
                 eval_steps.make_statistics_step(setup.network, **setup.data.normalization),
                 params,
