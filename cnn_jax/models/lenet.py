@@ -39,7 +39,7 @@ from cnn_jax.nn import cpu, windows
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.hooks import emit
 from cnn_jax.nn.init import ACTIVATIONS, InitKeys, get_init
-from cnn_jax.nn.layers import add_bias
+from cnn_jax.nn.layers import add_bias, wide
 from cnn_jax.nn.network import Network
 from cnn_jax.nn.pooling import POOLS
 from cnn_jax.nn.windows import check_fits
@@ -89,7 +89,7 @@ class Subsampling(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         check_fits(self, x.shape)
-        total = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        total = lax.reduce_window(wide(x), 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
         return emit(self, x, (total * self.coefficient[...] + self.bias[...]).astype(self.dtype or x.dtype))
 
     def describe(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> tuple[str, str, int]:

@@ -85,10 +85,15 @@ class Conv(nnx.Conv):
 def add_bias(y: jax.Array, bias: Any) -> jax.Array:
     """Returns [..., C] plus a parameter [C] or None, in the type of `y`.
 
-    The sum is one of float32, and so is that over all positions that is the bias's gradient: in bfloat16 it would be
-    off by 4 to 12%.
+    The sum is one of float32 or more, and so is that over all positions that is the bias's gradient: in bfloat16 it
+    would be off by 4% and more.
     """
-    return y if bias is None else (y.astype(jnp.float32) + bias[...]).astype(y.dtype)
+    return y if bias is None else (wide(y) + bias[...]).astype(y.dtype)
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """Returns an array in float32, or in float64 if it has that."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class Linear(nnx.Linear):
@@ -149,9 +154,8 @@ class BatchNorm(nnx.BatchNorm):
         self.var = Statistic(ONES(rngs.key, (channels,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Computes in float32: Flax would round scale and bias to the computation's type, and their gradients."""
-        wide = x.astype(jnp.float32)
-        y = self._grouped(wide) if self.group and not self.use_running_average else super().__call__(wide)
+        """Computes in float32 or more: Flax would round scale, bias and their gradients to the computation's type."""
+        y = self._grouped(wide(x)) if self.group and not self.use_running_average else super().__call__(wide(x))
         return emit(self, x, y.astype(self.compute_dtype or x.dtype))
 
     def _grouped(self, x: jax.Array) -> jax.Array:
@@ -180,11 +184,11 @@ class LocalResponseNorm(nnx.Module):
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
+        values = x.astype(jnp.float32)
         window, ones, half = (1,) * (x.ndim - 1) + (self.size,), (1,) * x.ndim, self.size // 2
         padding = ((0, 0),) * (x.ndim - 1) + ((half, half),)
-        total = lax.reduce_window(jnp.square(wide), 0.0, lax.add, window, ones, padding)
-        return emit(self, x, (wide * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
+        total = lax.reduce_window(jnp.square(values), 0.0, lax.add, window, ones, padding)
+        return emit(self, x, (values * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
 
 
 NORMS = ("none", "lrn", "batch")
