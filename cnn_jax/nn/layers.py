@@ -93,7 +93,7 @@ def add_bias(y: jax.Array, bias: Any) -> jax.Array:
 
 def wide(x: jax.Array) -> jax.Array:
     """Returns an array in float32, or in float64 if it has that."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 class Linear(nnx.Linear):
