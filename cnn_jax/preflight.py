@@ -21,6 +21,7 @@ from absl.flags import DEFINE_bool, DEFINE_list, DEFINE_multi_string, DEFINE_str
 
 from cnn_jax.config import cli
 from cnn_jax.config.configuration import Configuration
+from cnn_jax.core import files
 from cnn_jax.core.errors import check
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def one(flags: cli.Flags, chosen: "Sequence[Target]") -> int:
             print(f"{heading:12}{text}")
     if path:
         numbers = [{"configuration": name} | result.as_json() for name, result in found]
-        path.write_text(json.dumps(numbers[0] if len(numbers) == 1 else numbers, indent=2) + "\n", encoding="utf-8")
+        write(path, json.dumps(numbers[0] if len(numbers) == 1 else numbers, indent=2) + "\n")
     return 0 if all(result.fits for _, result in found) else 2
 
 
@@ -112,9 +113,14 @@ def table(flags: cli.Flags, chosen: "Sequence[Target]") -> None:
 
     text = overview.write(chosen, flags.network, thorough=flags.thorough)
     if path:
-        path.write_text(text, encoding="utf-8")
+        write(path, text)
     else:
         print(text)
+
+
+def write(path: Path, text: str) -> None:
+    with files.storage_errors(f"{path} cannot be written"):
+        files.write_text(path, text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

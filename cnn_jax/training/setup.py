@@ -199,8 +199,7 @@ def build(
     check_config(config)
     devices = jax.devices() if devices is None else devices
     check_divisible(config, len(devices))
-    shard = jax.process_index(), jax.process_count()
-    data = Splits(config.data, config.seed, shard=shard, open_dataset=open_dataset)
+    data = Splits(config.data, config.seed, (jax.process_index(), jax.process_count()), open_dataset)
     config = _completed(config, data, len(devices))
     check_processes(config)
     create_model = functools.partial(
@@ -214,28 +213,15 @@ def build(
     layers = layer_table(create_model, data.image_shape)
     check_sizes(config, layers)
     model = jax.eval_shape(lambda: create_model())
-    norms = [layer for _, layer in nnx.iter_graph(model) if isinstance(layer, BatchNorm)]
-    check(
-        not config.remat or not isinstance(model, CustomNetwork),
-        f"config.remat is True, but {config.model.name} is a module of your own, whose blocks are not known: leave it "
-        "at False, and use flax.nnx.remat inside of the module",
-    )
-    check(
-        config.norm_group == 0 or bool(norms),
-        f"config.norm_group is {config.norm_group}, but {config.model.name} has no cnn_jax.nn.layers.BatchNorm: "
-        "leave it at 0",
-    )
-    for layer in norms:
-        layer.group = config.norm_group
+    check_blocks(config, model)
+    set_norm_group(config, model)
     _, params, _ = graph.split(model)
     trainable = finetuning.select(config.trainable, model.order, params)
     check_batch_norm(config, layers, trainable.frozen_layers)
     network, params, stats = graph.split(model, trainable.frozen_layers)
     placed = mesh.make_mesh(config.mesh.model, devices)
     kernels = config.cpu_kernels and mesh.platform(placed) == "cpu"
-    network = replace(network, kernels=kernels, remat=config.remat)
-    if config.cache_features:
-        network = replace(network, from_features=True)
+    network = replace(network, kernels=kernels, remat=config.remat, from_features=config.cache_features)
     check_dense(config, network, params, stats)
     layer_rules = finetuning.layer_rules(config.optim.layer_decay, model.order, params)
     trained, _ = trees.partition(params, trainable.mask)
@@ -298,6 +284,27 @@ def check_sizes(config: Any, layers: list[LayerRow]) -> None:
         f"config.strict_sizes is True, but of images of {config.data.image_size} the strides of these layers drop "
         f"positions at the border: {where}. Give another config.data.image_size, or padding",
     )
+
+
+def check_blocks(config: Any, model: Any) -> None:
+    """Raises UserError if config.remat asks for the blocks of a network that does not say which they are."""
+    check(
+        not config.remat or not isinstance(model, CustomNetwork),
+        f"config.remat is True, but {config.model.name} is a module of your own, whose blocks are not known: leave it "
+        "at False, and use flax.nnx.remat inside of the module",
+    )
+
+
+def set_norm_group(config: Any, model: Any) -> None:
+    """Sets how many images share BatchNorm statistics in training; raises UserError if no layer has any."""
+    norms = [layer for _, layer in nnx.iter_graph(model) if isinstance(layer, BatchNorm)]
+    check(
+        config.norm_group == 0 or bool(norms),
+        f"config.norm_group is {config.norm_group}, but {config.model.name} has no cnn_jax.nn.layers.BatchNorm: "
+        "leave it at 0",
+    )
+    for layer in norms:
+        layer.group = config.norm_group
 
 
 def check_batch_norm(config: Any, layers: list[LayerRow], frozen: Collection[str]) -> None:

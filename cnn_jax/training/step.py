@@ -3,8 +3,9 @@
 A network is split once into a static graph and trees of arrays; the step merges them inside `jax.jit`. So the host
 does no work per layer, the state can be donated, and everything that a run needs to go on is in `TrainState`.
 
-Parameters and BatchNorm: in bfloat16, parameters, their gradients and the optimizer stay float32, BatchNorm computes
-and keeps its statistics in float32. With gradient accumulation every micro-batch is normalized by its own statistics
+Parameters and BatchNorm: in bfloat16, parameters and the optimizer stay float32, and so do biases, BatchNorm and their
+gradients. Kernels are rounded where they are used, and so are their gradients: several devices add those up in
+bfloat16. With gradient accumulation every micro-batch is normalized by its own statistics
 and updates the running averages in turn. The exponential moving average covers parameters and statistics alike; the
 statistics of a mean of weights (SWA) are recomputed. So evaluation never mixes averaged weights with statistics of
 others.
