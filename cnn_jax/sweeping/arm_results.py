@@ -23,6 +23,7 @@ class ArmResult:
     train_errors: dict[int, float]  # seed -> error on the training part, %
     curves: dict[int, list[dict[str, Any]]]  # seed -> records of metrics.jsonl
     layers: dict[int, dict[str, Any]]  # seed -> layers.json
+    diverged: list[int]  # seeds whose loss was not finite
 
     @property
     def arm(self) -> Arm:
@@ -57,10 +58,12 @@ class ArmResult:
 
 def read(planned: Sequence[Planned], folder: Path, seeds: Iterable[int]) -> list[ArmResult]:
     """Returns what there is of the arms in the folder of a sweep: finished runs of their configurations only."""
-    results = {one.arm.name: ArmResult(one, {}, {}, {}, {}) for one in planned}
+    results = {one.arm.name: ArmResult(one, {}, {}, {}, {}, []) for one in planned}
     for task in tasks(planned, seeds, folder):
         run, result = task.finished(), results[task.arm.name]
         if run is None:
+            if task.has_diverged:
+                result.diverged.append(task.seed)
             continue
         result.runs[task.seed] = run
         result.curves[task.seed] = read_jsonl(task.folder / "metrics.jsonl")

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.core.errors import Stopped, StorageError, UserError, check
+from cnn_jax.core.errors import NotFiniteError, Stopped, StorageError, UserError, check
 from cnn_jax.core.files import read_json, write_text
 from cnn_jax.display.tables import duration
-from cnn_jax.sweeping.plan import Task
+from cnn_jax.sweeping.plan import NOT_FINITE, Task
 from cnn_jax.training import preemption
 
 ATTEMPTS = 2  # of a run that crashed or was killed
-NOT_FINITE, MISTAKE = 3, 2  # exit codes of a run that would fail again: see cnn_jax.core.errors
+FINAL = (NotFiniteError.exit_code, UserError.exit_code)  # of a run that would fail again
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ def is_tried_again(task: Task, code: int, say: Callable[[str], None]) -> bool:
     words = task.last_words()
     if code == StorageError.exit_code:
         raise StorageError(f"{task.name}: {words}")
-    if code not in (MISTAKE, NOT_FINITE) and task.attempts < ATTEMPTS:
+    if code not in FINAL and task.attempts < ATTEMPTS:
         say(f"{task.name}: {ending(code)}; it is tried again. {words}")
         return True
-    if code == MISTAKE and "is in use by" in words:
+    if code == UserError.exit_code and "is in use by" in words:
         say(f"{task.name} runs elsewhere: {words}")
         return False
     task.fail(f"{ending(code)}: {words}")
@@ -145,7 +145,9 @@ def ending(code: int) -> str:
         return "killed, as the system does when memory is short"
     if code < 0:
         return f"ended by signal {-code}"
-    return {NOT_FINITE: "not finite", MISTAKE: "refused", 0: "no result"}.get(code, f"exit code {code}")
+    return {NotFiniteError.exit_code: NOT_FINITE, UserError.exit_code: "refused", 0: "no result"}.get(
+        code, f"exit code {code}"
+    )
 
 
 # ---------------------------------------------------------------- running on a cluster

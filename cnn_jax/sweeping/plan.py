@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,14 @@ def differing(experiment: Experiment, planned: Sequence[Planned]) -> list[str]:
     return lines
 
 
+def with_found(one: Planned, found: Mapping[str, Any]) -> Planned:
+    """Returns an arm with values that a search found for it; they do not change its size."""
+    arm = replace(one.arm, found=found)
+    return replace(
+        one, arm=arm, config=Configuration.from_recipe(arm.config, arm.words, flag=f"arm {arm.name!r}").config
+    )
+
+
 def plan_sheet(planned: Sequence[Planned]) -> Sheet:
     """Returns the sizes of the arms as a table."""
     headings = ("arm", "parameters", "MACs", "memory of training, bytes")
@@ -99,6 +107,8 @@ def plan_sheet(planned: Sequence[Planned]) -> Sheet:
 
 
 # ---------------------------------------------------------------- one run of an arm
+
+NOT_FINITE = "not finite"  # how the reason of a run that diverged begins
 
 # Of what may change when a run goes on, these decide what it leaves for the report.
 NEEDED = ("eval.train_part", "eval.layers")
@@ -122,7 +132,7 @@ class Task:
 
     @property
     def log(self) -> Path:
-        return self.folder.with_suffix(".log")
+        return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def command(self) -> list[str]:
@@ -148,12 +158,17 @@ class Task:
     @property
     def failure(self) -> str | None:
         """Why its last attempt failed for good; None if it did not, or if it is finished by now."""
-        path = self.folder.with_suffix(".failed")
+        path = self.folder.with_name(f"{self.folder.name}.failed")
         return path.read_text(encoding="utf-8") if path.exists() and self.finished() is None else None
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether its last attempt ended because a loss was not finite."""
+        return (self.failure or "").startswith(NOT_FINITE)
 
     def fail(self, why: str | None) -> None:
         """Notes why it failed, or with None that it did not."""
-        path = self.folder.with_suffix(".failed")
+        path = self.folder.with_name(f"{self.folder.name}.failed")
         if why is None:
             path.unlink(missing_ok=True)
         else:

@@ -29,6 +29,8 @@ class Arm:
     name: str
     config: str  # FILE:DATASET, as --config takes it
     changes: Mapping[str, Any]  # dotted field -> value
+    recipe: str = ""  # the name of the one of the experiment's recipes that it is trained with
+    found: Mapping[str, Any] = field(default_factory=dict)  # dotted field -> value that a search found best for it
 
     @property
     def folder(self) -> str:
@@ -38,7 +40,12 @@ class Arm:
     @property
     def words(self) -> list[str]:
         """FIELD=VALUE of every change."""
-        return [f"{field}={value}" for field, value in self.changes.items()]
+        return [f"{field}={value}" for field, value in {**self.changes, **self.found}.items()]
+
+    @property
+    def without_recipe(self) -> str:
+        """Its name, but for its recipe."""
+        return self.name.removesuffix(f", {self.recipe}")
 
     def arguments(self, seed: int | str) -> list[str]:
         """Returns the arguments of `python -m cnn_jax.main` that train it."""
@@ -71,6 +78,10 @@ class Experiment:
     figures: of `FIGURES`. trend: the field with numbers on the horizontal axis of the figure of that name.
     parts: what `cost` measures beside the runs.
     first: folder -> an arm that is trained there once, with seed 0, before the others, which start from it.
+    search: (field, values): each arm is trained once with each of these numbers, with a seed of its own, and takes the
+      one with the lowest validation error, so that none is handicapped by what suits another. Where the best one is
+      the smallest or largest, the search goes on beyond it.
+    recipes: name -> changes. Every arm is trained with each of them, and an answer is one that they all give.
     """
 
     arms: tuple[Arm, ...]
@@ -81,6 +92,8 @@ class Experiment:
     trend: str = ""
     parts: tuple[Part, ...] = ()
     first: Mapping[str, Arm] = field(default_factory=dict)
+    search: tuple[str, tuple[float, ...]] | None = None
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     text: str = ""  # the docstring of its file
     name: str = ""  # of its file, with the data set and "full"
 
@@ -109,7 +122,19 @@ def word(field: str, value: Any) -> str:
 def without(arm: Arm, field: str) -> str:
     """Returns the name of an arm but for a field: what it has in common with those of its group."""
     own = word(field, arm.changes[field])
-    return " ".join(part for part in arm.name.split(" ") if part != own)
+    words = " ".join(part for part in arm.without_recipe.split(" ") if part != own)
+    return ", ".join(filter(None, (words, arm.recipe)))
+
+
+def with_recipes(experiment: Experiment) -> list[Arm]:
+    """Returns the arms of an experiment, each with each of its recipes."""
+    if not experiment.recipes:
+        return list(experiment.arms)
+    return [
+        replace(arm, name=f"{arm.name}, {name}", changes={**arm.changes, **changes}, recipe=name)
+        for name, changes in experiment.recipes.items()
+        for arm in experiment.arms
+    ]
 
 
 def grid(
@@ -148,6 +173,7 @@ def load(spec: str) -> Experiment:
     check(isinstance(found, Experiment), f"{file}: get_experiment(dataset, full) must return an Experiment")
     found = replace(
         found,
+        arms=tuple(with_recipes(found)),
         text=(module.__doc__ or "").strip(),
         name="-".join([path.stem, *datasets, *(["full"] if full else [])]),
     )
@@ -161,6 +187,10 @@ def load(spec: str) -> Experiment:
                 f"{file} compares {name!r}, but the arm {arm.name!r} does not set it{near(name, arm.changes)}",
             )
     check(bool(found.pairs()), f"{file}: no two arms differ in one of the fields to compare alone")
+    if found.search:
+        values = found.search[1]
+        rises = all(low < high for low, high in itertools.pairwise((0, *values)))
+        check(len(values) > 1 and rises, f"{file}: search has {values}, but must be at least 2 rising numbers above 0")
     for name, known, given in (("equal", EQUAL, found.equal), ("figures", FIGURES, found.figures)):
         for value in given:
             check(value in known, f"{file}: {name} has {value!r}, but must be of {', '.join(known)}")

@@ -9,7 +9,7 @@ from typing import Any
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import locked
 from cnn_jax.display.tables import render
-from cnn_jax.sweeping import sweep_report
+from cnn_jax.sweeping import search, sweep_report
 from cnn_jax.sweeping.launch import Slot, check_not_submitted, run_here, slots, submit
 from cnn_jax.sweeping.plan import Planned, check_fit, differing, first_tasks, plan, plan_sheet, tasks
 from cnn_jax.sweeping.question import Experiment, load
@@ -53,10 +53,19 @@ def sweep(spec: str, options: SweepOptions, *, command: str) -> int:
     if options.dry_run:
         first = [f"{task.arm.command(0)} --workdir={task.folder}" for task in first_tasks(experiment)]
         say("\n".join(["", *first, *(one.arm.command() for one in chosen)]))
+        if experiment.search:
+            name, values = experiment.search
+            tried = ", ".join(f"{value:g}" for value in values)
+            say(f"\nfirst, a search of {name} for each arm, with seed {search.SEED}: {tried}, and beyond")
         say(f"\nSEED: 0 to {seeds - 1}; folder: {folder}")
         return 0
     with locked(folder, flag="--folder"):
         train_first(experiment, places, options.launcher)
+        if experiment.search:
+            searches = run_search(experiment, chosen, folder, places, options.launcher, settings)
+            if any(found.pending for found in searches):
+                return 0
+            chosen = search.with_best(chosen, searches, experiment.search[0])
         every = tasks(chosen, range(seeds), folder)
         check_fit(every)
         pending = [task for task in every if task.finished() is None]
@@ -113,6 +122,41 @@ def submit_options(words: Sequence[str]) -> dict[str, Any]:
         check(bool(equals), f"--submit={text!r}: must be NAME=VALUE, such as timeout_min=60")
         options[name] = int(value) if value.isdecimal() else value
     return options
+
+
+def run_search(
+    experiment: Experiment,
+    chosen: list[Planned],
+    folder: Path,
+    places: list[Slot],
+    launcher: str,
+    settings: dict[str, Any],
+) -> list[search.Search]:
+    """Runs what is not finished of the search, and returns it; with a cluster it is submitted, and still pending.
+
+    Raises:
+      UserError: of an arm no value could be tried.
+    """
+    tried: set[Path] = set()
+    while True:
+        searches = search.search(experiment, chosen, folder)
+        waiting = [task for found in searches for task in (*found.pending, *found.failed)]
+        pending = [task for task in waiting if task.folder not in tried]
+        if not pending:
+            break
+        check_fit(pending)
+        check_not_submitted(folder, pending)
+        say(f"\n{len(pending)} runs of the search in {folder}")
+        if launcher == "slurm":
+            jobs = submit(pending, folder, cluster="slurm", options=settings)
+            say(f"{len(jobs)} jobs submitted; when they are over, the same command goes on")
+            return searches
+        run_here(pending, places, say)
+        tried |= {task.folder for task in pending}
+    for found in searches:
+        why = "; ".join(f"{task.folder}: {task.failure}" for task in found.failed)
+        check(bool(found.scores), f"{found.arm.name}: none of the runs of its search is finished: {why}")
+    return searches
 
 
 def train_first(experiment: Experiment, places: list[Slot], launcher: str) -> None:

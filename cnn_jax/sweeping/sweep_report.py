@@ -2,6 +2,7 @@
 
 import base64
 import html
+import json
 import re
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from cnn_jax.core.errors import check
 from cnn_jax.core.files import read_json, write_text
 from cnn_jax.core.text import markdown
 from cnn_jax.display.tables import Code, Sheet, Short, render
-from cnn_jax.sweeping import cost, figures
+from cnn_jax.sweeping import cost, figures, search
+from cnn_jax.sweeping.answers import Comparison, answer, compare, told_difference
 from cnn_jax.sweeping.arm_results import ArmResult, missing, read
-from cnn_jax.sweeping.intervals import Mean, mean, paired_difference
+from cnn_jax.sweeping.intervals import mean
+from cnn_jax.sweeping.learning import REST, judge
 from cnn_jax.sweeping.plan import Planned, differing, seeds_in, tasks
-from cnn_jax.sweeping.question import Experiment, without
+from cnn_jax.sweeping.question import Experiment
 from cnn_jax.tracking import run_record
 
 # ---------------------------------------------------------------- words
@@ -28,43 +31,6 @@ def with_deviation(values: Sequence[float]) -> str:
         return ""
     found = mean(values)
     return f"{found.mean:.2f}" + (f" ± {found.deviation:.2f}" if found.count > 1 else "")
-
-
-def verdict(difference: Mean) -> str:
-    """Returns what a difference of errors says, as far as the seeds can tell."""
-    if difference.count < 2:
-        return "one seed says nothing about the noise"
-    if difference.is_noise:
-        return "no difference beyond the noise of the seeds"
-    return "worse" if difference.mean > 0 else "better"
-
-
-def answer(experiment: Experiment, results: Sequence[ArmResult], seeds: int) -> list[str]:
-    """Returns a sentence for each pair of arms: the difference of the errors, its interval and what it says."""
-    by_name = {result.arm.name: result for result in results}
-    sentences = []
-    for field, reference, arm in experiment.pairs():
-        first, other = by_name[reference.name], by_name[arm.name]
-        value, beside = (one.changes[field] if one.changes[field] != "" else "none" for one in (arm, reference))
-        values = f"{field.split('.')[-1]}={value} for {beside}"
-        begin = ": ".join(filter(None, (without(arm, field), values)))
-        test = paired_difference(first.test_errors, other.test_errors)
-        if test is None:
-            sentences.append(f"{begin}: no seed of both is finished.")
-            continue
-        told = f"{begin}: {verdict(test)}; test error {told_difference(test)}"
-        if train := paired_difference(first.train_errors, other.train_errors):
-            told += f", training error {told_difference(train)}"
-        if test.count < seeds:
-            told += f". Only {test.count} of {seeds} pairs are finished: what failed is left out, not counted as bad"
-        sentences.append(told + ".")
-    return sentences
-
-
-def told_difference(difference: Mean) -> str:
-    """Returns "+1.23 points (+0.80 to +1.66)"."""
-    text = f"{difference.mean:+.2f} points"
-    return text if difference.count < 2 else f"{text} ({difference.low:+.2f} to {difference.high:+.2f})"
 
 
 # ---------------------------------------------------------------- tables
@@ -93,32 +59,58 @@ def arms_sheet(results: Sequence[ArmResult]) -> Sheet:
     return Sheet(title, headings, lines)
 
 
-def pairs_sheet(experiment: Experiment, results: Sequence[ArmResult]) -> Sheet:
+def pairs_sheet(comparisons: Sequence[Comparison]) -> Sheet:
     """Returns a line for each pair that is compared."""
-    by_name = {result.arm.name: result for result in results}
-    lines = []
-    for _, reference, arm in experiment.pairs():
-        first, other = by_name[reference.name], by_name[arm.name]
-        found = [
-            paired_difference(getattr(first, values), getattr(other, values))
-            for values in ("test_errors", "train_errors", "gaps")
-        ]
-        cells = [told_difference(difference) if difference else "" for difference in found]
-        lines.append((arm.name, reference.name, *cells, verdict(found[0]) if found[0] else "not finished"))
+    lines = [
+        (
+            *(one.arm.name, one.reference.name),
+            *(told_difference(difference) if difference else "" for difference in (one.test, one.train, one.gap)),
+            one.verdict,
+        )
+        for one in comparisons
+    ]
     headings = ("arm", "beside", "test error", "train error", "test - train", "test error is")
     return Sheet("Paired differences: mean and 95% interval (Student's t)", headings, lines)
+
+
+def learning_sheet(results: Sequence[ArmResult]) -> Sheet:
+    """Returns a line for each arm: whether it was done learning."""
+    lines = []
+    for result in results:
+        state = judge(result)
+        if state is None:
+            told = "diverged" if result.diverged else "not known"
+            lines.append((result.arm.name, None, None, None, told))
+        else:
+            told = "yes" if state.is_done else "at chance" if state.at_chance else "no"
+            lines.append((result.arm.name, f"{state.epochs:.3g}", f"{state.error:.1f}", f"{state.fall:+.2f}", told))
+    headings = (
+        "arm",
+        "epochs",
+        "training error at the end, %",
+        "its fall over the last fifth, points",
+        "done learning",
+    )
+    title = (
+        f"Whether the arms were done learning: the training error falls by at most {REST:g} point over the last fifth, "
+        "and is below that of guessing (as trained, with dropout and augmentation)"
+    )
+    return Sheet(title, headings, lines)
 
 
 # ---------------------------------------------------------------- the page
 
 
 def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, seeds: int, command: str) -> Path:
-    """Writes report.md, its pictures, and report.html into `folder` and returns the path of the page.
+    """Writes report.md, its pictures, answers.json and report.html into `folder` and returns the path of the page.
 
     Args:
       seeds: how many of each arm there should be. Others that the folder has count as well.
       command: that made it.
     """
+    searches = search.search(experiment, planned, folder)
+    if experiment.search:
+        planned = search.with_best(planned, searches, experiment.search[0])
     every = tasks(planned, sorted({*range(seeds), *seeds_in(folder)}), folder)
     results = read(planned, folder, {task.seed for task in every})
     finished = [run for result in results for run in result.runs.values()]
@@ -134,19 +126,24 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
         "dates": [s["date"][:10] for s in starts],
     }
     distinct = {name: list(dict.fromkeys(filter(None, values))) for name, values in facts.items()}
-    pairs = len(experiment.pairs())
+    comparisons = compare(experiment, results)
+    sentences = answer(comparisons, seeds)
     parts = [
         f"# {' '.join(question.split())}",
         "## Answer",
-        "\n".join(f"- {sentence}" for sentence in answer(experiment, results, seeds)),
+        "\n".join(f"- {sentence}" for sentence in sentences),
         "Intervals are of 95% (Student's t) over paired seeds: they cover initial weights, order of the examples and "
-        f"augmentation, not the choice of the test examples, and each of {pairs} pairs by itself.",
+        f"augmentation, not the choice of the test examples, and each of {len(comparisons)} pairs by itself."
+        + ("" if experiment.recipes else " All arms have one recipe: another one may answer otherwise."),
         *("\n\n".join(f"![{caption}]({path.name})\n\n*{caption}.*" for path, caption in pictures),),
         "## Numbers",
-        render([pairs_sheet(experiment, results)], "markdown"),
+        render([pairs_sheet(comparisons)], "markdown"),
+        render([learning_sheet(results)], "markdown"),
+        *([render([search.sheet(experiment.search[0], searches)], "markdown")] if experiment.search else []),
         render([arms_sheet(results)], "markdown"),
     ]
     lacking = missing([task for task in every if task.seed < seeds])
+    lacking += missing([task for found in searches for task in (*found.pending, *found.failed)])
     if experiment.parts:
         path = folder / "costs.json"
         if path.exists():
@@ -165,6 +162,8 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
         parts.append(f"**Runs differ in {', '.join(mixed)}: what is compared may not be the arms alone.**")
     text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
     write_text(folder / "report.md", text)
+    facts = {"question": " ".join(question.split()), "answers": sentences, "command": command, **distinct}
+    write_text(folder / "answers.json", json.dumps(facts, indent=1) + "\n")
     write_text(folder / "report.html", page(text, [path for path, _ in pictures]))
     return folder / "report.html"
 
