@@ -5,6 +5,7 @@
     cnn_jax sweep residual
     cnn_jax sweep residual:cifar10:full --jobs=8
     cnn_jax sweep bottlenecks --cost
+    cnn_jax sweep --index=runs/sweeps
 
 QUESTION is the name of one of ours, or a file of your own. Every arm is an ordinary run: --dry-run prints the command
 that trains it alone. Finished runs are not repeated, stopped ones resume, failed ones are reported and tried again by
@@ -14,6 +15,7 @@ the next call; the report is made from what is there, at the end or with --repor
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl.flags import DEFINE_bool, DEFINE_enum, DEFINE_integer, DEFINE_multi_string, DEFINE_string
 
@@ -21,10 +23,12 @@ from cnn_jax.config import cli
 from cnn_jax.core.errors import check, check_folder
 
 RUNNING = ("only", "jobs", "dry-run")  # flags of a sweep that runs
+OTHERS = ("seeds", "folder", "launcher", "submit")
 
 
 def define(flags: cli.Flags) -> None:
     DEFINE_bool("list", False, "Print our experiments and their questions.", flag_values=flags)
+    DEFINE_string("index", None, "FOLDER: only write a page over the reports in its folders.", flag_values=flags)
     DEFINE_bool("dry-run", False, "Print the arms, what differs between them, and their commands.", flag_values=flags)
     DEFINE_string("only", None, "REGEX: only arms whose names have it.", flag_values=flags)
     DEFINE_integer("seeds", None, "Seeds of every arm, from 0. Default: what the experiment says.", flag_values=flags)
@@ -47,6 +51,8 @@ def run(flags: cli.Flags, words: list[str]) -> int | None:
 
         print(question.listing())
         return None
+    if flags.index is not None:
+        return index(words, flags)
     check(len(words) == 1, "name one experiment, such as residual; --list shows all")
     (spec,) = words
     if flags.cost:
@@ -83,9 +89,19 @@ def check_flags(flags: cli.Flags) -> None:
     check(not (flags.report and runs), "--report takes --seeds and --folder only: it runs nothing")
 
 
+def index(words: list[str], flags: cli.Flags) -> None:
+    """Writes the page over all reports in a folder."""
+    flagged = [f"--{flag}" for flag in (*RUNNING, *OTHERS, "report", "cost") if flags[flag].present]
+    check(not words and not flagged, f"--index goes alone: leave {', '.join(words + flagged)} out")
+    check_folder("--index", flags.index)
+    from cnn_jax.sweeping import index
+
+    print(f"the page is {index.make(Path(flags.index))}")
+
+
 def cost(spec: str, flags: cli.Flags) -> None:
     """Prints what the parts of an experiment cost."""
-    others = [flag for flag in (*RUNNING, "seeds", "report", "folder", "launcher", "submit") if flags[flag].present]
+    others = [flag for flag in (*RUNNING, *OTHERS, "report") if flags[flag].present]
     check(not others, f"--cost takes --format only: leave --{others and others[0]} out")
     from cnn_jax.sweeping import cost, question
 

@@ -75,6 +75,7 @@ ROW |= dict.fromkeys(("forward_seconds", "both_seconds"), 0.1) | dict.fromkeys((
     ("arguments", "message"),
     [
         ((), "name one experiment"),
+        (("residual", "--index=x", "--only=y"), "--index goes alone: leave residual, --only, --folder out"),
         (("experiments/residul.py",), "did you mean 'experiments/residual.py'?"),
         ((SMALL, "--only=nothing"), "matches none of the arms: width=0.1; width=0.05"),
         ((SMALL, "--only=("), "is no regular expression"),
