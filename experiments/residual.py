@@ -4,31 +4,21 @@ Hypothesis: deeper plain networks have a higher error, also on the training part
 deeper residual networks have a lower one; BatchNorm keeps gradients alive in both, so vanishing gradients are not the
 reason, and the responses of residual networks are smaller (He et al. 2016, sections 1, 4.1 and 4.2, Fig. 6 and 7).
 
-The plain twin has the same layers and parameters without the additions; shortcuts are those without parameters (A).
-On digits (8x8, 539 for training, 1,078 for the test) 60 epochs are 505 steps: enough for residual networks of 56 layers,
+The plain twin has the same layers and parameters without the additions; shortcuts are those without parameters (A). On
+digits (8x8, 539 for training, 1,078 for the test) 60 epochs are 505 steps: enough for residual networks of 56 layers,
 not for plain ones, so the small grid tells how fast depth lets a network learn. What depth is worth in the end needs
-`residual:cifar10:full`, the paper's 64,000 steps for each of 10 arms and 5 seeds; there all depths have the 400 steps at
-a tenth of the learning rate with which the paper begins the training of the deepest.
+`residual:cifar10:full`, the paper's 64,000 steps for each of 10 arms and 5 seeds; there all depths have the 400 steps
+at a tenth of the learning rate with which the paper begins the training of the deepest.
 """
 
-from cnn_jax.sweeping.question import Experiment, grid
-
-RECIPES = {
-    "cosine": {},
-    "steps": {
-        "optim.schedule.name": "steps",
-        "optim.schedule.boundaries": ("30 epochs", "45 epochs"),
-        "optim.weight_decay": 5e-4,
-        "batch_size": 32,
-    },
-}
+from cnn_jax.sweeping.question import Experiment, grid, two_recipes
 
 
 def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     fixed = {"model.shortcut": "A", "eval.train_part": True, "eval.layers": True}
     if dataset == "digits":
         shares = {"data.train": "30%", "data.validation": "10%", "data.test": "60%"}
-        fixed |= shares | {"data.image_size": (8, 8), "duration": "60 epochs", "log.every": "10 steps"}
+        fixed |= shares | {"data.image_size": (8, 8), "log.every": "10 steps"}
     else:
         warmup = {"warmup": "400 steps", "warmup_shape": "constant", "warmup_start": 0.1}
         fixed |= {f"optim.schedule.{name}": value for name, value in warmup.items()}
@@ -45,5 +35,5 @@ def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
         equal=("parameters", "macs"),
         figures=("curves", "layers", "cost"),
         search=("optim.learning_rate", (0.03, 0.1)) if dataset == "digits" else None,
-        recipes=RECIPES if dataset == "digits" else {},
+        recipes=two_recipes(60) if dataset == "digits" else {},
     )

@@ -137,6 +137,17 @@ def with_recipes(experiment: Experiment) -> list[Arm]:
     ]
 
 
+def two_recipes(epochs: int) -> dict[str, dict[str, Any]]:
+    """Returns two reasonable ways to train for so many epochs: they differ in schedule, batch and weight decay."""
+    duration = f"{epochs} epochs"
+    boundaries = tuple(f"{round(share * epochs)} epochs" for share in (0.5, 0.75))
+    schedule = {"optim.schedule.name": "steps", "optim.schedule.boundaries": boundaries}
+    return {
+        "cosine": {"duration": duration, "optim.schedule.name": "cosine"},
+        "steps": {"duration": duration, **schedule, "batch_size": 32, "optim.weight_decay": 5e-4},
+    }
+
+
 def grid(
     config: str, fields: Mapping[str, Sequence[Any]], *, fixed: Mapping[str, Any] | None = None, label: str = ""
 ) -> list[Arm]:
