@@ -1,7 +1,7 @@
 """Published results of the networks: numbers as literals, each with how it was evaluated and where it stands.
 
-A result without a number for something has None there. Ensembles, and results whose network the source does not name,
-are left out.
+A result without a number for something has None there. Results whose network the source does not name are left out.
+Ensembles stand with the network that most of them are, in views of their own.
 """
 
 from dataclasses import dataclass, field
@@ -31,13 +31,13 @@ def _rows(
 
 
 TORCHVISION_ACCURACY = (  # network, top-1, top-5, fields
-    ("alexnet", 56.522, 79.066),
+    ("alexnet", 56.522, 79.066, {"variant": "one_tower"}),
     ("vgg11", 69.020, 88.628),
     ("vgg13", 69.928, 89.246),
     ("vgg16", 71.592, 90.382),
     ("vgg16", 73.360, 91.516, {"norm": "batch"}),
     ("vgg19", 72.376, 90.876),
-    ("googlenet", 69.778, 89.530),
+    ("googlenet", 69.778, 89.530, {"variant": "torchvision"}),
     ("resnet18", 69.758, 89.078),
     ("resnet34", 73.314, 91.420),
     ("resnet50", 76.130, 92.862),
@@ -50,6 +50,7 @@ _TORCHVISION_ERROR = [
     (name, round(100 - a, 3), round(100 - b, 3), *fields) for name, a, b, *fields in TORCHVISION_ACCURACY
 ]
 _PLAIN, _A, _C = {"residual": False}, {"shortcut": "A"}, {"shortcut": "C"}
+_V1 = {"variant": "v1"}  # strides in the first 1x1 of a bottleneck; torchvision has them in its 3x3
 
 RESULTS: tuple[PublishedResult, ...] = (
     *_rows(
@@ -76,6 +77,57 @@ RESULTS: tuple[PublishedResult, ...] = (
         *("paper", "imagenet2012", "10 crops", "10 crops, the paper's test procedure (not restated for this table)"),
         "Krizhevsky et al. 2012, Table 2",
         ("alexnet", 40.7, 18.2),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "5 networks", "5 networks, averaged; test part"),
+        "Krizhevsky et al. 2012, Table 2",
+        ("alexnet", None, 16.4),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "7 networks", "7 networks, two of them begun on ImageNet 2011, averaged; test part"),
+        "Krizhevsky et al. 2012, Table 2",
+        ("alexnet", None, 15.3),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "10 crops", "the paper's test procedure (not restated for this table)"),
+        "Zeiler and Fergus 2013, Table 2",
+        ("zfnet", 38.4, 16.5),
+        ("zfnet", 37.5, 16.0, {"variant": "zfnet_wide"}),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "5 networks", "5 networks, averaged; validation part"),
+        "Zeiler and Fergus 2013, Table 2",
+        ("zfnet", 36.7, 15.3),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "6 networks", "6 networks, one of them wide, averaged; test part"),
+        "Zeiler and Fergus 2013, Table 2",
+        ("zfnet", None, 14.8),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "7 networks", "7 networks of several depths, averaged; test part"),
+        "Simonyan and Zisserman 2015, Table 7",
+        ("vgg16", None, 7.3),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "2 networks", "2 networks, of 16 and 19 layers, averaged; test part"),
+        "Simonyan and Zisserman 2015, Table 7",
+        ("vgg16", None, 6.8),
+    ),
+    *_rows(
+        *("paper", "imagenet2012", "7 networks", "7 networks, 144 crops, averaged; test part"),
+        "Szegedy et al. 2015, Table 2",
+        ("googlenet", None, 6.67),
+    ),
+    *_rows(
+        *(
+            "paper",
+            "imagenet2012",
+            "6 networks",
+            "6 networks of several depths, two of 152 layers, averaged; test part",
+        ),
+        "He et al. 2016, Table 5",
+        ("resnet152", None, 3.57, _V1),
     ),
     *_rows(
         *("paper", "imagenet2012", "dense", "dense and flipped, one scale: trained at 256"),
@@ -122,9 +174,9 @@ RESULTS: tuple[PublishedResult, ...] = (
         ("resnet34", 25.03, 7.76, _A),
         ("resnet34", 24.52, 7.46),
         ("resnet34", 24.19, 7.40, _C),
-        ("resnet50", 22.85, 6.71),
-        ("resnet101", 21.75, 6.05),
-        ("resnet152", 21.43, 5.71),
+        ("resnet50", 22.85, 6.71, _V1),
+        ("resnet101", 21.75, 6.05, _V1),
+        ("resnet152", 21.43, 5.71, _V1),
     ),
     *_rows(
         *(
@@ -134,7 +186,7 @@ RESULTS: tuple[PublishedResult, ...] = (
             "fully convolutional, averaged over several scales",
             "He et al. 2016, Table 4",
         ),
-        ("resnet50", 20.74, 5.25),
+        ("resnet50", 20.74, 5.25, _V1),
     ),
     *_rows(
         *(
@@ -144,9 +196,9 @@ RESULTS: tuple[PublishedResult, ...] = (
             "1 crop",
             "the paper's authors: github.com/KaimingHe/deep-residual-networks",
         ),
-        ("resnet50", 24.7, 7.8),
-        ("resnet101", 23.6, 7.1),
-        ("resnet152", 23.0, 6.7),
+        ("resnet50", 24.7, 7.8, _V1),
+        ("resnet101", 23.6, 7.1, _V1),
+        ("resnet152", 23.0, 6.7, _V1),
     ),
     *_rows(
         *("paper", "cifar10", "whole image", "the whole image; test part", "He et al. 2016, Table 6"),

@@ -9,7 +9,7 @@ from cnn_jax.reporting import published
 from cnn_jax.reporting.runs import Group
 
 # Fields of config.model that make no other network of it: published numbers of the same name stand beside it.
-SAME_NETWORK = ("variant", "auxiliary", "dropout", "init", "initial_bias", "norm_decay", "zero_gamma")
+SAME_NETWORK = ("auxiliary", "dropout", "init", "initial_bias", "norm_decay", "zero_gamma")
 Row = dict[str, Any]  # heading -> value, or list of values
 
 
@@ -32,7 +32,8 @@ def scorecard(groups: Sequence[Group]) -> list[Row]:
         run = one.first
         fields = "not recorded"
         if run.record:
-            fields = _label({name: v for name, v in run.record["changed"].items() if name not in SAME_NETWORK})
+            changed = {name: v for name, v in run.record["changed"].items() if name not in SAME_NETWORK}
+            fields = _label(without_equal_variant(run.network, changed))
         key = (run.network, fields, run.config["data.name"], run.view)
         row = {
             "top-1 error, %": statistics.median(one.each(lambda run: 100 - run.accuracy)),
@@ -52,6 +53,11 @@ def scorecard(groups: Sequence[Group]) -> list[Row]:
                 row |= cell or dict.fromkeys(names[by])
             rows.append(row)
     return rows
+
+
+def without_equal_variant(network: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns fields without a variant that makes no difference: blocks of two 3x3 have no 1x1 to stride in."""
+    return {n: v for n, v in fields.items() if n != "variant" or network not in ("resnet18", "resnet34")}
 
 
 def _label(fields: dict[str, Any]) -> str:

@@ -53,3 +53,28 @@ def test_two_groups_of_one_network_are_two_lines_beside_one_published_number(tmp
     first, second = lines(scorecard(groups), network="resnet34", fields="", view="1 crop")
     assert [row["ours: settings"] for row in (first, second)] == ["ema_decay=0.0", "ema_decay=0.9"]
     assert first["torchvision: top-1 error, %"] == 26.686 and second["torchvision: top-1 error, %"] is None
+
+
+def test_a_variant_stands_beside_the_network_that_it_is(tmp_path):
+    def run(name, network, **changed):
+        changes = {"model.name": network} | {f"model.{field}": value for field, value in changed.items()}
+        return make(tmp_path / name, changes=changes, changed=changed)
+
+    folders = [
+        run("grouped", "alexnet"),
+        run("tower", "alexnet", variant="one_tower"),
+        run("v1.5", "resnet50"),
+        run("v1", "resnet50", variant="v1"),
+        run("v1 of 34", "resnet34", variant="v1"),  # the same network as v1.5
+    ]
+    rows = [row for row in scorecard(grouped(folders)[0]) if row["ours: seeds"]]
+    beside = {(row["network"], row["fields"]): row["torchvision: top-1 error, %"] for row in rows}
+    assert beside == {
+        ("alexnet", ""): None,
+        ("alexnet", "variant=one_tower"): 43.478,
+        ("resnet50", ""): 23.87,
+        ("resnet50", "variant=v1"): None,
+        ("resnet34", ""): 26.686,
+    }
+    papers = {(row["network"], row["fields"]): row["paper: top-1 error, %"] for row in rows}
+    assert papers["resnet50", "variant=v1"] == 24.7 and papers["resnet50", ""] is None
