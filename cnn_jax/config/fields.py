@@ -307,6 +307,13 @@ FIELDS: dict[str, Field] = {
         2, "Latest checkpoints to keep, beside the best by validation error.", POSITIVE, resume=True
     ),
     "log.every": Field("50 steps", "Between training records.", Duration(above_zero=True), resume=True),
+    "log.layers": Field(
+        "0 steps",
+        "Between records of every layer in layers.jsonl, on the first training batch: deviation of its outputs, share "
+        "of dead channels, norms of weights and gradients. Each takes as long as a step. 0: none.",
+        Duration(),
+        resume=True,
+    ),
     "log.tensorboard": Field(True, "Write TensorBoard files.", resume=True),
     "log.stall": Field(
         600.0, "Seconds without a batch after which all stack traces are printed; 0: never.", NOT_NEGATIVE, resume=True

@@ -52,7 +52,7 @@ def _record(line: str) -> dict[str, Any] | None:
 
 
 class Recorder:
-    """Appends records to WORKDIR/metrics.jsonl and writes their numbers as TensorBoard scalars.
+    """Appends records to a file in WORKDIR, metrics.jsonl, and writes their numbers as TensorBoard scalars.
 
     A record is a flat dict: "kind" ("train", "validation", and at the end those of `FINAL`), "step", "epoch", then
     metrics. Records after `step`, left by a run that went further than its last checkpoint, are dropped, and so are the
@@ -66,14 +66,20 @@ class Recorder:
     """
 
     def __init__(
-        self, workdir: Path, *, step: int, tensorboard: bool, report: Callable[[str], Any] = lambda text: None
+        self,
+        workdir: Path,
+        *,
+        step: int,
+        tensorboard: bool,
+        report: Callable[[str], Any] = lambda text: None,
+        name: str = "metrics.jsonl",
     ):
-        self.path = workdir / "metrics.jsonl"
+        self.path = workdir / name
         if step and not self.path.exists():
-            report(f"metrics.jsonl is missing: the records up to step {step:,} are lost, training is not")
+            report(f"{name} is missing: the records up to step {step:,} are lost, training is not")
         records, cut = _read(self.path)
         if cut:
-            report("the last line of metrics.jsonl was cut off: it is removed")
+            report(f"the last line of {name} was cut off: it is removed")
         kept = [record for record in records if record["step"] <= step and record["kind"] not in FINAL]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file = self.path.open("ab")

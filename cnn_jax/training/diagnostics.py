@@ -1,5 +1,6 @@
 """Numbers on every layer of one training step: how large outputs and gradients are."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,44 +22,58 @@ def training_batch(setup: Setup, number: int) -> eval_steps.Batch:
 
 
 def examine(setup: Setup, state: step.TrainState, batch: eval_steps.Batch) -> dict[str, Any]:
-    """Returns numbers on one step from `state`: loss, gradient_norm, learning_rate, layers and parameters.
+    """Returns what `examiner` finds, once."""
+    return examiner(setup)(state, batch)
 
-    layers: name, kind, deviation (standard deviation of the output over batch and positions), largest_output, finite.
-    parameters: name, norm, gradient_norm. All are of the whole batch, in training mode, also where the step goes
-    through it in micro-batches.
+
+def examiner(setup: Setup) -> Callable[[step.TrainState, eval_steps.Batch], dict[str, Any]]:
+    """Returns a function, compiled once: (state, batch) -> {loss, gradient_norm, learning_rate, layers, parameters}.
+
+    layers: name, kind, deviation (standard deviation of the output over batch and positions), never_positive (share of
+    channels whose output is positive for no example of the batch and at no position: behind a ReLU they are dead),
+    largest_output, finite. parameters: name, norm, gradient_norm. All are of the whole batch, in training mode, also
+    where the step goes through it in micro-batches.
     """
+
+    def numbers(output: jax.Array) -> tuple[jax.Array, ...]:
+        positive = (output > 0).any(axis=tuple(range(output.ndim - 1)))
+        return output.std(), 1 - positive.mean(), jnp.abs(output).max(), jnp.isfinite(output).all()
 
     @jax.jit
     def measure(state: step.TrainState, batch: eval_steps.Batch) -> Any:
         def loss_fn(params: Any) -> Any:
             with capture() as calls:
                 loss, _ = setup.loss(params, state.stats, state.frozen, batch, step.make_keys(state.seed, state.step))
-            return loss, [(output.std(), jnp.abs(output).max(), jnp.isfinite(output).all()) for _, _, output in calls]
+            return loss, [numbers(output) for _, _, output in calls]
 
         (loss, outputs), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return loss, optax.tree.norm(grads), outputs, (norms_of(state.params), norms_of(grads))
 
-    loss, gradient_norm, outputs, (norms, grad_norms) = collectives.fetch(measure(state, batch))
-    return {
-        "loss": float(loss),
-        "gradient_norm": float(gradient_norm),
-        "learning_rate": float(setup.schedule(state.step) * state.plateau.scale),
-        "layers": [
-            {
-                "name": row.name,
-                "kind": row.kind,
-                "deviation": float(deviation),
-                "largest_output": float(largest),
-                "finite": bool(finite),
-            }
-            # With config.cache_features only the last ones are computed.
-            for row, (deviation, largest, finite) in zip(setup.layers[-len(outputs) :], outputs, strict=True)
-        ],
-        "parameters": [
-            {"name": name, "norm": float(norm), "gradient_norm": float(grad_norms[name])}
-            for name, norm in norms.items()
-        ],
-    }
+    def examined(state: step.TrainState, batch: eval_steps.Batch) -> dict[str, Any]:
+        loss, gradient_norm, outputs, (norms, grad_norms) = collectives.fetch(measure(state, batch))
+        return {
+            "loss": float(loss),
+            "gradient_norm": float(gradient_norm),
+            "learning_rate": float(setup.schedule(state.step) * state.plateau.scale),
+            "layers": [
+                {
+                    "name": row.name,
+                    "kind": row.kind,
+                    "deviation": float(deviation),
+                    "never_positive": round(float(never), 6),
+                    "largest_output": float(largest),
+                    "finite": bool(finite),
+                }
+                # With config.cache_features only the last ones are computed.
+                for row, (deviation, never, largest, finite) in zip(setup.layers[-len(outputs) :], outputs, strict=True)
+            ],
+            "parameters": [
+                {"name": name, "norm": float(norm), "gradient_norm": float(grad_norms[name])}
+                for name, norm in norms.items()
+            ],
+        }
+
+    return examined
 
 
 def norms_of(tree: Any) -> dict[str, jax.Array]:

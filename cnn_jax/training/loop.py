@@ -55,6 +55,9 @@ def run(
                     state = session.record(step, state)
                 if due.anything:
                     session.check_finite(state)  # a state that is not finite is never saved
+                if due.layers:
+                    with session.throughput.paused(state):
+                        session.record_layers(step, state)
                 if due.validation or due.save:
                     state = session.averaged(state)
                 if due.validation:

@@ -15,10 +15,11 @@ from rich.console import Console
 from cnn_jax.analysis import layer_sheets
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.checkpoint.saver import Saver
+from cnn_jax.config.durations import parse_duration
 from cnn_jax.core import files
 from cnn_jax.core.errors import FolderGoneError, Stopped, UserError
 from cnn_jax.core.imports import is_path
-from cnn_jax.display import plots, terminal
+from cnn_jax.display import layer_plots, plots, terminal
 from cnn_jax.eval import evaluation
 from cnn_jax.parallel import collectives, mesh
 from cnn_jax.tracking import run_folder
@@ -62,13 +63,14 @@ class Due:
     """What happens after a step."""
 
     record: bool
+    layers: bool
     validation: bool
     save: bool
     stop: bool
 
     @property
     def anything(self) -> bool:
-        return self.record or self.validation or self.save or self.stop
+        return self.record or self.layers or self.validation or self.save or self.stop
 
 
 class Session:
@@ -89,6 +91,7 @@ class Session:
         self.plotted = time.perf_counter()
         self.stall = StallTimer(self.config.log.stall)
         self.evaluator = Evaluator(setup, put=self._put)
+        self.records_layers = parse_duration(self.config.log.layers)[0] > 0
 
     def __enter__(self) -> "Session":
         self._resources = contextlib.ExitStack()
@@ -138,6 +141,12 @@ class Session:
                 report=self.tell,
             )
         )
+        if self.records_layers:
+            known = (self.records / "layers.jsonl").exists()
+            options = dict(report=self.tell) if known else {}
+            self.layers = hold(
+                Recorder(self.records, name="layers.jsonl", step=self.first_step, tensorboard=False, **options)
+            )
         self.trace = hold(
             Trace(
                 self.options.profile if collectives.is_first() else None,
@@ -169,6 +178,8 @@ class Session:
         if self.latest is None:
             if self.config.eval.layers:
                 self._write_layers(state, "first")
+            if self.records_layers:
+                self.record_layers(0, state)
         else:
             self.tell(f"resuming from the checkpoint of step {self.latest:,}")
             if before := self.run_record.other_kernels():
@@ -215,6 +226,7 @@ class Session:
         stop = self.stop.requested(step)
         return Due(
             record=last or self.setup.is_due(step, config.log.every),
+            layers=self.records_layers and (last or self.setup.is_due(step, config.log.layers)),
             validation=self.has_validation and (last or self.setup.is_due(step, config.eval.every)),
             save=last or stop or self.setup.is_due(step, config.checkpoint.every),
             stop=stop,
@@ -239,6 +251,20 @@ class Session:
         self._write("train", step, metrics)
         self.progress.numbers(step, metrics)
         return replace(state, sums=mesh.replicate(zero_sums(), self.setup.mesh))
+
+    def record_layers(self, step: int, state: TrainState) -> None:
+        """Records what `diagnostics.examiner` finds of the first training batch."""
+        found = self._examine(state, self._first_batch)
+        self._check_folder()
+        self.layers.write("layers", step, step / self.setup.steps_per_epoch, **found)
+
+    @functools.cached_property
+    def _examine(self) -> Callable[..., dict[str, Any]]:
+        return diagnostics.examiner(self.setup)
+
+    @functools.cached_property
+    def _first_batch(self) -> Any:
+        return diagnostics.training_batch(self.setup, 1)
 
     def averaged(self, state: TrainState) -> TrainState:
         """Returns the state with the BatchNorm statistics of a mean of weights; see `averages.with_statistics`."""
@@ -265,6 +291,8 @@ class Session:
         """Starts to save the state, after the records before it are on the disk."""
         self._check_folder()
         self.recorder.sync()
+        if self.records_layers:
+            self.layers.sync()
         error = self.final["validation"]["error"] if self.validated == step else None
         with self.throughput.paused(state), self.run_record.spending("saving"):
             self.saver.save(step, state, error=error)
@@ -312,6 +340,8 @@ class Session:
                 self._write(kind, total, scalars(final[part]))
         if collectives.is_first():
             self._draw(plots.plot_curves, self.records)
+            if self.records_layers:
+                self._draw(layer_plots.plot_layers, self.records)
             if config.eval.confusion_matrix:
                 names, path = self.setup.data.class_names, self.records / "confusion_matrix.png"
                 self._draw(plots.plot_confusion, final["test"]["confusion"], names, path)
@@ -345,7 +375,7 @@ class Session:
         """Writes what `diagnostics.examine` finds of the first batch under "first" or "last" of layers.json."""
         path = self.records / "layers.json"
         found = files.read_json(path) if when == "last" and path.exists() else {}
-        found[when] = diagnostics.examine(self.setup, state, diagnostics.training_batch(self.setup, 1))
+        found[when] = self._examine(state, self._first_batch)
         files.write_text(path, json.dumps(jsonable(found), indent=1) + "\n")
 
 

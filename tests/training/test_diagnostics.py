@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 
 from cnn_jax.config import recipes
 from cnn_jax.core import trees
@@ -25,6 +26,12 @@ def test_every_layer_has_its_deviation_and_every_parameter_its_norms(small_confi
         np.testing.assert_allclose(
             row["gradient_norm"], np.linalg.norm(np.asarray(gradient).ravel()), rtol=1e-3, atol=1e-6
         )
+    # Average pooling keeps signs apart in no layer of this batch; a bias far below zero kills a channel for all of it.
+    assert found["layers"][0]["never_positive"] == 0
+    state.params["conv1"]["conv"]["bias"] = state.params["conv1"]["conv"]["bias"].at[0].set(-1e3)
+    channels = state.params["conv1"]["conv"]["bias"].shape[0]
+    killed = diagnostics.examine(run, state, batch)["layers"][0]["never_positive"]
+    assert killed == pytest.approx(1 / channels, abs=1e-6)
     # The images are normalized, and LeNet's first convolution is linear: its outputs are those of NumPy's products.
     conv = found["layers"][0]
     assert conv["name"] == "conv1/conv" and 0.1 < conv["deviation"] < 10

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -54,6 +55,23 @@ def test_a_run_leaves_everything_that_is_needed_to_look_at_it_and_to_go_on(tmp_p
     for fact in ("digits", "1,258 train", "lenet5", "parameters", "MACs", "cpu", "20 steps", "memory", "results"):
         assert fact in printed.split("first step")[0], fact
     assert "top-1 accuracy" in printed
+
+
+def test_layers_are_recorded_without_any_other_number_changing(tmp_path, small_config, console):
+    plain = train.run(small_config, tmp_path / "plain", Options(console=console))
+    small_config.log.layers, small_config.checkpoint.keep = "8 steps", 10
+    final = train.run(small_config, tmp_path / "run", Options(console=console))
+    assert final["test"]["loss"] == plain["test"]["loss"]
+    assert records(tmp_path / "run") == records(tmp_path / "plain")
+    found = read_jsonl(tmp_path / "run" / "layers.jsonl")
+    assert [record["step"] for record in found] == [0, 8, 16, 20] and (tmp_path / "run" / "layers.png").exists()
+    assert found[0]["layers"][0]["name"] == "conv1/conv" and found[0] != found[1]
+    # A run that stopped after step 10 records the steps behind it again.
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        if int(path.name) > 10:
+            shutil.rmtree(path)
+    train.run(small_config, tmp_path / "run", Options(console=console))
+    assert read_jsonl(tmp_path / "run" / "layers.jsonl") == found
 
 
 @pytest.mark.parametrize(("rate", "said"), [(1e-6, 1), (0.1, 0)])
