@@ -27,8 +27,9 @@ __version__ = "0.1.0"
 def list_models(pattern: str = "*") -> list[str]:
     """Returns the names of networks that `create` builds, those that match a pattern.
 
-    >>> list_models("vgg16*")
-    ['vgg16', 'vgg16c']
+    Examples:
+      >>> list_models("vgg16*")
+      ['vgg16', 'vgg16c']
     """
     from cnn_jax.models import MODELS
 
@@ -38,8 +39,9 @@ def list_models(pattern: str = "*") -> list[str]:
 def list_pretrained() -> list[str]:
     """Returns the names of the pretrained networks that come with the package, for `load`.
 
-    >>> list_pretrained()
-    ['bundled:lenet5-digits', 'bundled:lenet5-mnist', 'bundled:resnet20-cifar10']
+    Examples:
+      >>> list_pretrained()
+      ['bundled:lenet5-digits', 'bundled:lenet5-mnist', 'bundled:resnet20-cifar10']
     """
     from cnn_jax.pretrained.source import BUNDLED, bundled
 
@@ -56,10 +58,11 @@ def load(source: str | Path) -> "Predictor":
     Raises:
       UserError: there is no such source, or it is damaged.
 
-    >>> import numpy as np
-    >>> lenet = load("bundled:lenet5-digits")
-    >>> lenet.probabilities(np.zeros((1, 28, 28, 1), np.uint8)).shape
-    (1, 10)
+    Examples:
+      >>> import numpy as np
+      >>> lenet = load("bundled:lenet5-digits")
+      >>> lenet.probabilities(np.zeros((1, 28, 28, 1), np.uint8)).shape
+      (1, 10)
     """
     from cnn_jax.pretrained import predictor
 
@@ -80,11 +83,12 @@ def train(config: Any, workdir: str | Path, **options: Any) -> dict[str, Any]:
     Raises:
       UserError: see `cnn_jax.training.loop.run`.
 
-    >>> from cnn_jax.config import recipes
-    >>> config = recipes.load("lenet5")
-    >>> config.duration = "20 epochs"
-    >>> train(config, "runs/lenet5")["test"]["error"]  # doctest: +SKIP
-    0.0167
+    Examples:
+      >>> from cnn_jax.config import recipes
+      >>> config = recipes.load("lenet5")
+      >>> config.duration = "20 epochs"
+      >>> train(config, "runs/lenet5")["test"]["error"]  # doctest: +SKIP
+      0.0167
     """
     from cnn_jax.config import recipes
     from cnn_jax.core import files
@@ -107,8 +111,9 @@ def score(source: str | Path, data: str, **fields: Any) -> dict[str, Any]:
     Raises:
       UserError: the data set is not there, or its classes are not those of the network.
 
-    >>> round(score("bundled:lenet5-digits", "digits")["error"], 4)
-    0.0084
+    Examples:
+      >>> round(score("bundled:lenet5-digits", "digits")["error"], 4)
+      0.0084
     """
     from cnn_jax.eval.score import score
     from cnn_jax.pretrained.source import open_source
@@ -125,8 +130,9 @@ def summarize(network: str, **fields: Any) -> str:
     Raises:
       UserError: see `create`.
 
-    >>> print(summarize("lenet5").splitlines()[0])
-    lenet5, one image of 28x28x1
+    Examples:
+      >>> print(summarize("lenet5").splitlines()[0])
+      lenet5, one image of 28x28x1
     """
     import functools
 
@@ -149,9 +155,10 @@ def features(source: "str | Path | Predictor", images: Any, layer: str | None = 
     Raises:
       UserError: there is no such layer; the message has the near match.
 
-    >>> import numpy as np
-    >>> features("bundled:lenet5-digits", np.zeros((2, 28, 28, 1), np.uint8), "pool1").shape
-    (2, 14, 14, 6)
+    Examples:
+      >>> import numpy as np
+      >>> features("bundled:lenet5-digits", np.zeros((2, 28, 28, 1), np.uint8), "pool1").shape
+      (2, 14, 14, 6)
     """
     predictor = load(source) if isinstance(source, (str, Path)) else source
     return predictor.features(images) if layer is None else predictor.outputs(images, layer)

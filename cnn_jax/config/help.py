@@ -21,7 +21,7 @@ def render(usage: str, doc: str, groups: Mapping[str, Sequence[Flag]], configura
     width = min(WIDEST, shutil.get_terminal_size().columns)
     parts = [f"usage: {usage}", *_description(doc, width)]
     for heading, flags in groups.items():
-        parts.append("\n".join([f"{heading}:", *(_entry(_form(flag), _meaning(flag), width) for flag in flags)]))
+        parts.append("\n".join([f"{heading}:", *(_entry(form(flag), meaning(flag), width) for flag in flags)]))
     if configuration is not None:
         parts.append("\n".join(["Fields of the configuration:", *_fields(configuration.config, width)]))
     return "\n\n".join(parts)
@@ -35,7 +35,7 @@ def _description(doc: str, width: int) -> list[str]:
     ]
 
 
-def _form(flag: Flag) -> str:
+def form(flag: Flag) -> str:
     """Returns how a flag is written: --workdir=FOLDER, --[no]json, --format={text,csv}."""
     if flag.boolean:
         return f"--{'[no]' if flag.default else ''}{flag.name}"
@@ -52,7 +52,7 @@ def _split(flag: Flag) -> tuple[str, str]:
     return {"int": "N", "float": "X"}.get(flag.flag_type(), "VALUE"), text
 
 
-def _meaning(flag: Flag) -> str:
+def meaning(flag: Flag) -> str:
     meaning = _split(flag)[1]
     meaning = meaning[:1].upper() + meaning[1:]
     if flag.boolean or flag.default in (None, [], "") or "efault" in meaning:
