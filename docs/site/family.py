@@ -14,14 +14,16 @@ from cnn_jax.display import plots
 SIDES = {
     "left": "local resnet20 resnet32 resnet44 resnet56 resnet110 resnet1202 alexnet vgg11 flattened resnet18 resnet101 "
     "nin dilated",
-    "above": "vgg16 resnet50 squeezenet1_1",
+    "above": "vgg16 resnet50",
     "below": "vgg13 lenet5_1998 nin_cifar",
+    "under": "squeezenet1_1",
 }
 OFFSETS = {
     "right": ((7, -3), "left"),
     "left": ((-7, -3), "right"),
     "above": ((0, 8), "center"),
     "below": ((0, -15), "center"),
+    "under": ((0, -15), "left"),
 }
 KINDS = {
     "residual": ("C0", "o", ("resnet",)),

@@ -18,6 +18,14 @@ from cnn_jax.display.tables import render
 ROOT = Path(__file__).parents[2]
 IDEAS: dict[str, dict[str, str]] = tomllib.loads((ROOT / "docs" / "site" / "networks.toml").read_text(encoding="utf-8"))
 
+GROUPS = {  # headings of the navigation -> modules of cnn_jax.models
+    "LeNet and small networks": ("toy", "lenet", "mlp", "local", "flattened", "dilated"),
+    "AlexNet and VGG": ("alexnet", "vgg"),
+    "NiN, GoogLeNet, SqueezeNet": ("nin", "googlenet", "squeezenet"),
+    "Residual networks": ("resnet",),
+    "Sequences and clips": ("conv1d", "c3d"),
+}
+
 
 def generated() -> Mapping[str, str]:
     """Returns the text of each page by its place in the site."""
@@ -25,7 +33,16 @@ def generated() -> Mapping[str, str]:
 
 
 def navigation() -> list[Any]:
-    return ["networks/index.md", *({idea["title"]: f"networks/{name}.md"} for name, idea in IDEAS.items())]
+    """Returns the entries of the navigation: the page of all networks, and a group for each kind."""
+    groups: dict[str, list[dict[str, str]]] = {}
+    for name, idea in IDEAS.items():
+        groups.setdefault(group(name), []).append({idea["title"]: f"networks/{name}.md"})
+    return ["networks/index.md", *({heading: entries} for heading, entries in groups.items())]
+
+
+def group(name: str) -> str:
+    """Returns the heading of the navigation that a network is under."""
+    return next(heading for heading, modules in GROUPS.items() if models.MODELS[name].module in modules)
 
 
 @functools.cache

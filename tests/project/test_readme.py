@@ -1,4 +1,4 @@
-"""The README's commands, run as they are written, in a folder that has configs/ as a clone does."""
+"""The commands of the README and of docs/, run as they are written, in a folder that has configs/ as a clone does."""
 
 import itertools
 import re
@@ -6,13 +6,22 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from cnn_jax.__main__ import COMMANDS
+from cnn_jax.config.fields import FIELDS
+from cnn_jax.models import MODELS
 from commands import ROOT, process
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+NAVIGATION = (ROOT / "docs" / "site" / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+PAGES = {  # in the order of the navigation: later pages read what earlier ones wrote
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", *(f"docs/{page}" for page in re.findall(r"(\w+\.md)$", NAVIGATION, re.M)))
+    if (ROOT / name).exists()
+}
+README = PAGES["README.md"]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 # What a command prints, by its name, by one of its flags, or by both.
@@ -35,14 +44,15 @@ PRINTED = {
 }
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+def blocks(language, text):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
 def commands():
-    """Returns every command of the bash blocks, with `a && b` as two."""
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line and not line.startswith("#")]
-    return [part.strip() for line in lines for part in line.split("&&")]
+    """Returns every command of the bash blocks once, with `a && b` as two."""
+    lines = [line for text in PAGES.values() for block in blocks("bash", text) for line in block.splitlines()]
+    parts = [part.strip() for line in lines if line and not line.startswith("#") for part in line.split("&&")]
+    return list(dict.fromkeys(parts))
 
 
 def as_module(words):
@@ -92,13 +102,19 @@ def folder(tmp_path_factory):
     return made
 
 
-def refusal(command, module):
+# What belongs to the reader -> what a command says where it is missing.
+MISSING = {
+    "prepare_data": "is not prepared",
+    "cnn_jax data check": "is not prepared",
+    "resnet50.safetensors": "no file 'resnet50.safe",
+    "runs/mine": "runs/mine",
+    "faces/new": "faces",
+}
+
+
+def refusal(command):
     """Returns what a command of the reader's own files or data says where these are not, or None."""
-    if name(module) == "prepare_data":
-        return "is not prepared"
-    if "resnet50.safetensors" in command:
-        return "no file 'resnet50.safe"
-    return "faces" if "faces/new" in command else None
+    return next((message for part, message in MISSING.items() if part in command), None)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +142,10 @@ def test_command_does_what_it_says(command, folder):
     result = process("-m", module, *itertools.chain.from_iterable(files), cwd=folder, timeout=900)
     said = f"{result.stdout}\n{result.stderr}"
     keys = (*(f"{name(module)} {word}" for word in words), *words, name(module))
-    if message := refusal(command, module):
+    if message := refusal(command):
         assert (result.returncode, message in result.stderr) == (2, True), said
         return
-    data_set = re.search(r"--config=[\w/.]+:(\w+)", command)
+    data_set = re.search(r"(?:--config=[\w/.]+:|--data=)(\w+)", command)
     if data_set and result.returncode == 2:
         missing = "there is no such folder" if data_set[1] == "folder" else f"{data_set[1]!r} is not prepared"
         assert missing in result.stderr, said
@@ -137,26 +153,79 @@ def test_command_does_what_it_says(command, folder):
     assert result.returncode == 0, said
     if name(module) == "predict":
         shown = "84 features of 3 pictures" if "--features" in words else f"```text\n{result.stdout}```"
-        assert shown in (result.stdout if "--features" in words else README), said
+        assert shown in (result.stdout if "--features" in words else "".join(PAGES.values())), said
     elif known := [PRINTED[key] for key in keys if key in PRINTED]:
         assert known[0] in result.stdout, said
     elif "--dry-run" not in words:
         accuracy = float(re.search(r"^(?:test|ensemble) +[\d,]+ +([\d.]+)%", result.stdout, re.M)[1])
-        assert accuracy >= (90 if "--regime=head" in command else 97 if "lenet5" in command else 95), said
+        least = {"--data=cifar10": 81, "--regime=head": 90, "lenet5": 97}
+        assert accuracy >= next((value for part, value in least.items() if part in command), 95), said
 
 
 @pytest.mark.slow
-def test_the_python_examples_print_what_stands_below_them():
-    examples = re.findall(r"^```python\n(.*?)^```\n+```text\n(.*?)^```", README, re.M | re.S)
-    assert len(examples) == len(blocks("python")) > 0
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if "```python\n" in text and "```text" in text])
+def test_python_examples_print_what_is_below_them(page):
+    examples = re.findall(r"^```python\n(.*?)^```\n+```text\n(.*?)^```", PAGES[page], re.M | re.S)
+    assert page == "docs/extending.md" or len(examples) == len(blocks("python", PAGES[page])) > 0
     for code, output in examples:
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert result.stdout == output, result.stderr
 
 
-def test_files_and_pictures_that_the_readme_points_to_are_there():
-    for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
+@pytest.mark.parametrize("page", PAGES)
+def test_links_of_a_page_point_to_files_and_headings(page):
+    for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", PAGES[page]):
         path, _, heading = link.partition("#")
-        assert (ROOT / path).exists(), link
-        headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(encoding="utf-8"), re.M) if heading else [""]
-        assert heading in [text.lower().replace(" ", "-") for text in headings], link
+        target = (ROOT / page).parent / path
+        if path in ("fields.md", "commands/index.md", "networks/index.md"):  # made when the site is built
+            continue
+        assert target.exists(), link
+        text = target.read_text(encoding="utf-8") if heading else ""
+        assert not heading or heading in headings(text), link
+
+
+def headings(text):
+    """Returns the anchors of a page's headings, as GitHub and the site name them."""
+    found = []
+    for line in re.findall(r"^#+ (.*)$", text, re.M):
+        words, _, name = line.partition(" { #")
+        found.append(name.removesuffix(" }") or re.sub(r"[^\w\- ]", "", words).lower().strip().replace(" ", "-"))
+    return found
+
+
+def test_readme_is_a_page():
+    assert len((ROOT / "README.md").read_bytes()) <= 10_000
+
+
+def test_readme_shows_the_measured_medians():
+    """The table of the README and that of docs/results.md have the same accuracies."""
+    shown = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) \|$", README, re.M))
+    rows = [
+        line.split(" | ") for line in PAGES["docs/results.md"].splitlines() if line.endswith("--config.seed=SEED |")
+    ]
+    assert {name: float(value) for name, value in shown.items()} == {
+        row[0].removeprefix("| "): float(row[8]) for row in rows
+    }
+
+
+def test_every_network_has_an_idea_for_its_page():
+    ideas = tomllib.loads((ROOT / "docs" / "site" / "networks.toml").read_text(encoding="utf-8"))
+    assert set(ideas) == set(MODELS)
+    assert all(idea.keys() >= {"title", "source", "idea"} for idea in ideas.values())
+
+
+@pytest.mark.nightly
+def test_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("mkdocs", reason="the site needs pip install -e '.[docs]'")
+    pytest.importorskip("mkdocstrings", reason="the site needs pip install -e '.[docs]'")
+    built = process("-m", "mkdocs", "build", "--strict", "-f", "docs/site/mkdocs.yml", "-d", tmp_path, timeout=900)
+    assert built.returncode == 0, built.stderr
+    pages = {path.relative_to(tmp_path) for path in tmp_path.rglob("index.html")}
+    assert {Path("networks", name, "index.html") for name in MODELS} <= pages
+    assert {Path("commands", name, "index.html") for name in COMMANDS} <= pages
+    fields = (tmp_path / "fields" / "index.html").read_text(encoding="utf-8")
+    assert all(f"<code>{name}</code>" in fields for name in FIELDS)
+    for path in tmp_path.rglob("*.html"):
+        for link in re.findall(r'(?:href|src)="(?!https?:|#|data:|mailto:)([^"#?]+)', path.read_text(encoding="utf-8")):
+            target = tmp_path / link.lstrip("/") if path.name == "404.html" else path.parent / link
+            assert target.exists(), f"{path}: {link}"
