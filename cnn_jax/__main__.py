@@ -34,6 +34,30 @@ COMMANDS = {
     "completion": Command("completion", "print what makes bash or zsh complete these"),
 }
 
+# What `cnn_jax` alone shows: what to try, and what for.
+EXAMPLES = {
+    "train on bundled digits": "cnn_jax train --config=lenet5",
+    "train on your photos": "cnn_jax train --config=resnet50:folder --config.data.dir=photos",
+    "fine-tune a trained network": "cnn_jax finetune bundled:lenet5-mnist --data=digits --regime=head",
+    "name what pictures show": "cnn_jax predict photos --checkpoint=bundled:resnet20-cifar10",
+    "print a layer table": "cnn_jax summary --config=resnet50:imagenet2012",
+    "plan an ablation": "cnn_jax sweep residual --dry-run",
+}
+
+
+def examples() -> str:
+    """Returns what `cnn_jax` without arguments prints."""
+    width = max(map(len, EXAMPLES.values()))
+    return "\n".join(
+        [
+            "Classic convolutional networks in JAX. Six things to try:",
+            "",
+            *(f"  {command:{width}}  {purpose}" for purpose, command in EXAMPLES.items()),
+            "",
+            "`cnn_jax --help` lists all commands, `cnn_jax COMMAND --help` describes one.",
+        ]
+    )
+
 
 def overview() -> str:
     """Returns the text of --help."""
@@ -54,7 +78,11 @@ def overview() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words:
+        print(examples())
+        return 0
+    name, *rest = words
     if name in ("--help", "-h", "help"):
         print(overview())
         return 0

@@ -11,7 +11,7 @@ an ensemble: their class probabilities are averaged.
 
 With --data the network is any SOURCE: a run, bundled:NAME, FILE.safetensors, FILE.pth or hub:OWNER/NAME. Its images
 are seen as in the test of its training, and --config.FIELD=VALUE changes that. Classes are matched by their names.
-Beside accuracy it prints precision, recall and F1 of the classes, and the calibration: the expected calibration error
+Besides accuracy it prints precision, recall and F1 of the classes, and the calibration: the expected calibration error
 (ECE), and the temperature that the validation part asks for.
 """
 

@@ -1,4 +1,4 @@
-"""Makes tables of finished runs: test accuracy over seeds, and a scorecard beside published results.
+"""Makes tables of finished runs: test accuracy over seeds, and a scorecard with published results.
 
     cnn_jax report runs/*
     cnn_jax report runs/* --format=markdown --columns=network,seeds,test,median,time,command

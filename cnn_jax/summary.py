@@ -24,7 +24,7 @@ def define(flags: cli.Flags) -> None:
     DEFINE_multi_string(
         "compare",
         [],
-        'NETWORK: another beside that of --config, "[RECIPE[:DATASET]] [FIELD=VALUE ...]"; may be repeated.',
+        'NETWORK: another to compare with that of --config, "[RECIPE[:DATASET]] [FIELD=VALUE ...]"; may be repeated.',
         flag_values=flags,
     )
     DEFINE_string("plot", None, "FILE: PNG to draw parameters and MACs of each layer in.", flag_values=flags)

@@ -1,4 +1,4 @@
-"""Does global average pooling generalise better than fully connected layers, and make dropout unnecessary?
+"""Does global average pooling generalize better than fully connected layers, and make dropout unnecessary?
 
 Hypothesis: a head of two hidden layers has most of a network's parameters and overfits; global average pooling has none
 before its one linear layer, leaves a smaller gap between training and test, and needs no dropout (Lin et al. 2013,

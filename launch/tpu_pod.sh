@@ -10,7 +10,7 @@
 # `pip install -e '.[tpu]'`, by the same `gcloud compute tpus tpu-vm ssh ... --worker=all`. The processes find each other
 # by the pod's metadata. --workdir is a folder that all hosts see, such as Filestore, or one in a bucket (gs://).
 #
-# gcloud's exit code is that of a host: 75 asks for the same command again, which goes on from the latest checkpoint. A
+# gcloud's exit code is that of a host: 75 asks for the same command again, which resumes from the latest checkpoint. A
 # preempted pod has to be created anew before.
 
 set -euo pipefail

@@ -59,7 +59,7 @@ class GPU:
         return int(0.75 * self.total)
 
     def description(self) -> str:
-        """Returns what XLA's compiler takes in place of a GPU: a GpuTargetConfigProto as text."""
+        """Returns what XLA's compiler takes instead of a GPU: a GpuTargetConfigProto as text."""
         major, minor = self.capability
         feature = "ACCELERATED_FEATURES" if self.accelerated else "NONE"
         limits = {

@@ -177,7 +177,7 @@ class Module:
         return found
 
     def _run_beside(self) -> set[str]:
-        """The computations that an `async-start` runs beside other work."""
+        """The computations that an `async-start` runs next to other work."""
         found = set()
         for lines in self.computations.values():
             hidden = self._hidden(lines)

@@ -46,7 +46,7 @@ def parse(text: str, flag: str = "--for") -> Target:
     """Returns the target of `CHIP:AxB` or `CHIP:AxBxC` for TPUs, and of `CHIPxN` for GPUs.
 
     Raises:
-      UserError: no such chip, a topology of another number of axes, or a part of a machine beside whole ones.
+      UserError: no such chip, a topology of another number of axes, or a part of a machine next to whole ones.
     """
     match = re.fullmatch(r"([a-z]+\d+[a-z]*?)(?::(\d+(?:x\d+)*)|x(\d+))", text)
     name = match.group(1) if match else re.split(r"[:x]", text)[0]

@@ -1,4 +1,4 @@
-"""What goes on inside a network: the maps of its layers, class activation maps, deconvolution.
+"""What happens inside a network: the maps of its layers, class activation maps, deconvolution.
 
 All functions are pure: `model` is a network in evaluation mode, x are its images, normalized, [B, H, W, C].
 
@@ -35,7 +35,7 @@ def members(model: Any) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]
 
 
 def run(model: Any, x: jax.Array, change: Callable[[str, jax.Array], jax.Array]) -> jax.Array:
-    """Returns the class scores [B, K], with `change(name, output)` in place of every layer's output."""
+    """Returns the class scores [B, K], with `change(name, output)` instead of every layer's output."""
     names: dict[int, str] = {}
     seen: set[str] = set()
 

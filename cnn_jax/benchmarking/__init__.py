@@ -1,1 +1,1 @@
-"""Speed: this step and this input beside others, in one run."""
+"""Speed: this step and this input compared with others, in one run."""

@@ -97,7 +97,7 @@ def flax_loop(setup: Setup, batches: Callable[[int], Iterable[Batch]], examples:
         metrics.update(loss=loss, logits=logits, labels=batch["label"])
         optimizer.update(model, grads)
 
-    @nnx.jit  # one program in place of one for each layer
+    @nnx.jit  # one program instead of one for each layer
     def create() -> Any:
         model = setup.create_model(seed=jax.random.fold_in(key, 0))
         model = nnx.view(model, deterministic=False, use_running_average=False, raise_if_not_found=False)

@@ -1,7 +1,7 @@
 """Training speed, compile time, memory and the machine's peak.
 
 What is compared runs in turn, `ROUNDS` times each, and the result is the median with the smallest and the largest
-value. Every segment starts from the initial parameters and trains on random labels: labels that can be learnt would
+value. Every segment starts from the initial parameters and trains on random labels: labels that can be learned would
 drive gradients into denormal numbers, which are slow on CPUs.
 """
 
@@ -35,7 +35,7 @@ from cnn_jax.training.state import States
 ROUNDS = 5
 PARTS = ("step", "data", "both", "evaluation")
 DEFAULT = PARTS[:3]
-STREAMED_BATCHES = 8  # of random images beside a stream
+STREAMED_BATCHES = 8  # of random images next to a stream
 FLOPS_PER_MAC = 2 * 3  # a multiplication and an addition; forward, gradient by the input, gradient by the parameters
 
 
@@ -50,7 +50,7 @@ def benchmark(
     """Returns everything that was measured, as it is printed with --json; what `only` leaves out is None.
 
     Args:
-      only: of `PARTS`. against: "flax", "torch", "full" (the step that trains all parameters, beside one that does not)
+      only: of `PARTS`. against: "flax", "torch", "full" (the step of all parameters)
         or None; torch's DataLoader is measured, too, where "data" is a folder of pictures.
       seconds: of one segment; at least two steps are made.
       progress: the console that shows what is going on, if it is a terminal.
@@ -123,7 +123,7 @@ def trains_in(only: Sequence[str]) -> bool:
 
 
 def loads_in(setup: Setup, only: Sequence[str], against: str | None) -> bool:
-    """Returns whether torch's loader is measured, beside ours."""
+    """Returns whether torch's loader is measured, next to ours."""
     return against == "torch" and "data" in only and setup.config.data.source == "folder"
 
 
@@ -148,7 +148,7 @@ def check_comparison(setup: Setup, only: Sequence[str], against: str | None) -> 
 
 
 def reference_loops(setup: Setup, examples: Batch, only: Sequence[str], against: str | None) -> dict[str, Contender]:
-    """Returns what is measured beside ours, by name."""
+    """Returns what is measured next to ours, by name."""
     config, part, found = setup.config, setup.data.parts["train"], {}
     if loads_in(setup, only, against):
         found["torch data"] = torch_data.loader(part, config)
@@ -187,7 +187,7 @@ def random_examples(size: int, image_shape: Sequence[int], num_classes: int) -> 
 def stream(setup: Setup) -> dict[str, Any] | None:
     """Returns what reads a streamed training part and the most that it holds, None for a resident one.
 
-    {"workers", "scaled_decoding", "held_batches", "held_bytes"}; beside these, each worker has one decoded example.
+    {"workers", "scaled_decoding", "held_batches", "held_bytes"}; besides these, each worker has one decoded example.
     """
     part, data = setup.data.parts["train"], setup.config.data
     if part.is_resident:
@@ -199,7 +199,7 @@ def stream(setup: Setup) -> dict[str, Any] | None:
 
 
 def host_batches(setup: Setup) -> Callable[[int], Iterator[Batch]]:
-    """Returns steps -> that many batches of the input pipeline; every call goes on where the last one ended.
+    """Returns steps -> that many batches of the input pipeline; every call continues where the last one ended.
 
     A resident part gives indices, a stream the data set's images with random labels.
     """

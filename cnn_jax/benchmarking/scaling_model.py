@@ -127,7 +127,7 @@ def compiled(path: Path) -> tuple[Workload, dict[str, float]]:
     found = files.read_json(path)
     check(
         isinstance(found, dict) and "steps" in found,
-        f"--preflight: {str(path)!r} is no file that cnn_jax preflight --json=FILE wrote for one configuration",
+        f"--preflight: {str(path)!r} is not a file that cnn_jax preflight --json=FILE wrote for one configuration",
     )
     check(
         found["devices"] > 1,
@@ -259,7 +259,7 @@ def show(
     """Prints the tables of networks, and draws the picture if `plot` names a file.
 
     Args:
-      workloads: networks in place of those that `names` name.
+      workloads: networks instead of those that `names` name.
 
     Raises:
       UserError: a value of `system` or a number of devices is impossible, or there is no such network.

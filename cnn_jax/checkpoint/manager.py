@@ -23,7 +23,7 @@ from cnn_jax.core import files, trees
 from cnn_jax.core.errors import StorageError, UserError
 
 Tree = Any
-ATTEMPTS = 20  # to read a checkpoint of a run that goes on saving
+ATTEMPTS = 20  # to read a checkpoint of a run that keeps saving
 STEP = re.compile(r"0|[1-9][0-9]*")  # the name of a checkpoint's folder
 
 
@@ -85,7 +85,7 @@ class Checkpoints:
 
         Args:
           report: is called with a sentence for every damaged checkpoint that is passed over.
-          tidy: renames those to STEP.damaged, so that the run that goes on can save at that step again, and removes
+          tidy: renames those to STEP.damaged, so that the resumed run can save at that step again, and removes
             what a process that died left half-written.
 
         Raises:
@@ -197,7 +197,7 @@ class Checkpoints:
     def read_weights(self, step: int) -> dict[str, np.ndarray]:
         """Returns the parameters and BatchNorm statistics of `step` by their names.
 
-        The moving average stands in place of what it averages, as in an evaluation. Statistics are those of the
+        The moving average stands instead of what it averages, as in an evaluation. Statistics are those of the
         training, not recomputed ones (config.eval.recompute_statistics). Nothing else of the state is read.
         """
         stored = self._stored_tree(step)

@@ -66,7 +66,7 @@ def error(folder: Path) -> float:
 def damage(folder: Path) -> str | None:
     """Returns what is wrong with the files of a checkpoint, or None if they are those that were saved."""
     if not folder.is_dir():
-        return "it is no folder"
+        return "it is not a folder"
     try:
         expected = read(folder)["files"]
         found = _files(folder)
@@ -87,7 +87,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Returns what is in a checkpoint beside folders and its manifest, by the name in the manifest."""
+    """Returns what is in a checkpoint besides folders and its manifest, by the name in the manifest."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
     return {path.relative_to(folder).as_posix(): path for path in paths if path != folder / NAME}
 
@@ -96,7 +96,7 @@ def _digest(path: Path, *, sync: bool = False) -> str:
     """Returns the SHA-256 of a file, hexadecimal; with `sync` its data are on the disk afterwards."""
     with open(path, "rb", opener=files.without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return "none: it is no file"
+            return "none: it is not a file"
         if sync:
             os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()

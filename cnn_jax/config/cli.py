@@ -135,7 +135,7 @@ def call(
 
     Args:
       argv: the words behind the command's name; by default those of this process.
-      usage: the first line of --help, which goes on with the docstring of the command's module.
+      usage: the first line of --help, which continues with the docstring of the command's module.
       prints_config: whether --print_config is done here; `run` does it where it completes the configuration.
     """
     if argv is None:
@@ -182,7 +182,7 @@ def _run(
 
 
 def _raise_for_platform(error: Exception) -> None:
-    """Raises UserError if jax found no device: what it raises is no class of its own, and may have no message."""
+    """Raises UserError if jax found no device: what it raises is not a class of its own, and may have no message."""
     frames = traceback.extract_tb(error.__traceback__)
     if frames and frames[-1].filename.endswith("xla_bridge.py"):
         wanted = os.environ.get("JAX_PLATFORMS")
@@ -305,7 +305,7 @@ def _streams() -> Iterator[None]:
 
 
 def _open_closed_streams() -> None:
-    """Opens the null device in place of a closed standard stream: the next file would take its number."""
+    """Opens the null device instead of a closed standard stream: the next file would take its number."""
     closed = sys.stdout is None, sys.stderr is None
     if not any(closed):
         return

@@ -53,5 +53,5 @@ def default_of(field: str, network: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Returns a value as JSON has it: lists in place of tuples."""
+    """Returns a value as JSON has it: lists instead of tuples."""
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -49,7 +49,7 @@ DATASETS = {
         num_images=(20000, 800, 2000),
         noise=0.1,
     ),
-    # Noise with random labels: for measuring speed. Nothing can be learnt from it.
+    # Noise with random labels: for measuring speed. Nothing can be learned from it.
     "synthetic": dict(source="synthetic", num_images=(2048, 256, 256), normalize="none"),
     "mnist": MNIST,
     "fashion_mnist": MNIST,

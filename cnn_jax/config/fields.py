@@ -87,7 +87,7 @@ FIELDS: dict[str, Field] = {
     "label_smoothing": Field(0.0, "Share of the target that is spread evenly over all classes.", SHARE),
     "remat": Field(
         False,
-        "Compute each block (of ResNets: residual block) again in the backward pass, in place of keeping its layers' "
+        "Compute each block (of ResNets: residual block) again in the backward pass, instead of keeping its layers' "
         "outputs (Chen et al. 2016): less memory, up to a third more computation. On CPUs XLA does so "
         "only where more than 40 equal blocks follow one another, as in ResNet-1202. Results differ by rounding.",
         Rule("True or False", lambda value: isinstance(value, bool)),
@@ -304,7 +304,7 @@ FIELDS: dict[str, Field] = {
         resume=True,
     ),
     "checkpoint.keep": Field(
-        2, "Latest checkpoints to keep, beside the best by validation error.", POSITIVE, resume=True
+        2, "Latest checkpoints to keep, besides the best by validation error.", POSITIVE, resume=True
     ),
     "log.every": Field("50 steps", "Between training records.", Duration(above_zero=True), resume=True),
     "log.layers": Field(

@@ -1,4 +1,4 @@
-"""What ends a run with one message in place of a traceback, each kind with an exit code of its own.
+"""What ends a run with one message instead of a traceback, each kind with an exit code of its own.
 
 Exit codes: 0 done; 1 a defect of the program, with a traceback; 2 a user's mistake; 3 the loss or a gradient is not
 finite; 74 storage failed; 75 stopped by a signal after saving: run the same command again. A signal before anything can

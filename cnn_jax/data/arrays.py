@@ -10,7 +10,7 @@ from numpy.lib import format as npy
 from cnn_jax.data.decode import UnreadableError, opened
 
 SUFFIX = ".npy"
-CLIPS, SEQUENCES = 3, 1  # axes beside the channels
+CLIPS, SEQUENCES = 3, 1  # axes besides the channels
 
 
 class StoredArray:

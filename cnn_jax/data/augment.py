@@ -50,7 +50,7 @@ ERASING_TRIES = 64  # of which one in five fits: one image in a million is left 
 
 
 def random_erasing(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
-    """Puts noise in place of a random rectangle of one image [H, W, C] (Zhong et al. 2020, algorithm 1).
+    """Puts noise instead of a random rectangle of one image [H, W, C] (Zhong et al. 2020, algorithm 1).
 
     The rectangle has 2-40% of the area and an aspect (height to width) of 0.3 to 1/0.3; rectangles that do not lie
     inside the image are drawn again.

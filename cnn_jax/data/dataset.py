@@ -17,7 +17,7 @@ from cnn_jax.core.errors import check, check_choice
 
 Example = dict[str, Any]
 PARTS = ("train", "validation", "test")
-# Number of axes of an example, beside its channels -> what it is, and what config.data.image_size says.
+# Number of axes of an example, besides its channels -> what it is, and what config.data.image_size says.
 KINDS = {1: "sequences", 2: "images", 3: "clips"}
 AXES = {1: "(length,)", 2: "(height, width)", 3: "(time, height, width)"}
 # config.data.source -> that number; None: any.

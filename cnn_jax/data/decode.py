@@ -67,7 +67,7 @@ def opened(file: Path) -> Iterator[tuple[io.FileIO, int]]:
     with readable(file), open(file, "rb", buffering=0, opener=without_waiting) as stream:
         found = os.fstat(stream.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise UnreadableError(f"{file}: it is no file, but {kind(found.st_mode)}")
+            raise UnreadableError(f"{file}: it is not a file, but {kind(found.st_mode)}")
         if found.st_size > MOST_BYTES:
             raise UnreadableError(f"{file}: it has {found.st_size:,} bytes, but must have at most {MOST_BYTES:,}")
         yield stream, found.st_size

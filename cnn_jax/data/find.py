@@ -25,7 +25,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Examples:
-    """What words name. left_out: files beside the examples that are none, such as notes.txt."""
+    """What words name. left_out: files besides the examples that are none, such as notes.txt."""
 
     found: list[Found]
     left_out: list[Path]

@@ -77,7 +77,7 @@ class Split:
         return len(self.source)
 
     def keep_features(self, features: np.ndarray, labels: np.ndarray) -> None:
-        """Puts features float32 [N, ...] of all examples in place of images from now on; the part is resident then.
+        """Puts features float32 [N, ...] of all examples instead of images from now on; the part is resident then.
 
         Args:
           labels: int32 [N].
@@ -175,7 +175,7 @@ class Split:
         return self._batches(plan, range(start, stop), batch_size, train=self.train)
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yields every example once, in order: as above, with "mask" float32 [B] in place of "position".
+        """Yields every example once, in order: as above, with "mask" float32 [B] instead of "position".
 
         The last batch is filled with copies of the first example, whose mask is 0. All processes have as many batches.
         """
@@ -204,7 +204,7 @@ class Split:
     ) -> Iterator[Batch]:
         """Yields the rows of plan(number): as they are for a resident part, else with images, read ahead by threads.
 
-        In memory are at most `held_batches`, beside the one that was yielded.
+        In memory are at most `held_batches`, besides the one that was yielded.
         """
         rows = self.rows(batch_size)
         if self.is_resident:

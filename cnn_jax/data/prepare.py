@@ -16,7 +16,7 @@ from cnn_jax.data import prepared, tfrecord
 from cnn_jax.data.decode import decode
 from cnn_jax.data.tfrecord import check_room
 
-# What has to be downloaded by hand, where TFDS would go on without: file -> size, bytes.
+# What has to be downloaded by hand, where TFDS would continue without: file -> size, bytes.
 MANUAL = {"imagenet2012": {"ILSVRC2012_img_train.tar": 147_897_477_120, "ILSVRC2012_img_val.tar": 6_744_924_160}}
 MOST_LINES = 20  # of what is wrong
 
@@ -32,7 +32,7 @@ def run(name: str, given: str, *, converts: bool = False, to: str = "", checks: 
       UserError: no such data set, or what is there is not whole. StorageError: a folder cannot be written.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    check(name not in prepared.BUNDLED, f"{name!r} is no data set of TFDS, and needs no preparing")
+    check(name not in prepared.BUNDLED, f"{name!r} is not a data set of TFDS, and needs no preparing")
     directory = prepared.data_dir(given)
     name = prepared.full_name(name, directory)
     there = bool(list((directory / name).glob("*/dataset_info.json")))

@@ -187,7 +187,7 @@ def open_shard(file: Path, count: int) -> Any:
     found = reader.num_records()
     check(
         found == count,
-        f"{file} has {found:,} records, but dataset_info.json beside it says {count:,}: {again(file.parent)}",
+        f"{file} has {found:,} records, but dataset_info.json next to it says {count:,}: {again(file.parent)}",
     )
     return reader
 
@@ -224,6 +224,6 @@ def read_one(reader: Any, position: int, where: str) -> bytes:
 
 
 def check_label(label: int, num_classes: int, where: str) -> None:
-    """Raises UserError for a label that is no class."""
+    """Raises UserError for a label that is not a class."""
     hint = " (-1 stands for an example without a label: choose another split)" if label == -1 else ""
     check(0 <= label < num_classes, f"{where}: its label is {label}, but must be in 0..{num_classes - 1}{hint}")

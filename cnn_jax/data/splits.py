@@ -106,7 +106,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, std = images.mean(axes, np.float64), images.std(axes, np.float64)
         return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
     values = np.arange(256) / 255
-    # Exact and small: a histogram of 256 values in place of float copies of all images.
+    # Exact and small: a histogram of 256 values instead of float copies of all images.
     counts = [np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)]
     mean = np.array([np.average(values, weights=count) for count in counts])
     variance = [np.average((values - m) ** 2, weights=count) for m, count in zip(mean, counts, strict=True)]

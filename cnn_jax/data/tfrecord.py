@@ -64,7 +64,7 @@ def convert(info: Any, folder: Path, to: Path, progress: Callable[[int], None] =
     again by a second start. In the same folder both formats stand side by side after that, as TFDS allows.
 
     Args:
-      info: of `folder`, see `prepared.read_info`. progress: is told the number of records, now and then.
+      info: of `folder`, see `prepared.read_info`. progress: is called with the number of records, now and then.
 
     Raises:
       UserError: a file is missing or damaged, or has another number of records than dataset_info.json says.
@@ -135,7 +135,7 @@ def _convert_shard(source: Path, target: Path, count: int, progress: Callable[[i
         writer.close()
         check(
             found == count,
-            f"{source} has {found:,} records, but dataset_info.json beside it says {count:,}: {again(source.parent)}",
+            f"{source} has {found:,} records, but dataset_info.json next to it says {count:,}: {again(source.parent)}",
         )
         open_shard(half, count).close()
     except RuntimeError as error:  # of array_record

@@ -28,7 +28,7 @@ def read_ahead(
 ) -> Generator[Any, None, None]:
     """Yields function(item) of each item, in order; `workers` threads are at most `ahead` items ahead of what is taken.
 
-    What the function raises, of whatever kind, is raised here in place of its result. The threads end with the
+    What the function raises, of whatever kind, is raised here instead of its result. The threads end with the
     iterator. They are daemons: one that hangs does not keep the program from ending.
 
     Args:

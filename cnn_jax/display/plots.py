@@ -12,7 +12,7 @@ from cnn_jax.core import files
 from cnn_jax.core.text import printable, shortened
 from cnn_jax.tracking.recorder import read_jsonl
 
-LONGEST_NAME = 24  # letters of a class beside a matrix
+LONGEST_NAME = 24  # letters of a class next to a matrix
 
 
 def plot_curves(workdir: Path) -> Path:
@@ -171,7 +171,7 @@ def plot_images(
     """Draws images, uint8 [H, W, 1 or 3], in rows and columns; small ones are enlarged by whole pixels, not blurred.
 
     Args:
-      columns: what stands above each column. names: left of each row. captions: below each image, or "".
+      columns: what is above each column. names: left of each row. captions: below each image, or "".
     """
     height, width, _ = rows[0][0].shape
     size = (1.7 * len(columns) + 0.4, (1.7 * height / width + 0.25) * len(rows) + 0.7)

@@ -1,16 +1,20 @@
 """What the terminal shows of a run: the facts before it starts, the progress, the short table at the end."""
 
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cnn_jax.core.text import printable
 from cnn_jax.display.tables import duration
+
+LABEL = 10  # characters of the names of facts
 
 
 class ProgressLine:
@@ -25,7 +29,7 @@ class ProgressLine:
         self.started = self.printed = time.perf_counter()
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]:.1f}/{task.fields[epochs]:.0f}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),  # the line has at most 100 characters
             TaskProgressColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
@@ -68,6 +72,17 @@ def say(console: Console, text: str) -> None:
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
+def facts(console: Console, lines: Iterable[tuple[str, str]]) -> None:
+    """Prints names, in bold, and values in two columns; a terminal gets long values in several lines."""
+    for name, value in lines:
+        text = printable(value)
+        fits = console.width - LABEL
+        parts = textwrap.wrap(text, fits, break_on_hyphens=False) if console.is_terminal and fits > LABEL else [text]
+        for i, part in enumerate(parts or [""]):
+            label = "" if i else name
+            console.print(f"[bold]{label:{LABEL}}[/bold]{escape(part)}", highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def waiting(console: Console, text: str) -> Iterator[None]:
     """Shows that something takes its time."""
@@ -91,4 +106,4 @@ def print_results(final: dict[str, Any], console: Console) -> None:
         parts.setdefault(metrics["protocol"], []).append(part)
     console.print(table, highlight=False)
     for protocol, seen in parts.items():
-        say(console, f"seen: {protocol}" + (f" ({', '.join(seen)})" if len(parts) > 1 else ""))
+        say(console, f"images: {protocol}" + (f" ({', '.join(seen)})" if len(parts) > 1 else ""))

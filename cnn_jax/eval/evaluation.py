@@ -204,7 +204,7 @@ def recompute_statistics(
 
     The step's augmentations are left out; the random crops of a stream are not.
 
-    This is what the ResNet authors did after training, in place of the running averages
+    This is what the ResNet authors did after training, instead of the running averages
     (github.com/KaimingHe/deep-residual-networks, "Disclaimer and known issues").
     """
     mean = None

@@ -53,7 +53,7 @@ def row_size(shape: Sequence[int]) -> int:
 
 
 def in_rows(examples: Batch) -> Batch:
-    """Returns arrays [N, ...] with `Rows` in place of those of images, sequences and clips, which have several axes."""
+    """Returns arrays [N, ...] with `Rows` instead of those of images, sequences and clips, which have several axes."""
 
     def rows(array: Any) -> Any:
         shape = tuple(array.shape[1:])

@@ -38,8 +38,8 @@ class ToyNet(Family):
 
     features_from: str = option(
         "learning",
-        "lecture: conv1 starts at the three features above, with zero biases, for images of one channel. Training goes "
-        "on from there; optim.lr_multipliers of 0 for conv1 keeps them.",
+        "lecture: conv1 starts at the three features above, with zero biases, for images of one channel. Training "
+        "continues from there; optim.lr_multipliers of 0 for conv1 keeps them.",
         Choice("learning", "lecture"),
     )
     num_features: int = option(3, "Number of features.")

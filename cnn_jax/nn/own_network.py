@@ -66,12 +66,14 @@ def family_of(found: Any, name: str) -> Any:
     `Family`.
 
     Raises:
-      UserError: it is no class of modules, or its arguments are not of this form.
+      UserError: it is not a class of modules, or its arguments are not of this form.
     """
     if isinstance(found, type) and issubclass(found, Family):
         check(not inspect.isabstract(found), f"model.name is {name!r}, a Family without `layers`: define it")
         return found
-    check(callable(found), f"model.name is {name!r}, which is no class: name a Family or a class of flax.nnx modules")
+    check(
+        callable(found), f"model.name is {name!r}, which is not a class: name a Family or a class of flax.nnx modules"
+    )
     # A module's metaclass hides its signature.
     parameters = dict(inspect.signature(found.__init__ if isinstance(found, type) else found).parameters)
     parameters.pop("self", None)

@@ -1,4 +1,4 @@
-"""Blocks whose outputs are computed again in the backward pass, in place of being kept (Chen et al. 2016)."""
+"""Blocks whose outputs are computed again in the backward pass, instead of being kept (Chen et al. 2016)."""
 
 import contextlib
 import contextvars

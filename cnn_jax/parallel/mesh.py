@@ -176,7 +176,7 @@ def gather(params: Any, shardings: Any) -> Any:
 def scatter(grads: Any, shardings: Any) -> Any:
     """Returns gradients with each device's part of those whose parameters are split.
 
-    They are whole before: told of parts alone, XLA for TPUs splits the convolutions that make them, see `gather`.
+    They are whole before: given parts alone, XLA for TPUs splits the convolutions that make them, see `gather`.
     """
 
     def one(x: Any, sharding: NamedSharding) -> Any:

@@ -70,7 +70,7 @@ def fetch(source: str) -> Fetched:
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
             raise UserError(
                 f"{source}: the Hub cannot be reached, and {file} was not fetched before. Fetch it where there is a "
-                f"network (hf download {name}), and name the file here in place of {PREFIX}..."
+                f"network (hf download {name}), and name the file here instead of {PREFIX}..."
             ) from None
         except errors.EntryNotFoundError:
             return None

@@ -47,7 +47,7 @@ class Recognized:
 def recognize(shapes: Shapes) -> Recognized:
     """Returns what the weights of these names and shapes are of, from a few of them; whether all fit is left open.
 
-    Any one prefix may stand before all names of the network, as `backbone.`; other names may stand beside them.
+    Any one prefix may stand before all names of the network, as `backbone.`; other names may stand next to them.
 
     Raises:
       UserError: they are of no network that is known here; the message lists what was found and what is known.

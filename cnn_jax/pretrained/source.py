@@ -41,7 +41,7 @@ METADATA = "cnn_jax"  # the entry of a file's header that describes the network,
 class Pretrained:
     """A trained network.
 
-    name: the SOURCE that names it for good: a step in place of "latest" and "best".
+    name: the SOURCE that names it for good: a step instead of "latest" and "best".
     description: for people: what it is and where it comes from.
     model: config.model. input: the fields of `run_folder.INPUT`.
     leaves: name -> array of every parameter and BatchNorm statistic; names as in `trees.named_leaves`.
@@ -256,7 +256,7 @@ def _converted(
 def _own_names(shapes: Mapping[str, Any], network: Recognized, model: nnx.Module) -> dict[str, str]:
     """Returns the names of the network's weights without their prefix -> the whole names.
 
-    Left out are a head of another form, and what stands beside the network: names whose first part, such as `queue` of
+    Left out are a head of another form, and what stands next to the network: names whose first part, such as `queue` of
     `queue.weight`, is that of none of its layers.
     """
     inside = {name.removeprefix(network.prefix): name for name in shapes if name.startswith(network.prefix)}

@@ -229,7 +229,7 @@ def _mentions(path: Path, word: bytes) -> bool:
 def _unwrapped(path: Path, loaded: Any, torch: Any) -> tuple[dict[str, Any], str]:
     """Returns the state dict in what a file holds, and a note of where in it: the mapping with the most tensors.
 
-    Of equal ones those of `WRAPPERS` come first. A script may save tensors beside it, or a second network.
+    Of equal ones those of `WRAPPERS` come first. A script may save tensors next to it, or a second network.
     """
     found: list[tuple[int, int, str, dict[str, Any]]] = []
 

@@ -195,7 +195,7 @@ def convert(model: nnx.Module, weights: Mapping[str, np.ndarray], *, headless: b
 
 
 def load(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
-    """Returns the network with torchvision's weights in place of all its parameters and statistics.
+    """Returns the network with torchvision's weights instead of all its parameters and statistics.
 
     Args:
       model: our network, or its shapes only (`nnx.eval_shape`), which computes no initial values.

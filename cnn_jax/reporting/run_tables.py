@@ -16,7 +16,7 @@ from cnn_jax.tracking import run_record
 
 FORMS = ("text", "markdown", "csv", "json")
 
-# What text and Markdown leave out, beside columns that are empty: other columns say nearly the same.
+# What text and Markdown leave out, besides columns that are empty: other columns say nearly the same.
 ALSO = ("steps", "top-5, %", "mean")
 # What text and Markdown say once, below the table, where it is the same in all lines.
 FACTS = ("data set", "image", "evaluation", "hardware", "versions", "commit")

@@ -115,7 +115,7 @@ def read(folder: Path) -> Finished:
       LeftOut: the run is unfinished or damaged.
     """
     if not any((folder / name).is_file() for name in FILES):
-        raise UserError(f"{folder} is no folder of a run: it has none of {', '.join(FILES)}")
+        raise UserError(f"{folder} is not a folder of a run: it has none of {', '.join(FILES)}")
     for name in FILES:
         if not (folder / name).is_file():
             raise LeftOut(f"damaged or unfinished: there is no {name}")
@@ -223,7 +223,7 @@ def _settings(run: Finished, others: Sequence[Finished]) -> str:
 
 
 def commands(runs: Sequence[Finished]) -> list[str]:
-    """Returns the command lines that repeat runs: of several, with SEED in place of the seed."""
+    """Returns the command lines that repeat runs: of several, with SEED instead of the seed."""
     found = []
     for run in runs:
         if run.arguments is not None:

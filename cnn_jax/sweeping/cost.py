@@ -3,7 +3,7 @@
     cnn_jax sweep bottlenecks --cost
 
 What is compared runs in turn, several times each, on random numbers; times are medians. Bytes are XLA's account of what
-a compiled function needs beside its arguments.
+a compiled function needs besides its arguments.
 """
 
 import functools

@@ -114,13 +114,13 @@ def run_here(pending: Sequence[Task], places: Sequence[Slot], say: Callable[[str
                     elif not received and is_tried_again(task, process.returncode, say):
                         queue.append(task)
                 time.sleep(0.1)
-        finally:  # after an error no run goes on by itself
+        finally:  # after an error no run continues by itself
             for process in running:
                 process.terminate()
             for process in running:
                 process.wait()
         if received:
-            raise Stopped(f"stopped by {received[0]}; the runs under way are saved, and the same command goes on")
+            raise Stopped(f"stopped by {received[0]}; the runs under way are saved. To resume, run the same command")
 
 
 def is_tried_again(task: Task, code: int, say: Callable[[str], None]) -> bool:
@@ -190,7 +190,7 @@ def check_not_submitted(folder: Path, pending: Sequence[Task]) -> None:
         some = ", ".join(map(str, jobs[:3]))
         raise UserError(
             f"{len(pending)} runs are not finished, and jobs were submitted for them ({some}, ...): "
-            f"wait for them. If they are over, remove {path}, and the same command goes on with what is left"
+            f"wait for them. If they are over, remove {path}, and the same command runs what is left"
         )
     path.unlink(missing_ok=True)
 

@@ -87,7 +87,7 @@ def differing(experiment: Experiment, planned: Sequence[Planned]) -> list[str]:
         own, other = configs[arm.name], configs[reference.name]
         fields = [name for name in sorted(own | other) if own.get(name) != other.get(name)]
         told = ", ".join(f"{name}: {own.get(name)} for {other.get(name)}" for name in fields)
-        lines.append(f"{arm.name}, beside {reference.name}: {told}")
+        lines.append(f"{arm.name}, compared with {reference.name}: {told}")
     return lines
 
 
@@ -110,14 +110,14 @@ def plan_sheet(planned: Sequence[Planned]) -> Sheet:
 
 NOT_FINITE = "not finite"  # how the reason of a run that diverged begins
 
-# Of what may change when a run goes on, these decide what it leaves for the report.
+# Of what may change when a run resumes, these decide what it leaves for the report.
 NEEDED = ("eval.train_part", "eval.layers")
 MAY_DIFFER = tuple(field for field in RESUMABLE if field not in NEEDED)
 
 
 @dataclass
 class Task:
-    """An arm with a seed: one ordinary run in a folder, its log and the reason of its failure in files beside it."""
+    """An arm with a seed: one ordinary run in a folder, its log and the reason of its failure in files next to it."""
 
     arm: Arm
     seed: int

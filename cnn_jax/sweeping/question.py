@@ -1,6 +1,6 @@
 """What an experiment is: a question, the arms that answer it, and what to compare.
 
-An experiment is a Python file whose docstring begins with the question, and goes on with the hypothesis, its source
+An experiment is a Python file whose docstring begins with the question, and continues with the hypothesis, its source
 and what the task can show. Its `get_experiment(dataset, full)` returns an `Experiment`. Ours are in experiments/ of a
 clone; an installed package carries copies.
 """
@@ -59,7 +59,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a network whose cost is measured beside others of its group."""
+    """A part of a network whose cost is compared with others of its group."""
 
     group: str
     label: str
@@ -76,7 +76,7 @@ class Experiment:
     equal: what the arms of a group of the first field must have in common, of `EQUAL`; else a sweep refuses to run.
     seeds: of every arm, from 0; arms of one seed see the same examples in the same order.
     figures: of `FIGURES`. trend: the field with numbers on the horizontal axis of the figure of that name.
-    parts: what `cost` measures beside the runs.
+    parts: what `cost` measures besides the runs.
     first: folder -> an arm that is trained there once, with seed 0, before the others, which start from it.
     search: (field, values): each arm is trained once with each of these numbers, with a seed of its own, and takes the
       one with the lowest validation error, so that none is handicapped by what suits another. Where the best one is

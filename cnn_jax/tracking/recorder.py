@@ -56,7 +56,7 @@ class Recorder:
 
     A record is a flat dict: "kind" ("train", "validation", and at the end those of `FINAL`), "step", "epoch", then
     metrics. Records after `step`, left by a run that went further than its last checkpoint, are dropped, and so are the
-    final ones: the run that goes on writes them again.
+    final ones: the resumed run writes them again.
 
     Args:
       step: of the checkpoint. report: is called with a sentence if records before it are missing, or one is cut off.

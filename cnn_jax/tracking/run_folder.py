@@ -199,7 +199,7 @@ def stored_config(workdir: Path) -> dict[str, Any]:
 
 
 def check_kinds(workdir: Path) -> None:
-    """Raises UserError where the folder of a run has a folder or a pipe in place of a file, or the reverse."""
+    """Raises UserError where the folder of a run has a folder or a pipe instead of a file, or the reverse."""
     check(workdir.is_dir() or not workdir.exists(), f"--workdir={workdir} is a file: name a folder")
     for name in FILES:
         path = workdir / name
@@ -221,7 +221,7 @@ def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), 
       UserError: it holds another one, and the message shows what differs; or nothing says which one it holds.
     """
     check_kinds(workdir)
-    if not has_checkpoint(workdir):  # there is nothing to go on from, and nothing to lose
+    if not has_checkpoint(workdir):  # there is nothing to resume from, and nothing to lose
         return
     own = json.loads(config.to_json())
     try:
@@ -243,7 +243,7 @@ def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), 
     differing = differences(before, own, may_differ=may_differ)
     if differing:
         only_duration = len(differing) == 1 and differing[0].startswith("  config.duration:")
-        way_out = "Give these fields as they were to go on with it, or another --workdir for a new run."
+        way_out = "Give these fields as they were to resume it, or another --workdir for a new run."
         raise UserError(
             f"{workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
             f"{way_out}{' To train it for longer, add --extend.' if only_duration else ''}"

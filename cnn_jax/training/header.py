@@ -6,16 +6,14 @@ from pathlib import Path
 
 import jax
 from rich.console import Console
-from rich.markup import escape
 
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import dropped
 from cnn_jax.config.fields import model_fields
 from cnn_jax.core import trees
-from cnn_jax.core.text import printable
 from cnn_jax.data.dataset import KINDS
 from cnn_jax.display.tables import human
-from cnn_jax.display.terminal import say
+from cnn_jax.display.terminal import facts, say
 from cnn_jax.tracking.run_folder import has_checkpoint
 from cnn_jax.training import optimizers
 from cnn_jax.training.setup import Setup
@@ -57,13 +55,12 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
         ),
         ("", optimizers.describe(config)),
         ("memory", f"about {human(states.memory_bytes())}B on each device (estimate)"),
-        ("", f"of it parameters, optimizer and statistics: {states.bytes():,} bytes, exactly; {placed}"),
+        ("", f"state {states.bytes():,} bytes exactly: parameters, optimizer, statistics; {placed}"),
         ("results", str(workdir)),
     )
     if where := dropped(setup.layers):
         lines = (*lines[:3], ("", f"positions at the border are dropped by the strides of: {where}"), *lines[3:])
-    for name, value in lines:
-        console.print(f"[bold]{name:10}[/bold]{escape(printable(value))}", highlight=False, soft_wrap=True)
+    facts(console, lines)
     if config.model.get("activation") == "sigmoid":
         note = "sigmoid saturates: a recipe for another activation may stay near chance. LeNet-5 on digits needs"
         say(console, f"note: {note} --config.optim.learning_rate=0.05 --config.duration='80 epochs'")
@@ -112,8 +109,7 @@ def print_transfer(setup: Setup, states: States, console: Console) -> None:
             )
         )
         lines.append(("frozen", ", ".join(trees.summarized(frozen, mask))))
-    for name, value in lines:
-        console.print(f"[bold]{name:10}[/bold]{escape(printable(value))}", highlight=False, soft_wrap=True)
+    facts(console, lines)
 
 
 def host_memory() -> int | None:

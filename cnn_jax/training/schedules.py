@@ -165,8 +165,8 @@ def _own(path: str, total_steps: int, peak: float) -> Shape:
         jax.errors.TracerIntegerConversionError,
     ):
         raise UserError(
-            f"{field}, but it needs the value of the step, which only the compiled program knows: use jnp.where in "
-            "place of `if`, and jnp.asarray of a table that the step indexes"
+            f"{field}, but it needs the value of the step, which only the compiled program knows: use jnp.where "
+            "instead of `if`, and jnp.asarray of a table that the step indexes"
         ) from None
     except Exception as error:
         raise UserError(f"{field}, which must be {form}, but fails: {type(error).__name__}: {error}") from None

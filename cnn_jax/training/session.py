@@ -40,7 +40,7 @@ PLOT_EVERY = 30  # seconds between drawings of the curves: one takes as long as 
 
 @dataclass(frozen=True)
 class Options:
-    """How a run starts, beside its configuration.
+    """How a run starts, besides its configuration.
 
     dry_run: stop after the header; nothing is written.
     extend: allow config.duration to be longer than that of the run in the folder.
@@ -351,7 +351,7 @@ class Session:
     # ------------------------------------------------------------ files
 
     def _draw(self, plot: Callable[..., Any], *arguments: Any) -> None:
-        """Draws a picture; what goes wrong is said and costs nothing else."""
+        """Draws a picture; what goes wrong is printed and costs nothing else."""
         try:
             plot(*arguments)
         except Exception as error:

@@ -18,7 +18,7 @@ class StallTimer:
 
     def feed(self) -> None:
         """Starts the time anew; at most once a second, because it starts a thread."""
-        file = sys.__stderr__  # sys.stderr of a notebook is no file
+        file = sys.__stderr__  # sys.stderr of a notebook is not a file
         if self.seconds and file is not None and time.monotonic() - self._fed > min(1.0, self.seconds / 4):
             self._fed = time.monotonic()
             faulthandler.dump_traceback_later(self.seconds, repeat=True, file=file)

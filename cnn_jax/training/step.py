@@ -1,7 +1,7 @@
 """The training step as pure functions on plain arrays.
 
 A network is split once into a static graph and trees of arrays; the step merges them inside `jax.jit`. So the host
-does no work per layer, the state can be donated, and everything that a run needs to go on is in `TrainState`.
+does no work per layer, the state can be donated, and everything that a run needs to resume is in `TrainState`.
 
 Parameters and BatchNorm: in bfloat16, parameters and the optimizer stay float32, and so do biases, BatchNorm and their
 gradients. Kernels are rounded where they are used, and so are their gradients: several devices add those up in

@@ -1,1 +1,1 @@
-"""Pictures of the data as the network sees them, and of what goes on inside a network."""
+"""Pictures of the data as the network sees them, and of what happens inside a network."""

@@ -1,4 +1,4 @@
-"""Draws what goes on inside a network. Grey is where nothing is: of what has signs, zero is the middle grey."""
+"""Draws what happens inside a network. Grey is where nothing is: of what has signs, zero is the middle grey."""
 
 import math
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def plot_filters(kernels: np.ndarray, path: Path, *, title: str) -> Path:
 def plot_maps(
     image: np.ndarray, maps: np.ndarray, numbers: Sequence[int], path: Path, *, title: str, caption: str
 ) -> Path:
-    """Draws an image, uint8 [H, W, C], and beside it maps [N, h, w] with their numbers, all on one scale."""
+    """Draws an image, uint8 [H, W, C], and next to it maps [N, h, w] with their numbers, all on one scale."""
     columns = _grid(len(maps), 1.5)
     rows = -(-len(maps) // columns)
     side = (WIDTH - 2.9) / columns
@@ -189,7 +189,7 @@ def overlay(image: np.ndarray, values: np.ndarray, colors: Any) -> np.ndarray:
 def plot_deconvolutions(
     maps: Sequence[tuple[str, np.ndarray, np.ndarray]], path: Path, *, title: str, columns: int
 ) -> Path:
-    """Draws of each map the deconvolved signals beside the parts of the images that caused them (as in Zeiler & Fergus
+    """Draws of each map the deconvolved signals next to the parts of the images that caused them (as in Zeiler & Fergus
     2014, Fig. 2). Every signal has a scale of its own.
 
     Args:
@@ -233,7 +233,7 @@ def plot_embedding(
 
     Args:
       labels: the class of each. axes: what stands at the axes, or "" where they have no meaning.
-      images: uint8 [N, H, W, C], drawn in place of the points.
+      images: uint8 [N, H, W, C], drawn instead of the points.
     """
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 

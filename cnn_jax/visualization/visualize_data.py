@@ -15,7 +15,7 @@ from cnn_jax.eval import steps as eval_steps
 from cnn_jax.training import step
 from cnn_jax.training.config_check import check_config
 
-EXAMPLES, EPOCHS = 6, 5  # rows, and columns beside the first
+EXAMPLES, EPOCHS = 6, 5  # rows, and columns besides the first
 
 
 def data(config: Any, path: Path) -> str:

@@ -187,7 +187,7 @@ def deconv(predictor: Predictor, pictures: Pictures, options: DrawOptions, path:
     height, width = drawn[0][1].shape[1:3]
     pictured = f"the {each} pictures" if each > 1 else "the picture"
     about = f"{_about(predictor)}: deconvolution of {layer}, {len(chosen)} of {shapes[layer][-1]} maps"
-    title = f"{about}\nbeside what they see ({height}x{width}) of {pictured} where they are strongest"
+    title = f"{about}\nnext to what they see ({height}x{width}) of {pictured} where they are strongest"
     inside_plots.plot_deconvolutions(drawn, path, title=title, columns=columns)
     return title.replace("\n", ", ")
 

@@ -96,7 +96,7 @@ def persons(given: argparse.Namespace, word: str) -> Features:
         found = features.read(path)
     else:
         check(not path.is_file(), f"{word} is a picture: FOLDER/PERSON/... is needed, or two pictures to verify")
-        check(path.is_dir(), f"{word!r} is no folder of persons, FOLDER/PERSON/..., and no .npz file of features")
+        check(path.is_dir(), f"{word!r} is not a folder of persons, FOLDER/PERSON/..., and no .npz file of features")
         found = embed(given, [word])
     alone = [file for file, label in zip(found.files, found.labels, strict=True) if not label]
     check(

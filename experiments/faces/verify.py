@@ -9,7 +9,7 @@ The first two decide: the same if the distance is at most the threshold; of a cl
 or her pictures in GALLERY/PERSON/... or in an .npz file. The others measure, on the pairs of pictures in
 FOLDER/PERSON/... or of features that `cnn_jax predict --features` wrote: how often each threshold errs, and where it
 errs either way as often (EER), which is a threshold for the first. Persons should be others than those that the
-network learnt.
+network learned.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def measure(embedded: Features, word: str, kind: str, plot: Path | None) -> tupl
 def check_claim(
     picture: Features, known: Features, gallery: str, claim: str, kind: str, threshold: float | None
 ) -> tuple[dict[str, Any], str]:
-    """Compares a picture with those of the person that it is said to show, among known persons called `gallery`.
+    """Compares a picture with those of the person that it is claimed to show, among known persons called `gallery`.
 
     Returns:
       What was found, and the text that says it: the distance is that to the nearest picture of the person.
@@ -163,7 +163,7 @@ def run(given: argparse.Namespace) -> Found:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--claim", metavar="PERSON", help="who the picture is said to show, of GALLERY/PERSON/...")
+    parser.add_argument("--claim", metavar="PERSON", help="who the picture is claimed to show, of GALLERY/PERSON/...")
     return call(parser, run, argv)
 
 

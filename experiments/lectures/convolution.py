@@ -1,4 +1,4 @@
-"""Edge filters by hand on the lecture's images, and one learnt by gradient descent (lecture 001).
+"""Edge filters by hand on the lecture's images, and one learned by gradient descent (lecture 001).
 
     python -m experiments.lectures.convolution --plot=edges.png
 
@@ -56,7 +56,7 @@ def run() -> layers.Draw:
     edges = {name: layers.convolve(EDGE, kernel) for name, kernel in FILTERS.items()}
     for name, found in edges.items():
         print(f"{name}\n{layers.text(found)}")
-    print(f"\nlearnt from 64 images and their maps\n{layers.text(learn(), 3)}")
+    print(f"\nlearned from 64 images and their maps\n{layers.text(learn(), 3)}")
     return layers.draw({"image": EDGE} | edges, "A bright left half under four filters")
 
 

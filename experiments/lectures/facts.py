@@ -37,7 +37,7 @@ Value = Any  # int, float, or a list of rows
 class Fact:
     """One number, or one map.
 
-    slide: as it stands there, or a map; None where it has none, or a damaged one. right: the independent value.
+    slide: as it is there, or a map; None where it has none, or a damaged one. right: the independent value.
     """
 
     lecture: str
@@ -48,7 +48,7 @@ class Fact:
     why: str = ""
 
     def verdict(self, ours: Value) -> str:
-        """Returns how the slide stands beside a value of ours, or "CONTRADICTION" if that is not the right one."""
+        """Returns how the slide compares with a value of ours, or "CONTRADICTION" if that is not the right one."""
         if not same(ours, self.right):
             return "CONTRADICTION"
         if self.slide is None:

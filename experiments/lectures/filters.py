@@ -1,4 +1,4 @@
-"""What a first layer learns, beside filters by hand (lecture 002).
+"""What a first layer learns, compared with filters by hand (lecture 002).
 
     python -m experiments.lectures.filters --plot=filters.png
 
@@ -13,7 +13,7 @@ from experiments.lectures import layers
 from experiments.lectures.convolution import FILTERS
 
 
-def learnt() -> np.ndarray:
+def learned() -> np.ndarray:
     """Returns the first kernels of the bundled ResNet-20, averaged over colors: [16, 3, 3]."""
     model = cnn_jax.load("bundled:resnet20-cifar10").model
     return np.moveaxis(np.asarray(model.conv1.kernel[...]).mean(2), -1, 0)
@@ -26,16 +26,16 @@ def similarity(kernel: np.ndarray, filter: np.ndarray) -> float:
 
 
 def run() -> layers.Draw:
-    kernels = learnt()
+    kernels = learned()
     print("filter   most alike     cosine")
     for i, kernel in enumerate(kernels):
         alike = {name: similarity(kernel, np.asarray(filter, float)) for name, filter in FILTERS.items()}
         best = max(alike, key=alike.__getitem__)
         print(f"{i:6}   {best:12} {alike[best]:8.2f}")
     order = np.argsort([-max(similarity(k, np.asarray(f, float)) for f in FILTERS.values()) for k in kernels])
-    chosen = {f"learnt {i}": kernels[i] for i in order[:4]}
+    chosen = {f"learned {i}": kernels[i] for i in order[:4]}
     by_hand = {name: np.asarray(filter, float) for name, filter in FILTERS.items()}
-    return layers.draw(by_hand | chosen, "Filters by hand, and the learnt ones that are most like them", numbers=False)
+    return layers.draw(by_hand | chosen, "Filters by hand, and the learned ones that are most like them", numbers=False)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m experiments.lectures.toy --plot=toy.png
 
 White is 1, black is -1. A feature's answer at a place is the mean of the products with the pixels there: 1 where all 9
-agree. Then learnt votes, and accuracy on X's and O's that are shifted, turned, thickened and noisy: train it with
+agree. Then learned votes, and accuracy on X's and O's that are shifted, turned, thickened and noisy: train it with
 `cnn_jax train --config=toy`, or with the lecture's features kept,
 `cnn_jax train --config=toy --config.model.features_from=lecture --config.optim.lr_multipliers="(('conv1/.*',0.0),)"`.
 """

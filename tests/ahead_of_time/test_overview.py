@@ -1,4 +1,4 @@
-"""The dated table of networks, with accounts in place of compilers."""
+"""The dated table of networks, with accounts instead of compilers."""
 
 import datetime
 

@@ -1,4 +1,4 @@
-"""What goes on inside networks, against closed forms, NumPy and gradients with respect to parameters."""
+"""What happens inside networks, against closed forms, NumPy and gradients with respect to parameters."""
 
 import jax
 import jax.numpy as jnp

@@ -100,7 +100,7 @@ def test_a_stream_keeps_its_images_and_gets_other_labels(small_config):
     run = build(streamed)
     real = list(run.data.parts["train"].train_batches(0, 6, 64))
     batches = measure.host_batches(run)
-    found = [*batches(2), *batches(4)]  # the second call goes on
+    found = [*batches(2), *batches(4)]  # the second call continues
     labels = [np.concatenate([batch["label"] for batch in some]) for some in (real, found)]
     for one, other in zip(real, found, strict=True):
         np.testing.assert_array_equal(one["image"], other["image"])
@@ -357,7 +357,7 @@ def test_the_loop_in_pytorch_trains(small_config):
     start, steps = baselines.torch_loops(run, examples)["training"]
     torch.set_num_threads(1)
     losses = [steps(start(), count) for count in (4, 200, 4)]
-    assert 2.0 < losses[0] < 3.0 and losses[1] < losses[0]  # 256 labels can be learnt by heart
+    assert 2.0 < losses[0] < 3.0 and losses[1] < losses[0]  # 256 labels can be learned by heart
     assert losses[2] == pytest.approx(losses[0], rel=1e-3)  # every segment starts anew
 
 

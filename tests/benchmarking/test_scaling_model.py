@@ -180,4 +180,4 @@ def test_the_command_reads_a_compiled_program(call, refused, tmp_path):
     compiled_file(path, devices=1)
     assert "is for one device, which exchanges nothing" in refused(*base)
     path.write_text("[]")
-    assert "is no file that cnn_jax preflight --json=FILE wrote" in refused(*base)
+    assert "is not a file that cnn_jax preflight --json=FILE wrote" in refused(*base)

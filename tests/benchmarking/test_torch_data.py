@@ -72,7 +72,7 @@ def test_the_loader_has_our_examples_in_our_order(run, monkeypatch):
     monkeypatch.setattr(torch.utils.data, "DataLoader", Loader)
     _, steps = torch_data.loader(run.data.parts["train"], run.config)
     steps(None, 3)
-    steps(None, 2)  # goes on
+    steps(None, 2)  # continues
     labels = [run.data.parts["train"].source.labels[indices].tolist() for indices in seen]
     assert labels == [batch["label"].tolist() for batch in run.data.parts["train"].train_batches(0, 5, 4)]
 

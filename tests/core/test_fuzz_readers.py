@@ -75,7 +75,7 @@ def mutated(draw, whole):
 
 @contextlib.contextmanager
 def untouched(folder):
-    """Checks that what is beside and in a folder stays as it is."""
+    """Checks that what is next to and in a folder stays as it is."""
 
     def listing():
         return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -93,7 +93,7 @@ def test_the_rectangles_of_cutmix_are_those_of_the_paper():
 
 
 def test_the_pixels_beside_the_rectangle_are_the_images_own():
-    images = noise(6, 9, 7, 3) // 2 * 2 + np.arange(6, dtype=np.uint8)[:, None, None, None] % 2  # odd beside even ones
+    images = noise(6, 9, 7, 3) // 2 * 2 + np.arange(6, dtype=np.uint8)[:, None, None, None] % 2  # odd next to even ones
     results, _ = mix(jax.random.key(1), images, np.arange(6, dtype=np.uint32), ("cutmix:1.0",))
     partner = np.roll(images, 1, axis=0)
     taken = np.asarray(results) % 2 != images % 2

@@ -271,7 +271,7 @@ def test_a_pipe_among_the_pictures_is_reported_and_not_waited_for(tmp_path):
         for i in range(16):
             (tmp_path / part / f"{i}.png").unlink()
             os.mkfifo(tmp_path / part / f"{i}.png")
-    with pytest.raises(UserError, match=r"[ab]/\d+.png: it is no file, but a pipe"):
+    with pytest.raises(UserError, match=r"[ab]/\d+.png: it is not a file, but a pipe"):
         list(make_part(tmp_path, train=True).train_batches(0, 1, 8))
 
 

@@ -213,7 +213,7 @@ def test_the_rows_of_all_processes_are_the_batch_in_order(count, processes, rows
         fields["train_crop"] = "random_resized"
     size = processes * rows
     whole = list(make_part(count, **fields | dict(workers=2)).train_batches(0, 6, size))
-    # Any number of processes can go on from any step of any other number.
+    # Any number of processes can resume from any step of any other number.
     parts = [part.train_batches(start, 6, size) for part in shards(count, processes, **fields)]
     for number, pieces in enumerate(zip(*parts, strict=True), start=start):
         assert all(len(piece["position"]) == rows for piece in pieces)

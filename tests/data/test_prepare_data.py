@@ -43,7 +43,7 @@ def data_dir(original, tmp_path):
         (("prepare", "mnist", "cifar10"), "name one data set"),
         (("chek", "mnist"), "did you mean 'check'?"),
         (("mnits",), "no data set is called 'mnits'; did you mean 'mnist'?"),
-        (("digits",), "'digits' is no data set of TFDS, and needs no preparing"),
+        (("digits",), "'digits' is not a data set of TFDS, and needs no preparing"),
         (("mnist", "--check", "--from-tfrecord"), "are two commands: give one"),
         (("mnist", "--to=here"), "--to goes with --from-tfrecord"),
         (("mnist", "--chek"), "there is no flag --chek; did you mean '--check'?"),

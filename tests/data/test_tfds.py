@@ -303,7 +303,7 @@ def test_a_label_out_of_range_names_the_file_the_record_and_the_label(tmp_path):
 )
 def test_a_shard_that_is_missing_cut_off_or_another_is_named_before_anything_is_read(broken, damage, message):
     damage(train_shard(broken))
-    for on_error in ("raise", "skip"):  # a file is no picture
+    for on_error in ("raise", "skip"):  # a file is not a picture
         with pytest.raises(UserError, match=rf"{train_shard(broken)} {message}"):
             sources.open_dataset(mnist_config(broken, on_error=on_error))
 

@@ -1,4 +1,8 @@
+import io
+import re
 from pathlib import Path
+
+from rich.console import Console
 
 from cnn_jax.display import terminal
 from cnn_jax.training import header
@@ -47,3 +51,30 @@ def test_a_saturating_activation_and_a_lack_of_memory_are_said(small_config, con
     header.print_header(run, States(run), "runs/x", Path("runs/x"), console)
     text = console.file.getvalue()
     assert "note: sigmoid saturates" in text and "warning: this machine has 1 kB of memory" in text
+
+
+def test_facts_fit_a_terminal_and_stay_one_line_in_a_pipe():
+    text = " ".join(f"word{i}" for i in range(40))
+    terminal_file, pipe = io.StringIO(), io.StringIO()
+    terminal.facts(Console(file=terminal_file, width=100, force_terminal=True, color_system=None), [("data", text)])
+    terminal.facts(Console(file=pipe, width=100), [("data", text)])
+    assert pipe.getvalue() == f"data      {text}\n"
+    lines = terminal_file.getvalue().splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) <= 100
+    assert [line[:10].strip() for line in lines] == ["data", "", ""]
+    assert " ".join(line[10:] for line in lines) == text
+
+
+def test_the_progress_bar_of_a_long_run_fits_100_columns():
+    file = io.StringIO()
+    console = Console(file=file, width=200, force_terminal=True, color_system=None)
+    line = terminal.ProgressLine(console, first_step=0, total_steps=64000, steps_per_epoch=351.5625)
+    line.start()
+    line.advance(63999)
+    line.numbers(63999, dict(loss=12.3456, error=0.0001, images_per_second=12345.6))
+    line.bar.refresh()
+    line.stop()
+    shown = [
+        part.rstrip() for part in re.split(r"\x1b\[[^A-Za-z]*[A-Za-z]|[\r\n]", file.getvalue()) if "images/s" in part
+    ]
+    assert shown and max(map(len, shown)) <= 100

@@ -42,7 +42,7 @@ def drawn(count, classes, part="test", seed=0):
     scores = random.normal(size=(count, classes))
     labels = np.array([random.choice(classes, p=np.exp(s) / np.exp(s).sum()) for s in scores])
     sharp = np.exp(3 * scores)
-    names = [f"class {k} of a very long name that goes on and on and on, over {k} lines" for k in range(classes)]
+    names = [f"class {k} of a very long name that is long and long and long, over {k} lines" for k in range(classes)]
     return predictions(labels, sharp / sharp.sum(1, keepdims=True), names, part)
 
 

@@ -189,7 +189,7 @@ def test_from_pictures_to_decisions(command, folder):
         ((verify, "ann/1.png", "ann/2.png", "--threshold=near"), "--threshold: invalid float value: 'near'"),
         ((verify, "ann/1.png", "ann/2.png", "--threshold=nan"), "--threshold is nan, but must be a number from 0"),
         ((verify, "people.npz", "--threshold=1"), "of a folder it is measured"),
-        ((verify, "nobody"), "'nobody' is no folder of persons"),
+        ((verify, "nobody"), "'nobody' is not a folder of persons"),
         ((verify, "no.npz"), "there is no file 'no.npz'"),
         ((verify, "people.npz", "--plot=roc.pdf"), "ends in .png"),
         ((identify,), "name a picture and the folder"),

@@ -32,7 +32,7 @@ def slurm(processes, process, port):
 def start(processes, *arguments, devices=1, heartbeat=30, by_slurm=False, module="main", base=SMALL, last=()):
     """Returns the processes of one run, which flags or the environment describe; each has that many devices.
 
-    `base`: the first arguments. `last`: what the last one alone is told.
+    `base`: the first arguments. `last`: of the last one alone.
     """
     port, pipes = free_port(), dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     found = []

@@ -68,7 +68,7 @@ def on_eight(folder):
 
 
 def on_two(folder):
-    """Goes on from what eight have saved under one rule, under another."""
+    """Resumes from what eight have saved under one rule, under another."""
     setup = get_run("fc")
     with Checkpoints(folder / "fsdp") as checkpoints:
         state = States(setup).restore(checkpoints, 4)

@@ -19,7 +19,7 @@ SMALL = dict(depth=8, width=0.25, input_shape=(8, 8, 3))  # 4, 8, 16 channels
 
 
 def abstract(name: str, **fields):
-    """Returns the network with shapes in place of arrays: nothing is computed."""
+    """Returns the network with shapes instead of arrays: nothing is computed."""
     return nnx.eval_shape(lambda: models.create(name, **fields))
 
 

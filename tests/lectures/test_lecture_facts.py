@@ -1,4 +1,4 @@
-"""The lecture companion: our numbers against independent ones, and against the reference beside the clone."""
+"""The lecture companion: our numbers against independent ones, and against the reference next to the clone."""
 
 import json
 import re
@@ -74,7 +74,7 @@ def test_html_takes_text_as_text(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "printed"),
     [
-        ("convolution", "learnt from 64 images"),
+        ("convolution", "learned from 64 images"),
         ("sizes", "does not fit 7 pixels"),
         ("pooling", "6.25"),
         ("dilation", "[3, 7, 15, 31]"),
@@ -115,7 +115,7 @@ def test_channels_are_summed():
 @pytest.fixture(scope="module")
 def worked():
     if not REFERENCE.is_file():
-        pytest.skip("the reference of the lectures is not beside the clone")
+        pytest.skip("the reference of the lectures is not next to the clone")
     text = REFERENCE.read_text(encoding="utf-8")
     return json.loads(re.search(r"## Worked examples\n\n```json\n(.*?)\n```", text, re.S)[1])
 

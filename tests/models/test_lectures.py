@@ -1,4 +1,4 @@
-"""The tables and worked numbers of the lectures, each beside what our networks are: shapes, parameters, MACs.
+"""The tables and worked numbers of the lectures, each next to what our networks are: shapes, parameters, MACs.
 
 Where a slide's number is wrong, the right one is tested and the slide's stands in a comment. Nothing is computed.
 """
@@ -263,7 +263,7 @@ def test_vgg16_has_the_weights_and_the_memory_of_the_lectures_table():
     weights = {row.name.removesuffix("/conv"): row.parameters - row.biases for row in found}
     assert [(name, shape, weights[name], macs) for name, shape, _, macs in outline(found)] == parse(VGG16)
     linear = [row for row in found if row.kind == "linear"]
-    # Convolutions: ~16M on the slide. Linear layers: ~122M, of a sum with 1024 in place of 1000 classes.
+    # Convolutions: ~16M on the slide. Linear layers: ~122M, of a sum with 1024 instead of 1000 classes.
     assert sum(weights.values()) - sum(row.macs for row in linear) == 14_710_464
     assert sum(row.macs for row in linear) == 123_633_664
     elements = {kind: sum(row.outputs for row in found if row.kind == kind) for kind in ("conv", "pool", "linear")}

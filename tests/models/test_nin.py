@@ -141,7 +141,7 @@ def test_batch_normalization_replaces_the_biases():
     for name in convolutions:
         assert order[order.index(name) + 1] == name.removesuffix("conv") + "norm"
     channels = 192 + 160 + 96 + 3 * 192 + 2 * 192
-    assert sum(row.parameters for row in rows.values()) == 966_986 + channels  # two for each in place of one
+    assert sum(row.parameters for row in rows.values()) == 966_986 + channels  # two for each instead of one
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_learning_starts_at_random_and_setting_changes_conv1_only():
     assert set(np.unique(np.asarray(given.conv1.conv.kernel[...]))) == {np.float32(-1 / 9), np.float32(1 / 9)}
     np.testing.assert_array_equal(given.conv1.conv.bias[...], 0)
     np.testing.assert_array_equal(given.head.classifier.kernel[...], learning.head.classifier.kernel[...])
-    assert isinstance(given.conv1.conv.kernel, nnx.Param)  # training goes on from there
+    assert isinstance(given.conv1.conv.kernel, nnx.Param)  # training continues from there
 
 
 def test_fields_do_what_they_say():

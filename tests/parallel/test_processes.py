@@ -1,4 +1,4 @@
-"""Which processes are alone, and what is said of impossible flags."""
+"""Which processes are alone, and what is printed for impossible flags."""
 
 import os
 import socket

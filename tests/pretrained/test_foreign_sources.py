@@ -88,7 +88,7 @@ def test_scores_of_googlenet_with_its_own_normalization(tmp_path):
 
 
 class TimmVGG:
-    """VGG-11 with timm's head, as its source has it: convolutions in place of linear layers, then a classifier."""
+    """VGG-11 with timm's head, as its source has it: convolutions instead of linear layers, then a classifier."""
 
     def __new__(cls, num_classes=7, hidden=48):
         from collections import OrderedDict

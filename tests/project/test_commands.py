@@ -36,7 +36,7 @@ def test_console_command_is_the_module(name, call):
     assert call("__main__", name, "--help").out == call(COMMANDS[name].module, "--help").out
 
 
-@pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
+@pytest.mark.parametrize("words", [("--help",), ("-h",)])
 def test_overview_has_a_line_for_each_command(call, words):
     printed = call("__main__", *words).out
     for name, command in COMMANDS.items():
@@ -46,6 +46,12 @@ def test_overview_has_a_line_for_each_command(call, words):
 def test_version_and_mistyped_command(call, refused):
     assert call("__main__", "--version").out == f"cnn_jax {__version__}\n"
     assert "there is no command 'trian'; did you mean 'train'?" in refused("__main__", "trian")
+
+
+def test_no_arguments_show_six_things_to_try(call):
+    lines = call("__main__").out.splitlines()
+    assert sum(line.startswith("  cnn_jax ") for line in lines) == 6
+    assert max(map(len, lines)) <= 100
 
 
 def test_overview_imports_no_jax():

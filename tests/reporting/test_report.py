@@ -62,7 +62,7 @@ def test_the_command_prints_tables_and_names_what_it_leaves_out(call, tmp_path):
     ("arguments", "message"),
     [
         ((), "name the folders of runs"),
-        (("nowhere",), "nowhere is no folder of a run"),
+        (("nowhere",), "nowhere is not a folder of a run"),
         (("run", "--config=configs/lenet5.py"), "this command takes no --config: it goes with training"),
         (("run", "--scorecard", "--nogroup"), "leave --nogroup out"),
         (("run", "--format=html"), "should be one of"),
@@ -98,4 +98,4 @@ def test_a_stray_folder_among_runs_is_left_out(call, tmp_path):
     make(tmp_path / "run")
     (tmp_path / "notes").mkdir()
     out, err = call("report", "run", "notes", cwd=tmp_path)
-    assert "resnet34" in out and "notes: left out, is no folder of a run" in err
+    assert "resnet34" in out and "notes: left out, is not a folder of a run" in err

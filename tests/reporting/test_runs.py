@@ -209,5 +209,5 @@ def test_a_run_that_was_not_finite_says_so(tmp_path):
 
 def test_a_folder_that_is_no_run_is_a_mistake(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match="is no folder of a run"):
+        with pytest.raises(UserError, match="is not a folder of a run"):
             runs.read(folder)

@@ -1,4 +1,4 @@
-"""Runs of a sweep, with small Python programs in place of training."""
+"""Runs of a sweep, with small Python programs instead of training."""
 
 import os
 import signal
@@ -126,7 +126,7 @@ def test_a_signal_reaches_the_runs_which_save_and_the_sweep_ends_with_75(tmp_pat
         printed, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 75 and "the same command goes on" in printed
+    assert process.returncode == 75 and "To resume, run the same command" in printed
     assert (tmp_path / "run0.saved").exists() and not (tmp_path / "run1").exists()
     assert failures(tmp_path) == {}
 

@@ -33,7 +33,7 @@ def test_arms_of_equal_parameters_pass_and_others_are_refused_with_their_numbers
 
 def test_what_differs_is_told_of_every_pair():
     (line,) = differing(RESNETS, plan(RESNETS))
-    assert line == "depth=8 residual=False, beside depth=8 residual=True: model.residual: False for True"
+    assert line == "depth=8 residual=False, compared with depth=8 residual=True: model.residual: False for True"
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_run_that_goes_on_has_the_time_of_all_its_starts(tmp_path, small_confi
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(session, "ahead", stopping)
         train.run(small_config, tmp_path, Options(console=console))
-    for _ in range(2):  # goes on, and finds everything done
+    for _ in range(2):  # resumes, and finds everything done
         train.run(small_config, tmp_path, Options(console=console))
     starts = run_record.read(tmp_path / "run.json")["starts"]
     assert [(start["first_step"], start["last_step"], start["ended"]) for start in starts] == [

@@ -44,7 +44,7 @@ def test_a_folder_that_goes_away_ends_the_run(tmp_path, short, console, monkeypa
 
 
 def test_a_source_whose_checkpoint_goes_meanwhile_is_another_one(finished, monkeypatch):
-    """As where a run goes on and removes the checkpoint that is being read."""
+    """As where a run resumes and removes the checkpoint that is being read."""
     run = Checkpoints.run
 
     def removing(checkpoints, step):

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, damaged or moved, from the command line: what they leave, and where they go on."""
+"""Runs that are stopped, killed, damaged or moved, from the command line: what they leave, and where they resume."""
 
 import fcntl
 import json

@@ -197,7 +197,7 @@ def test_own_schedule_gets_steps_and_peak_and_may_warm_up():
     [
         ("own_parts:sawtoth", r"schedule\.name is 'own_parts:sawtoth', but own_parts has no .*did you mean 'sawtooth'"),
         ("own_parts:number", "returns .*, but must be a function of \\(total steps, peak\\) that returns a function"),
-        ("own_parts:branching", "needs the value of the step, .* use jnp.where in place of `if`"),
+        ("own_parts:branching", "needs the value of the step, .* use jnp.where instead of `if`"),
         ("own_parts:tabulated", "needs the value of the step, .* jnp.asarray of a table that the step indexes"),
         ("own_parts:listed", "needs the value of the step, .* jnp.asarray of a table that the step indexes"),
         ("own_parts:imaginary", "must return one real number for a step"),

@@ -1,4 +1,4 @@
-"""Pixels of the pictures of what goes on inside a network."""
+"""Pixels of the pictures of what happens inside a network."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The pictures of a trained network: what is drawn is what is computed, and mistakes are told."""
+"""The pictures of a trained network: what is drawn is what is computed, and mistakes have messages."""
 
 import numpy as np
 import pytest
@@ -178,7 +178,7 @@ def test_too_many_pictures_do_not_fit_a_page(small_resnet, files, tmp_path):
 def test_the_deconvolution_shows_the_pictures_where_a_map_is_strongest(lenet, files, drawn, tmp_path):
     found = photos(lenet, files)
     told = visualize_network.deconv(lenet, found, DrawOptions(layer="conv1", maps=2), tmp_path / "a.png")
-    assert "deconvolution of conv1, 2 of 6 maps, beside what they see (5x5) of the 9 pictures" in told
+    assert "deconvolution of conv1, 2 of 6 maps, next to what they see (5x5) of the 9 pictures" in told
     (maps, _), _ = drawn["deconvolutions"]
     x = visualize_network.normalized(lenet, found.images)
     values = np.asarray(introspection.outputs(lenet.model, x)["conv1"])

@@ -29,8 +29,8 @@ from cnn_jax.data.arrays import SUFFIX, StoredArray
 from cnn_jax.data.dataset import KINDS, PARTS, Dataset, Example, check_disjoint
 from cnn_jax.data.decode import SUFFIXES, Frames, Picture, UnreadableError, is_picture, opened
 
-IGNORED = {"Thumbs.db", "desktop.ini"}  # beside names that begin with a dot
-# Number of axes of an example, beside its channels -> how its files end.
+IGNORED = {"Thumbs.db", "desktop.ini"}  # besides names that begin with a dot
+# Number of axes of an example, besides its channels -> how its files end.
 ENDINGS = {
     1: arrays.SUFFIX,
     2: ", ".join(SUFFIXES),
@@ -103,13 +103,13 @@ SPLIT = re.compile(r"(?P<folder>[^\[\]%]*?)(?:\[(?:(?P<start>\d+)%)?:(?:(?P<stop
 
 
 def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing], dict[str, str], int]:
-    """Returns the examples of each part, what the parts are, and how many files of other kinds lie beside them.
+    """Returns the examples of each part, what the parts are, and how many files of other kinds lie next to them.
 
     In config.data a part is "FOLDER", "FOLDER[:90%]" or "FOLDER[90%:]" where the parts have folders, else shares that
     add up to 100%. Shares are taken in one fixed random order, which depends on their number only.
 
     Raises:
-      UserError: config.data.dir is no folder, a part is none of these, parts overlap, or see `list_classes`.
+      UserError: config.data.dir is not a folder, a part is none of these, parts overlap, or see `list_classes`.
     """
     root, axes = expanded(config.dir), len(config.image_size)
     check_folder("config.data.dir", config.dir)
@@ -139,7 +139,7 @@ NAMES = {"train": ("train", "training"), "validation": ("val", "valid", "validat
 
 
 def has_parts(root: Path) -> bool:
-    """Returns whether a folder has one that is called as a part is, such as train, beside or in place of classes."""
+    """Returns whether a folder has one that is called as a part is, such as train, next to or instead of classes."""
     return any((root / name).is_dir() for names in NAMES.values() for name in names)
 
 
@@ -158,7 +158,7 @@ def choose_parts(root: Path, written: dict[str, str]) -> dict[str, str]:
     train = there["train"]
     check(
         bool(train and (there["test"] or there["validation"])),
-        f"{root} has the folders {', '.join(folders[:8])}, but none called train, and val or test, beside it. Where "
+        f"{root} has the folders {', '.join(folders[:8])}, but none called train, and val or test, next to it. Where "
         "they are classes, give shares: --config.data.train=70% --config.data.validation=10% --config.data.test=20%",
     )
     test = written["test"] or there["test"] or there["validation"]
@@ -203,7 +203,7 @@ class FolderSource:
     files: Sequence[Path]
     labels: np.ndarray  # int [N]
     channels: int
-    axes: int  # beside the channels
+    axes: int  # besides the channels
 
     def __len__(self) -> int:
         return len(self.files)
@@ -245,7 +245,7 @@ def open_dataset(config: Any, seed: int) -> Dataset:
 # ---------------------------------------------------------------- what is read
 
 MOST_READ = 16 * 2**30  # bytes of files whose content is compared; beyond, their names and sizes are
-CACHE = "files"  # beside the compiled programs: the digests of files, by their time
+CACHE = "files"  # next to the compiled programs: the digests of files, by their time
 
 
 def digest(root: Path, examples: Sequence[Path]) -> str:

@@ -38,4 +38,4 @@ def open_dataset(config: Any, seed: int) -> Dataset:
         for i, (part, size) in enumerate(zip(PARTS, config.num_images, strict=True))
     }
     names = [str(i) for i in range(config.num_classes)]
-    return Dataset("synthetic", parts, names, "noise with random labels: nothing can be learnt from it")
+    return Dataset("synthetic", parts, names, "noise with random labels: nothing can be learned from it")
