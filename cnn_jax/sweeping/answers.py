@@ -18,7 +18,7 @@ UNKNOWN = "not comparable: the curves have too few points to tell whether it was
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm beside its reference, both trained with one recipe.
+    """An arm and its reference, both trained with one recipe.
 
     test, train, gap: other - reference of the error on the test part, on the training part, and of test - train,
       points, over the seeds that both have; None where there are none.

@@ -80,7 +80,7 @@ class Experiment:
     first: folder -> an arm that is trained there once, with seed 0, before the others, which start from it.
     search: (field, values): each arm is trained once with each of these numbers, with a seed of its own, and takes the
       one with the lowest validation error, so that none is handicapped by what suits another. Where the best one is
-      the smallest or largest, the search goes on beyond it.
+      the smallest or largest, the search continues beyond it.
     recipes: name -> changes. Every arm is trained with each of them, and an answer is one that they all give.
     """
 

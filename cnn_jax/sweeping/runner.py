@@ -149,7 +149,7 @@ def run_search(
         say(f"\n{len(pending)} runs of the search in {folder}")
         if launcher == "slurm":
             jobs = submit(pending, folder, cluster="slurm", options=settings)
-            say(f"{len(jobs)} jobs submitted; when they are over, the same command goes on")
+            say(f"{len(jobs)} jobs submitted; when they are over, start the same command again")
             return searches
         run_here(pending, places, say)
         tried |= {task.folder for task in pending}

@@ -48,7 +48,7 @@ def search(experiment: Experiment, planned: Sequence[Planned], folder: Path) -> 
 
 
 def search_arm(one: Planned, field: str, values: Sequence[float], folder: Path) -> Search:
-    """Returns what is known of the values of an arm; where the best is at an end, the search goes on beyond it."""
+    """Returns what is known of the values of an arm; where the best is at an end, the search continues beyond it."""
     found = Search(one.arm, {}, [], [])
     queue = list(values)
     while queue:
