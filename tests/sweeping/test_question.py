@@ -1,3 +1,4 @@
+import re
 import shlex
 from pathlib import Path
 
@@ -110,4 +111,6 @@ def test_every_experiment_of_the_project_loads_small_and_full():
             assert experiment.seeds == 5 and experiment.question.endswith("?")
             for field in experiment.compare:
                 assert any(len(group) > 1 for group in experiment.groups(field))
-            assert "et al." in experiment.text  # a source
+            assert re.search(
+                r"[A-Z]\w+ (et al\.|and [A-Z]\w+) (19|20)\d\d", " ".join(experiment.text.split())
+            )  # a source
