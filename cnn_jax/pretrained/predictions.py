@@ -34,7 +34,8 @@ def predict(source: str, words: list[str], output: Path | None, *, top: int, for
     files = [example.file for example in examples.found]
     done = network.compute(files, "probabilities", **reading)
     if network.source.classes is None:
-        print(f"{network.source.name} does not name its classes: they are numbered from 0", file=sys.stderr)
+        named = "named as those of ImageNet" if network.source.num_classes == 1000 else "numbered from 0"
+        print(f"{network.source.name} does not name its classes: they are {named}", file=sys.stderr)
     found = top_classes(done.values, network.classes, top)
     names = [str(files[i]) for i in done.kept]
     text = render(names, found, form, source=network.source.description, unreadable=done.unreadable)

@@ -27,6 +27,7 @@ from cnn_jax.data.find import find
 from cnn_jax.data.workers import read_ahead
 from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import capture
+from cnn_jax.pretrained import class_names
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained.features import Features
 
@@ -63,7 +64,7 @@ class Predictor:
 
     With `prepared` they are what `prepare` returned, which threads may call.
 
-    model: the `nnx.Module` in evaluation mode. classes: the names of the classes; numbers where they are not known.
+    model: the `nnx.Module` in evaluation mode. classes: the names of the classes, see `class_names.words`.
     """
 
     def __init__(self, source: pretrained.Pretrained):
@@ -71,8 +72,7 @@ class Predictor:
         self.image_size = tuple(source.input["image_size"])
         self.channels = source.input["channels"]
         self.model = build(source)
-        names = source.classes
-        self.classes = list(names) if names is not None else [str(i) for i in range(source.num_classes)]
+        self.classes = class_names.words(source.classes, source.num_classes)
         mean, std = (np.asarray(source.input[name], np.float32) for name in ("mean", "std"))
 
         graphdef, self._state = nnx.split(self.model)
