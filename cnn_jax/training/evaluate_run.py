@@ -22,7 +22,7 @@ from cnn_jax.tracking import run_folder
 from cnn_jax.tracking.recorder import scalars
 from cnn_jax.training.evaluator import Evaluator
 from cnn_jax.training.session import check_processes
-from cnn_jax.training.setup import build
+from cnn_jax.training.setup import Setup, build
 from cnn_jax.training.state import States
 
 Member = tuple[Any, Path, str]  # configuration, folder of the run, and "latest", "best" or a step
@@ -95,13 +95,20 @@ def evaluate_run(
 def _predictions(evaluator: Evaluator, state: Any, part: str, name: str) -> results.Predictions:
     """Returns what the run `name` says of a part, seen as config.eval.protocol says."""
     check(jax.process_count() == 1, "--json and --output go with one process, but this is one of several: start one")
-    data, config = evaluator.setup.data, evaluator.setup.config
-    probabilities, labels = evaluator.predict(state, part)
+    protocol = evaluator.describe(evaluator.setup.config.eval.protocol)
+    return _named(evaluator.setup, part, name, protocol, *evaluator.predict(state, part))
+
+
+def _named(
+    setup: Setup, part: str, name: str, protocol: str, probabilities: np.ndarray, labels: np.ndarray
+) -> results.Predictions:
+    """Returns predictions with the data that they are of."""
+    data, config = setup.data, setup.config
     return results.Predictions(
         network=name,
         data=config.data.dir if config.data.source == "folder" else data.name,
         part=part,
-        protocol=evaluator.describe(config.eval.protocol),
+        protocol=protocol,
         class_names=list(data.class_names),
         probabilities=probabilities,
         labels=labels,
@@ -110,7 +117,12 @@ def _predictions(evaluator: Evaluator, state: Any, part: str, name: str) -> resu
 
 
 def evaluate_ensemble(
-    members: Sequence[Member], folder: Path | None = None, *, console: Console | None = None
+    members: Sequence[Member],
+    folder: Path | None = None,
+    *,
+    console: Console | None = None,
+    json_file: Path | None = None,
+    output: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Evaluates each run on the test part, and the average of their class probabilities, each with equal weight.
 
@@ -118,6 +130,7 @@ def evaluate_ensemble(
 
     Args:
       folder: receives the numbers, appended to evaluations.jsonl, if it is given.
+      json_file, output: of the average; see `results.report`.
 
     Returns:
       Metrics as `loop.run` does, of each member by its name "FOLDER@WHICH", and of the "ensemble".
@@ -133,8 +146,9 @@ def evaluate_ensemble(
     found: dict[str, dict[str, Any]] = {}
     total: np.ndarray | None = None
     truth: tuple[Any, np.ndarray] | None = None  # the data set and the labels
+    last: Setup | None = None
     for name, (config, path, which) in zip(names, members, strict=True):
-        setup = build(config)
+        last = setup = build(config)
         run_folder.check_same(setup.config, path, may_differ=MAY_DIFFER)
         part, evaluator = setup.data.parts["test"], Evaluator(setup)
         with Checkpoints(path) as checkpoints:
@@ -154,16 +168,18 @@ def evaluate_ensemble(
         total = probabilities if total is None else total + probabilities
         protocol = evaluator.describe(config.eval.protocol)
         found[name] = evaluation.measure(probabilities, labels, part) | {"protocol": protocol}
-    assert total is not None and truth is not None
+    assert total is not None and truth is not None and last is not None
     words = list(dict.fromkeys(metrics["protocol"] for metrics in found.values()))
-    found["ensemble"] = evaluation.measure(total / len(members), truth[1], part) | {
-        "protocol": f"{len(members)} networks, {'; '.join(words)}"
-    }
+    protocol = f"{len(members)} networks, {'; '.join(words)}"
+    found["ensemble"] = evaluation.measure(total / len(members), truth[1], part) | {"protocol": protocol}
     terminal.print_results(found, console)
     if folder is not None:
         records = {name: {"kind": "ensemble", "members": names, "of": name} | scalars(m) for name, m in found.items()}
         with files.locked(folder):
             _record(folder, records)
+    if json_file is not None or output is not None:
+        average = _named(last, "test", " + ".join(names), protocol, total / len(members), truth[1])
+        results.report({"test": average}, "test", console, json_file=json_file, folder=output, accuracy=False)
     return found
 
 

@@ -297,7 +297,7 @@ def evaluate(
     """Evaluates a checkpoint of a run, or the average of several runs: `words`, or --workdir and --checkpoints.
 
     Args:
-      json_file, output: of one run; see `results.report`.
+      json_file, output: see `results.report`.
     """
     with session(flags):
         folder = workdir(flags)
@@ -308,8 +308,7 @@ def evaluate(
             check(folder is None and not flags.checkpoint, "name the run once: cnn_jax evaluate RUN[@best]")
             _evaluate_run(flags, *split_run(words[0]), json_file, output)
         elif runs:
-            check(not (json_file or output), "--json and --output go with one network, not with an average of several")
-            _evaluate_ensemble(flags, runs, folder)
+            _evaluate_ensemble(flags, runs, folder, json_file, output)
         else:
             check(folder is not None, "name a run: cnn_jax evaluate RUN, or --workdir=RUN --checkpoint=best")
             _evaluate_run(flags, folder, flags.checkpoint or "latest", json_file, output)
@@ -330,7 +329,13 @@ def _evaluate_run(flags: cli.Flags, folder: Any, which: str, json_file: Path | N
         evaluate_run(configuration.config, folder, which, json_file=json_file, output=output)
 
 
-def _evaluate_ensemble(flags: cli.Flags, runs: Sequence[str], folder: Path | str | None) -> None:
+def _evaluate_ensemble(
+    flags: cli.Flags,
+    runs: Sequence[str],
+    folder: Path | str | None,
+    json_file: Path | None,
+    output: Path | None,
+) -> None:
     """Evaluates runs and the average of their class probabilities; `folder` receives the numbers, if it is given."""
     from cnn_jax.training.evaluate_run import evaluate_ensemble
 
@@ -342,7 +347,7 @@ def _evaluate_ensemble(flags: cli.Flags, runs: Sequence[str], folder: Path | str
     if folder is not None:
         check_folder("--workdir", str(folder))
     members = [(recorded_run(flags, path).config, path, which) for path, which in map(split_run, runs)]
-    evaluate_ensemble(members, Path(folder) if folder else None)
+    evaluate_ensemble(members, Path(folder) if folder else None, json_file=json_file, output=output)
 
 
 def split_run(word: str) -> tuple[Path, str]:

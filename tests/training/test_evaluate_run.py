@@ -52,7 +52,8 @@ def probabilities(config, folder):
 
 @pytest.mark.slow
 def test_the_ensemble_is_the_average_of_its_members(members, tmp_path):
-    found = evaluate_run.evaluate_ensemble(members, tmp_path / "both")
+    files = {"json_file": tmp_path / "a.json", "output": tmp_path / "page"}
+    found = evaluate_run.evaluate_ensemble(members, tmp_path / "both", **files)
     shares = [probabilities(config, folder) for config, folder, _ in members]
     labels = shares[0][1]
     mean = (shares[0][0] + shares[1][0]) / 2
@@ -60,6 +61,9 @@ def test_the_ensemble_is_the_average_of_its_members(members, tmp_path):
     assert metrics["error"] == pytest.approx(np.mean(mean.argmax(1) != labels), abs=1e-9)
     assert metrics["loss"] == pytest.approx(-np.log(mean[np.arange(len(labels)), labels]).mean(), rel=1e-6)
     assert metrics["protocol"] == "2 networks, whole"
+    told = json.loads((tmp_path / "a.json").read_text())
+    rows = (tmp_path / "page" / "predictions.csv").read_text().splitlines()
+    assert told["top1_accuracy"] == pytest.approx(1 - metrics["error"]) and len(rows) == len(labels) + 1
     # Each member's own numbers are those of its evaluation.
     for (config, folder, which), (own, _) in zip(members, shares, strict=True):
         again = evaluate_run.evaluate_run(config, folder, which)["test"]
