@@ -78,10 +78,12 @@ def benchmark(
         contenders |= references
     with terminal.waiting(progress, f"measuring {', '.join(contenders)}: about {seconds * ROUNDS * len(counts):.0f} s"):
         speeds: dict[str, list[float]] = {name: [] for name in contenders}
+        work: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(ROUNDS):
             for name, contender in contenders.items():
-                taken = timed(name, contender, counts[name])
-                speeds[name].append(counts[name] * config.batch_size / taken)
+                images, before = counts[name] * config.batch_size, time.process_time()
+                speeds[name].append(images / timed(name, contender, counts[name]))
+                work[name].append((time.process_time() - before) / images)
     with terminal.waiting(progress, "measuring matrix products"):
         peak = matmul_peak(config.precision, seconds) if trains else None
 
@@ -103,6 +105,8 @@ def benchmark(
         "seconds": seconds,
         "steps": counts,
         "images_per_second": {name: speed.get(name) for name in dict.fromkeys((*PARTS, *speed))},
+        # Of all threads of this process, with the start from initial parameters; workers that decode are not in it.
+        "cpu_seconds_per_image": {name: summarize(values) for name, values in work.items()},
         "ratios": ratios(speeds, against if trains else None),
         "stream": stream(setup),
         "compile_seconds": compiled["seconds"],

@@ -21,13 +21,15 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     table.add_column("")
     table.add_column("median", justify="right")
     table.add_column(f"min - max of {result['repeats']}", justify="right")
-    for names in (result["images_per_second"], result["ratios"]):
+    groups = [(result["images_per_second"], ", images/s", 1.0), (result["ratios"], "", 1.0)]
+    if result["platform"] == "cpu":
+        groups.insert(1, (result["cpu_seconds_per_image"], ", CPU ms per image", 1000.0))
+    for names, unit, factor in groups:
         for name, values in names.items():
             if values:
-                decimals = max(0, 2 - int(math.log10(max(1, values["median"]))))  # three digits
-                median, low, high = (f"{values[key]:,.{decimals}f}" for key in ("median", "min", "max"))
-                unit = ", images/s" if names is result["images_per_second"] else ""
-                table.add_row(name + unit, median, f"{low} - {high}")
+                median, low, high = (factor * values[key] for key in ("median", "min", "max"))
+                decimals = max(0, 2 - math.floor(math.log10(median))) if median > 0 else 2  # three digits
+                table.add_row(name + unit, *(f"{median:,.{decimals}f}", f"{low:,.{decimals}f} - {high:,.{decimals}f}"))
     console.print(table, highlight=False)
     memory, seconds = result["memory"], result["compile_seconds"]
     lines = []

@@ -1,6 +1,7 @@
 """What the benchmark measures and that both loops do the same work; never how fast it is."""
 
 import json
+import os
 import sys
 
 import jax
@@ -39,6 +40,9 @@ def test_the_command_prints_one_json_object_with_everything(call):
     assert list(found["ratios"]) == ["both/step", "both/min(step, data)", "step/flax", "both/flax"]
     for values in (*found["images_per_second"].values(), *found["ratios"].values()):
         assert 0 < values["min"] <= values["median"] <= values["max"]
+    assert list(found["cpu_seconds_per_image"]) == list(found["steps"])
+    for name, values in found["cpu_seconds_per_image"].items():  # at most all cores for all of the time
+        assert 0 < values["median"] * found["images_per_second"][name]["median"] < 2 * os.cpu_count()
     assert min(found["steps"].values()) >= 2
     assert found["compile_seconds"]["trace_and_lower"] > 0 and found["compile_seconds"]["compile"] > 0
     # At least all images, which are an argument of the step, and the process around it.
