@@ -59,25 +59,31 @@ def text(array: Any, digits: int = 0) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell in row) for row in cells)
 
 
+def picture(maps: dict[str, Any], title: str, *, numbers: bool = True) -> Any:
+    """Returns a figure with maps [H, W] side by side and their numbers; blue is negative, red is positive."""
+    shapes = [np.shape(values) for values in maps.values()]
+    widths = [min(6.0, max(2.2, 2.6 * columns / rows)) for rows, columns in shapes]  # inches
+    height = 0.4 + max(width * rows / columns for width, (rows, columns) in zip(widths, shapes, strict=True))
+    figure, axes = plots.subplots(
+        1, len(maps), squeeze=False, figsize=(sum(widths), height), gridspec_kw=dict(width_ratios=widths)
+    )
+    figure.suptitle(title, fontsize=11)
+    for axis, (name, values) in zip(axes[0], maps.items(), strict=True):
+        values = np.asarray(values, float)
+        largest = max(1e-9, np.abs(values).max())
+        axis.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        axis.set_title(name, fontsize=10)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for (row, column), value in np.ndenumerate(values) if numbers else ():
+            color = "white" if abs(value) > 0.6 * largest else "black"
+            axis.text(column, row, f"{value + 0.0:.3g}", ha="center", va="center", fontsize=7, color=color)
+    return figure
+
+
 def draw(maps: dict[str, Any], title: str, *, numbers: bool = True) -> Draw:
-    """Returns a function that draws maps [H, W] side by side, with their numbers, to a PNG file."""
-
-    def to(path: Path) -> None:
-        figure, axes = plots.subplots(1, len(maps), squeeze=False, figsize=(2.6 * len(maps), 3.0), layout="constrained")
-        figure.suptitle(title, fontsize=11)
-        for axis, (name, values) in zip(axes[0], maps.items(), strict=True):
-            values = np.asarray(values, float)
-            largest = max(1e-9, np.abs(values).max())
-            axis.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
-            axis.set_title(name, fontsize=10)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for (row, column), value in np.ndenumerate(values) if numbers else ():
-                color = "white" if abs(value) > 0.6 * largest else "black"
-                axis.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=7, color=color)
-        plots.save(figure, path)
-
-    return to
+    """Returns a function that draws maps [H, W] to a PNG file, as `picture` does."""
+    return lambda path: plots.save(picture(maps, title, numbers=numbers), path)
 
 
 def call(run: Callable[[], Draw], doc: str | None, argv: Sequence[str] | None = None) -> None:
