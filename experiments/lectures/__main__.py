@@ -26,7 +26,9 @@ HEADINGS = ("of", "what", "slide", "ours", "verdict", "why")
 
 def shown(value: object) -> str:
     """Returns a number, or the size of a map, as a cell."""
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
+        if not len(value):
+            return "none"
         rows = value if isinstance(value[0], list) else [value]
         short = len(rows) == 1 and len(rows[0]) < 8
         return ", ".join(f"{v:g}" for v in rows[0]) if short else f"map {len(rows)}x{len(rows[0])}"
@@ -40,7 +42,7 @@ def differing(fact: Fact, ours: Any) -> str:
     if not isinstance(fact.slide, list) or not isinstance(fact.slide[0], list) or fact.slide == ours:
         return ""
     cells = [a != b for one, other in zip(fact.slide, ours, strict=True) for a, b in zip(one, other, strict=True)]
-    return f"{sum(cells)} of {len(cells)} cells; "
+    return f"{sum(cells)} of {len(cells)} cells are wrong"
 
 
 def lines(facts: Sequence[Fact]) -> list[tuple[str, ...]]:
@@ -48,20 +50,20 @@ def lines(facts: Sequence[Fact]) -> list[tuple[str, ...]]:
     found, told = [], Console(stderr=True)
     for fact in track(facts, "computing", transient=True, console=told, disable=not told.is_terminal):
         ours = fact.ours()
-        slide = "damaged" if fact.slide is None and "damaged" in fact.why else shown(fact.slide)
-        why = differing(fact, ours) + fact.why
-        found.append((fact.lecture, fact.what, slide, shown(ours), fact.verdict(ours), why))
+        why = "; ".join(filter(None, (differing(fact, ours), fact.why)))
+        found.append((fact.lectures, fact.what, shown(fact.slide), shown(ours), fact.verdict(ours), why))
     return found
 
 
 def as_text(table: Sequence[Sequence[str]]) -> str:
-    """Returns the table for a terminal; 100 columns where there is none."""
+    """Returns the table for a terminal; 100 columns where there is none. Why stands below what."""
     styles = {"wrong on the slide": "yellow", "CONTRADICTION": "bold red", "agrees": "green"}
     drawn = Table(box=None, pad_edge=False)
-    for heading in HEADINGS:
-        drawn.add_column(heading, no_wrap=heading == "verdict", ratio=2 if heading in ("what", "why") else None)
-    for line in table:
-        drawn.add_row(*line, style=styles.get(line[4], ""))
+    for heading in HEADINGS[:-1]:
+        width = 14 if heading in ("slide", "ours") else None
+        drawn.add_column(heading, no_wrap=heading in ("of", "verdict"), max_width=width)
+    for of, what, slide, ours, verdict, why in table:
+        drawn.add_row(of, f"{what}\n  {why}" if why else what, slide, ours, verdict, style=styles.get(verdict, ""))
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(drawn)
@@ -93,8 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=("text", "markdown", "html"), default="text")
     parser.add_argument("--output", type=Path, metavar="FILE", help="instead of printing")
     given = parser.parse_args(argv)
-    found = lines([fact for fact in FACTS if given.lecture in (None, fact.lecture)])
-    words = [(a, what, slide, "", "in words", right) for a, what, slide, right in WORDS if given.lecture in (None, a)]
+    chosen = given.lecture or ""
+    found = lines([fact for fact in FACTS if chosen in fact.lectures])
+    words = [(of, what, slide, "", verdict, why) for of, what, slide, verdict, why in WORDS if chosen in of]
     text = {"text": as_text, "markdown": as_markdown, "html": as_html}[given.format](found + words)
     if given.output:
         given.output.write_text(text + "\n", encoding="utf-8")

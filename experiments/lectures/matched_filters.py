@@ -15,6 +15,10 @@ CURVE = np.array(
 )
 
 
+def answer(x: tuple[int, int]) -> int:
+    return x[0] - x[1]
+
+
 def picture() -> np.ndarray:
     """Returns an image 20x20 with the curve at row 8, column 3, and a square."""
     image = np.zeros((20, 20))
@@ -24,13 +28,13 @@ def picture() -> np.ndarray:
 
 
 def run() -> layers.Draw:
-    answers = {x: x[0] - x[1] for x in ((0, 0), (0, 1), (1, 0), (1, 1))}
+    answers = {x: answer(x) for x in ((0, 0), (0, 1), (1, 0), (1, 1))}
     print(f"x1 - x2: {answers}; largest at {max(answers, key=answers.__getitem__)}")
-    answer = layers.convolve(picture(), CURVE)
-    row, column = np.unravel_index(answer.argmax(), answer.shape)
-    square = answer[:6, 8:].max()
-    print(f"the curve is found at row {row}, column {column}: {answer.max():g}; the square answers {square:g}")
-    return layers.draw({"image": picture(), "filter": CURVE, "answer": answer}, "A curve finds itself", numbers=False)
+    found = layers.convolve(picture(), CURVE)
+    row, column = np.unravel_index(found.argmax(), found.shape)
+    square = found[:6, 8:].max()
+    print(f"the curve is found at row {row}, column {column}: {found.max():g}; the square answers {square:g}")
+    return layers.draw({"image": picture(), "filter": CURVE, "answer": found}, "A curve finds itself", numbers=False)
 
 
 if __name__ == "__main__":

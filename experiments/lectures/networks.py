@@ -4,9 +4,13 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 import cnn_jax
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, Totals, layer_table, totals
+from cnn_jax.nn.init import InitKeys
+from cnn_jax.nn.layers import Conv
 
 
 @functools.cache
@@ -53,3 +57,9 @@ def fc_share(name: str, **fields: Any) -> float:
     """Returns the share of linear layers in the parameters, %."""
     found = total(name, **fields)
     return 100 * found.linear_parameters / found.parameters
+
+
+def convolution(size: int, channels: int, filters: int, kernel: int, padding: int = 0) -> LayerRow:
+    """Returns the row of a convolution of stride 1 on images of `size` x `size`."""
+    options: dict[str, Any] = dict(init="he_fan_in", rngs=InitKeys(jax.random.key(0)))
+    return layer_table(lambda: Conv(channels, filters, kernel, 1, padding, **options), (size, size, channels))[0]

@@ -13,16 +13,21 @@ PADDED = ((1, 1, 1, 0, 0), (0, 1, 1, 1, 0), (0, 0, 1, 1, 1), (0, 1, 1, 1, 0), (0
 CROSS = ((1, 0, 1), (0, 1, 0), (1, 0, 1))
 
 
+def quotient(size: int, kernel: int, stride: int = 1, padding: int = 0) -> float:
+    """Returns (size - kernel + 2 * padding) / stride + 1, which need not be whole."""
+    return (size - kernel + 2 * padding) / stride + 1
+
+
 def output(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
     """Returns the outputs along an axis; raises UserError where the filter does not fit exactly, with the rule."""
-    rest = (size - kernel + 2 * padding) % stride
+    found = quotient(size, kernel, stride, padding)
     check(
-        size - kernel + 2 * padding >= 0 and rest == 0,
+        found >= 1 and found.is_integer(),
         f"a filter of {kernel} with stride {stride} and padding {padding} does not fit {size} pixels: "
-        f"({size} - {kernel} + 2*{padding}) / {stride} + 1 = {(size - kernel + 2 * padding) / stride + 1:.2f}; "
+        f"({size} - {kernel} + 2*{padding}) / {stride} + 1 = {found:.2f}; "
         f"{fitting(size, kernel, stride)}",
     )
-    return (size - kernel + 2 * padding) // stride + 1
+    return int(found)
 
 
 def paddings(size: int, kernel: int, stride: int) -> list[int]:

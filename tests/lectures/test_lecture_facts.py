@@ -1,19 +1,18 @@
-"""The lecture companion: our numbers against independent ones, and against the reference next to the clone."""
+"""The lecture companion: our numbers against independent ones, and against the reference beside the clone."""
 
 import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import cnn_jax
 from experiments.lectures import __main__ as companion
-from experiments.lectures import axes, backprop, convolution, dilation, feedforward, layers, pooling, sizes, toy
-from experiments.lectures.facts import FACTS, Fact, interval, same
+from experiments.lectures.facts import FACTS, WORDS, Fact, examples, toy
+from experiments.lectures.facts.fact import interval, same
 
 REFERENCE = Path(cnn_jax.__file__).parents[2] / "shared" / "reference" / "lectures.md"
-EXAMPLES = [fact for fact in FACTS if isinstance(fact.right, list) or fact.lecture == "004"]
+EXAMPLES = [*examples.facts(), *toy.facts()]
 
 
 @pytest.mark.parametrize("fact", EXAMPLES, ids=lambda fact: fact.what)
@@ -25,7 +24,13 @@ def test_worked_example_is_that_of_the_independent_count(fact):
 def test_no_number_of_ours_contradicts_the_independent_one(capsys):
     assert companion.main(["--format=markdown"]) == 0
     printed = capsys.readouterr().out
-    assert "CONTRADICTION" not in printed and printed.count("\n| ") >= len(FACTS)
+    assert "CONTRADICTION" not in printed and printed.count("\n| ") == len(FACTS) + len(WORDS) + 1
+
+
+@pytest.mark.slow
+def test_text_fits_100_columns_where_there_is_no_terminal(capsys):
+    companion.main(["--lecture=003"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,9 @@ def test_no_number_of_ours_contradicts_the_independent_one(capsys):
         ("112Ki", 114_688, "agrees"),
         ("> 90%", 93.9, "agrees"),
         ("> 90%", 89.4, "wrong on the slide"),
+        ("800K", 802_816, "rounded"),
+        ("800K", 810_000, "wrong on the slide"),
+        ("12x", 8.71, "wrong on the slide"),
         (None, 3, "not on the slide"),
         ([[1, 2]], [[1, 2]], "agrees"),
         ([[1, 2]], [[1, 3]], "wrong on the slide"),
@@ -68,80 +76,70 @@ def test_html_takes_text_as_text(monkeypatch, tmp_path):
     assert "&lt;b&gt;a|b&lt;/b&gt;" in (tmp_path / "a.html").read_text()
 
 
-# ---------------------------------------------------------------- the examples
-
-
-@pytest.mark.parametrize(
-    ("name", "printed"),
-    [
-        ("convolution", "learned from 64 images"),
-        ("sizes", "does not fit 7 pixels"),
-        ("pooling", "6.25"),
-        ("dilation", "[3, 7, 15, 31]"),
-        ("axes", "at most 1"),
-        ("feedforward", "W^T x is the convolution: True"),
-        ("flattened", "equal: True"),
-        ("matched_filters", "row 8, column 3"),
-        ("toy", "65 of 81 pixels"),
-        ("backprop", "0.59"),
-        pytest.param("pixels", "28,326", marks=pytest.mark.slow),
-        pytest.param("filters", "scharr", marks=pytest.mark.slow),
-    ],
-)
-def test_example_prints_and_draws(name, printed, tmp_path, capsys):
-    module = __import__(f"experiments.lectures.{name}", fromlist=["run"])
-    layers.call(module.run, module.__doc__, [f"--plot={tmp_path}/a.png"])
-    assert printed in capsys.readouterr().out
-    assert (tmp_path / "a.png").stat().st_size > 5000
-
-
-def test_each_weight_moved_up_and_down_gives_the_gradient():
-    by_hand, by_backprop = backprop.gradients()
-    assert by_hand.size == 30 + 98  # the toy's parameters
-    np.testing.assert_allclose(by_hand, by_backprop, atol=1e-4 * np.abs(by_backprop).max())
-
-
-def test_channels_are_summed():
-    image = np.random.default_rng(0).normal(size=(6, 6, 3)).astype(np.float32)
-    kernel = np.random.default_rng(1).normal(size=(3, 3, 3)).astype(np.float32)
-    windows = np.lib.stride_tricks.sliding_window_view(image, (3, 3, 3))[:, :, 0]
-    expected = np.einsum("hwijc,ijc->hw", windows, kernel)
-    np.testing.assert_allclose(layers.convolve(image, kernel), expected, atol=1e-5)
-
-
 # ---------------------------------------------------------------- the reference
+
+RIGHT = {fact.what: fact.right for fact in FACTS}
 
 
 @pytest.fixture(scope="module")
-def worked():
+def reference():
     if not REFERENCE.is_file():
-        pytest.skip("the reference of the lectures is not next to the clone")
-    text = REFERENCE.read_text(encoding="utf-8")
-    return json.loads(re.search(r"## Worked examples\n\n```json\n(.*?)\n```", text, re.S)[1])
+        pytest.skip("the reference of the lectures is not beside the clone")
+    return REFERENCE.read_text(encoding="utf-8")
 
 
-def test_examples_are_those_of_the_reference(worked):
-    def maps(image, kernel, **options):
-        return layers.convolve(image, kernel, **options).astype(int).tolist()
+def test_googlenets_rows_are_those_of_the_reference(reference):
+    table = reference.partition("## GoogLeNet table")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip().replace(",", "") for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line
+    ]
+    assert len(rows) == 2 + 12
+    for name, _, weights, _, _, _, millions in rows[2:]:
+        name = "head" if name == "linear" else name
+        assert RIGHT[f"GoogLeNet {name}, weights"] == int(weights)
+        assert round(RIGHT[f"GoogLeNet {name}, MACs"] / 1e6, 1) == float(millions)
 
-    vertical = convolution.FILTERS["vertical"]
-    assert maps(convolution.IMAGE, vertical) == worked["conv6x6_valid"]
-    assert maps(convolution.IMAGE, vertical, padding=1) == worked["conv6x6_pad1"]
-    assert maps(convolution.IMAGE, vertical, stride=3) == worked["conv6x6_stride3"]
-    for name in ("sobel", "scharr", "horizontal"):
-        assert maps(convolution.IMAGE, convolution.FILTERS[name]) == worked[f"conv6x6_{name}"]
-        assert maps(convolution.EDGE, convolution.FILTERS[name]) == worked["edge"][name]
-    assert maps(sizes.PADDED, sizes.CROSS, padding=1) == worked["padding"]["correct_for_slide_image"]
-    assert maps(axes.STRIDED, axes.KERNEL, stride=2, padding=1) == worked["conv3d_slide"]["correct"]
-    assert layers.pool(pooling.IMAGE, "average", 2, 2).tolist() == worked["pool"]["seed001_avg"]
-    assert layers.pool(pooling.IMAGE, "max", 2, 2).tolist() == worked["pool"]["seed001_max"]
-    assert sizes.shrinking(32, 5) == worked["sizes"]["shrink_5x5_from_32"]
-    assert [dilation.field((1, 2, 4, 8)[:i]) for i in range(1, 5)] == worked["dilation"]["stack_rates_1_2_4_8_rf"]
-    assert np.count_nonzero(feedforward.matrix(np.ones((3, 3)), 6)) == worked["edge"]["toeplitz_nonzeros"]
-    assert list(backprop.errors().values()) == [worked["backprop"][name] for name in ("X", "O", "total")]
-    for name, short in (("diagonal", "diag"), ("crossing", "cross"), ("antidiagonal", "anti")):
-        answers = toy.maps(toy.X)[name]
-        assert np.rint(9 * answers).astype(int).tolist() == worked["toy"]["values_are_ninths"][short]
-        assert np.rint(9 * toy.pooled(answers)).astype(int).tolist() == worked["toy"]["pool_ninths"][short]
-        largest = worked["toy"]["deformed_X"]["max_response_ninths"][short]
-        assert round(9 * float(toy.maps(toy.DEFORMED)[name].max())) == largest
+
+def test_costs_and_heads_are_those_of_the_reference(reference):
+    known = json.loads(re.search(r"## Cost and head ablations\n\n```json\n(.*?)\n```", reference, re.S)[1])
+    heads, stem, cost = known["heads"], known["stem"], known["bottleneck"]
+    for name, fire in known["fires"].items():
+        assert RIGHT[f"SqueezeNet {name}, parameters"] == fire["params"]
+        assert RIGHT[f"SqueezeNet {name}, MACs"] == fire["macs"]
+    for what, expected in (
+        ("5x5 on 28x28x192, 32 filters: MACs", cost["direct_macs"]),
+        ("behind 16 filters of 1x1: MACs", cost["bott_macs"]),
+        ("behind 16 filters of 1x1: weights", cost["bott_w"]),
+        ("flattened 5x5 on 192 channels: weights", cost["flat_w"]),
+        ("head of vgg16", heads["vgg16_fc_head"]),
+        ("head of vgg16 as an average", heads["vgg16_gap_head"]),
+        ("head of googlenet", heads["googlenet_gap_head"]),
+        ("head of googlenet with two hidden layers", heads["googlenet_flatten_4096_head"]),
+        ("head of resnet50", heads["resnet50_gap_head"]),
+        ("head of resnet50 flattened", heads["resnet50_flatten_linear_head"]),
+        ("head of resnet50 with two hidden layers", heads["resnet50_fc4096x2_head"]),
+        ("stem of GoogLeNet, MiB", stem["googlenet"]["MiB"]),
+        ("stem of GoogLeNet, weights", stem["googlenet"]["weights"]),
+        ("stem of VGG-16, MiB", stem["vgg16_true"]["MiB"]),
+        ("stem of VGG-16, weights", stem["vgg16_true"]["weights"]),
+        ("VGG-16, memory forward", known["vgg16_memory"]["total"]),
+        ("VGG-16, memory forward, bytes", known["vgg16_memory"]["bytes"]),
+    ):
+        assert RIGHT[what] == expected, what
+
+
+def test_every_wrong_slide_of_the_reference_has_its_number(reference):
+    table = reference.partition("## Slide vs right")[2].partition("\n## ")[0]
+    told = {number for fact in FACTS for number in numbers(f"{fact.slide} {fact.right} {fact.why}")}
+    told |= {number for row in WORDS for number in numbers(" ".join(row))}
+    missing = {}
+    for line in [line for line in table.splitlines() if line.startswith("| ")][2:]:
+        topic, _, _, slide, right = [cell.strip() for cell in line.split("|")[1:-1]]
+        if not (numbers(slide) | numbers(right)) & told:
+            missing[topic] = slide
+    assert not missing
+
+
+def numbers(text: str) -> set[str]:
+    """Returns the numbers of at least two digits in a text, without commas."""
+    return set(re.findall(r"\d*\.?\d{2,}", text.replace(",", "")))
