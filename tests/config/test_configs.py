@@ -261,6 +261,20 @@ def test_the_paper_recipes_are_the_papers():
         assert (config.optim.momentum, config.optim.weight_decay, config.model.dropout) == (0.9, 5e-4, 0.5)
 
 
+def test_the_slides_recipe_of_resnet_is_the_slides():
+    for name, dataset, batch in (("resnet50", "imagenet2012", 256), ("resnet18", "digits", 64)):
+        config = get_config("resnet50_slide", dataset, name)
+        check_config(config)
+        assert (config.model.name, config.batch_size, config.optim.name) == (name, batch, "sgd")
+        assert (config.optim.momentum, config.optim.weight_decay, config.optim.decay_rule) == (0.9, 1e-5, ".*")
+        assert (config.optim.learning_rate, config.optim.schedule.warmup) == (0.1, "0 steps")
+        assert (config.optim.schedule.name, config.optim.schedule.factor) == ("plateau", 0.1)
+        assert model_fields(config) == {field: models.fields(name)[field] for field in model_fields(config)}
+        assert (config.model.init, config.model.norm, config.model.dropout) == ("he_fan_out", "batch", 0.0)
+    data = get_config("resnet50_slide", "imagenet2012").data
+    assert (data.train_crop, tuple(data.train_resize)) == ("random", (256, 480))
+
+
 def test_the_crops_and_colors_of_imagenet_are_the_papers():
     color = ("flip", "pca_color:0.1")
     for name, crop, sides, augment in (

@@ -5,4 +5,4 @@ from cnn_jax.config.recipes import find, get_config, names
 __all__ = ["FILES", "NETWORKS", "get_config"]
 
 FILES = {name: find(name) for name in names()}
-NETWORKS = sorted(set(FILES) - {"finetune", "replay"})
+NETWORKS = sorted(set(FILES) - {"finetune", "replay", "resnet50_slide"})

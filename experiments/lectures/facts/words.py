@@ -10,7 +10,7 @@ WORDS = (
     ("001", "style transfer, enhancement, detection", "named", "out of scope", "other data and losses than classes"),
     ("002", "images of the X/O slides", "8x8, 10 columns", DAMAGED, "9x9, as the first of them"),
     ("002", "VGG's second table of configurations", "six blocks", DAMAGED, "five, as in Table 1 of the paper"),
-    ("002", "ResNet's weight decay", "1e-5", WRONG, "1e-4 in the paper, section 3.4"),
+    ("002", "ResNet's weight decay", "1e-5", WRONG, "1e-4 in the paper; `--config=resnet50_slide` has the slide's"),
     (
         "002",
         "top-5 error of AlexNet",

@@ -1,0 +1,36 @@
+"""ResNet-50 by the recipe of the lecture's slide, and with `name` the other depths.
+
+    python -m cnn_jax.main --config=configs/resnet50_slide.py                bundled digits, enlarged to 16x16
+    python -m cnn_jax.main --config=configs/resnet50_slide.py:imagenet2012   ImageNet, 224x224
+
+The slide: BatchNorm after every convolution, initial values of He et al., SGD with momentum 0.9, a learning rate of 0.1
+that is divided by 10 when the validation error plateaus, batches of 256, weight decay 1e-5, no dropout. That is section
+3.4 of He et al. 2016 but for the weight decay, which is 1e-4 there: --config.optim.weight_decay=1e-4. The slide does
+not say how long: 600,000 steps are the paper's. It was not run here on ImageNet.
+"""
+
+from ml_collections import ConfigDict
+
+from cnn_jax.config import recipes
+
+
+def get_config(dataset: str = "digits", name: str = "resnet50") -> ConfigDict:
+    config = recipes.get_config("resnet50", dataset, name)
+    config.recipe = "slide on ResNet, after He et al. 2016, section 3.4"
+    config.model.zero_gamma = False
+    config.optim.learning_rate = 0.1
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 1e-5
+    config.optim.decay_rule = ".*"
+    config.optim.schedule.name = "plateau"
+    config.optim.schedule.warmup = "0 steps"
+    if dataset == "digits":  # whose 1,258 images make 4 batches of 256: they keep theirs of 64
+        config.eval.every = "1 epochs"  # the plateau counts validations
+    else:
+        config.batch_size = 256
+    if dataset == "imagenet2012":
+        config.duration = "600000 steps"
+        config.data.train_crop = "random"
+        config.data.train_resize = (256, 480)
+        config.data.augment = ("flip", "pca_color:0.1")
+    return config
