@@ -3,9 +3,7 @@
     python -m experiments.lectures.toy --plot=toy.png
 
 White is 1, black is -1. A feature's answer at a place is the mean of the products with the pixels there: 1 where all 9
-agree. Then learned votes, and accuracy on X's and O's that are shifted, turned, thickened and noisy: train it with
-`cnn_jax train --config=toy`, or with the lecture's features kept,
-`cnn_jax train --config=toy --config.model.features_from=lecture --config.optim.lr_multipliers="(('conv1/.*',0.0),)"`.
+agree. How the network learns, and what it makes of noise, is in `noise.py`.
 """
 
 import numpy as np
@@ -48,7 +46,7 @@ def run() -> layers.Draw:
     equal = int((X == DEFORMED).sum())
     print(f"\na deformed X has {equal} of 81 pixels in common with the X; a pixelwise comparison calls it different.")
     print("its largest answers: " + ", ".join(f"{name} {m.max():.2f}" for name, m in maps(DEFORMED).items()))
-    pictures = {"X": X} | {name: pooled(relu(m)) for name, m in found.items()}
+    pictures = {"X": X} | {name: np.round(pooled(relu(m)), 2) for name, m in found.items()}
     return layers.draw(pictures, "An X, and what is left of its three maps after ReLU and pooling")
 
 

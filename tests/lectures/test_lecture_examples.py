@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 import cnn_jax
-from experiments.lectures import axes, backprop, convolution, dilation, feedforward, layers, pooling, sizes, toy
+from experiments.lectures import (
+    axes,
+    backprop,
+    convolution,
+    dilation,
+    feedforward,
+    layers,
+    pictures,
+    pooling,
+    sizes,
+    toy,
+)
 
 REFERENCE = Path(cnn_jax.__file__).parents[2] / "shared" / "reference" / "lectures.md"
 
@@ -26,6 +37,7 @@ REFERENCE = Path(cnn_jax.__file__).parents[2] / "shared" / "reference" / "lectur
         ("matched_filters", "row 8, column 3"),
         ("toy", "65 of 81 pixels"),
         ("backprop", "0.59"),
+        pytest.param("noise", "features learnt", marks=pytest.mark.slow),
         pytest.param("pixels", "28,326", marks=pytest.mark.slow),
         pytest.param("filters", "scharr", marks=pytest.mark.slow),
     ],
@@ -35,6 +47,21 @@ def test_example_prints_and_draws(name, printed, tmp_path, capsys):
     layers.call(module.run, module.__doc__, [f"--plot={tmp_path}/a.png"])
     assert printed in capsys.readouterr().out
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_every_example_has_a_committed_picture():
+    committed = Path(cnn_jax.__file__).parents[1] / "docs" / "pictures" / "lectures"
+    assert {path.stem for path in committed.iterdir()} == set(pictures.EXAMPLES)
+    for name in pictures.EXAMPLES:
+        assert callable(__import__(f"experiments.lectures.{name}", fromlist=["run"]).run)
+        assert 5_000 < (committed / f"{name}.png").stat().st_size < 60_000
+
+
+def test_pictures_of_all_examples_are_drawn_by_one_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "EXAMPLES", ("pooling", "sizes"))
+    pictures.main([str(tmp_path / "new")])
+    assert capsys.readouterr().out.split() == [str(tmp_path / "new" / f"{name}.png") for name in pictures.EXAMPLES]
+    assert all((tmp_path / "new" / f"{name}.png").stat().st_size > 5000 for name in pictures.EXAMPLES)
 
 
 def test_each_weight_moved_up_and_down_gives_the_gradient():
