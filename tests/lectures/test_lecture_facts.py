@@ -111,6 +111,7 @@ def test_costs_and_heads_are_those_of_the_reference(reference):
         ("behind 16 filters of 1x1: MACs", cost["bott_macs"]),
         ("behind 16 filters of 1x1: weights", cost["bott_w"]),
         ("flattened 5x5 on 192 channels: weights", cost["flat_w"]),
+        ("flattened 5x5 on 192 channels: MACs", cost["flat_macs_same"]),
         ("head of vgg16", heads["vgg16_fc_head"]),
         ("head of vgg16 as an average", heads["vgg16_gap_head"]),
         ("head of googlenet", heads["googlenet_gap_head"]),

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 
-from cnn_jax.analysis.layer_table import layer_table
+from cnn_jax.analysis.layer_table import LayerRow, layer_table
 from cnn_jax.models.flattened import FlattenedConv
 from cnn_jax.nn.init import InitKeys
 from experiments.lectures.facts.fact import Fact
-from experiments.lectures.networks import convolution, layer, total, weights
+from experiments.lectures.networks import convolution, layer, macs, total, weights
 
 POOL = (3, 2)
 # (kernel, stride) of each layer up to the one whose field is given.
@@ -47,10 +47,10 @@ def pool_sees(place: str, name: str, **fields: Any) -> int:
     return found[0]
 
 
-def flattened() -> int:
-    """Returns the weights of a flattened 5x5 convolution from 192 to 32 channels."""
+def flattened() -> list[LayerRow]:
+    """Returns the layers of a flattened 5x5 convolution from 192 to 32 channels."""
     options: dict[str, Any] = dict(init="he_fan_in", rngs=InitKeys(jax.random.key(0)))
-    return weights(layer_table(lambda: FlattenedConv(192, 32, 5, sets=1, dtype=None, **options), (28, 28, 192)))
+    return layer_table(lambda: FlattenedConv(192, 32, 5, sets=1, dtype=None, **options), (28, 28, 192))
 
 
 def facts() -> list[Fact]:
@@ -66,7 +66,7 @@ def facts() -> list[Fact]:
         Fact("001", "5x5 on 28x28x192, 32 filters: weights", "153600", weights_direct, lambda: weights([direct()])),
         Fact(
             *("001", "behind 16 filters of 1x1: MACs", "12.4M", 28 * 28 * weights_parts),
-            lambda: sum(row.macs for row in parts()),
+            lambda: macs(parts()),
         ),
         Fact(
             "001",
@@ -90,8 +90,12 @@ def facts() -> list[Fact]:
         Fact("001", "weights of a 1x1 filter on 6x6x32", None, 32, lambda: weights([convolution(6, 32, 1, 1)])),
         Fact(
             *("001", "flattened 5x5 on 192 channels: weights", None, 192 * 32 + 2 * 5 * 32),
-            flattened,
+            lambda: weights(flattened()),
             "Jin et al. 2014; the slide calls it a Fire layer",
+        ),
+        Fact(
+            *("001", "flattened 5x5 on 192 channels: MACs", None, 28 * 28 * (192 * 32 + 2 * 5 * 32)),
+            lambda: macs(flattened()),
         ),
         Fact(
             "002",
