@@ -6,7 +6,6 @@ And how much can be thrown away: digits of which a part of the pixels is set to 
 named by the bundled LeNet-5.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,16 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import cnn_jax
-from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.display import plots
 from experiments.lectures import layers
+from experiments.lectures.networks import total
 
 SHARES = (0.0, 0.1, 0.2, 0.5, 0.75)
 
 
 def mlp(pixels: int, hidden: int, classes: int) -> int:
     """Returns the parameters of a network with one hidden layer, biases included, counted on the network."""
-    shape = (1, pixels, 1)
-    create = partial(cnn_jax.create, "mlp", input_shape=shape, hidden_sizes=(hidden,), num_classes=classes)
-    rows = layer_table(create, shape)
-    return sum(row.parameters for row in rows)
+    return total("mlp", input_shape=(1, pixels, 1), hidden_sizes=(hidden,), num_classes=classes).parameters
 
 
 def accuracies(count: int = 500) -> dict[float, float]:

@@ -8,6 +8,7 @@ number the filter does not fit: the last step would reach over the end. Programs
 
 from cnn_jax.core.errors import check
 from experiments.lectures import layers
+from experiments.lectures.networks import convolution
 
 PADDED = ((1, 1, 1, 0, 0), (0, 1, 1, 1, 0), (0, 0, 1, 1, 1), (0, 1, 1, 1, 0), (0, 1, 1, 0, 0))  # the slide's image
 CROSS = ((1, 0, 1), (0, 1, 0), (1, 0, 1))
@@ -32,7 +33,8 @@ def output(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
 
 def paddings(size: int, kernel: int, stride: int) -> list[int]:
     """Returns the paddings below the filter's size with which it fits exactly."""
-    return [p for p in range(kernel) if size - kernel + 2 * p >= 0 and (size - kernel + 2 * p) % stride == 0]
+    found = ((p, quotient(size, kernel, stride, p)) for p in range(kernel))
+    return [p for p, count in found if count >= 1 and count.is_integer()]
 
 
 def fitting(size: int, kernel: int, stride: int) -> str:
@@ -48,12 +50,6 @@ def shrinking(size: int, kernel: int) -> list[int]:
     return sizes
 
 
-def cost(size: int, channels: int, kernel: int, filters: int, padding: int = 0) -> tuple[int, int]:
-    """Returns (parameters with biases, MACs) of a convolution of stride 1."""
-    weights = kernel * kernel * channels * filters
-    return weights + filters, weights * output(size, kernel, 1, padding) ** 2
-
-
 def run() -> layers.Draw:
     for stride in (1, 2, 3):
         try:
@@ -64,11 +60,11 @@ def run() -> layers.Draw:
     print(f"5x5 filters on 32 pixels, without padding: {' -> '.join(map(str, shrinking(32, 5)))}")
     print(f"AlexNet's 11x11 with stride 4 on 224 pixels: {fitting(224, 11, 4)}; on 227: {fitting(227, 11, 4)}")
     for size, channels, kernel, filters, padding in ((32, 3, 5, 6, 0), (32, 3, 5, 10, 2), (28, 6, 5, 10, 0)):
-        parameters, macs = cost(size, channels, kernel, filters, padding)
-        side = output(size, kernel, 1, padding)
+        row = convolution(size, channels, filters, kernel, padding)
+        made = "x".join(map(str, row.output_shape))
         print(
-            f"{filters} filters {kernel}x{kernel}x{channels}, padding {padding}: {size}x{size}x{channels} -> "
-            f"{side}x{side}x{filters}, {parameters:,} parameters, {macs:,} MACs"
+            f"{filters} filters {kernel}x{kernel}x{channels}, padding {padding}: {size}x{size}x{channels} -> {made}, "
+            f"{row.parameters:,} parameters, {row.macs:,} MACs"
         )
     padded = layers.convolve(PADDED, CROSS, padding=1)
     print(f"\npadded example (the slide has a 4 for the 5, and a 2 for the 3 below it)\n{layers.text(padded)}")

@@ -70,6 +70,12 @@ def test_each_weight_moved_up_and_down_gives_the_gradient():
     np.testing.assert_allclose(by_hand, by_backprop, atol=1e-4 * np.abs(by_backprop).max())
 
 
+def test_a_deformed_x_gets_the_votes_of_an_x():
+    (x, o), (deformed_x, deformed_o) = toy.votes(toy.X), toy.votes(toy.DEFORMED)
+    assert x == pytest.approx(1) and toy.votes(toy.RING) == pytest.approx((o, 1))
+    assert deformed_x > deformed_o + 0.1
+
+
 def test_channels_are_summed():
     image = np.random.default_rng(0).normal(size=(6, 6, 3)).astype(np.float32)
     kernel = np.random.default_rng(1).normal(size=(3, 3, 3)).astype(np.float32)

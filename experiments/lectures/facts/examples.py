@@ -138,7 +138,6 @@ def facts() -> list[Fact]:
             *("002", "32 pixels under 5x5 filters", [32, 28, 24], [32, 28, 24]),
             lambda: sizes.shrinking(32, 5)[:3],
         ),
-        Fact("002", "10 filters 5x5x3, padding 2: parameters", "760", 10 * 76, lambda: sizes.cost(32, 3, 5, 10, 2)[0]),
         Fact(
             *("001", "6x6 image, vertical filter, stride 3", [[-5, 8], [-3, -16]], [[-5, 8], [-3, -16]]),
             lambda: whole(layers.convolve(convolution.IMAGE, convolution.FILTERS["vertical"], stride=3)),
