@@ -162,11 +162,11 @@ def step(kernel):
     return kernel - 0.05 * gradient, error
 
 
-learnt, errors, snapshots = jnp.zeros((3, 3, 1, 1)), [], {}
+learned, errors, snapshots = jnp.zeros((3, 3, 1, 1)), [], {}
 for i in range(101):
     if i in (0, 3, 10, 100):
-        snapshots[f"after {i} steps"] = np.round(learnt[:, :, 0, 0], 2)
-    learnt, error = step(learnt)
+        snapshots[f"after {i} steps"] = np.round(learned[:, :, 0, 0], 2)
+    learned, error = step(learned)
     errors.append(float(error))
 print(f"mean squared error: {errors[0]:.2f} at the start, {errors[-1]:.1e} after 100 steps")
-layers.picture(snapshots, "A filter learnt by gradient descent")
+layers.picture(snapshots, "A filter learned by gradient descent")

@@ -107,7 +107,7 @@ for name in ("googlenet", "resnet50"):
 # ## How the first and the last of them learn
 #
 # Now real training, on the digits that scikit-learn carries: LeNet-5, and small residual networks with 20 and 44
-# layers, each beside its plain twin, which is the same network without the shortcuts.
+# layers, each with its plain twin, which is the same network without the shortcuts.
 
 # %%
 folder = Path(tempfile.mkdtemp())

@@ -14,7 +14,7 @@
 # You have a few photos of each of a few things and want a network that tells them apart. That is too little to learn
 # from scratch, but a network that was trained on something else knows edges, colors and parts already.
 #
-# Put your photos into a folder `photos` beside this notebook, with a folder for each class: `photos/cats/a.jpg`,
+# Put your photos into a folder `photos` next to this notebook, with a folder for each class: `photos/cats/a.jpg`,
 # `photos/dogs/b.jpg`, ... Where there is none, the notebook draws pictures of four things itself.
 
 # %%
@@ -136,7 +136,7 @@ figure
 # %% [markdown]
 # ## What does it look at?
 #
-# A class activation map shows which places voted for a class. A network that looks at the background has learnt
+# A class activation map shows which places voted for a class. A network that looks at the background has learned
 # something else than you meant. `cnn_jax visualize cam` draws the same.
 
 # %%

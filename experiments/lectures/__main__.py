@@ -56,7 +56,7 @@ def lines(facts: Sequence[Fact]) -> list[tuple[str, ...]]:
 
 
 def as_text(table: Sequence[Sequence[str]]) -> str:
-    """Returns the table for a terminal; 100 columns where there is none. Why stands below what."""
+    """Returns the table for a terminal; 100 columns where there is none. Why is in the line below what."""
     styles = {"wrong on the slide": "yellow", "CONTRADICTION": "bold red", "agrees": "green"}
     drawn = Table(box=None, pad_edge=False)
     for heading in HEADINGS[:-1]:

@@ -21,7 +21,7 @@ NOISE = (0.0, 0.3, 0.6, 0.9, 1.2, 2.0)  # largest change of a pixel, where black
 
 
 def train(folder: Path, *, kept: bool) -> None:
-    """Trains the toy by its recipe, from learnt features or with the lecture's kept."""
+    """Trains the toy by its recipe, from learned features or with the lecture's kept."""
     config: Any = recipes.load("toy")
     if kept:
         config.model.features_from = "lecture"
@@ -32,7 +32,7 @@ def train(folder: Path, *, kept: bool) -> None:
 def run() -> layers.Draw:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, kept in (("features learnt", False), ("the lecture's features", True)):
+        for name, kept in (("features learned", False), ("the lecture's features", True)):
             train(Path(folder) / name, kept=kept)
             scores = [cnn_jax.score(Path(folder) / name, "xo", noise=noise) for noise in NOISE]
             found[name] = [1 - score["error"] for score in scores]

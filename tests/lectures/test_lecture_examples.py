@@ -27,7 +27,7 @@ REFERENCE = Path(cnn_jax.__file__).parents[2] / "shared" / "reference" / "lectur
 @pytest.mark.parametrize(
     ("name", "printed"),
     [
-        ("convolution", "learnt from 64 images"),
+        ("convolution", "learned from 64 images"),
         ("sizes", "does not fit 7 pixels"),
         ("pooling", "6.25"),
         ("dilation", "[3, 7, 15, 31]"),
@@ -37,7 +37,7 @@ REFERENCE = Path(cnn_jax.__file__).parents[2] / "shared" / "reference" / "lectur
         ("matched_filters", "row 8, column 3"),
         ("toy", "65 of 81 pixels"),
         ("backprop", "0.59"),
-        pytest.param("noise", "features learnt", marks=pytest.mark.slow),
+        pytest.param("noise", "features learned", marks=pytest.mark.slow),
         pytest.param("pixels", "28,326", marks=pytest.mark.slow),
         pytest.param("filters", "scharr", marks=pytest.mark.slow),
     ],
@@ -86,7 +86,7 @@ def test_channels_are_summed():
 
 def test_examples_are_those_of_the_reference():
     if not REFERENCE.is_file():
-        pytest.skip("the reference of the lectures is not beside the clone")
+        pytest.skip("the reference of the lectures is not next to the clone")
     text = REFERENCE.read_text(encoding="utf-8")
     worked = json.loads(re.search(r"## Worked examples\n\n```json\n(.*?)\n```", text, re.S)[1])
 

@@ -1,4 +1,4 @@
-"""The lecture companion: our numbers against independent ones, and against the reference beside the clone."""
+"""The lecture companion: our numbers against independent ones, and against the reference next to the clone."""
 
 import json
 import re
@@ -84,7 +84,7 @@ RIGHT = {fact.what: fact.right for fact in FACTS}
 @pytest.fixture(scope="module")
 def reference():
     if not REFERENCE.is_file():
-        pytest.skip("the reference of the lectures is not beside the clone")
+        pytest.skip("the reference of the lectures is not next to the clone")
     return REFERENCE.read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The tables of the lectures, layer by layer, beside what our networks are: shapes, parameters, MACs.
+"""The tables of the lectures, layer by layer, and what our networks are: shapes, parameters, MACs.
 
 Where a slide's number is wrong, the right one is tested; `python -m experiments.lectures` shows both. Nothing is
 computed. Numbers of which the slides make no table, and those of VGG-16's and GoogLeNet's rows, are tested there.

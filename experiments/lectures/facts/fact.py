@@ -1,4 +1,4 @@
-"""One number of a slide beside ours and an independent one, and how they stand to each other."""
+"""One number of a slide next to ours and an independent one, and how they compare."""
 
 import math
 import re
@@ -15,7 +15,7 @@ Value = Any  # int, float, or a list of rows
 class Fact:
     """One number, or one map.
 
-    lectures: by the first three digits of their files, such as "000/004". slide: as it stands there, or a map; None
+    lectures: by the first three digits of their files, such as "000/004". slide: as it is there, or a map; None
     where it has none. right: the independent value, by hand or the paper's. ours: computes it from the modules.
     """
 
@@ -27,7 +27,7 @@ class Fact:
     why: str = ""
 
     def verdict(self, ours: Value) -> str:
-        """Returns how the slide stands beside a value of ours, or "CONTRADICTION" if that is not the right one."""
+        """Returns how the slide compares with a value of ours, or "CONTRADICTION" if that is not the right one."""
         if not same(ours, self.right):
             return "CONTRADICTION"
         if self.slide is None:

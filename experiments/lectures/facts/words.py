@@ -1,4 +1,4 @@
-"""What the slides say that is no number, and how it stands."""
+"""What the slides say that has no number, and the verdict."""
 
 WRONG, DAMAGED = "wrong on the slide", "unreadable"
 
