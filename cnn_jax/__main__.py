@@ -29,9 +29,9 @@ COMMANDS = {
     "report": Command("report", "make tables of finished runs"),
     "sweep": Command("sweep", "answer a question with many runs"),
     "benchmark": Command("benchmark", "measure speed, memory and scaling"),
-    "preflight": Command("preflight", "compile for TPUs or GPUs that are not there: what fits, how fast"),
+    "preflight": Command("preflight", "compile for TPUs or GPUs that you do not have: what fits, how fast"),
     "data": Command("prepare_data", "prepare a data set, or check one"),
-    "completion": Command("completion", "print what makes bash or zsh complete these"),
+    "completion": Command("completion", "print the completion script for bash or zsh"),
 }
 
 # What `cnn_jax` alone shows: what to try, and what for.

@@ -1,4 +1,4 @@
-"""Prints what makes a shell complete commands, flags, recipes and questions.
+"""Prints the script with which a shell completes commands, flags, recipes and questions.
 
 source <(cnn_jax completion bash)     in ~/.bashrc
 source <(cnn_jax completion zsh)      in ~/.zshrc

@@ -9,10 +9,10 @@
 A run is FOLDER, FOLDER@best or FOLDER@STEP. Its own configuration is used; --config.eval fields may change. Several are
 an ensemble: their class probabilities are averaged.
 
-With --data the network is any SOURCE: a run, bundled:NAME, FILE.safetensors, FILE.pth or hub:OWNER/NAME. Its images
-are seen as in the test of its training, and --config.FIELD=VALUE changes that. Classes are matched by their names.
-Besides accuracy it prints precision, recall and F1 of the classes, and the calibration: the expected calibration error
-(ECE), and the temperature that the validation part asks for.
+With --data the network is any SOURCE: a run, bundled:NAME, FILE.safetensors, FILE.pth or hub:OWNER/NAME. Images
+are prepared as in the test of its training; --config.FIELD=VALUE changes that. Classes are matched by name. It prints
+accuracy, precision, recall and F1 of the classes, and the calibration: the expected calibration error (ECE), and the
+temperature that fits the validation part.
 """
 
 import sys

@@ -4,8 +4,8 @@
     cnn_jax finetune bundled:lenet5-mnist --data=digits --regime=head --workdir=runs/head
     cnn_jax finetune runs/head@best --data=digits
 
-SOURCE says which network it is, with its image size and normalization; --data names the data set. The rest is our
-recipe for fine-tuning. The config.json of the run repeats it: `cnn_jax train --from=RUN`.
+The network, its image size and normalization come from SOURCE; --data names the data set. Everything else is the recipe
+for fine-tuning, configs/finetune.py. `cnn_jax train --from=RUN` repeats the run.
 """
 
 import sys

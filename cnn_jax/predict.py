@@ -5,7 +5,7 @@
     cnn_jax predict faces --checkpoint=runs/mine --features --output=faces.npz
 
 Pictures are files, folders with all below them, or patterns in quotes; for networks of sequences and clips .npy files,
-and folders of frames. They are seen as in the test of the training, once.
+and folders of frames. Each is prepared as in the test of the training, in a single view.
 
 With --features the file has the arrays features, float32 [N, F], files [N], source, and labels [N] if pictures lie in
 folders below the one that is named: FOLDER/LABEL/a.png.

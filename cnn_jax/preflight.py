@@ -1,4 +1,4 @@
-"""Compiles training and evaluation for TPUs or GPUs without one: whether they fit, what they exchange, how fast.
+"""Compiles training and evaluation for TPUs or GPUs that you do not have: what fits, what is exchanged, how fast.
 
     cnn_jax preflight --config=resnet50:imagenet2012 --for=v5e:4x4
     cnn_jax preflight --config=resnet50:imagenet2012 --for=h100x8 --config.batch_size=2048 --json=preflight.json

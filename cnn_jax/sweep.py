@@ -7,9 +7,9 @@
     cnn_jax sweep bottlenecks --cost
     cnn_jax sweep --index=runs/sweeps
 
-QUESTION is the name of one of ours, or a file of your own. Every arm is an ordinary run: --dry-run prints the command
-that trains it alone. Finished runs are not repeated, stopped ones resume, failed ones are reported and tried again by
-the next call; the report is made from what is there, at the end or with --report.
+QUESTION is one of --list, or a file of your own. Every arm is an ordinary run: --dry-run prints the command that trains
+it alone. Finished runs are not repeated, stopped runs resume, and failed runs are reported and tried again by the next
+call. The report is made from all finished runs, at the end or with --report.
 """
 
 import shlex

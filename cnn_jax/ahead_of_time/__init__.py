@@ -1,1 +1,1 @@
-"""The steps of a run, compiled for devices that are not there."""
+"""The steps of a run, compiled for devices that this machine does not have."""

@@ -1,1 +1,1 @@
-"""Checkpoints: saved in the background, whole or not there, checked before they are restored; buckets."""
+"""Checkpoints: saved in the background, complete or absent, verified before they are restored; buckets."""

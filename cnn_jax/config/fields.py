@@ -62,8 +62,8 @@ FIELDS: dict[str, Field] = {
     "batch_size": Field(128, "Examples in one step, over all devices.", POSITIVE),
     "precision": Field(
         "float32",
-        "Of the computation: float32 or bfloat16. Parameters are always float32. Products of float32 are those of the "
-        "platform (TF32 on newer NVIDIA GPUs, bfloat16 passes on TPUs) unless JAX_DEFAULT_MATMUL_PRECISION=highest.",
+        "Type of the computation: float32 or bfloat16. Parameters are always float32. Products of float32 are the "
+        "platform's (TF32 on newer NVIDIA GPUs, bfloat16 passes on TPUs) unless JAX_DEFAULT_MATMUL_PRECISION=highest.",
         Choice("float32", "bfloat16"),
     ),
     "cpu_kernels": Field(
@@ -114,13 +114,13 @@ FIELDS: dict[str, Field] = {
     ),
     "swa_every": Field(
         "1 epochs",
-        "Between the weights that swa_last averages: swa_last / swa_every, at least 2; the last step has one.",
+        "Time between the weights that swa_last averages. There must be at least 2; the last step has one.",
         Duration(above_zero=True),
     ),
     # ------------------------------------------------------------ fine-tuning
     "init_from": Field("", "Pretrained network that training starts from, a SOURCE; empty: initial values."),
     "take": Field(
-        "all", "What comes from it: all, frozen (only what is not trained), or a regex over parameter names."
+        "all", "What is taken from init_from: all, frozen (only what is not trained), or a regex over parameter names."
     ),
     "trainable": Field(
         "full",
@@ -199,20 +199,22 @@ FIELDS: dict[str, Field] = {
     "optim.schedule.boundaries": Field(
         ("30 epochs", "60 epochs", "90 epochs"), "steps: when the learning rate drops.", Duration(each=True)
     ),
-    "optim.schedule.factor": Field(0.1, "steps, plateau: of each drop; exponential: of each interval.", FACTOR),
+    "optim.schedule.factor": Field(
+        0.1, "steps, plateau: factor of each drop; exponential: factor after each interval.", FACTOR
+    ),
     "optim.schedule.patience": Field(
         5,
         "plateau: validations without improvement before a drop.",
         Rule("at least 1 validation, not negative", lambda count: count >= 1),
     ),
     "optim.schedule.min_improvement": Field(
-        0.0, "plateau: of the validation error that counts as one, in [0, 1].", NOT_NEGATIVE
+        0.0, "plateau: smallest decrease of the validation error that is an improvement, in [0, 1].", NOT_NEGATIVE
     ),
     "optim.schedule.interval": Field(
-        "8 epochs", "exponential: between two factors, in stairs.", Duration(above_zero=True)
+        "8 epochs", "exponential: time from one drop to the next.", Duration(above_zero=True)
     ),
     "optim.schedule.power": Field(
-        1.0, "polynomial, warmup_stable_decay: the power.", Rule("in [0, 100]", lambda power: 0 <= power <= 100)
+        1.0, "polynomial, warmup_stable_decay: exponent.", Rule("in [0, 100]", lambda power: 0 <= power <= 100)
     ),
     "optim.schedule.end": Field(
         0.0,
@@ -243,7 +245,7 @@ FIELDS: dict[str, Field] = {
     ),
     # ------------------------------------------------------------ evaluation
     "eval.every": Field(
-        "1 epochs", "Between validations; one always follows the last step.", Duration(above_zero=True)
+        "1 epochs", "Time between validations; one always follows the last step.", Duration(above_zero=True)
     ),
     "eval.batch_size": Field(256, "Examples in one evaluation step, over all devices.", POSITIVE, resume=True),
     "eval.protocol": Field(
@@ -299,17 +301,17 @@ FIELDS: dict[str, Field] = {
     # ------------------------------------------------------------ checkpoints and records
     "checkpoint.every": Field(
         "1 epochs",
-        "Between saves; the best validation and the last step are always saved.",
+        "Time between saves; the best validation and the last step are always saved.",
         Duration(above_zero=True),
         resume=True,
     ),
     "checkpoint.keep": Field(
         2, "Latest checkpoints to keep, besides the best by validation error.", POSITIVE, resume=True
     ),
-    "log.every": Field("50 steps", "Between training records.", Duration(above_zero=True), resume=True),
+    "log.every": Field("50 steps", "Time between training records.", Duration(above_zero=True), resume=True),
     "log.layers": Field(
         "0 steps",
-        "Between records of every layer in layers.jsonl, on the first training batch: deviation of its outputs, share "
+        "Time between records of every layer in layers.jsonl, on the first training batch: deviation of its outputs, share "
         "of dead channels, norms of weights and gradients. Each takes as long as a step. 0: none.",
         Duration(),
         resume=True,
@@ -364,7 +366,7 @@ FIELDS: dict[str, Field] = {
         Rule("above 0, at most 4096", lambda count: 1 <= count <= 4096),
         resume=True,
     ),
-    "data.prefetch": Field(2, "Batches of a stream that they read ahead.", POSITIVE, resume=True),
+    "data.prefetch": Field(2, "Batches of a stream that workers read ahead.", POSITIVE, resume=True),
     "data.timeout": Field(600.0, "Seconds to wait for a batch before the run ends.", POSITIVE, resume=True),
     "data.on_error": Field(
         "raise",
@@ -381,7 +383,7 @@ FIELDS: dict[str, Field] = {
         "ResNet's. random_central: a crop from the central square: (256, 256) is AlexNet's.",
         Choice("resize", "random_resized", "random", "random_central"),
     ),
-    "data.train_resize": Field((256, 256), "Pixels of the shorter side, lowest and highest."),
+    "data.train_resize": Field((256, 256), "random, random_central: pixels of the shorter side, lowest and highest."),
     "data.scaled_decoding": Field(
         False, "Decode JPEGs at 1/2, 1/4 or 1/8 where the crop needs no more; in training only."
     ),
@@ -390,7 +392,7 @@ FIELDS: dict[str, Field] = {
         "resize, or center: shorter side to test_resize, then the center of image_size.",
         Choice("resize", "center"),
     ),
-    "data.test_resize": Field(256, "Pixels of the shorter side.", POSITIVE),
+    "data.test_resize": Field(256, "center: pixels of the shorter side before the crop.", POSITIVE),
     # ------------------------------------------------------------ data: on the device, in the step
     "data.augment": Field(
         (),
@@ -407,7 +409,7 @@ FIELDS: dict[str, Field] = {
     "data.mean": Field((), "Per channel, of images in [0, 1]; (): measured on the training part.", NUMBERS),
     "data.std": Field((), "Per channel, of images in [0, 1]; (): measured on the training part.", NUMBERS),
     # ------------------------------------------------------------ data: drawn
-    "data.num_images": Field((), "Synthetic and drawn data: examples in (train, validation, test)."),
+    "data.num_images": Field((), "Synthetic and generated data: examples in (train, validation, test)."),
     "data.noise": Field(
         0.0,
         "xo, sequences, moving_digits: largest change of every value, either way; 1 is all of the ink, or the highest "

@@ -1,1 +1,1 @@
-"""Errors, fields and their rules, files that are written whole or not at all, trees of arrays. Imports no room."""
+"""Errors, fields and their rules, files that are written atomically, trees of arrays. Imports no room."""

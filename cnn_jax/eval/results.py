@@ -77,13 +77,13 @@ class Results:
         self.calibrated_ece: float | None = None
         self.note = ""  # why there is no temperature
         if validation is None or validation.part == predictions.part:
-            self.note = "it is fitted to a validation part, and there is no other one here"
+            self.note = "no validation part to fit it to"
             return
         temperature = metrics.fit_temperature(*validation.known)
         if temperature == metrics.SHARPEST:
-            self.note = "the validation part asks for none, as nearly all its predictions are right"
+            self.note = "nearly all validation predictions are right"
         elif temperature == metrics.FLATTEST:
-            self.note = "the validation part asks for none, as its predictions are hardly better than chance"
+            self.note = "validation predictions are hardly better than chance"
         else:
             self.temperature = temperature
             calibrated = metrics.with_temperature(shares, temperature)

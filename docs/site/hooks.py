@@ -70,3 +70,12 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
         return SOURCE + path + anchor if (ROOT / path).exists() else match[0]
 
     return LINK.sub(target, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Keeps the two hyphens of a flag and its name on one line."""
+
+    def joined(code: re.Match[str]) -> str:
+        return re.sub(r"--\w+", r'<span class="flag">\g<0></span>', code[0])
+
+    return re.sub(r"<code>[^<]*</code>", joined, html)

@@ -149,7 +149,7 @@ def docstring(text: str) -> list[str]:
     """Returns a docstring as Markdown: indented paragraphs are code."""
     lines = []
     for paragraph in re.split(r"\n\s*\n", text.strip()):
-        code = all(line.startswith(("    ", "source <(")) for line in paragraph.splitlines())
+        code = all(line.startswith(("  ", "source <(")) for line in paragraph.splitlines())
         body = "\n".join(line.removeprefix("    ") for line in paragraph.splitlines())
         lines += [f"```text\n{body}\n```" if code else paragraph, ""]
     return lines
