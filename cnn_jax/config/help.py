@@ -45,7 +45,9 @@ def form(flag: Flag) -> str:
 
 def _split(flag: Flag) -> tuple[str, str]:
     """Returns (what stands for the value, the meaning) of a flag whose help is "VALUE: meaning"."""
-    text = re.sub(r"^<[^>]*>: ", "", flag.help or "")  # absl's list of choices
+    text = re.sub(
+        r"^<[^>]*>: |;\s*repeat this option to specify a list of values$", "", flag.help or ""
+    )  # absl's words
     match = re.match(r"([A-Z][A-Z0-9:=,.@\[\]]*): ", text)
     if match:
         return match[1], text[match.end() :]

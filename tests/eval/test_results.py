@@ -79,7 +79,7 @@ def test_the_temperature_comes_from_the_validation_part_alone():
     assert Results(other, validation).temperature == results.temperature
     assert Results(validation, validation).temperature is None
     sure = predictions(np.array([0, 1]), [[0.9, 0.1], [0.1, 0.9]], ["a", "b"], "validation")
-    assert "nearly all its predictions are right" in printed(Results(two_examples(), sure))
+    assert "nearly all validation predictions are right" in printed(Results(two_examples(), sure))
 
 
 def two_examples():
