@@ -311,8 +311,8 @@ FIELDS: dict[str, Field] = {
     "log.every": Field("50 steps", "Time between training records.", Duration(above_zero=True), resume=True),
     "log.layers": Field(
         "0 steps",
-        "Time between records of every layer in layers.jsonl, on the first training batch: deviation of its outputs, share "
-        "of dead channels, norms of weights and gradients. Each takes as long as a step. 0: none.",
+        "Time between records of every layer in layers.jsonl, on the first training batch: deviation of its outputs, "
+        "share of dead channels, norms of weights and gradients. Each takes as long as a step. 0: none.",
         Duration(),
         resume=True,
     ),

@@ -217,7 +217,7 @@ def test_every_network_has_an_idea_for_its_page():
     assert all(idea.keys() >= {"title", "source", "idea"} for idea in ideas.values())
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_site_builds_without_warnings(tmp_path):
     pytest.importorskip("mkdocs", reason="the site needs pip install -e '.[docs]'")
     pytest.importorskip("mkdocstrings", reason="the site needs pip install -e '.[docs]'")
