@@ -22,7 +22,7 @@ def facets(experiment: Experiment, results: Sequence[ArmResult], **options: Any)
     """Returns (figure, [(axis, what its arms have in common, [(label, color, result), ...]), ...])."""
     field = experiment.compare[0]
     groups = experiment.groups(field)
-    columns = min(3, len(groups))
+    columns = 2 if len(groups) == 4 else min(3, len(groups))
     rows = -(-len(groups) // columns)
     size = (4.2 * columns + 0.8, 3.4 * rows + 0.4)
     figure, axes = subplots(rows, columns, squeeze=False, figsize=size, layout="constrained", **options)

@@ -10,7 +10,7 @@ from cnn_jax.sweeping.arm_results import ArmResult
 
 LAST = 0.2  # the share of training, at its end, over which the training error must have come to rest
 REST = 1.0  # points that it may still fall by there
-CHANCE = 0.9  # of the error of guessing, above which nothing was learned
+LITTLE = 0.5  # of the error of guessing: above it an arm is not trained, also where its curve has come to rest
 POINTS = 3  # of the curve that the last fifth must have
 
 
@@ -29,17 +29,19 @@ class Learning:
     chance: float
 
     @property
-    def at_chance(self) -> bool:
-        return self.error > CHANCE * self.chance
+    def learned_little(self) -> bool:
+        """Whether it is still nearer to guessing than to no error; a low learning rate makes any curve rest."""
+        return self.error > LITTLE * self.chance
 
     @property
     def is_done(self) -> bool:
-        return not self.at_chance and self.fall <= REST
+        return not self.learned_little and self.fall <= REST
 
     def told(self, other: "Learning | None" = None) -> str:
         """Returns why it is not done learning, and how much more it needs to reach the training error of `other`."""
-        if self.at_chance:
-            return f"it learned nothing in {self.epochs:.3g} epochs: its training error is {self.error:.1f}%"
+        if self.learned_little:
+            error = f"its training error is {self.error:.1f}%, that of guessing {self.chance:.1f}%"
+            return f"it learned little in {epochs}: {error}"
         text = (
             f"its training error still fell by {self.fall:.1f} points over the last fifth of {self.epochs:.3g} epochs"
         )

@@ -81,7 +81,7 @@ def learning_sheet(results: Sequence[ArmResult]) -> Sheet:
             told = "diverged" if result.diverged else "not known"
             lines.append((result.arm.name, None, None, None, told))
         else:
-            told = "yes" if state.is_done else "at chance" if state.at_chance else "no"
+            told = "yes" if state.is_done else "learned little" if state.learned_little else "no"
             lines.append((result.arm.name, f"{state.epochs:.3g}", f"{state.error:.1f}", f"{state.fall:+.2f}", told))
     headings = (
         "arm",
@@ -92,7 +92,7 @@ def learning_sheet(results: Sequence[ArmResult]) -> Sheet:
     )
     title = (
         f"Whether the arms were done learning: the training error falls by at most {REST:g} point over the last fifth, "
-        "and is below that of guessing (as trained, with dropout and augmentation)"
+        "and is below half of that of guessing (as trained, with dropout and augmentation)"
     )
     return Sheet(title, headings, lines)
 

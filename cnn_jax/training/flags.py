@@ -39,6 +39,12 @@ def define(flags: cli.Flags) -> None:
             "extend", False, "Allow a longer --config.duration than that of the run in --workdir.", flag_values=flags
         )
         DEFINE_string(
+            "find-lr",
+            None,
+            "FILE.png: train 200 steps with a rising learning rate, draw the loss over it, print which one to try.",
+            flag_values=flags,
+        )
+        DEFINE_string(
             "profile", None, "START:END: trace these steps, both included, into WORKDIR/profile.", flag_values=flags
         )
     define_processes(flags)
@@ -111,7 +117,25 @@ def train(flags: cli.Flags) -> None:
     with session(flags) as stop:
         workdir(flags)  # a mistake in it comes before the configuration's
         config = cli.needed(flags).config
+        if flags["find-lr"].value is not None:
+            _find_rate(flags, config)
+            return
         _train(flags, config, stop, name=str(config.model.get("name")), arguments=flags.arguments)
+
+
+def _find_rate(flags: cli.Flags, config: Any) -> None:
+    """Draws the loss over a rising learning rate."""
+    from cnn_jax.parallel import collectives
+    from cnn_jax.training import rate_range
+
+    path = files.expanded(flags["find-lr"].value)
+    others = [f"--{name}" for name in ("workdir", "dry-run", "extend", "profile") if flags[name].value]
+    check(not others, f"--find-lr writes one picture and no run: leave {', '.join(others)} out")
+    check(
+        path.suffix in (".png", ".svg", ".pdf"), f"--find-lr is {str(path)!r}, but must be a picture, such as rates.png"
+    )
+    cli.check_output(path, "--find-lr")
+    rate_range.find(config, path, collectives.console())
 
 
 def _train(
