@@ -41,7 +41,7 @@ class Learning:
         """Returns why it is not done learning, and how much more it needs to reach the training error of `other`."""
         if self.learned_little:
             error = f"its training error is {self.error:.1f}%, that of guessing {self.chance:.1f}%"
-            return f"it learned little in {epochs}: {error}"
+            return f"it learned little in {self.epochs:.3g} epochs: {error}"
         text = (
             f"its training error still fell by {self.fall:.1f} points over the last fifth of {self.epochs:.3g} epochs"
         )
