@@ -36,10 +36,9 @@ def on_config(config: Any) -> Any:
         ]
 
     config.nav = filled(config.nav)
-    notebooks = sorted((ROOT / "docs" / "notebooks").glob("*.md"))
-    if notebooks:
+    if pages.notebooks():
         place = next(i for i, entry in enumerate(config.nav) if "Lectures" in entry)
-        config.nav.insert(place + 1, {"Notebooks": [f"notebooks/{path.name}" for path in notebooks]})
+        config.nav.insert(place + 1, {"Notebooks": "notebooks/index.md"})
     return config
 
 
