@@ -68,7 +68,7 @@ def pairs_sheet(comparisons: Sequence[Comparison]) -> Sheet:
         )
         for one in comparisons
     ]
-    headings = ("arm", "beside", "test error", "train error", "test - train", "test error is")
+    headings = ("arm", "compared with", "test error", "train error", "test - train", "test error is")
     return Sheet("Paired differences: mean and 95% interval (Student's t)", headings, lines)
 
 
