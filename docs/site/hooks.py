@@ -36,9 +36,10 @@ def on_config(config: Any) -> Any:
         ]
 
     config.nav = filled(config.nav)
-    if pages.notebooks():
+    notebooks = sorted((ROOT / "docs" / "notebooks").glob("*.md"))
+    if notebooks:
         place = next(i for i, entry in enumerate(config.nav) if "Lectures" in entry)
-        config.nav.insert(place + 1, {"Notebooks": "notebooks/index.md"})
+        config.nav.insert(place + 1, {"Notebooks": [f"notebooks/{path.name}" for path in notebooks]})
     return config
 
 

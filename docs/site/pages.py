@@ -4,7 +4,6 @@ import contextlib
 import functools
 import importlib
 import io
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,8 +37,6 @@ def generated() -> Mapping[str, str]:
     """Returns the text of each generated page by its place in the site."""
     found = {"fields.md": fields_page(), "commands/index.md": commands_page()}
     found |= {f"commands/{name}.md": command_page(name, command) for name, command in COMMANDS.items()}
-    if notebooks():
-        found["notebooks/index.md"] = notebooks_page()
     return found | networks.generated()
 
 
@@ -77,25 +74,6 @@ def reports() -> dict[str, str]:
             name = "index.md" if path == report else path.name
             found[f"reports/{report.parent.name}/{name}"] = str(path.relative_to(ROOT))
     return found
-
-
-# ---------------------------------------------------------------- notebooks
-
-
-def notebooks() -> list[Path]:
-    """Returns the notebooks of docs/notebooks; there may be none."""
-    return sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-
-
-def notebooks_page() -> str:
-    """Returns the page that lists the notebooks: each with its first heading and a link to the file."""
-    lines = ["# Notebooks", "", "Download one, or open it in Jupyter from a clone.", ""]
-    for path in notebooks():
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        text = "".join(line for cell in cells if cell["cell_type"] == "markdown" for line in cell["source"])
-        heading = re.search(r"^# (.*)", text, re.M)
-        lines.append(f"- [{heading[1] if heading else path.stem}]({path.name})")
-    return "\n".join(lines) + "\n"
 
 
 # ---------------------------------------------------------------- fields
