@@ -77,7 +77,7 @@ def one(flags: cli.Flags, chosen: "Sequence[Target]") -> int:
         cli.check_output(path, "--json")
     from cnn_jax.ahead_of_time import report
     from cnn_jax.ahead_of_time.examination import Examination, examine
-    from cnn_jax.display.tables import render
+    from cnn_jax.display.tables import render, screen
 
     found: list[tuple[str, Examination]] = []
     for name, configuration in zip(["this", *flags.compare], [first, *others], strict=True):
@@ -85,7 +85,7 @@ def one(flags: cli.Flags, chosen: "Sequence[Target]") -> int:
             result = examine(configuration.config, target, thorough=flags.thorough, search=flags["largest-batch"].value)
             found.append((name, result))
     if len(found) > 1:
-        print(render([report.comparison(found)], "text"))
+        print(render([report.comparison(found)], "text", width=screen()))
     else:
         for heading, text in report.lines(found[0][1], launched(flags, first)):
             print(f"{heading:12}{text}")

@@ -56,14 +56,17 @@ def check_pictures(folder: Path) -> None:
     """Prints what is in a folder of pictures; raises UserError with what is wrong."""
     from cnn_jax.core.progress import progress_bar
     from cnn_jax.data import folder_check, prepare
-    from cnn_jax.display.tables import Sheet, render
+    from cnn_jax.display.tables import Sheet, render, screen
 
     with progress_bar("checking", None) as advance:
         report = folder_check.inspect(folder, advance)
     lines = [(one.part, one.name, one.pictures, one.smallest, one.largest) for one in report.classes]
     total = sum(one.pictures for one in report.classes)
     title = f"{folder}: {total:,} pictures, height x width of the smallest and the largest"
-    print(render([Sheet(title, ("part", "class", "pictures", "smallest", "largest"), lines)], "text"), end="")
+    print(
+        render([Sheet(title, ("part", "class", "pictures", "smallest", "largest"), lines)], "text", width=screen()),
+        end="",
+    )
     for note in report.notes:
         print(f"note: {note}")
     prepare.refuse(folder, report.wrong)

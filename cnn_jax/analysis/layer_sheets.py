@@ -12,7 +12,7 @@ from cnn_jax.config.configuration import Configuration
 from cnn_jax.core.errors import StorageError, check
 from cnn_jax.core.files import write_text
 from cnn_jax.display import plots
-from cnn_jax.display.tables import Share, Sheet, Short, render
+from cnn_jax.display.tables import Share, Sheet, Short, render, screen
 
 # jax is imported by the functions, so that --help answers at once.
 
@@ -88,7 +88,7 @@ def show(configurations: Sequence[Configuration], form: str, plot: Path | None =
     if form == "json":
         print(json.dumps(as_json(networks), indent=1))
     else:
-        print(render(comparison(networks) if len(networks) > 1 else sheets(networks[0]), form), end="")
+        print(render(comparison(networks) if len(networks) > 1 else sheets(networks[0]), form, width=screen()), end="")
     if plot is None:
         return
     try:

@@ -28,7 +28,7 @@ from typing import Any
 
 from cnn_jax.core import files
 from cnn_jax.core.errors import check
-from cnn_jax.display.tables import Share, Sheet, Short, render
+from cnn_jax.display.tables import Share, Sheet, Short, render, screen
 
 PASSES = 3  # forward, gradient by the input, gradient by the parameters
 BACKWARD = 2 / 3
@@ -273,7 +273,7 @@ def show(
         check(word.isdecimal() and int(word) > 0, f"--devices has {word!r}, but must be numbers such as 1,8,64")
     networks = list(workloads) or [known(name) for name in names]
     for network in networks:
-        print(render(sheets(network, system, [int(word) for word in devices]), form))
+        print(render(sheets(network, system, [int(word) for word in devices]), form, width=screen()))
         size = checkpoint_bytes(network)
         print(f"checkpoint of {network.name}: {size:,} bytes, {size / system.storage:.2g} s\n")
     if plot:

@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,12 +57,22 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def render(sheets: Sequence[Sheet], form: str) -> str:
-    """Returns tables in one of `FORMS`; "csv" has the first table only, with plain numbers, and nothing for None."""
+def screen() -> int | None:
+    """Returns the columns of the terminal that standard output is, None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def render(sheets: Sequence[Sheet], form: str, *, width: int | None = None) -> str:
+    """Returns tables in one of `FORMS`; "csv" has the first table only, with plain numbers, and nothing for None.
+
+    Args:
+      width: of "text", columns: of a wider table the columns that do not fit follow below, with the first one again.
+    """
     if form == "csv":
         return _csv(sheets[0])
-    write = {"text": _text, "markdown": _markdown}[form]
-    return "\n".join(write(sheet) for sheet in sheets)
+    if form == "markdown":
+        return "\n".join(map(_markdown, sheets))
+    return "\n".join(_text(sheet, width) for sheet in sheets)
 
 
 def _csv(sheet: Sheet) -> str:
@@ -82,7 +94,7 @@ def _markdown(sheet: Sheet) -> str:
     return f"**{markdown(sheet.title)}**\n\n{body}\n"
 
 
-def _text(sheet: Sheet) -> str:
+def _text(sheet: Sheet, width: int | None) -> str:
     """Returns the title and aligned columns; headings of numbers are broken, so that columns stay narrow."""
     body = [[_cell(value) for value in line] for line in sheet.lines]
     columns = list(zip(*body, strict=True)) or [()] * len(sheet.headings)
@@ -91,14 +103,30 @@ def _text(sheet: Sheet) -> str:
         for heading, column, right in zip(sheet.headings, columns, sheet.numeric, strict=True)
     ]
     depth = max(map(len, headings))
-    top = zip(*([""] * (depth - len(heading)) + heading for heading in headings), strict=True)
-    lines = [*top, *body]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = []
+    for heading, column, right in zip(headings, columns, sheet.numeric, strict=True):
+        cells = [""] * (depth - len(heading)) + [*heading, *column]
+        longest = max(map(len, cells))
+        aligned.append([cell.rjust(longest) if right else cell.ljust(longest) for cell in cells])
     text = [printable(sheet.title)]
-    for line in lines:
-        cells = zip(line, widths, sheet.numeric, strict=True)
-        text.append("  ".join(c.rjust(width) if right else c.ljust(width) for c, width, right in cells).rstrip())
+    for number, block in enumerate(_blocks(aligned, width)):
+        text += [""] * (number > 0)
+        text += ["  ".join(line).rstrip() for line in zip(*block, strict=True)]
     return "\n".join(text) + "\n"
+
+
+def _blocks(columns: list[list[str]], width: int | None) -> list[list[list[str]]]:
+    """Returns the columns in blocks that fit into `width`; the first column begins each."""
+    if width is None:
+        return [columns]
+    first, *rest = columns
+    blocks: list[list[list[str]]] = [[first]]
+    for column in rest:
+        used = sum(len(one[0]) + 2 for one in blocks[-1])
+        if len(blocks[-1]) > 1 and used + len(column[0]) > width:
+            blocks.append([first])
+        blocks[-1].append(column)
+    return blocks
 
 
 def _broken(heading: str, width: int) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.display.tables import Sheet, render
+from cnn_jax.display.tables import Sheet, render, screen
 from cnn_jax.reporting.runs import Finished, Group, LeftOut, commands, group, read
 from cnn_jax.reporting.scorecard import Row, scorecard
 from cnn_jax.tracking import run_record
@@ -53,10 +53,10 @@ def show(folders: Sequence[str], form: str, *, grouped: bool, columns: Sequence[
         print(json.dumps(found | {"left out": {str(f): why for f, why in left_out.items()}}, indent=1))
     elif with_scorecard:
         title = "Error, %: published, and the medians of these runs"
-        print(render([sheet(title, scorecard(groups))], form), end="")
+        print(render([sheet(title, scorecard(groups))], form, width=screen()), end="")
     else:
         table, same = tables(groups, form, grouped=grouped, columns=columns)
-        print(render([table], form), end="")
+        print(render([table], form, width=screen()), end="")
         if same:
             print("\n" + "; ".join(f"{name}: {value}" for name, value in same.items()))
 

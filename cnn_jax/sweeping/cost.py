@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cnn_jax.display.tables import Sheet, Short, render
+from cnn_jax.display.tables import Sheet, Short, render, screen
 from cnn_jax.sweeping.question import Part
 from cnn_jax.tracking import run_record
 
@@ -120,4 +120,8 @@ def sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
 def show(parts: Sequence[Part], form: str) -> None:
     """Measures parts and prints what they cost: as text, markdown or json."""
     found = record(parts)
-    print(json.dumps(found) if form == "json" else render([sheet(found["rows"])], form) + "\n" + place(found))
+    print(
+        json.dumps(found)
+        if form == "json"
+        else render([sheet(found["rows"])], form, width=screen()) + "\n" + place(found)
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import locked
-from cnn_jax.display.tables import render
+from cnn_jax.display.tables import render, screen
 from cnn_jax.sweeping import search, sweep_report
 from cnn_jax.sweeping.launch import Slot, check_not_submitted, run_here, slots, submit
 from cnn_jax.sweeping.plan import Planned, check_fit, differing, first_tasks, plan, plan_sheet, tasks
@@ -48,7 +48,7 @@ def sweep(spec: str, options: SweepOptions, *, command: str) -> int:
     planned = plan(experiment)
     chosen = chosen_arms(planned, options.only)
     say(f"{experiment.question}\n")
-    say(render([plan_sheet(chosen)], "text"))
+    say(render([plan_sheet(chosen)], "text", width=screen()))
     say("\n".join(differing(experiment, planned)))
     if options.dry_run:
         first = [f"{task.arm.command(0)} --workdir={task.folder}" for task in first_tasks(experiment)]

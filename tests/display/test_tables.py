@@ -61,3 +61,16 @@ def test_csv_has_all_digits_and_the_first_table_only():
     headings, *lines = csv.reader(render([SHEET, SHEET], "csv").splitlines())
     assert headings == list(SHEET.headings)
     assert lines == [["conv1", "1234567", "86704128", "0.0625", "3x5", "0.123457"], ["", "0", "", "", "", "1"]]
+
+
+def test_a_table_wider_than_the_screen_continues_below_with_its_first_column():
+    sheet = Sheet("T", ("name", "first", "second"), [("a", 1, 22222222), ("bb", 3, 4)])
+    first, second = render([sheet], "text", width=18).split("\n\n")
+    assert first == "T\nname  first\na         1\nbb        3"
+    assert second == "name      second\na     22,222,222\nbb             4\n"
+    assert render([sheet], "text", width=23) == render([sheet], "text") and "\n\n" not in render([sheet], "text")
+
+
+def test_a_column_wider_than_the_screen_stays_whole():
+    sheet = Sheet("T", ("name", "text"), [("a", "x" * 50)])
+    assert "x" * 50 in render([sheet], "text", width=20)
