@@ -1,14 +1,17 @@
 """Prepares a data set for training, or checks one.
 
     cnn_jax data prepare cifar10
+    cnn_jax data prepare cifar10 --from=cifar-10-binary.tar.gz
     cnn_jax data prepare imagenet2012 --dir=/data/tfds
     cnn_jax data prepare imagenet2012 --dir=/data/tfds --from-tfrecord
     cnn_jax data check imagenet2012 --dir=/data/tfds
     cnn_jax data check photos
 
 NAME is that of the TFDS catalog (https://www.tensorflow.org/datasets/catalog), with its variant if it has several:
-imagenette/320px-v2. Downloading needs a network and TensorFlow (the extra "prepare"), the rest does not. `check` reads
-and decodes every record of a data set, or every picture of DIR/PART/CLASS/... or DIR/CLASS/...
+imagenette/320px-v2. mnist, fashion_mnist, cifar10, cifar100 and svhn_cropped (or svhn) are prepared from the archives
+that their authors published, without TensorFlow; --from takes archives that you downloaded elsewhere. Other data sets
+are downloaded and prepared by TFDS, which needs TensorFlow for that (the extra "prepare"). `check` reads and decodes
+every record of a data set, or every picture of DIR/PART/CLASS/... or DIR/CLASS/...
 
 `python -m cnn_jax.prepare_data NAME` is `cnn_jax data prepare NAME`.
 """
@@ -29,6 +32,9 @@ def define(flags: cli.Flags) -> None:
     DEFINE_string(
         "dir", "", "FOLDER: of prepared data sets. Default: TFDS_DATA_DIR or ~/tensorflow_datasets.", flag_values=flags
     )
+    DEFINE_string(
+        "from", "", "FILE, FOLDER: the published archive, or the folder of several, not unpacked.", flag_values=flags
+    )
     DEFINE_bool("from-tfrecord", False, "Convert what is in --dir as TFRecord; no TensorFlow.", flag_values=flags)
     DEFINE_string(
         "to", "", "FOLDER: of data sets, for the result of --from-tfrecord. Default: --dir.", flag_values=flags
@@ -44,12 +50,14 @@ def run(flags: cli.Flags, words: list[str]) -> None:
     converts, checks = flags["from-tfrecord"].value, flags.check or verb == "check"
     check(not (converts and checks), "--from-tfrecord and --check are two commands: give one")
     check(converts or not flags.to, "--to goes with --from-tfrecord")
+    source = flags["from"].value
+    check(not source or not (converts or checks), "--from goes with `cnn_jax data prepare NAME`, which prepares")
     if checks and Path(name).is_dir():
         check_pictures(Path(name))
         return
     from cnn_jax.data import prepare
 
-    prepare.run(name, flags.dir, converts=converts, to=flags.to, checks=checks)
+    prepare.run(name, flags.dir, source=source, converts=converts, to=flags.to, checks=checks)
 
 
 def check_pictures(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""Gets a data set of TFDS ready for training: downloads it, converts what was prepared as TFRecord, checks it."""
+"""Gets a data set of TFDS ready for training: downloads it, converts what was prepared as TFRecord, checks it.
+
+Five are prepared from their published archives, without TensorFlow: see `archives`. The others are prepared by TFDS.
+"""
 
 import concurrent.futures
 import importlib.util
@@ -12,7 +15,7 @@ from rich.console import Console
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import locked, storage_errors
 from cnn_jax.core.progress import progress_bar
-from cnn_jax.data import prepared, tfrecord
+from cnn_jax.data import archives, prepared, tfrecord
 from cnn_jax.data.decode import decode
 from cnn_jax.data.tfrecord import check_room
 
@@ -21,12 +24,13 @@ MANUAL = {"imagenet2012": {"ILSVRC2012_img_train.tar": 147_897_477_120, "ILSVRC2
 MOST_LINES = 20  # of what is wrong
 
 
-def run(name: str, given: str, *, converts: bool = False, to: str = "", checks: bool = False) -> None:
+def run(name: str, given: str, *, source: str = "", converts: bool = False, to: str = "", checks: bool = False) -> None:
     """Prepares a data set, if it is not there, converts it or checks it, and prints what it is.
 
     Args:
-      given: the folder of data sets, or "" for the usual one. converts: from TFRecord. to: the folder of data sets that
-        gets the result, or "" for the same. checks: reads every record.
+      given: the folder of data sets, or "" for the usual one. source: the published archive, or the folder of several;
+        "" downloads them. converts: from TFRecord. to: the folder of data sets that gets the result, or "" for the
+        same. checks: reads every record.
 
     Raises:
       UserError: no such data set, or what is there is not whole. StorageError: a folder cannot be written.
@@ -34,10 +38,17 @@ def run(name: str, given: str, *, converts: bool = False, to: str = "", checks: 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     check(name not in prepared.BUNDLED, f"{name!r} is not a data set of TFDS, and needs no preparing")
     directory = prepared.data_dir(given)
-    name = prepared.full_name(name, directory)
+    name = prepared.full_name(archives.ALIASES.get(name, name), directory)
+    check(
+        not source or name in archives.ARCHIVES,
+        f"--from goes with {', '.join(archives.ARCHIVES)}; {name!r} is prepared by TFDS",
+    )
     there = bool(list((directory / name).glob("*/dataset_info.json")))
     if not (converts or checks or there):
-        prepare(name, directory, console)
+        if name in archives.ARCHIVES:
+            archives.prepare(name, directory, source, console)
+        else:
+            prepare(name, directory, console)
     folder = prepared.find(name, directory)
     info = prepared.read_info(folder)
     if converts:
@@ -62,7 +73,7 @@ def refuse(folder: Path, wrong: Sequence[str]) -> None:
 
 
 def prepare(name: str, directory: Path, console: Console) -> None:
-    """Downloads a data set and prepares it as array_record.
+    """Downloads a data set and prepares it as array_record, by TFDS.
 
     Raises:
       UserError: files that have to be downloaded by hand are not there or of another size, TensorFlow is missing, or
