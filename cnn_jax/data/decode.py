@@ -15,14 +15,17 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import kind, without_waiting
 
-FORMATS = ("JPEG", "PNG")
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by channels
 MOST_PIXELS = 178_956_970  # half a gigabyte of RGB; a small file can say that it has any number
 MOST_BYTES = 4 * MOST_PIXELS  # of a file
@@ -79,20 +82,33 @@ class _Jpeg(JpegImageFile):
         return Image.Exif()
 
 
+FORMATS = {  # what files begin with
+    "JPEG": (rb"\xff\xd8\xff", _Jpeg),
+    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
+    "WebP": (rb"RIFF....WEBP", WebPImageFile),
+    "BMP": (rb"BM", BmpImageFile),
+    "TIFF": (rb"II[*+]\0|MM\0[*+]", TiffImageFile),
+    "GIF": (rb"GIF8[79]a", GifImageFile),
+}
+
+
 def _parsed(file: Path | str, data: bytes) -> Image.Image:
     """Returns the picture in the bytes of a file, its pixels not decoded.
 
     Not by `Image.open`, whose limit of pixels is the whole program's.
     """
-    classes = {b"\xff\xd8\xff": _Jpeg, b"\x89PNG\r\n\x1a\n": PngImageFile}
-    found = next((cls for magic, cls in classes.items() if data.startswith(magic)), None)
+    found = next((cls for magic, cls in FORMATS.values() if re.match(magic, data, re.DOTALL)), None)
     if found is None:
-        raise UnreadableError(f"{file}: it is no {' or '.join(FORMATS)} file, whatever its name says")
+        *names, last = FORMATS
+        raise UnreadableError(f"{file}: it is no {', '.join(names)} or {last} file, whatever its name says")
     image = found(io.BytesIO(_without_damaged_metadata(data) if found is PngImageFile else data))
     if math.prod(image.size) > MOST_PIXELS:
         raise UnreadableError(f"{file}: it has more than {MOST_PIXELS:,} pixels: make it smaller")
-    if getattr(image, "n_frames", 1) > 1:
-        raise UnreadableError(f"{file}: it is an animation, not one picture")
+    if not isinstance(image, GifImageFile) and getattr(image, "n_frames", 1) > 1:
+        several = "several pages" if isinstance(image, TiffImageFile) else "an animation"
+        raise UnreadableError(f"{file}: it is {several}, not one picture")
+    if isinstance(image, TiffImageFile) and image.mode in ("I", "F"):
+        raise UnreadableError(f"{file}: it has 32 bits a value, whose range is not known: convert it to 8 or 16 bits")
     return image
 
 
@@ -147,17 +163,18 @@ def _orientation_of_exif(exif: bytes) -> int | None:
 
 
 class Picture:
-    """The picture of a JPEG or PNG file: an array uint8 [H, W, channels], upright, that is read when it is asked for.
+    """The picture of a file of `FORMATS`: an array uint8 [H, W, channels], upright, that is read when it is asked for.
 
     Args:
       file: its path, or with `data`, what the file would hold, what messages call it.
 
     Grey, palette and CMYK pictures become RGB (channels=3), colored ones grey (channels=1, ITU-R 601); 16 bits are
     scaled to 8; the orientation of EXIF is applied. Transparency is dropped, as torchvision's loader drops it; with
-    channels=4 it is the fourth channel, 255 where a picture has none, and resizing weighs the colors by it.
+    channels=4 it is the fourth channel, 255 where a picture has none, and resizing weighs the colors by it. Of a GIF
+    animation it is the first frame.
 
-    Raises UserError for other channels. Everything raises UnreadableError if the file is no JPEG or PNG, cut off or
-    damaged, animated, or of more than `MOST_PIXELS`.
+    Raises UserError for other channels. Everything raises UnreadableError if the file has none of `FORMATS`, is cut off
+    or damaged, another animation, a TIFF of several pages or 32 bits, or of more than `MOST_PIXELS`.
 
     With `scaled`, `resize` decodes a JPEG at 1/2, 1/4 or 1/8 of its size where that still has as many pixels as are
     asked for: faster, with other pixels. One that EXIF turns is decoded in full.
@@ -185,7 +202,8 @@ class Picture:
     def _decode(self, image: Image.Image) -> Image.Image:
         with readable(self.file):
             image.load()
-            if (turn := TURNS.get(orientation(image.info))) is not None:
+            turn = None if isinstance(image, TiffImageFile) else TURNS.get(orientation(image.info))
+            if turn is not None:  # Pillow turns TIFF itself
                 image = image.transpose(turn)
             if image.mode.startswith("I"):  # 16 bits of grey
                 values = np.asarray(image, np.uint32)
@@ -199,6 +217,10 @@ class Picture:
     @functools.cached_property
     def _orientation(self) -> int:
         header = self._header
+        if isinstance(header, TiffImageFile):  # Pillow turns it when it decodes
+            with readable(self.file):
+                header.load()
+            return 1
         if isinstance(header, PngImageFile) and "exif" not in header.info:  # it may stand behind the pixels
             with readable(self.file):
                 header.load()

@@ -80,16 +80,10 @@ def jpeg_bytes(size=(64, 48)):
     return file.getvalue()
 
 
-def animation():
+def animation(form):
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     file = io.BytesIO()
-    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
-    return file.getvalue()
-
-
-def gif():
-    file = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(file, "GIF")
+    frames[0].save(file, form, save_all=True, append_images=frames[1:])
     return file.getvalue()
 
 
@@ -98,10 +92,12 @@ def gif():
     [
         (jpeg_bytes()[:1000], "it cannot be read: image file is truncated"),
         (jpeg_bytes()[:20], "it (cannot be read|is no JPEG)"),
-        (b"this is text", "it is no JPEG or PNG file, whatever its name says"),
-        (b"", "it is no JPEG or PNG file"),
-        (gif(), "it is no JPEG or PNG file"),
-        (animation(), "it is an animation"),
+        (b"this is text", "it is no JPEG, PNG, WebP, BMP, TIFF or GIF file, whatever its name says"),
+        (b"", "it is no JPEG, PNG"),
+        (b"RIFF\0\0\0\0WAVE", "it is no JPEG, PNG"),
+        (animation("PNG"), "it is an animation"),
+        (animation("WEBP"), "it is an animation"),
+        (animation("TIFF"), "it is several pages"),
     ],
 )
 def test_what_is_no_whole_picture_is_an_error_that_names_the_file(tmp_path, content, message):
@@ -196,6 +192,94 @@ def test_pillow_is_left_as_it_was():
         text=True,
     )
     assert found.stdout == "True\n", found.stderr
+
+
+# ---------------------------------------------------------------- WebP, BMP, TIFF, GIF
+
+SAVED = {  # how a picture is saved: without loss, but for WebP and JPEG in TIFF
+    "webp": ("WEBP", {}),
+    "lossless": ("WEBP", dict(lossless=True)),
+    "bmp": ("BMP", {}),
+    "tiff": ("TIFF", {}),
+    "deflate": ("TIFF", dict(compression="tiff_adobe_deflate")),
+    "lzw": ("TIFF", dict(compression="tiff_lzw")),
+    "jpeg": ("TIFF", dict(compression="jpeg")),
+    "gif": ("GIF", {}),
+}
+
+
+def smooth(mode="RGB", size=(60, 40)):
+    noise = np.random.default_rng(1).integers(0, 256, (5, 7, 4), np.uint8)
+    return Image.fromarray(noise, "RGBA").resize(size, Image.Resampling.BICUBIC).convert(mode)
+
+
+MODES_OF = dict.fromkeys(SAVED, ("RGB", "L", "P", "RGBA", "1")) | {"jpeg": ("RGB", "L")}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("form", "mode"), [(form, mode) for form in SAVED for mode in MODES_OF[form]])
+def test_other_formats_are_read_as_pillow_reads_them(tmp_path, form, mode, channels):
+    name, options = SAVED[form]
+    smooth(mode).save(tmp_path / "a", name, **options)
+    with Image.open(tmp_path / "a") as expected:
+        expected.load()
+        want = np.asarray(expected.convert(images.MODES[channels])).reshape(40, 60, channels)
+    picture = images.Picture(tmp_path / "a", channels)
+    assert picture.shape == (40, 60, channels)
+    np.testing.assert_array_equal(np.asarray(picture), want)
+    exact = ("lossless", "tiff", "deflate", "lzw", *(("bmp",) if mode == "RGB" else ()))  # BMP has no transparency
+    if form in exact and (mode, channels) in (("RGB", 3), ("RGBA", 4)):
+        seen = np.asarray(smooth(mode)).reshape(40, 60, channels)
+        visible = slice(None) if channels == 3 else seen[..., 3] > 0  # WebP drops colors that are not seen
+        np.testing.assert_array_equal(want[visible], seen[visible])
+
+
+def test_a_gif_animation_is_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (6, 4), color) for color in ("red", "blue", "white")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
+    np.testing.assert_array_equal(decode(tmp_path / "a.gif", 3), np.full((4, 6, 3), (255, 0, 0)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["TIFF", "WEBP"])
+def test_orientation_of_other_formats_is_applied_once(tmp_path, form, orientation):
+    from PIL import ImageOps
+
+    options = dict(lossless=True) if form == "WEBP" else {}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    smooth().save(tmp_path / "a", form, exif=exif, **options)
+    smooth().save(tmp_path / "plain", "PNG", exif=exif)
+    with Image.open(tmp_path / "plain") as plain:
+        expected = np.asarray(ImageOps.exif_transpose(plain))
+    picture = images.Picture(tmp_path / "a", 3)
+    assert picture.shape == expected.shape
+    np.testing.assert_array_equal(np.asarray(picture), expected)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_of_sixteen_bits_is_scaled_to_eight(tmp_path, order):
+    values = np.array([[0, 257, 65535, 32768]], np.uint16).astype(f"{order}u2")
+    Image.frombytes("I;16B" if order == ">" else "I;16", (4, 1), values.tobytes()).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(decode(tmp_path / "a.tif", 1)[0, :, 0], [0, 1, 255, 128])
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_tiff_of_32_bits_is_refused(tmp_path, mode):
+    Image.new(mode, (4, 4), 70_000).save(tmp_path / "a.tif")
+    with pytest.raises(UnreadableError, match=r"a.tif: it has 32 bits a value"):
+        decode(tmp_path / "a.tif", 3)
+
+
+@pytest.mark.parametrize("form", list(SAVED))
+def test_truncated_file_of_another_format_is_unreadable(tmp_path, form):
+    name, options = SAVED[form]
+    smooth().save(tmp_path / "whole", name, **options)
+    content = (tmp_path / "whole").read_bytes()
+    for size in (4, 13, len(content) // 2):
+        (tmp_path / "a").write_bytes(content[:size])
+        with pytest.raises(UnreadableError, match=r"a: it "):
+            decode(tmp_path / "a", 3)
 
 
 # ---------------------------------------------------------------- lazily, and at a smaller scale

@@ -98,9 +98,9 @@ def test_clips_are_folders_of_frames_or_arrays(photos):
     [
         (["no.jpg"], "there is no file or folder 'no.jpg'"),
         (["p/tops.jpeg"], "did you mean 'p/top.jpeg'"),
-        (["empty"], "empty has no images (.jpg, .jpeg, .jfif, .png)"),
+        (["empty"], "empty has no images (.jpg, .jpeg, .jfif, .png, .webp, .bmp, .tif, .tiff, .gif)"),
         (["p", "*.gif"], "no file matches '*.gif'"),
-        (["p/*.txt"], "no images (.jpg, .jpeg, .jfif, .png) are among the 1 that match 'p/*.txt'"),
+        (["p/*.txt"], ".tiff, .gif) are among the 1 that match 'p/*.txt'"),
     ],
 )
 def test_words_that_name_nothing_are_refused(photos, words, message):

@@ -314,7 +314,7 @@ def test_a_shard_that_is_missing_cut_off_or_another_is_named_before_anything_is_
         (None, "it is damaged: Corrupted"),
         (b"\xff\xff\xff", "it holds no image with a label"),
         (b"", "it holds no image with a label"),
-        (example(b"text, not a picture", 3), "it is no JPEG or PNG"),
+        (example(b"text, not a picture", 3), "it is no JPEG, PNG"),
     ],
     ids=["damaged", "no-example", "empty", "no-image"],
 )

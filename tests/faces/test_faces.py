@@ -212,7 +212,7 @@ def test_unreadable_picture_is_left_out_on_request(command, folder, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.png").write_bytes((folder / f"{name}.png").read_bytes())
     (tmp_path / "bob/3.png").write_bytes(b"no picture")
-    assert "it is no JPEG or PNG" in command(verify, ".", NET, cwd=tmp_path, code=2)
+    assert "it is no JPEG, PNG" in command(verify, ".", NET, cwd=tmp_path, code=2)
     assert "left out: bob/3.png" in command(verify, ".", NET, "--on-error=skip", cwd=tmp_path, code=1)
 
 

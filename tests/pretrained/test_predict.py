@@ -80,7 +80,7 @@ def test_unreadable_picture_is_named_and_changes_the_code(call, refused, digits,
     folder, labels = digits
     (tmp_path / "bad.png").write_bytes(b"no picture")
     words = (folder / "0", "bad.png", NET)
-    assert refused("predict", *words, cwd=tmp_path).startswith("error: bad.png: it is no JPEG or PNG file")
+    assert refused("predict", *words, cwd=tmp_path).startswith("error: bad.png: it is no JPEG, PNG")
     options = ("--on-error=skip", "--format=csv", "--output=found.csv")
     skipped = call("predict", *words, *options, cwd=tmp_path, code=1)
     assert "left out: bad.png" in skipped.err and "1 of 2 files are left out" in skipped.err

@@ -96,7 +96,7 @@ def test_pictures_that_are_not_there(files, lenet, tmp_path):
     with pytest.raises(UserError, match="there are no pictures in"):
         pictures.from_files(lenet, [str(files / "empty")])
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match="it is no JPEG or PNG file"):
+    with pytest.raises(UserError, match="it is no JPEG, PNG"):
         pictures.from_files(lenet, [str(tmp_path)])
 
 
