@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # gzip, zlib, tarfile and scipy raise errors of many kinds
+    except Exception as error:  # gzip, zlib, tarfile and struct raise errors of many kinds
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} is damaged or another file: {reason}") from None
 
@@ -205,29 +205,81 @@ def open_cifar100(files: Mapping[str, Path], splits: Mapping[str, int]) -> Conte
 # ---------------------------------------------------------------- SVHN
 
 
-def check_matlab(path: Path, limit: int) -> None:
-    """Raises UserError unless a file is a MAT-file of version 5 whose variables take at most `limit` bytes.
+# The types of stored values by their numbers (MathWorks, MAT-File Format, table 1-1).
+MATLAB = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+MATRIX, COMPRESSED = 14, 15
 
-    The file has a header of 128 bytes and elements: type and length as uint32, and the content, which is a zlib stream
-    for type 15 (MathWorks, MAT-File Format). scipy would decompress any number of bytes.
+
+def read_matlab(path: Path, names: Sequence[str], limit: int) -> dict[str, np.ndarray]:
+    """Returns the real numeric arrays in a MAT-file of version 5 that are called one of `names`.
+
+    The file has a header of 128 bytes and elements: type and length as uint32, and the content, which may be a zlib
+    stream of another element (MathWorks, MAT-File Format). Not by scipy, which crashes on some damaged files and
+    decompresses any number of bytes.
+
+    Args:
+      limit: how many bytes all elements may take, decompressed.
+
+    Raises:
+      UserError: the file is damaged, of another version, or larger.
     """
+    found = {}
     with reading(path), path.open("rb") as stream:
         header = stream.read(128)
         check(header[124:] == b"\x00\x01IM", "it is not a MAT-file of version 5, little-endian")
         while tag := stream.read(8):
             kind, length = struct.unpack("<II", tag)
-            inflate = zlib.decompressobj()
-            while length:
-                chunk = stream.read(min(length, 2**20))
-                check(bool(chunk), "it is truncated")
-                length -= len(chunk)
-                if kind != 15:
-                    limit -= len(chunk)
-                while kind == 15 and chunk and not inflate.eof:
-                    limit -= len(inflate.decompress(chunk, 2**20))
-                    chunk = inflate.unconsumed_tail
-                    check(limit >= 0, "it holds more than the published data set")
+            content = _inflated(stream, length, limit) if kind == COMPRESSED else stream.read(min(length, limit + 1))
+            limit -= len(content)
             check(limit >= 0, "it holds more than the published data set")
+            if kind == COMPRESSED:
+                kind, size = struct.unpack_from("<II", content)
+                content = memoryview(content)[8:]
+            else:
+                size = length
+            check(len(content) == size, "it is truncated")
+            name, values = _array(memoryview(content)) if kind == MATRIX else ("", None)
+            if name in names and values is not None:
+                found[name] = values
+    return found
+
+
+def _inflated(stream: BinaryIO, length: int, limit: int) -> bytearray:
+    """Returns what the next `length` bytes hold as a zlib stream, at most `limit` + 1 MB."""
+    content, inflate = bytearray(), zlib.decompressobj()
+    while length and len(content) <= limit:
+        chunk = stream.read(min(length, 2**20))
+        check(bool(chunk), "it is truncated")
+        length -= len(chunk)
+        while chunk and not inflate.eof and len(content) <= limit:
+            content += inflate.decompress(chunk, 2**20)
+            chunk = inflate.unconsumed_tail
+    return content
+
+
+def _array(content: memoryview) -> tuple[str, np.ndarray | None]:
+    """Returns (name, array) of a matrix: its flags, sizes, name and values; None for what is not real and numeric."""
+    _, flags, place = _element(content, 0)
+    _, sizes, place = _element(content, place)
+    _, name, place = _element(content, place)
+    shape = np.frombuffer(sizes, "<i4").tolist()
+    numeric = 6 <= flags[0] <= 15 and not flags[1] & 8  # classes of numbers; the bit of complex ones
+    kind, values, _ = _element(content, place) if numeric else (0, b"", 0)
+    if kind not in MATLAB or min(shape) < 0:
+        return bytes(name).decode("ascii"), None
+    return bytes(name).decode("ascii"), np.frombuffer(values, f"<{MATLAB[kind]}").reshape(shape, order="F")
+
+
+def _element(content: memoryview, start: int) -> tuple[int, memoryview, int]:
+    """Returns (type, data, where the next begins) of the part of a matrix at `start`; short ones take 8 bytes."""
+    (word,) = struct.unpack_from("<I", content, start)
+    if word >> 16:
+        kind, size, start, after = word & 0xFFFF, word >> 16, start + 4, start + 8
+    else:
+        (size,) = struct.unpack_from("<I", content, start + 4)
+        kind, start, after = word, start + 8, start + 8 + -(-size // 8) * 8
+    check(start + size <= len(content), "it is truncated")
+    return kind, content[start : start + size], after
 
 
 def read_svhn(path: Path, count: int) -> Part:
@@ -235,23 +287,16 @@ def read_svhn(path: Path, count: int) -> Part:
 
     X is uint8 [32, 32, 3, N]; y is [N, 1] from 1 to 10, where 10 stands for the digit 0.
     """
-    import scipy.io
-
-    size = 32 * 32 * 3 * count
-    check_matlab(path, size + 8 * count + SLACK)
+    found = read_matlab(path, ("X", "y"), 32 * 32 * 3 * count + 8 * count + SLACK)
     with reading(path):
-        found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-        numbers = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "single", "double")
+        images, labels = (found.get(name, np.empty(0)) for name in ("X", "y"))
         check(
-            found.get("X") == ((32, 32, 3, count), "uint8")
-            and found.get("y", ((), ""))[0] == (count, 1)
-            and found["y"][1] in numbers,
-            f"it has {found}, but must have X, uint8 of 32x32x3x{count}, and y, numbers of {count}x1",
+            images.shape == (32, 32, 3, count) and images.dtype == np.uint8 and labels.shape == (count, 1),
+            f"it has X, {images.dtype} of {images.shape}, and y of {labels.shape}, but must have X, uint8 of "
+            f"{(32, 32, 3, count)}, and y of {(count, 1)}",
         )
-        values = scipy.io.loadmat(path, variable_names=("X", "y"))
-        labels = values["y"][:, 0]
         check(bool(np.isin(labels, np.arange(1, 11)).all()), "it has labels that are not from 1 to 10")
-        return Part(values["X"].transpose(3, 0, 1, 2), {"label": labels.astype(np.uint8) % 10})
+        return Part(images.transpose(3, 0, 1, 2), {"label": labels[:, 0].astype(np.uint8) % 10})
 
 
 def open_svhn(files: Mapping[str, Path], splits: Mapping[str, int]) -> Contents:

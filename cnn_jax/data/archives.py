@@ -240,7 +240,7 @@ def write_split(
     from array_record.python.array_record_module import ArrayRecordWriter
 
     count = len(part.images)
-    order = sorted(range(count), key=lambda i: hashlib.md5(f"{split}{i}".encode()).digest())
+    order = sorted(range(count), key=lambda i: hashlib.md5(f"{split}{i}".encode(), usedforsecurity=False).digest())
     shards = [order[start : start + SHARD] for start in range(0, count, SHARD)]
     for number, indices in enumerate(shards):
         file = folder / f"{name}-{split}.{FORMAT}-{number:05d}-of-{len(shards):05d}"

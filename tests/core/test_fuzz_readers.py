@@ -1,6 +1,7 @@
 """Whatever a file holds: a value or one UserError, no traceback, no hang, and no other file is touched."""
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save
 
+import published_archives
 from cnn_jax.checkpoint import manifest
 from cnn_jax.config import recorded
 from cnn_jax.config.configuration import Configuration
 from cnn_jax.core.errors import UserError
-from cnn_jax.data import decode
+from cnn_jax.data import archive_formats, decode
 from cnn_jax.pretrained import features, source
 from cnn_jax.reporting import runs
 from cnn_jax.tracking import recorder, run_folder, run_record
@@ -130,7 +132,12 @@ def picture(form, **options):
     return file.getvalue()
 
 
-PICTURES = [picture("JPEG"), picture("PNG"), picture("PNG", mode="P"), picture("JPEG", progressive=True)]
+PICTURES = [
+    *(picture(form) for form in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")),
+    picture("PNG", mode="P"),
+    picture("JPEG", progressive=True),
+    picture("TIFF", compression="tiff_lzw"),
+]
 
 
 @often
@@ -144,6 +151,34 @@ def test_pictures(tmp_path, data, channels):
         lazy = decode.Picture(tmp_path / "a.png", channels)
         lazy.scaled = True
         assert lazy.resize((3, 2)).shape == (3, 2, channels)
+
+
+IMAGES, LABELS = published_archives.examples("cifar10")
+SPLITS = published_archives.SPLITS
+PUBLISHED = {
+    "idx": published_archives.idx(np.arange(24, dtype=np.uint8)),
+    "cifar": gzip.decompress(published_archives.files_of("cifar10", IMAGES, LABELS)["cifar-10-binary.tar.gz"]),
+    "svhn": published_archives.svhn_file(IMAGES["test"][:1], LABELS["test"][:1]),
+    "svhn, not compressed": published_archives.svhn_file(IMAGES["test"][:1], LABELS["test"][:1], do_compression=False),
+}
+READ_ARCHIVE = {
+    "idx": lambda path: archive_formats.read_idx(path, (24,)),
+    "cifar": lambda path: archive_formats.open_cifar10({"cifar-10-binary.tar.gz": path}, SPLITS),
+    "svhn": lambda path: archive_formats.read_svhn(path, 1),
+    "svhn, not compressed": lambda path: archive_formats.read_svhn(path, 1),
+}
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+@often
+@given(data=st.data())
+def test_published_archives(tmp_path, name, data):
+    content = data.draw(mutated(PUBLISHED[name]))
+    if name in ("idx", "cifar") and data.draw(st.booleans()):
+        content = gzip.compress(content, compresslevel=1)
+    (tmp_path / "archive").write_bytes(content)
+    with untouched(tmp_path), contextlib.suppress(UserError):
+        READ_ARCHIVE[name](tmp_path / "archive")
 
 
 def archive():

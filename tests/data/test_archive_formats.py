@@ -142,10 +142,13 @@ BAD_MAT = {
     "text": (lambda i, x: b"text", "not a MAT-file of version 5"),
     "cut": (lambda i, x: svhn_file(i, x)[:-30], "it is truncated"),
     "bomb": (lambda i, x: svhn_bomb(), "it holds more than the published data set"),
-    "more": (lambda i, x: svhn_file(np.concatenate([i, i]), np.concatenate([x, x])), "but must have X, uint8 of 32x32"),
-    "floats": (svhn_with(X=np.zeros((32, 32, 3, 6))), "but must have X, uint8 of 32x32x3x6"),
-    "no labels": (svhn_with(y=None), "and y, numbers of 6x1"),
-    "cells": (svhn_with(y=np.array([["1"]] * 6, object)), "and y, numbers of 6x1"),
+    "more": (
+        lambda i, x: svhn_file(np.concatenate([i, i]), np.concatenate([x, x])),
+        "but must have X, uint8 of (32, 32, 3, 6)",
+    ),
+    "floats": (svhn_with(X=np.zeros((32, 32, 3, 6))), "X, float64 of (32, 32, 3, 6), and"),
+    "no labels": (svhn_with(y=None), "and y of (0,), but must have"),
+    "cells": (svhn_with(y=np.array([["1"]] * 6, object)), "and y of (0,), but must have"),
     "eleven": (svhn_with(y=np.full((6, 1), 11)), "labels that are not from 1 to 10"),
     "half": (svhn_with(y=np.full((6, 1), 1.5)), "labels that are not from 1 to 10"),
 }

@@ -223,3 +223,30 @@ def test_archives_are_downloaded_once_and_used(call, monkeypatch, tmp_path):
         server.shutdown()
         thread.join()
     assert sorted(served) == sorted(f"/{file.name}" for file in archives.ARCHIVES["mnist"].files)
+
+
+def test_what_a_killed_process_left_does_not_count(call, monkeypatch, tmp_path):
+    publish(monkeypatch, "mnist", mnist_files(*examples("mnist")), tmp_path / "archives")
+    words = ("prepare_data", "mnist", f"--dir={tmp_path}", f"--from={tmp_path / 'archives'}")
+    left = tmp_path / "mnist/incomplete/3.0.1"
+    left.mkdir(parents=True)
+    (left / "mnist-train.array_record-00000-of-00001").write_bytes(b"half")
+    (left / "dataset_info.json").write_text("{}")
+    call(*words)
+    assert len(read("mnist", tmp_path).parts["test"]) == 6 and not left.parent.exists()
+    (tmp_path / "mnist/3.0.1/dataset_info.json").unlink()
+    assert "mnist/3.0.1 is there, but has no dataset_info.json: remove it" in call(*words, code=2).err
+
+
+def test_large_splits_have_several_shards_in_one_order(call, monkeypatch, tmp_path):
+    images, labels = examples("mnist")
+    publish(monkeypatch, "mnist", files_of("mnist", images, labels), tmp_path / "archives")
+    found = []
+    for size in (300, 7):
+        monkeypatch.setattr(archives, "SHARD", size)
+        data = tmp_path / str(size)
+        call("prepare_data", "mnist", f"--dir={data}", f"--from={tmp_path / 'archives'}")
+        parts = read("mnist", data).parts
+        found.append([one["label"] for part in ("train", "validation") for one in parts[part].read(range(10))])
+    assert len(list((data / "mnist/3.0.1").glob("mnist-train.array_record-*-of-00003"))) == 3
+    assert found[0] == found[1]

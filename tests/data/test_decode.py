@@ -210,7 +210,7 @@ SAVED = {  # how a picture is saved: without loss, but for WebP and JPEG in TIFF
 
 def smooth(mode="RGB", size=(60, 40)):
     noise = np.random.default_rng(1).integers(0, 256, (5, 7, 4), np.uint8)
-    return Image.fromarray(noise, "RGBA").resize(size, Image.Resampling.BICUBIC).convert(mode)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).convert(mode)
 
 
 MODES_OF = dict.fromkeys(SAVED, ("RGB", "L", "P", "RGBA", "1")) | {"jpeg": ("RGB", "L")}
