@@ -32,9 +32,7 @@ def define(flags: cli.Flags) -> None:
     DEFINE_string(
         "dir", "", "FOLDER: of prepared data sets. Default: TFDS_DATA_DIR or ~/tensorflow_datasets.", flag_values=flags
     )
-    DEFINE_string(
-        "from", "", "FILE, FOLDER: the published archive, or the folder of several, not unpacked.", flag_values=flags
-    )
+    DEFINE_string("from", "", "PATH: The published archive, or the folder of several, not unpacked.", flag_values=flags)
     DEFINE_bool("from-tfrecord", False, "Convert what is in --dir as TFRecord; no TensorFlow.", flag_values=flags)
     DEFINE_string(
         "to", "", "FOLDER: of data sets, for the result of --from-tfrecord. Default: --dir.", flag_values=flags

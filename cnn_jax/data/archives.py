@@ -161,8 +161,8 @@ def prepare(name: str, directory: Path, source: str, console: Console) -> None:
         if (target / "dataset_info.json").is_file():  # by another process, before this one had the lock
             return
         check(not target.exists(), f"{target} is there, but has no dataset_info.json: remove it")
-        folder.mkdir(parents=True, exist_ok=True)
         for file in missing:
+            folder.mkdir(parents=True, exist_ok=True)
             fetch(file, files[file.name], name)
         for file in archive.files:
             verify(file, files[file.name])
