@@ -1,7 +1,8 @@
 """SIGTERM, SIGINT and SIGHUP as a request to stop, which the training loop grants after its step.
 
 Before anything can be saved, and after everything is, a signal ends the process at once by its default action (exit
-code 128 + its number). So does a second one. A thread waits for the signals, because Python's own handlers wait while
+code 128 + its number). So does a second one, unless it follows within `ECHO`: `timeout` and some schedulers signal a
+process and then its group. A thread waits for the signals, because Python's own handlers wait while
 the main thread compiles or computes.
 
 In a run of several processes SIGTERM belongs to jax: its runtime tells all processes, and they agree on a step. SIGINT
@@ -13,11 +14,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 # jax is imported by the functions: a signal may come before.
 
+ECHO = 1.0  # seconds in which a further signal is the same request to stop
 HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
@@ -36,6 +39,7 @@ class StopSignals:
         self.received: str | None = None  # the name of the signal that asks this process to stop
         self._saving = False
         self._ended = False
+        self._at = 0.0  # of the signal that asked, of `time.monotonic`
 
     def save_first(self, saving: bool) -> None:
         """Sets whether a signal waits until the loop asks `requested`, or ends the process at once."""
@@ -76,6 +80,9 @@ class StopSignals:
             if self._ended:
                 return
             name = signal.Signals(number).name
+            if self.received and time.monotonic() - self._at < ECHO:
+                continue
+            self._at = time.monotonic()
             if self.several and not self.received:
                 self.received = name
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -96,8 +103,12 @@ def requests(say: Callable[[str], Any]) -> Iterator[list[str]]:
     For loops in Python, such as that of a sweep over processes, which inherit no signal mask from it.
     """
     received: list[str] = []
+    at: list[float] = []
 
     def handle(number: int, _: Any) -> None:
+        if received and time.monotonic() - at[0] < ECHO:
+            return
+        at.append(time.monotonic())
         if received:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

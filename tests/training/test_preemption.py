@@ -48,6 +48,8 @@ def test_first_signal_waits_second_ends_even_in_a_long_call(number):
         process.send_signal(number)
         expected = f"{number.name} received: finishing this step and saving. Send it again to quit now.\n"
         assert process.stderr.readline() == expected
+        process.send_signal(number)  # as `timeout` does, which signals the process and then its group
+        time.sleep(preemption.ECHO + 0.2)
         assert process.poll() is None
         process.send_signal(number)
         assert process.wait(timeout=30) == -number
