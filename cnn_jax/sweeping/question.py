@@ -191,6 +191,8 @@ def load(spec: str) -> Experiment:
     folders = [arm.folder for arm in found.arms]
     for arm in found.arms:
         check(folders.count(arm.folder) == 1, f"{file}: two arms are called {arm.name!r}: give each a name of its own")
+    fields = found.compare
+    check(not isinstance(fields, str), f"{file}: compare is {fields!r}, but must be a tuple of fields: ({fields!r},)")
     for name in found.compare:
         for arm in found.arms:
             check(

@@ -57,7 +57,9 @@ def sweep(spec: str, options: SweepOptions, *, command: str) -> int:
             name, values = experiment.search
             tried = ", ".join(f"{value:g}" for value in values)
             say(f"\nfirst, a search of {name} for each arm, with seed {search.SEED}: {tried}, and beyond")
-        say(f"\nSEED: 0 to {seeds - 1}; folder: {folder}")
+        tried = len(chosen) * len(experiment.search[1]) if experiment.search else 0
+        runs = f"{len(chosen) * seeds} runs" + (f" and at least {tried} of the search" if tried else "")
+        say(f"\n{runs}; SEED: 0 to {seeds - 1}; folder: {folder}")
         return 0
     with locked(folder, flag="--folder"):
         train_first(experiment, places, options.launcher)

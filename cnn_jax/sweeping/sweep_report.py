@@ -78,7 +78,7 @@ def learning_sheet(results: Sequence[ArmResult]) -> Sheet:
     for result in results:
         state = judge(result)
         if state is None:
-            told = "diverged" if result.diverged else "not known"
+            told = "diverged" if result.diverged else "not known: too few training records (log.every)"
             lines.append((result.arm.name, None, None, None, told))
         else:
             told = "yes" if state.is_done else "learned little" if state.learned_little else "no"
@@ -132,7 +132,8 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
         "## Answer",
         "\n".join(f"- {sentence}" for sentence in sentences),
         "Intervals are of 95% (Student's t) over paired seeds: they cover initial weights, order of the examples and "
-        f"augmentation, not the choice of the test examples, and each of {len(comparisons)} pairs by itself."
+        "augmentation, not the choice of the test examples"
+        + (f", and each of {len(comparisons)} pairs by itself." if len(comparisons) > 1 else ".")
         + ("" if experiment.recipes else " All arms have one recipe: another one may answer otherwise."),
         *("\n\n".join(f"![{caption}]({path.name})\n\n*{caption}.*" for path, caption in pictures),),
         "## Numbers",

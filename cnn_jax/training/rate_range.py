@@ -40,6 +40,7 @@ def find(config: Any, path: Path, console: Console) -> float:
       UserError: see `setup.build`; the loss does not fall at any rate; there are several processes.
     """
     check(jax.process_count() == 1, "--find-lr runs in one process, but this is one of several: start one")
+    given = config.optim.learning_rate
     config = config.copy_and_resolve_references()
     config.duration, config.swa_last = f"{STEPS} steps", "0 epochs"
     config.optim.schedule.update(name=f"{__name__}:rising", warmup="0 steps")
@@ -50,9 +51,8 @@ def find(config: Any, path: Path, console: Console) -> float:
     draw(rates, losses, smooth, suggestion, path, title=f"{config.model.name} on {config.data.name}")
     lowest = float(rates[np.argmin(smooth)])
     terminal.say(console, f"the loss falls fastest at {suggestion:.2g} and is lowest at {lowest:.2g}: {path}")
-    terminal.say(
-        console, f"try --config.optim.learning_rate={suggestion:.2g} with config.batch_size={config.batch_size}"
-    )
+    note = f"a batch of {config.batch_size}; the configuration has {given:g}"
+    terminal.say(console, f"try --config.optim.learning_rate={suggestion:.2g} ({note})")
     return suggestion
 
 

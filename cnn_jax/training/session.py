@@ -331,8 +331,8 @@ class Session:
         if evaluation.is_near_chance(final["test"]):
             self.tell(
                 "note: the network has not learned: test accuracy is near chance (always naming the largest class: "
-                f"{final['test']['largest_class']:.2%}). Try a lower config.optim.learning_rate, a longer "
-                "config.duration or the unchanged recipe"
+                f"{final['test']['largest_class']:.2%}). Try a longer config.duration, another "
+                "config.optim.learning_rate (--find-lr=FILE.png draws the loss over it) or the unchanged recipe"
             )
         # The test is the last record: a run that has it has everything.
         for part, kind in (("train", "train_part"), ("test", "test")):

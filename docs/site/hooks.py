@@ -65,7 +65,8 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
             return match[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
         place = here.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
-        if place is not None and (files.get_file_from_path(place) or place.startswith("networks")):
+        found = files.get_file_from_path(place) if place is not None else None
+        if place is not None and ((found and found.inclusion.is_included()) or place.startswith("networks")):
             return posixpath.relpath(place, posixpath.dirname(uri) or ".") + anchor
         return SOURCE + path + anchor if (ROOT / path).exists() else match[0]
 

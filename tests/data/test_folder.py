@@ -169,7 +169,7 @@ def test_folders_that_are_no_part_are_named(tmp_path):
         pictures(tmp_path / name, {"a": 10, "b": 10})
     assert sources.open_dataset(make_config(tmp_path)).description.endswith("folders that are left out: extra")
     pictures(tmp_path / "other", {"a": 10, "b": 10})
-    with pytest.raises(UserError, match="has the folders a, b, but none called train"):
+    with pytest.raises(UserError, match=r"has no folders train and val or test, but a, b\. If these are the classes"):
         sources.open_dataset(make_config(tmp_path / "other"))
 
 

@@ -158,8 +158,8 @@ def choose_parts(root: Path, written: dict[str, str]) -> dict[str, str]:
     train = there["train"]
     check(
         bool(train and (there["test"] or there["validation"])),
-        f"{root} has the folders {', '.join(folders[:8])}, but none called train, and val or test, next to it. Where "
-        "they are classes, give shares: --config.data.train=70% --config.data.validation=10% --config.data.test=20%",
+        f"{root} has no folders train and val or test, but {', '.join(folders[:8])}. If these are the classes, say how "
+        "to split them: --config.data.train=70% --config.data.validation=10% --config.data.test=20%",
     )
     test = written["test"] or there["test"] or there["validation"]
     own = there["validation"] and not test.startswith(there["validation"])
