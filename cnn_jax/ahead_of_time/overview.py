@@ -24,7 +24,7 @@ DATA = {
 }
 # 400 blocks take minutes of their own.
 LONGEST = ("resnet1202",)
-NO_NETWORKS = ("finetune", "replay")
+NO_NETWORKS = ("finetune", "replay", "resnet50_slide")  # the last is another recipe of resnet50
 
 
 def networks() -> list[str]:

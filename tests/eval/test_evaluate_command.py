@@ -53,7 +53,6 @@ def test_a_run_has_the_same_numbers_through_both_doors(call, run, tmp_path):
         (["bundled:lenet5-digits", "--data=xo"], "tells 10 classes apart"),
         (["bundled:lenet5-digits", "--data=digits", "--part=tset"], "part is 'tset'"),
         (["runs/a", "--part=test"], "--part goes with --data"),
-        (["runs/a", "runs/b", "--output=found"], "go with one network"),
         (["runs/a", "--json=nowhere/a.json"], "there is no folder 'nowhere'"),
         (["bundled:lenet5-digits", "--data=digits", "--config.eval.protocl=flip"], "did you mean"),
         (["bundled:lenet5-digits", "--data=digits", "--output=README.md"], "is a file: name a folder"),
