@@ -75,7 +75,9 @@ def shortened(module, *words):
     prepared = any(re.match(r"--config=[\w/.]+:(\w+)", word) for word in words)  # on data that may not be here
     if name(module) == "main" and prepared and "--help" not in words:
         words.append("--dry-run")
-    if name(module) == "sweep" and not {"--list", "--cost"} & set(words):  # test_sweep.py has a small one
+    if name(module) == "sweep" and not any(
+        word.startswith(("--list", "--cost", "--index")) for word in words
+    ):  # test_sweep.py has a small one
         words = [word for word in words if word != "--report"] + ["--dry-run"]
     if name(module) == "benchmark" and "--model" not in words:
         words.append("--seconds=0.05")
@@ -106,6 +108,7 @@ def folder(tmp_path_factory):
 MISSING = {
     "prepare_data": "is not prepared",
     "cnn_jax data check": "is not prepared",
+    "sweep --index": "has the answers.json of a report",
     "resnet50.safetensors": "no file 'resnet50.safe",
     "runs/mine": "runs/mine",
     "predict photos": "photos",
