@@ -1,7 +1,7 @@
 """What is weight decay worth?
 
 Hypothesis: it is no mere regularizer: with 0.0005 AlexNet's training error falls, too (Krizhevsky et al. 2012, section
-5). With few data the test error falls until the weights are held too small.
+5). With few data the test error falls until the weights become too small.
 
 180 digits for training, 1,438 for the test. The full grid asks it of ResNet-20 on CIFAR-10.
 """

@@ -65,7 +65,7 @@ def check_comparable(config: Any) -> None:
 def flax_loop(setup: Setup, batches: Callable[[int], Iterable[Batch]], examples: Batch | None) -> Contender:
     """Returns the loop of Flax's MNIST tutorial: nnx.jit over modules, one batch of the host at a time.
 
-    The network is ours with XLA's own operations ; learning rate, momentum and decay are the
+    The network is ours with XLA's own operations; learning rate, momentum and decay are the
     configuration's. Images are normalized, but not augmented.
 
     Args:

@@ -53,12 +53,12 @@ def sweep(spec: str, options: SweepOptions, *, command: str) -> int:
     if options.dry_run:
         first = [f"{task.arm.command(0)} --workdir={task.folder}" for task in first_tasks(experiment)]
         say("\n".join(["", *first, *(one.arm.command() for one in chosen)]))
+        runs = f"{len(chosen) * seeds} runs"
         if experiment.search:
             name, values = experiment.search
             tried = ", ".join(f"{value:g}" for value in values)
             say(f"\nfirst, a search of {name} for each arm, with seed {search.SEED}: {tried}, and beyond")
-        tried = len(chosen) * len(experiment.search[1]) if experiment.search else 0
-        runs = f"{len(chosen) * seeds} runs" + (f" and at least {tried} of the search" if tried else "")
+            runs += f" and at least {len(chosen) * len(values)} of the search"
         say(f"\n{runs}; SEED: 0 to {seeds - 1}; folder: {folder}")
         return 0
     with locked(folder, flag="--folder"):

@@ -77,6 +77,10 @@ def check_transfer(config: Any) -> None:
         (config.eval.protocol == "single", f"config.eval.protocol is {config.eval.protocol!r}: set it to 'single'"),
         (config.eval.recompute_statistics == 0, "config.eval.recompute_statistics is not 0, but no statistics change"),
         (not config.eval.layers, "config.eval.layers is True, but most layers are not computed"),
+        (
+            parse_duration(config.log.layers)[0] == 0,
+            f"config.log.layers is {config.log.layers!r}, but most layers are not computed",
+        ),
         (not config.model.get("auxiliary", False), "config.model.auxiliary is True: set it to False"),
     ):
         check(holds, f"config.cache_features is True, but {told}")

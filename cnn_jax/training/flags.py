@@ -131,10 +131,7 @@ def _find_rate(flags: cli.Flags, config: Any) -> None:
     path = files.expanded(flags["find-lr"].value)
     others = [f"--{name}" for name in ("workdir", "dry-run", "extend", "profile") if flags[name].value]
     check(not others, f"--find-lr writes one picture and no run: leave {', '.join(others)} out")
-    check(
-        path.suffix in (".png", ".svg", ".pdf"), f"--find-lr is {str(path)!r}, but must be a picture, such as rates.png"
-    )
-    cli.check_output(path, "--find-lr")
+    cli.check_output(path, "--find-lr", ".png")
     rate_range.find(config, path, collectives.console())
 
 

@@ -10,7 +10,7 @@ import networks
 from cnn_jax.analysis.layer_table import totals
 from cnn_jax.display import plots
 
-# Where a name stands next to its point; the others stand at the right.
+# Where a name is next to its point; the others are at the right.
 SIDES = {
     "left": "local resnet20 resnet32 resnet44 resnet56 resnet110 resnet1202 alexnet vgg11 flattened resnet18 resnet101 "
     "nin dilated",

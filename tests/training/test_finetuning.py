@@ -210,11 +210,16 @@ def test_features_that_are_kept_give_the_same_steps():
     [
         (dict(trainable="full"), "features change unless it is 'head'"),
         (dict(trainable="head", augment=("flip",)), "set it to"),
+        (
+            dict(trainable="head", layers="1 epochs"),
+            "config.log.layers is '1 epochs', but most layers are not computed",
+        ),
     ],
 )
 def test_features_are_kept_only_where_they_stay(fields, message):
     config = small(trainable=fields["trainable"], cache_features=True)
     config.data.augment = fields.get("augment", ())
+    config.log.layers = fields.get("layers", "0 steps")
     with pytest.raises(UserError, match=message):
         build(config)
 

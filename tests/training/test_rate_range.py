@@ -43,6 +43,18 @@ def test_find_lr_trains_and_draws_and_leaves_nothing_else(call, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rates.png"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--find-lr=rates.pdf"], "must be a file that ends in .png"),
+        (["--find-lr=nowhere/rates.png"], "there is no folder 'nowhere'"),
+        (["--find-lr=rates.png", "--dry-run", "--workdir=x"], "leave --workdir, --dry-run out"),
+    ],
+)
+def test_mistakes_of_find_lr_are_one_message(refused, tmp_path, flags, message):
+    assert message in refused("main", "--config=lenet5", *flags, cwd=tmp_path) and not list(tmp_path.iterdir())
+
+
 def test_each_loss_is_that_of_its_step(small_config, console):
     small_config.optim.schedule.update(name="cnn_jax.training.rate_range:rising", warmup="0 steps")
     small_config.duration = "200 steps"
