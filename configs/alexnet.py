@@ -1,7 +1,7 @@
 """AlexNet (Krizhevsky et al. 2012).
 
-    python -m cnn_jax.main --config=configs/alexnet.py                bundled digits, enlarged to 67x67, our recipe
-    python -m cnn_jax.main --config=configs/alexnet.py:imagenet2012   ImageNet, 227x227
+    cnn_jax train --config=alexnet                bundled digits, enlarged to 67x67, our recipe
+    cnn_jax train --config=alexnet:imagenet2012   ImageNet, 227x227
 
 Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 98.05, 96.38, 96.94% in about 43 s each.
 For ImageNet the crops come from the central 256x256, mirrored or not, with shifted colors, as in section 4.1 of the

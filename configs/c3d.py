@@ -1,8 +1,8 @@
 """C3D (Tran et al. 2015).
 
-    python -m cnn_jax.main --config=configs/c3d.py             drawn clips of moving digits, 16x16x16
-    python -m cnn_jax.main --config=configs/c3d.py:folder      clips of your own, 16 frames of 112x112
-    python -m cnn_jax.main --config=configs/c3d.py:synthetic   noise of the paper's size, for measuring speed
+    cnn_jax train --config=c3d             drawn clips of moving digits, 16x16x16
+    cnn_jax train --config=c3d:folder      clips of your own, 16 frames of 112x112
+    cnn_jax train --config=c3d:synthetic   noise of the paper's size, for measuring speed
 
 Moving digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 96.5, 97.7, 96.6% in about 170 s each. A
 linear model reaches 26.8%.

@@ -1,6 +1,6 @@
 """A residual network for small images of any depth 6n+2: the recipes of `configs/resnet20.py`.
 
-python -m cnn_jax.main --config=configs/cifar_resnet.py --config.model.depth=14
+cnn_jax train --config=cifar_resnet --config.model.depth=14
 """
 
 from ml_collections import ConfigDict

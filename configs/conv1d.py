@@ -1,8 +1,8 @@
 """A 1-D convolutional network for sequences.
 
-    python -m cnn_jax.main --config=configs/conv1d.py             drawn sequences of 128 steps, 10 motifs
-    python -m cnn_jax.main --config=configs/conv1d.py:folder      sequences of your own, standardized
-    python -m cnn_jax.main --config=configs/conv1d.py:synthetic   noise, for measuring speed
+    cnn_jax train --config=conv1d             drawn sequences of 128 steps, 10 motifs
+    cnn_jax train --config=conv1d:folder      sequences of your own, standardized
+    cnn_jax train --config=conv1d:synthetic   noise, for measuring speed
 
 Sequences, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 95.6, 96.0, 96.1% in about 13 s each. A linear
 model reaches 12.4%.

@@ -1,6 +1,6 @@
 """A trained network on data of your own; `cnn_jax finetune SOURCE --data=DATASET --regime=REGIME` says the same.
 
-    python -m cnn_jax.finetune --config=configs/finetune.py:resnet50,folder --checkpoint=SOURCE --config.data.dir=photos
+    cnn_jax finetune --config=finetune:resnet50,folder --checkpoint=SOURCE --config.data.dir=photos
 
 The network is one that has a recipe, the data set one that --config=NETWORK:DATASET takes. The network's fields, image
 size and normalization come from SOURCE. For few data, with the features of the images computed once:

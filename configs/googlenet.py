@@ -1,8 +1,8 @@
 """GoogLeNet (Szegedy et al. 2014).
 
-    python -m cnn_jax.main --config=configs/googlenet.py                bundled digits, enlarged to 48x48
-    python -m cnn_jax.main --config=configs/googlenet.py:imagenet2012   ImageNet, 224x224
-    python -m cnn_jax.main --config=configs/googlenet.py:cifar10        CIFAR-10, enlarged to 64x64, our recipe
+    cnn_jax train --config=googlenet                bundled digits, enlarged to 48x48
+    cnn_jax train --config=googlenet:imagenet2012   ImageNet, 224x224
+    cnn_jax train --config=googlenet:cifar10        CIFAR-10, enlarged to 64x64, our recipe
 
 The paper does not give its batch size, first learning rate, weight decay and duration: the recipe of ImageNet is that
 of Caffe's model zoo, which reports 68.7% top-1 for the center crop, with the paper's crops (section 6). Auxiliary

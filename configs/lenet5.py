@@ -1,7 +1,7 @@
 """LeNet-5 (LeCun et al. 1998).
 
-    python -m cnn_jax.main --config=configs/lenet5.py           bundled digits, enlarged to 28x28
-    python -m cnn_jax.main --config=configs/lenet5.py:mnist     MNIST
+    cnn_jax train --config=lenet5           bundled digits, enlarged to 28x28
+    cnn_jax train --config=lenet5:mnist     MNIST
 
 Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 99.16, 99.16, 99.72% in about 12 s each. MNIST:
 99.19, 99.14, 99.24% in about 2 minutes each.

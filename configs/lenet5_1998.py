@@ -1,7 +1,7 @@
 """LeNet-5 as in 1998: trainable subsampling, Table I, scaled tanh, distances to fixed codes.
 
-    python -m cnn_jax.main --config=configs/lenet5_1998.py           bundled digits, enlarged to 32x32
-    python -m cnn_jax.main --config=configs/lenet5_1998.py:mnist     MNIST, enlarged to 32x32 (the paper pads)
+    cnn_jax train --config=lenet5_1998           bundled digits, enlarged to 32x32
+    cnn_jax train --config=lenet5_1998:mnist     MNIST, enlarged to 32x32 (the paper pads)
 
 The codes know ten digits: data sets of more classes need --config.model.output=linear. The recipe is ours: the paper's
 optimizer (stochastic diagonal Levenberg-Marquardt, one image at a time, 20 epochs) is not plain SGD.

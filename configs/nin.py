@@ -1,7 +1,7 @@
 """Network in Network for ImageNet (Lin et al. 2013).
 
-    python -m cnn_jax.main --config=configs/nin.py                bundled digits, enlarged to 67x67
-    python -m cnn_jax.main --config=configs/nin.py:imagenet2012   ImageNet, 227x227
+    cnn_jax train --config=nin                bundled digits, enlarged to 67x67
+    cnn_jax train --config=nin:imagenet2012   ImageNet, 227x227
 
 The recipe of ImageNet is ours: the paper has none, but says that it trains as Krizhevsky et al. 2012 (section 4), whose
 crops and colors it has, too.

@@ -1,7 +1,7 @@
 """Network in Network for small images (Lin et al. 2013).
 
-    python -m cnn_jax.main --config=configs/nin_cifar.py            bundled digits, enlarged to 16x16
-    python -m cnn_jax.main --config=configs/nin_cifar.py:cifar10    CIFAR-10
+    cnn_jax train --config=nin_cifar            bundled digits, enlarged to 16x16
+    cnn_jax train --config=nin_cifar:cifar10    CIFAR-10
 
 Section 4 of the paper: batches of 128; the learning rate falls to a tenth when training stops to improve, twice. It
 gives no learning rate and no weight decay, and whitens its images, which this does not.

@@ -1,6 +1,6 @@
 """Runs a recorded configuration again; `--from=runs/NAME` says the same.
 
-    python -m cnn_jax.main --config=configs/replay.py:runs/NAME/config.json
+    cnn_jax train --config=replay:runs/NAME/config.json
 
 Fields that were added since the record was written take their defaults.
 """
@@ -17,5 +17,5 @@ def get_config(path: str = "") -> ConfigDict:
       ValueError: no path is given, or the file cannot be read, is damaged, or has a field that no longer exists.
     """
     if not path:
-        raise ValueError("name the recorded file: --config=configs/replay.py:runs/NAME/config.json")
+        raise ValueError("name the recorded file: --config=replay:runs/NAME/config.json")
     return recorded.read(path)

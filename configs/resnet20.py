@@ -1,7 +1,7 @@
 """ResNet-20 for small images, and with `name` the other depths 6n+2 (He et al. 2016, section 4.2).
 
-    python -m cnn_jax.main --config=configs/resnet20.py            bundled digits, enlarged to 16x16
-    python -m cnn_jax.main --config=configs/resnet20.py:cifar10    CIFAR-10, the paper's recipe: 8.75% error there
+    cnn_jax train --config=resnet20            bundled digits, enlarged to 16x16
+    cnn_jax train --config=resnet20:cifar10    CIFAR-10, the paper's recipe: 8.75% error there
 
 The paper chose its schedule on 45k/5k images and then trained on all 50k:
 add --config.data.train_on=train+validation for that final run.

@@ -1,8 +1,8 @@
 """ResNet-50, and with `name` the other networks of Table 1 (He et al. 2016).
 
-    python -m cnn_jax.main --config=configs/resnet50.py                bundled digits, enlarged to 16x16
-    python -m cnn_jax.main --config=configs/resnet50.py:imagenet2012   ImageNet, 224x224
-    python -m cnn_jax.main --config=configs/resnet50.py:cifar10        CIFAR-10, our recipe
+    cnn_jax train --config=resnet50                bundled digits, enlarged to 16x16
+    cnn_jax train --config=resnet50:imagenet2012   ImageNet, 224x224
+    cnn_jax train --config=resnet50:cifar10        CIFAR-10, our recipe
 
 Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): ResNet-18 97.77% in 49 s, 34 98.89% in 78
 s, 50 98.33% in 87 s, 101 97.49% in 184 s, 152 98.61% in 243 s.

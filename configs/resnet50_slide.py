@@ -1,7 +1,7 @@
 """ResNet-50 by the recipe of the lecture's slide, and with `name` the other depths.
 
-    python -m cnn_jax.main --config=configs/resnet50_slide.py                bundled digits, enlarged to 16x16
-    python -m cnn_jax.main --config=configs/resnet50_slide.py:imagenet2012   ImageNet, 224x224
+    cnn_jax train --config=resnet50_slide                bundled digits, enlarged to 16x16
+    cnn_jax train --config=resnet50_slide:imagenet2012   ImageNet, 224x224
 
 The slide: BatchNorm after every convolution, initial values of He et al., SGD with momentum 0.9, a learning rate of 0.1
 that is divided by 10 when the validation error plateaus, batches of 256, weight decay 1e-5, no dropout. That is section

@@ -1,8 +1,8 @@
 """SqueezeNet 1.0, and with `name` 1.1 (Iandola et al. 2016).
 
-    python -m cnn_jax.main --config=configs/squeezenet1_0.py                bundled digits, enlarged to 32x32
-    python -m cnn_jax.main --config=configs/squeezenet1_0.py:imagenet2012   ImageNet, 224x224
-    python -m cnn_jax.main --config=configs/squeezenet1_0.py:cifar10        CIFAR-10, our recipe
+    cnn_jax train --config=squeezenet1_0                bundled digits, enlarged to 32x32
+    cnn_jax train --config=squeezenet1_0:imagenet2012   ImageNet, 224x224
+    cnn_jax train --config=squeezenet1_0:cifar10        CIFAR-10, our recipe
 
 The paper's own images are 227x227: add --config.data.image_size="(227,227)". It does not say how they are cropped; the
 authors' files for Caffe take random crops of 256x256 and do not mirror them, ours crop the central 256x256 and do.

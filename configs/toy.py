@@ -1,8 +1,8 @@
 """The X/O network of the lecture.
 
-    python -m cnn_jax.main --config=configs/toy.py          drawn X's and O's, 9x9
-    python -m cnn_jax.main --config=configs/toy.py --config.model.features_from=lecture
-    python -m cnn_jax.main --config=configs/toy.py:digits   bundled digits, enlarged to 9x9
+    cnn_jax train --config=toy          drawn X's and O's, 9x9
+    cnn_jax train --config=toy --config.model.features_from=lecture
+    cnn_jax train --config=toy:digits   bundled digits, enlarged to 9x9
 
 X's and O's, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 97.6, 97.3, 98.0% in about 8 s each. From the
 lecture's features: 98.1, 98.2, 97.9%; with those kept (--config.optim.lr_multipliers="(('conv1/.*',0.0),)"), and only

@@ -1,8 +1,8 @@
 """VGG-16, configuration D, and with `name` the other networks of Table 1 (Simonyan, Zisserman 2015).
 
-    python -m cnn_jax.main --config=configs/vgg16.py                bundled digits, enlarged to 32x32, our recipe
-    python -m cnn_jax.main --config=configs/vgg16.py:imagenet2012   ImageNet, 224x224
-    python -m cnn_jax.main --config=configs/vgg16.py:cifar10        CIFAR-10, our recipe
+    cnn_jax train --config=vgg16                bundled digits, enlarged to 32x32, our recipe
+    cnn_jax train --config=vgg16:imagenet2012   ImageNet, 224x224
+    cnn_jax train --config=vgg16:cifar10        CIFAR-10, our recipe
 
 Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): VGG-11 98.89% in 20 s, 11 with LRN 98.61%
 in 22 s, 13 98.89% in 39 s, 16 (C) 98.61% in 45 s, 16 (D) 98.89% in 46 s, 19 98.05% in 56 s.

@@ -24,7 +24,7 @@ def _check_source(data: Any) -> None:
     check(
         data.source == "tfds" or imports.is_path(data.source) or data.name == data.source,
         f"config.data.name is {data.name!r}, but config.data.source is {data.source!r}: name the data set behind the "
-        f"configuration file, as in --config=configs/lenet5.py:{data.name}",
+        f"configuration file, as in --config=lenet5:{data.name}",
     )
     check(
         data.on_error == "raise" or (data.source in ("folder", "tfds") and data.placement == "stream"),

@@ -60,7 +60,7 @@ def find(name: str, directory: Path) -> Path:
 
 def command(name: str, directory: Path) -> str:
     """Returns the command that prepares, converts or checks a data set."""
-    return f"python -m cnn_jax.prepare_data {name} --dir={shlex.quote(str(directory))}"
+    return f"cnn_jax data prepare {name} --dir={shlex.quote(str(directory))}"
 
 
 def full_name(name: str, directory: Path) -> str:

@@ -231,5 +231,5 @@ def commands(runs: Sequence[Finished]) -> list[str]:
             if len(runs) > 1:
                 arguments = [*run_record.without(arguments, "config.seed"), "--config.seed=SEED"]
             fine_tunes = any(word.startswith("--checkpoint") for word in arguments)
-            found.append(shlex.join(["python", "-m", f"cnn_jax.{'finetune' if fine_tunes else 'main'}", *arguments]))
+            found.append(shlex.join(["cnn_jax", "finetune" if fine_tunes else "train", *arguments]))
     return found

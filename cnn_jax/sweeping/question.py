@@ -48,13 +48,13 @@ class Arm:
         return self.name.removesuffix(f", {self.recipe}")
 
     def arguments(self, seed: int | str) -> list[str]:
-        """Returns the arguments of `python -m cnn_jax.main` that train it."""
+        """Returns the arguments of `cnn_jax train` that train it."""
         changes = [f"--config.{word}" for word in self.words]
         return [f"--config={self.config}", *changes, f"--config.seed={seed}"]
 
     def command(self, seed: int | str = "SEED") -> str:
         """Returns the command that trains it alone."""
-        return shlex.join(["python", "-m", "cnn_jax.main", *self.arguments(seed)])
+        return shlex.join(["cnn_jax", "train", *self.arguments(seed)])
 
 
 @dataclass(frozen=True)

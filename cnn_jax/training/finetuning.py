@@ -141,7 +141,7 @@ def adapt(config: Any, source: Any, given: Set[str]) -> dict[str, Any]:
     check(
         ours == theirs,
         f"{source.name} is a {theirs}, but the configuration is of {ours}: name that network in the configuration, "
-        f"--config=configs/finetune.py:{theirs},{config.data.name}",
+        f"--config=finetune:{theirs},{config.data.name}",
     )
     seen = {name: source.input[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
     if given & {"data.normalize", "data.mean", "data.std"}:  # they belong together

@@ -3,7 +3,7 @@
     python -m experiments.lectures.flattened --plot=flattened.png
 
 A filter that is a product of one vector for each axis can be applied as three short ones: across channels, down,
-across. The slide names it after SqueezeNet's Fire module; that is another idea, see `python -m cnn_jax.summary
+across. The slide names it after SqueezeNet's Fire module; that is another idea, see `cnn_jax summary
 --config=squeezenet1_0`.
 """
 

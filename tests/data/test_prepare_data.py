@@ -67,7 +67,7 @@ def test_prepared_data_set_is_described_and_left_alone(call, data_dir, words):
 def test_tfrecord_is_named_converted_and_read(call, refused, data_dir, tmp_path):
     as_tfrecord(data_dir / "mnist/3.0.1")
     plain = refused("prepare_data", "mnist", f"--dir={data_dir}")
-    assert f"prepare_data mnist --dir={data_dir} --from-tfrecord" in plain
+    assert f"data prepare mnist --dir={data_dir} --from-tfrecord" in plain
     for options, result_dir in (((f"--to={tmp_path / 'to'}",), tmp_path / "to"), ((), data_dir), ((), data_dir)):
         printed = call("prepare_data", "mnist", f"--dir={data_dir}", "--from-tfrecord", *options)
         assert printed.err == ""

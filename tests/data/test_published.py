@@ -87,7 +87,7 @@ def test_sizes_replace_data_that_are_not_prepared(tmp_path):
     with pytest.raises(NotPreparedError):
         sources.open_dataset(config)
     found = published.open_or_sizes(config)
-    assert found.description.startswith("not prepared here (python -m cnn_jax.prepare_data cifar10")
+    assert found.description.startswith("not prepared here (cnn_jax data prepare cifar10")
     assert "Krizhevsky" in found.description and len(found.parts["train"]) == 45000
     with pytest.raises(NotPreparedError):  # no published sizes
         published.open_or_sizes(data("cifar10", dir=str(tmp_path), name="kmnist"))

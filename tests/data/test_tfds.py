@@ -98,7 +98,7 @@ def test_a_data_set_that_is_not_there_is_an_error_with_the_command_that_prepares
     message = str(error.value)
     assert str(tmp_path / "my data" / "mnist") in message
     assert "TFDS_DATA_DIR" in message and "--config.data.dir" in message
-    assert message.endswith(f"python -m cnn_jax.prepare_data mnist --dir='{tmp_path / 'my data'}'")
+    assert message.endswith(f"cnn_jax data prepare mnist --dir='{tmp_path / 'my data'}'")
 
 
 @pytest.mark.parametrize(

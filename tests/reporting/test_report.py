@@ -90,7 +90,7 @@ def test_a_real_run_is_reported_with_the_numbers_that_it_printed(tmp_path, small
     assert row["test accuracy, %"] == accuracies and row["median"] == pytest.approx(sum(accuracies) / 2)
     assert row["image"] == "28x28x1" and row["steps"] == 20 and row["epochs"] == pytest.approx(20 * 64 / 1258, abs=1e-6)
     assert row["evaluation"] == "359 examples (20%), whole, last step"
-    assert row["command"] == "python -m cnn_jax.main --config=configs/lenet5.py --config.seed=SEED"
+    assert row["command"] == "cnn_jax train --config=configs/lenet5.py --config.seed=SEED"
     assert all(float(seconds) >= 0 for seconds in row["time, s"])
 
 

@@ -20,7 +20,7 @@ def test_seeds_of_one_configuration_make_a_line_with_their_median_mean_and_devia
     assert {name: row[name] for name in expected} == expected
     assert row["hardware"] == "A, 2 cores, 1 x cpu (cpu)" and row["versions"] == "jax 0.10.2, flax 0.12.8"
     assert row["commit"] == "0123456789-dirty"
-    assert row["command"] == "python -m cnn_jax.main --config=configs/resnet34.py:imagenet2012 --config.seed=SEED"
+    assert row["command"] == "cnn_jax train --config=configs/resnet34.py:imagenet2012 --config.seed=SEED"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_time_of_a_run_is_that_of_all_its_starts(tmp_path):
     row = run_tables.run_row(run, group)
     assert (row["time, s"], row["training, s"], row["starts"], row["killed starts"]) == (80, 40, 2, 0)
     assert row["hardware"] == "A, 2 cores, 1 x cpu (cpu); B, 2 cores, 1 x cpu (cpu)"
-    assert row["command"] == "python -m cnn_jax.main --config=configs/resnet34.py:imagenet2012"
+    assert row["command"] == "cnn_jax train --config=configs/resnet34.py:imagenet2012"
     assert run.time == "80"
     killed = runs.read(make(tmp_path / "b", starts=(start(0, 80, None, 30.0), rest)))
     assert killed.time == ">80"
@@ -134,7 +134,7 @@ def test_commands_are_as_they_were_typed_and_differing_ones_are_all_there(tmp_pa
         runs.read(make(tmp_path / f"{i}", changes={"seed": i}, starts=(START | {"arguments": arguments},)))
         for i, arguments in enumerate(forms)
     ]
-    main = ["python", "-m", "cnn_jax.main"]
+    main = ["cnn_jax", "train"]
     assert shlex.split(runs.commands(found[1:2])[0]) == [*main, *words, "--config.seed", "1"]
     row = run_tables.group_row(runs.Group(found, ""))
     first, other = row["command"].split("; ")
@@ -147,7 +147,7 @@ def test_commands_are_as_they_were_typed_and_differing_ones_are_all_there(tmp_pa
 def test_a_fine_tuned_run_is_repeated_by_finetune(tmp_path):
     words = ["--checkpoint=bundled:lenet5-mnist", "--regime=head"]
     found = runs.read(make(tmp_path / "a", starts=(START | {"arguments": words},)))
-    assert runs.commands([found]) == ["python -m cnn_jax.finetune --checkpoint=bundled:lenet5-mnist --regime=head"]
+    assert runs.commands([found]) == ["cnn_jax finetune --checkpoint=bundled:lenet5-mnist --regime=head"]
 
 
 # ---------------------------------------------------------------- what does not count

@@ -46,7 +46,7 @@ def test_a_sweep_runs_goes_on_and_reports(call, tmp_path):
 
 def test_dry_run_prints_the_commands_and_writes_nothing(call, tmp_path):
     printed = call("sweep", SMALL, "--dry-run", f"--folder={tmp_path / 'x'}").out
-    commands = [line for line in printed.splitlines() if line.startswith("python -m cnn_jax.main")]
+    commands = [line for line in printed.splitlines() if line.startswith("cnn_jax train")]
     assert len(commands) == 2 and not (tmp_path / "x").exists()
     assert "--config.model.width=0.05" in commands[1] and commands[1].endswith("--config.seed=SEED")
 

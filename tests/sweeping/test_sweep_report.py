@@ -21,7 +21,7 @@ def test_the_tables_have_means_deviations_gaps_speed_and_commands(tmp_path):
     assert (line["train error, %"], line["test - train"]) == ("5.50 ± 0.50", "5.50 ± 0.50")
     # 100, 200 and three times 400 images/s: the median is 400. Four steps of 64 images.
     assert (line["images/s"], line["training, s"]) == (400, 0.6)
-    assert line["command"].startswith("python -m cnn_jax.main --config=configs/mlp.py:digits --config.model.width=0.1")
+    assert line["command"].startswith("cnn_jax train --config=configs/mlp.py:digits --config.model.width=0.1")
     (pair,) = report.pairs_sheet(compare(experiment, results)).lines
     assert pair[:3] == ("width=0.05", "width=0.1", "+5.00 points (+2.52 to +7.48)")
     assert pair[3:] == ("+2.50 points (+1.26 to +3.74)",) * 2 + ("worse",)

@@ -70,7 +70,7 @@ ROOT = Path(cnn_jax.__file__).parents[1]
         (("--from=runs/a", "--config=lenet5"), "--config and --from both name a configuration"),
         (("--config=lenet",), "the recipe is 'lenet', but must be one of"),
         (("--config=lenet5", "--config=mlp"), "--config=mlp: already defined as lenet5"),
-        (("--config=configs/lenet5.py", "--config.data.name=mnist"), "as in --config=configs/lenet5.py:mnist"),
+        (("--config=configs/lenet5.py", "--config.data.name=mnist"), "as in --config=lenet5:mnist"),
         (("--mode=eval", "--workdir=no/such/run"), "no/such/run holds no run"),
     ],
 )
@@ -87,7 +87,7 @@ def test_impossible_value_fails_before_data_is_opened(refused):
 
 def test_missing_data_set_says_how_to_get_it(refused, tmp_path):
     told = refused("main", "--config=lenet5:mnist", f"--config.data.dir={tmp_path}")
-    for part in (str(tmp_path), "--config.data.dir", "TFDS_DATA_DIR", "python -m cnn_jax.prepare_data mnist"):
+    for part in (str(tmp_path), "--config.data.dir", "TFDS_DATA_DIR", "cnn_jax data prepare mnist"):
         assert part in told
 
 
