@@ -4,7 +4,7 @@
     cnn_jax evaluate runs/mine --config.eval.protocol=10-crop
     cnn_jax evaluate runs/a runs/b@best runs/c
     cnn_jax evaluate bundled:lenet5-mnist --data=mnist --json=lenet5.json
-    cnn_jax evaluate hub:timm/resnet50.tv_in1k --data=photos --config.eval.protocol=flip --output=results
+    cnn_jax evaluate hub:timm/resnet50.tv_in1k --data=photos --output=results
 
 A run is FOLDER, FOLDER@best or FOLDER@STEP. Its own configuration is used; --config.eval fields may change. Several are
 an ensemble: their class probabilities are averaged.

@@ -101,6 +101,10 @@ class Predictor:
         self._outputs: dict[str, Any] = {}
         self._scores, self._features, self._pixels = jax.jit(scores), jax.jit(features), jax.jit(pixels)
 
+    def __repr__(self) -> str:
+        images = "x".join(map(str, (*self.image_size, self.channels)))
+        return f"Predictor({self.source.description}; images {images}, {len(self.classes)} classes)"
+
     def prepare(self, images: Any) -> np.ndarray:
         """Returns images as the network sees them, uint8 [B, *image_size, C] (sequences float32), not normalized.
 

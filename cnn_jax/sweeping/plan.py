@@ -79,16 +79,16 @@ def _plain(config: Any) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def differing(experiment: Experiment, planned: Sequence[Planned]) -> list[str]:
-    """Returns a line for each arm that is compared: in which fields its configuration differs from its reference."""
+def differing(experiment: Experiment, planned: Sequence[Planned]) -> Sheet:
+    """Returns a table of the arms that are compared: in which fields a configuration differs from its reference."""
     configs = {one.arm.name: flat(_plain(one.config)) for one in planned}
     lines = []
     for _, reference, arm in experiment.pairs():
         own, other = configs[arm.name], configs[reference.name]
         fields = [name for name in sorted(own | other) if own.get(name) != other.get(name)]
         told = ", ".join(f"{name}: {own.get(name)} for {other.get(name)}" for name in fields)
-        lines.append(f"{arm.name}, compared with {reference.name}: {told}")
-    return lines
+        lines.append((arm.name, reference.name, told))
+    return Sheet("What differs between the arms", ("arm", "compared with", "differs in"), lines)
 
 
 def with_found(one: Planned, found: Mapping[str, Any]) -> Planned:

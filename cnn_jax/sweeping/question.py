@@ -8,6 +8,7 @@ clone; an installed package carries copies.
 import itertools
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -226,4 +227,5 @@ def experiments(where: Path | None = None) -> list[Path]:
 
 def listing() -> str:
     """Returns the names of our experiments, each with its question."""
-    return "\n".join(f"{path.stem}\n    {load(path.stem).question}" for path in experiments())
+    found = ((path.stem, " ".join(load(path.stem).question.split())) for path in experiments())
+    return "\n".join(f"{name}\n{textwrap.indent(textwrap.fill(question, 96), 4 * ' ')}" for name, question in found)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check
-from cnn_jax.core.files import locked
+from cnn_jax.core.files import locked, read_json
 from cnn_jax.display.tables import render, screen
 from cnn_jax.sweeping import search, sweep_report
 from cnn_jax.sweeping.launch import Slot, check_not_submitted, run_here, slots, submit
@@ -48,8 +48,7 @@ def sweep(spec: str, options: SweepOptions, *, command: str) -> int:
     planned = plan(experiment)
     chosen = chosen_arms(planned, options.only)
     say(f"{experiment.question}\n")
-    say(render([plan_sheet(chosen)], "text", width=screen()))
-    say("\n".join(differing(experiment, planned)))
+    say(render([plan_sheet(chosen), differing(experiment, planned)], "text", width=screen()).rstrip("\n"))
     if options.dry_run:
         first = [f"{task.arm.command(0)} --workdir={task.folder}" for task in first_tasks(experiment)]
         say("\n".join(["", *first, *(one.arm.command() for one in chosen)]))
@@ -93,7 +92,9 @@ def report(spec: str, options: SweepOptions, *, command: str) -> None:
 
 
 def make_report(experiment: Experiment, planned: list[Planned], folder: Path, seeds: int, command: str) -> None:
-    say(f"the report is {sweep_report.make(experiment, planned, folder, seeds=seeds, command=command)}")
+    path = sweep_report.make(experiment, planned, folder, seeds=seeds, command=command)
+    say("\n".join(["", experiment.question, *read_json(folder / "answers.json")["answers"]]))
+    say(f"\nthe report is {path}")
 
 
 def folder_of(experiment: Experiment, options: SweepOptions) -> Path:

@@ -151,8 +151,7 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
             parts += [render([cost.sheet(costs["rows"])], "markdown"), f"Measured on {cost.place(costs)}."]
         else:
             lacking.append("the cost of the parts: the sweep measures it where it runs without --launcher")
-    parts += ["## What was asked", "\n\n".join(rest), "## What differs between the arms"]
-    parts.append("\n".join(f"- {line}" for line in differing(experiment, planned)))
+    parts += ["## What was asked", "\n\n".join(rest), render([differing(experiment, planned)], "markdown")]
     if lacking:
         parts += ["## What is missing", "\n".join(f"- {line}" for line in lacking)]
     parts += ["## How it was made", f"`{command}`"]

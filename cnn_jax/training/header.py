@@ -55,7 +55,7 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
         ),
         ("", optimizers.describe(config)),
         ("memory", f"about {human(states.memory_bytes())}B on each device (estimate)"),
-        ("", f"state {states.bytes():,} bytes exactly: parameters, optimizer, statistics; {placed}"),
+        ("", f"parameters, optimizer, statistics: {states.bytes():,} bytes; {placed}"),
         ("results", str(workdir)),
     )
     if where := dropped(setup.layers):

@@ -181,7 +181,9 @@ class Session:
             if self.records_layers:
                 self.record_layers(0, state)
         else:
-            self.tell(f"resuming from the checkpoint of step {self.latest:,}")
+            done = " (this run is finished; --extend trains it on, to a longer config.duration)"
+            finished = self.latest == self.setup.total_steps
+            self.tell(f"resuming from the checkpoint of step {self.latest:,}{done if finished else ''}")
             if before := self.run_record.other_kernels():
                 now = self.run_record.start["kernels"]
                 self.tell(

@@ -45,6 +45,10 @@ def test_batches_of_any_size_give_what_the_network_gives_alone(trained, pictures
     np.testing.assert_allclose(done.values, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_a_predictor_says_what_it_is(trained):
+    assert repr(trained) == "Predictor(lenet5 of bundled:lenet5-digits; images 28x28x1, 10 classes)"
+
+
 def test_pixels_are_the_normalized_values(trained, pictures):
     with Image.open(pictures / "a/1.png") as picture:
         values = np.asarray(picture, np.float64) / 255

@@ -27,7 +27,7 @@ def test_a_grid_has_an_arm_for_each_combination_named_by_it():
 def test_the_command_of_an_arm_is_one_that_a_shell_reads_back():
     arm = Arm("a", "configs/a.py:mnist", {"duration": "5 epochs", "data.image_size": (8, 8), "model.pool": "max"})
     assert shlex.split(arm.command(3)) == [
-        *("python", "-m", "cnn_jax.main", "--config=configs/a.py:mnist", "--config.duration=5 epochs"),
+        *("cnn_jax", "train", "--config=configs/a.py:mnist", "--config.duration=5 epochs"),
         *("--config.data.image_size=(8, 8)", "--config.model.pool=max", "--config.seed=3"),
     ]
 

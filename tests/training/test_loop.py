@@ -172,7 +172,7 @@ def test_a_finished_run_can_be_started_again_and_says_the_same(tmp_path, small_c
     train.run(small_config, tmp_path, Options(console=console))
     before = records(tmp_path)
     train.run(small_config, tmp_path, Options(console=console))
-    assert records(tmp_path) == before
+    assert records(tmp_path) == before and "(this run is finished; --extend" in console.file.getvalue()
 
 
 def test_another_configuration_in_the_same_folder_is_refused_with_the_difference(tmp_path, small_config, console):
