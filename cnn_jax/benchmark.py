@@ -5,13 +5,14 @@
     cnn_jax benchmark --config=vgg16 --against=torch --only=step,evaluation
     cnn_jax benchmark --config=resnet20:cifar10 --only=data --config.data.placement=stream
     cnn_jax benchmark --config=resnet50:folder --config.data.dir=photos --only=data --against=torch
+    cnn_jax benchmark gpu --output=gpu.json
     cnn_jax benchmark scaling --config=resnet50 --devices=1,2,4,8
     cnn_jax benchmark scaling --model --preflight=preflight.json --devices=16,64,256
     cnn_jax benchmark scaling --model --network=resnet50 --devices=1,8,256 --peak=312e12 --utilization=0.4
 
 How it is measured is in `cnn_jax/benchmarking`: `measure` and `scaling`; --against compares with `baselines` and
-`torch_data`. `scaling --model` measures nothing: it predicts the step at N accelerators from your numbers
-(`scaling_model`).
+`torch_data`. `gpu` measures what there is to know of one GPU, in --minutes (`gpu`). `scaling --model` measures nothing:
+it predicts the step at N accelerators from your numbers (`scaling_model`).
 """
 
 import json
@@ -28,7 +29,7 @@ from cnn_jax.benchmarking.scaling_model import System
 from cnn_jax.config import cli
 from cnn_jax.core.errors import check, check_choice
 
-PARTS = ("step", "data", "both", "evaluation")
+PARTS = ("step", "data", "both", "evaluation", "fused")
 DEFAULT = PARTS[:3]
 MEASURED = ("json", "against", "only")  # flags of the measurement with the devices that are there
 OF_MODEL = tuple(field.name for field in fields(System))
@@ -49,10 +50,14 @@ def define(flags: cli.Flags) -> None:
         DEFINE_string(
             "only",
             ",".join(DEFAULT),
-            "PARTS: the step, its data, both at once, evaluation (of config.batch_size examples).",
+            "PARTS: the step, its data, both at once, evaluation (of config.batch_size examples), 16 steps fused.",
             flag_values=flags,
         )
         DEFINE_float("seconds", 2.0, "Length of one measurement; there are 5 of each.", flag_values=flags)
+    with flags.under("A GPU in some minutes: benchmark gpu"):
+        DEFINE_float("minutes", 8.0, "After which it ends; what is not done by then is named.", flag_values=flags)
+        DEFINE_string("output", "gpu.json", "FILE.json: the measurements; runs are in FILE/.", flag_values=flags)
+        DEFINE_bool("small", False, "Tiny sizes, to try the command on any machine.", flag_values=flags)
     with flags.under("Scaling"):
         DEFINE_list(
             "devices",
@@ -78,18 +83,22 @@ def define(flags: cli.Flags) -> None:
 
 def run(flags: cli.Flags, words: list[str]) -> None:
     check(
-        words in ([], ["scaling"]),
-        f"unexpected argument {' '.join(words)!r}: scaling alone measures several numbers of devices",
+        words in ([], ["scaling"], ["gpu"]),
+        f"unexpected argument {' '.join(words)!r}: scaling measures several numbers of devices, gpu one GPU",
     )
     check(
-        bool(words) or not flags["devices"].present,
+        words == ["scaling"] or not flags["devices"].present,
         "--devices goes with scaling: cnn_jax benchmark scaling --devices=1,2",
     )
     for flag in ("network", "preflight", "format", "plot", *OF_MODEL):
         check(flags.model or not flags[flag].present, f"--{flag} goes with scaling --model")
-    check(not flags.model or bool(words), "--model goes with scaling: cnn_jax benchmark scaling --model")
+    check(not flags.model or words == ["scaling"], "--model goes with scaling: cnn_jax benchmark scaling --model")
     check(math.isfinite(flags.seconds) and flags.seconds > 0, f"--seconds is {flags.seconds}, but must be above 0")
-    if flags.model:
+    for flag in ("minutes", "output", "small"):
+        check(words == ["gpu"] or not flags[flag].present, f"--{flag} goes with gpu: cnn_jax benchmark gpu")
+    if words == ["gpu"]:
+        gpu(flags)
+    elif flags.model:
         scaling_on_paper(flags)
     elif words:
         scaling(flags, cli.needed(flags).config)
@@ -114,6 +123,25 @@ def speed(flags: cli.Flags, config: Any) -> None:
         print(json.dumps(result, indent=2))
     else:
         results.print_result(result, Console())
+
+
+def gpu(flags: cli.Flags) -> None:
+    """Measures one GPU, each part in a process of its own, and prints a table."""
+    for flag in (*MEASURED, "config", "from"):
+        check(not flags[flag].present, f"--{flag} does not go with gpu, which has its own")
+    output = Path(flags.output)
+    check(output.suffix == ".json", f"--output is {flags.output!r}, but must end in .json")
+    check(math.isfinite(flags.minutes) and flags.minutes > 0, f"--minutes is {flags.minutes}, but must be above 0")
+    from cnn_jax.benchmarking import gpu as measured
+    from cnn_jax.display.tables import Sheet, render, screen
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    found = measured.measure(output, minutes=flags.minutes, small=flags.small, seconds=flags.seconds, say=say)
+    sheet = Sheet(f"One GPU in {flags.minutes:g} minutes", ("measured", "value", "of"), measured.lines(found))
+    print(render([sheet], "text", width=screen()), end="")
+    print(f"written to {output}")
 
 
 def scaling(flags: cli.Flags, config: Any) -> None:

@@ -5,6 +5,7 @@ value. Every segment starts from the initial parameters and trains on random lab
 drive gradients into denormal numbers, which are slow on CPUs.
 """
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -33,9 +34,10 @@ from cnn_jax.training.setup import PRECISION, Setup, build
 from cnn_jax.training.state import States
 
 ROUNDS = 5
-PARTS = ("step", "data", "both", "evaluation")
+PARTS = ("step", "data", "both", "evaluation", "fused")
 DEFAULT = PARTS[:3]
 STREAMED_BATCHES = 8  # of random images next to a stream
+FUSED = 16  # steps in one program
 FLOPS_PER_MAC = 2 * 3  # a multiplication and an addition; forward, gradient by the input, gradient by the parameters
 
 
@@ -81,7 +83,7 @@ def benchmark(
         work: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(ROUNDS):
             for name, contender in contenders.items():
-                images, before = counts[name] * config.batch_size, time.process_time()
+                images, before = steps_in(name, counts[name]) * config.batch_size, time.process_time()
                 speeds[name].append(images / timed(name, contender, counts[name]))
                 work[name].append((time.process_time() - before) / images)
     with terminal.waiting(progress, "measuring matrix products"):
@@ -90,7 +92,7 @@ def benchmark(
     device = jax.devices()[0]
     flops = FLOPS_PER_MAC * sum(row.macs for row in setup.layers)
     speed = {name: summarize(values) for name, values in speeds.items()}
-    trained = speed.get("step") or speed.get("both")
+    trained = speed.get("step") or speed.get("both") or speed.get("fused")
     return {
         "model": config.model.name,
         "data": config.data.name,
@@ -123,7 +125,12 @@ def benchmark(
 
 def trains_in(only: Sequence[str]) -> bool:
     """Returns whether training steps are measured."""
-    return bool({"step", "both"} & set(only))
+    return bool({"step", "both", "fused"} & set(only))
+
+
+def steps_in(name: str, count: int) -> int:
+    """Returns how many steps a contender makes that is asked for `count`: fused ones are whole programs."""
+    return math.ceil(count / FUSED) * FUSED if name == "fused" else count
 
 
 def loads_in(setup: Setup, only: Sequence[str], against: str | None) -> bool:
@@ -251,6 +258,15 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
             mesh.pace(i, state, setup.mesh)
         return mean_loss(state)
 
+    @functools.partial(jax.jit, donate_argnums=0)
+    def steps_in_one(state: Any, batch: Any, images: Any) -> Any:
+        return jax.lax.scan(lambda state, _: (train_step(state, batch, images), None), state, length=FUSED)[0]
+
+    def fused(state: Any, count: int) -> Any:  # what a step takes without the host between two
+        for _ in range(math.ceil(count / FUSED)):
+            state = steps_in_one(state, batch, images)
+        return mean_loss(state)
+
     def data(_: Any, count: int) -> float:
         for _ in batches(count):  # on the host, as a DataLoader's; their way to the device is part of "both"
             pass
@@ -274,6 +290,7 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
 
     return compiled, {
         "evaluation": (states.create, evaluation),
+        "fused": (states.create, fused),
         "step": (states.create, step),
         "data": (lambda: None, data),
         "both": (states.create, both),
@@ -378,6 +395,7 @@ def ratios(speeds: dict[str, list[float]], against: str | None) -> dict[str, dic
     slower = [min(pair) for pair in zip(speeds.get("step", ()), speeds.get("data", ()), strict=False)]
     known = speeds | {"min(step, data)": slower}
     pairs = [("both", "step"), ("both", "min(step, data)")]
+    pairs += [("fused", "step")] if "fused" in known else []
     pairs += [("step", against), ("both", against)] if against else []
     pairs += [(part, f"torch {part}") for part in ("data", "evaluation") if f"torch {part}" in known]
     result: dict[str, dict[str, float] | None] = {}

@@ -48,7 +48,7 @@ def test_the_benchmark_compares_and_says_what_is_held(run, console):
     from cnn_jax.benchmarking import results
 
     result = measure.benchmark(run.config, only=["data"], against="torch", seconds=0.01, progress=console)
-    assert list(result["images_per_second"]) == ["step", "data", "both", "evaluation", "torch data"]
+    assert list(result["images_per_second"]) == ["step", "data", "both", "evaluation", "fused", "torch data"]
     found = result["ratios"]["data/torch data"]
     assert 0 < found["min"] <= found["median"] <= found["max"]
     # 2 batches ahead and one that is put together, each of 4 images.

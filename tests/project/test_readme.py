@@ -80,7 +80,7 @@ def shortened(module, *words):
     ):  # test_sweep.py has a small one
         words = [word for word in words if word != "--report"] + ["--dry-run"]
     if name(module) == "benchmark" and "--model" not in words:
-        words.append("--seconds=0.05")
+        words += ["--seconds=0.05", *(["--small", "--minutes=14"] if "gpu" in words else [])]
     if name(module) == "prepare_data" and not {"--from-tfrecord", "check"} & set(words):  # downloads nothing
         words.append("--check")
     return [module, *dict.fromkeys(words)]
