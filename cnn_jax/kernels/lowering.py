@@ -13,15 +13,21 @@ from cnn_jax.kernels import build
 
 
 def define(
-    name: str, handler: str | None, *, xla: Callable[..., Any], attributes: Callable[..., dict[str, Any]]
+    name: str,
+    handler: str | None,
+    *,
+    xla: Callable[..., Any],
+    attributes: Callable[..., dict[str, Any]],
+    gpu: Callable[..., Any] | None = None,
 ) -> Primitive:
     """Returns a primitive that calls `handler` of the library on one CPU, if it has one, and elsewhere computes `xla`.
 
     Elsewhere is another platform, a mesh of several devices, and every exported program. One of the primitive's
-    parameters is `target`, of `build.target`.
+    parameters is `target`, of `build.target`; without one, it computes `xla` everywhere.
 
     Args:
-      xla: (*arrays, **parameters) -> array. attributes: (**parameters) -> those of the handler: tuples of ints, ints.
+      xla: (*arrays, **parameters) -> array. gpu: the same on GPUs, where another form is better there.
+      attributes: (**parameters) -> those of the handler: tuples of ints, ints.
     """
     primitive = Primitive(name)
 
@@ -33,7 +39,7 @@ def define(
     elsewhere = mlir.lower_fun(xla, multiple_results=False)
 
     def on_cpu(ctx: Any, *operands: Any, target: str, **parameters: Any) -> Any:
-        if handler is None or not is_one_device(ctx):
+        if handler is None or not target or not is_one_device(ctx):
             return elsewhere(ctx, *operands, target=target, **parameters)
         call = jax.ffi.ffi_lowering(build.name_of(handler, target))
         numbers = attributes(**parameters).items()
@@ -41,6 +47,9 @@ def define(
 
     mlir.register_lowering(primitive, elsewhere)
     mlir.register_lowering(primitive, on_cpu, platform="cpu")
+    if gpu is not None:
+        for platform in ("cuda", "rocm"):
+            mlir.register_lowering(primitive, mlir.lower_fun(gpu, multiple_results=False), platform=platform)
     return primitive
 
 

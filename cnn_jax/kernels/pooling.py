@@ -1,10 +1,17 @@
-"""Max pooling as JAX primitives that are fast on a CPU, with forward and reverse mode of any order and `vmap`."""
+"""Max pooling as JAX primitives, with forward and reverse mode of any order and `vmap`.
 
+On a CPU the kernels compute it. On a GPU the gradient is a sum of shifted arrays: XLA's own is a scatter with atomic
+additions there, whose result differs from run to run, and which writes and reads four indices of 32 bits for each
+output.
+"""
+
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.interpreters import ad, batching
@@ -40,7 +47,7 @@ def max_pool(
     The first maximum of a window, in row-major order, receives its gradient: XLA's rule.
 
     Args:
-      target: of `build.target`.
+      target: of `build.target`, or "" for none.
     """
     pads = tuple((int(low), int(high)) for low, high in padding)
     return largest_p.bind(x, windows=Windows(tuple(kernel), tuple(strides), pads), target=target)
@@ -62,6 +69,33 @@ def _scatter(x: jax.Array, cotangent: jax.Array, *, windows: Windows, target: st
     return jax.vjp(lambda x: _largest(x, windows=windows), x)[1](cotangent)[0]
 
 
+def _sum_of_shifts(x: jax.Array, cotangent: jax.Array, *, windows: Windows, target: str) -> jax.Array:
+    """Returns `_scatter` without a scatter: each place of a window adds its share of the cotangent, in float32."""
+    kernel, strides, padding = windows
+    wide = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
+    outputs = cotangent.shape[1:-1]
+    places = list(itertools.product(*map(range, kernel)))  # of a window, in row-major order
+
+    def seen(place: Sequence[int]) -> jax.Array:
+        ends = [at + (count - 1) * stride + 1 for at, count, stride in zip(place, outputs, strides, strict=True)]
+        return lax.slice(wide, (0, *place, 0), (x.shape[0], *ends, x.shape[-1]), (1, *strides, 1))
+
+    best, which = seen(places[0]), jnp.zeros(cotangent.shape, jnp.int16)
+    for i, place in enumerate(places[1:], 1):
+        value = seen(place)
+        better = (value > best) | (jnp.isnan(value) & ~jnp.isnan(best))
+        best, which = jnp.where(better, value, best), jnp.where(better, jnp.int16(i), which)
+    total = jnp.zeros(wide.shape, jnp.float32)
+    for i, place in enumerate(places):
+        share = jnp.where(which == i, cotangent, 0).astype(jnp.float32)
+        sizes = zip(place, outputs, strides, wide.shape[1:-1], strict=True)
+        shifts = [(at, size - at - (count - 1) * stride - 1, stride - 1) for at, count, stride, size in sizes]
+        total += lax.pad(share, np.float32(0), ((0, 0, 0), *shifts, (0, 0, 0)))
+    starts = [low for low, _ in padding]
+    ends = [low + size for low, size in zip(starts, x.shape[1:-1], strict=True)]
+    return lax.slice(total, (0, *starts, 0), (x.shape[0], *ends, x.shape[-1])).astype(x.dtype)
+
+
 def _attributes(*, windows: Windows) -> dict[str, Any]:
     return dict(kernel=windows.kernel, strides=windows.strides, low=tuple(low for low, _ in windows.padding))
 
@@ -70,7 +104,9 @@ largest_p = lowering.define("cnn_jax_max_pool", "MaxPool", xla=_largest, attribu
 # Of x and another array of its shape: that one where x is the largest of its window.
 pick_p = lowering.define("cnn_jax_max_pool_pick", None, xla=_pick, attributes=_attributes)
 # Of x and an array of the output's shape: its values at the largest of x, added up; zero elsewhere.
-scatter_p = lowering.define("cnn_jax_max_pool_scatter", "MaxPoolByX", xla=_scatter, attributes=_attributes)
+scatter_p = lowering.define(
+    "cnn_jax_max_pool_scatter", "MaxPoolByX", xla=_scatter, attributes=_attributes, gpu=_sum_of_shifts
+)
 
 
 def _output(x: Any, *others: Any, windows: Windows, target: str) -> Any:

@@ -3,7 +3,7 @@
 Layers take the kernels of `cnn_jax.kernels` inside `fast()` only, which the steps of training, evaluation and
 prediction are. So a network that a user calls is stock JAX. Both forms compute the same sums, differ by rounding only,
 and have forward mode, reverse mode and `vmap`. GPUs, TPUs, meshes of several devices and exported programs always have
-XLA's.
+XLA's, but for the gradient of max pooling on GPUs (`kernels.pooling`).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def fast(enabled: bool = True) -> Iterator[None]:
 
     Also a decorator of a function that is going to be jitted: `@cpu.fast()`. With enabled=False it changes nothing.
     """
-    with _target(target()) if enabled else contextlib.nullcontext():
+    with _target(target() or "") if enabled else contextlib.nullcontext():
         yield
 
 
@@ -36,7 +36,7 @@ def target() -> str | None:
 
 def use_fast_path() -> bool:
     """Returns whether a layer takes the kernels: inside of `fast()`, on a CPU that has them."""
-    return _target.value is not None
+    return bool(_target.value)
 
 
 def conv_general_dilated(
@@ -91,8 +91,8 @@ def max_pool(
     """Returns the maximum of each window, [B, *spatial', C]; padding is never the maximum.
 
     The first maximum of a window, in row-major order, receives its gradient. That is XLA's rule; as XLA's own operation
-    it costs a CPU about ten times the forward pass.
+    it costs a CPU about ten times the forward pass, and is not deterministic on a GPU: see `kernels.pooling`.
     """
-    if use_fast_path() and convolution.suits(x, x):
+    if _target.value is not None and convolution.suits(x, x):
         return pooling.max_pool(x, kernel, strides, padding, target=_target.value)
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, *kernel, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0)))

@@ -53,6 +53,30 @@ def test_any_pool_has_the_values_and_gradients_of_xlas_with_many_ties(case, dtyp
     np.testing.assert_allclose(gradient, by_xla, rtol=0, atol={jnp.float32: 1e-5, jnp.bfloat16: 5e-2}[dtype])
 
 
+@given(pools(), st.sampled_from([jnp.float32, jnp.bfloat16]))
+def test_the_sum_of_shifts_is_xlas_gradient_with_many_ties(case, dtype):
+    x, *window = case
+    x = jnp.asarray(x, dtype)
+    y, by_xla = value_and_gradient(xlas, x, *window)
+    cotangent = jnp.asarray(np.random.default_rng(9).normal(size=y.shape), dtype)
+    gradient = pooling._sum_of_shifts(x, cotangent, windows=pooling.Windows(*window), target="")
+    gradient, by_xla = (np.asarray(array, np.float64) for array in (gradient, by_xla))
+    np.testing.assert_allclose(gradient, by_xla, rtol=0, atol={jnp.float32: 1e-5, jnp.bfloat16: 5e-2}[dtype])
+
+
+@pytest.mark.parametrize("target", [TARGET, ""])
+def test_the_gradient_on_a_gpu_has_no_scatter(target):
+    def gradient(x):
+        return jax.grad(lambda x: pooling.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)), target=target).sum())(x)
+
+    traced = jax.jit(gradient).trace(jnp.zeros((1, 8, 8, 4)))
+    has_scatter = {
+        platform: "select_and_scatter" in traced.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cuda", "rocm", "tpu", "cpu")
+    }
+    assert has_scatter == {"cuda": False, "rocm": False, "tpu": True, "cpu": not target}
+
+
 def test_the_first_maximum_in_row_major_order_receives_the_gradient():
     x = jnp.asarray([[1, 5, 5], [5, 0, 5]], jnp.float32).reshape(1, 2, 3, 1)
     _, gradients = jax.vjp(lambda x: ours(x, (2, 3), (1, 1), ((0, 0), (0, 0))), x)
