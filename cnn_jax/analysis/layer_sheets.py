@@ -48,7 +48,7 @@ def trace(config: Any) -> list[LayerRow]:
     from cnn_jax.data import prepared
 
     if config.data.source == "tfds" and not config.data.num_classes:
-        prepared.full_name(config.data.name, prepared.data_dir(config.data.dir))  # a mistyped name is none
+        prepared.full_name(config.data.name, prepared.data_dir(config.data.dir))  # refuses a mistyped name
     num_classes = len(config.data.classes) or config.data.num_classes
     check(
         num_classes > 0,

@@ -62,7 +62,7 @@ class Totals:
     biases: int
     norm_parameters: int  # scales and offsets
     norm_statistics: int  # running averages
-    conv_parameters: int  # of all that is no linear layer
+    conv_parameters: int  # of all that is not a linear layer
     linear_parameters: int
     macs: int
     conv_macs: int
@@ -160,7 +160,7 @@ def _describe(layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int, ...])
 def _dropped(layer: Any, in_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns how many positions at the end of each axis no window of a layer reaches, because its stride skips them.
 
-    Padding that is not reached is no position; a window smaller than its stride leaves positions out by design.
+    Padding that is not reached is not a position; a window smaller than its stride leaves positions out by design.
     """
     from cnn_jax.nn import layers, pooling
 

@@ -183,7 +183,7 @@ def _is_gone(folder: Path) -> bool:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Returns whether a record is none of a write that was under way when orbax gave up a save for another one."""
+    """Returns whether a record is not of a write that was running when orbax gave up a save for another one."""
     return record.exc_info is None or "[os_error_code=" not in str(record.exc_info[1])
 
 

@@ -76,7 +76,7 @@ class Flags(FlagValues):
             self.groups.setdefault(self.__dict__["heading"], []).append(flag)
 
     def parse(self) -> list[str]:
-        """Parses the command line and returns its words that are no flags.
+        """Parses the command line and returns its words that are not flags.
 
         Raises:
           UserError: no such flag, with the near match, or an impossible value.

@@ -108,7 +108,7 @@ def _set_option(config: Any, name: str, text: str, *, flag: str) -> None:
     The text is Python's, such as {'b2': 0.95} or 0.95; an argument of anything else is a word.
 
     Raises:
-      UserError: the text for the whole field is no dict with words for keys.
+      UserError: the text for the whole field is not a dict with words for keys.
     """
     field = open_field(name)
     assert field is not None
@@ -123,7 +123,7 @@ def _set_option(config: Any, name: str, text: str, *, flag: str) -> None:
         check(is_dict, f"{flag}: {name} is {text!r}, but must be a dict of arguments, such as \"{{'b2': 0.95}}\"")
         value = ConfigDict(value)
     else:
-        check(section == field, f"{flag}: {name!r} is no argument of {field}: name it {field}.{leaf}")
+        check(section == field, f"{flag}: {name!r} is not an argument of {field}: name it {field}.{leaf}")
     place = config
     for part in filter(None, section.split(".")):
         place = place[part]

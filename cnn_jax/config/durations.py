@@ -26,7 +26,7 @@ def parse_duration(duration: str, *, field: str = "duration") -> tuple[float, st
             f"such as '14 epochs'{near(unit, UNITS)}"
         )
     number = float(found.group(1))
-    check(math.isfinite(number), f"{field} is {duration!r}, which is no finite number")
+    check(math.isfinite(number), f"{field} is {duration!r}, which is not a finite number")
     check(number == 0 or number >= LEAST, f"{field} is {duration!r}, but must be 0 or at least {LEAST:g}")
     return number, unit
 

@@ -81,7 +81,7 @@ def _summary(name: str) -> str:
 
 def _file(path: Path) -> Path:
     """Returns the path of a recipe's file; raises UserError, with the near match, if there is none."""
-    check(path.suffix == ".py" or not path.is_file(), f"{str(path)!r} is no configuration file: those end in .py")
+    check(path.suffix == ".py" or not path.is_file(), f"{str(path)!r} is not a configuration file: those end in .py")
     if not path.is_file():
         files = sorted(map(str, path.parent.glob("*.py")))
         named = f"; the recipe of that name is {path.stem}" if path.stem in names() else ""

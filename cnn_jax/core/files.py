@@ -56,7 +56,7 @@ def cache_folder() -> Path:
 
 
 def kind(mode: int) -> str:
-    """Returns what a file is that is no regular one, by its `st_mode`."""
+    """Returns what a special file is (a folder, a pipe, a device), by its `st_mode`."""
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
 
@@ -237,7 +237,7 @@ def locked(workdir: Path, *, flag: str = "--workdir") -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"{flag}={workdir} cannot be made: {error.strerror}") from None
     holder = workdir / ".lock"
-    check(holder.is_file() or not os.path.lexists(holder), f"{holder} must be a file, but it is none: remove it")
+    check(holder.is_file() or not os.path.lexists(holder), f"{holder} must be a file, but is not: remove it")
     with storage_errors(f"{flag}={workdir} cannot be written"):
         try:
             lock = filelock.FileLock(holder).acquire(blocking=False)

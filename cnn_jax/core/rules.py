@@ -76,7 +76,7 @@ class Field:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words to choose from; () if it is no choice."""
+        """The words to choose from; () if it is not a choice."""
         return self.rule.options if isinstance(self.rule, Choice) else ()
 
 

@@ -30,7 +30,7 @@ def match(tree: Any, pattern: str, *, field: str | None) -> Any:
     """Returns a tree of bools: does the whole name of the leaf match `pattern`?
 
     Raises:
-      UserError: `pattern` is no regular expression, or no leaf matches. `field` names the rule in the message; with
+      UserError: `pattern` is not a regular expression, or no leaf matches. `field` names the rule in the message; with
         None no leaf needs to match.
     """
     try:

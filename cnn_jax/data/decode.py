@@ -44,7 +44,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels
 
 
 class UnreadableError(UserError):
-    """A file is no example that can be read rightly."""
+    """A file is not an example that can be read rightly."""
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Examples:
-    """What words name. left_out: files besides the examples that are none, such as notes.txt."""
+    """What words name. left_out: other files, such as notes.txt."""
 
     found: list[Found]
     left_out: list[Path]
@@ -106,7 +106,7 @@ def _in_folder(folder: Path, axes: int, others: list[Path]) -> list[Found]:
     """Returns the examples in a folder and all folders below it; a folder of frames is one itself.
 
     Args:
-      others: gets the files that are none.
+      others: gets the files that are not examples.
     """
     files = []
     for place, folders, names in walk(folder):

@@ -158,7 +158,7 @@ def check_readable(info: Any, folder: Path, fix: str) -> None:
         and features["image"].np_dtype in (np.uint8, np.uint16)
         and bool(features["label"].num_classes),
         f"{folder} has the features {sorted(features)}, but 'image', a picture, and 'label', one of a number of "
-        "classes, are needed: it is no classification data set",
+        "classes, are needed: it is not a classification data set",
     )
 
 

@@ -101,7 +101,7 @@ def list_shards(info: Any) -> list[tuple[Path, str, int]]:
     """Returns (file, its name in array_record, number of records) of each shard of a data set."""
     shards = []
     for name, split in info.splits.items():
-        check(name.isidentifier() and info.name.isidentifier(), f"{info.name!r} has a split {name!r}: that is no name")
+        check(name.isidentifier() and info.name.isidentifier(), f"{info.name!r} has a split {name!r}: not a name")
         for i, (file, count) in enumerate(zip(split.filepaths, split.shard_lengths, strict=True)):
             target = f"{info.name}-{name}.{FORMAT}-{i:05d}-of-{split.num_shards:05d}"
             shards.append((Path(os.fspath(file)), target, int(count)))

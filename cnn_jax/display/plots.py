@@ -213,7 +213,7 @@ def subplots(
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Writes a figure as PNG and returns the path. All texts are drawn as they are: names of classes are no markup.
+    """Writes a figure as PNG and returns the path. All texts are drawn as they are: names of classes are not markup.
 
     Raises:
       StorageError: it cannot be written.

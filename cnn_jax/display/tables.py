@@ -58,7 +58,7 @@ def duration(seconds: float) -> str:
 
 
 def screen() -> int | None:
-    """Returns the columns of the terminal that standard output is, None where it is none."""
+    """Returns the columns of the terminal, None where standard output is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 

@@ -82,7 +82,8 @@ def example_losses(logits: jax.Array, labels: jax.Array, label_smoothing: float 
 def label_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns how many classes stand before the label, int32 [B]: 0 is a top-1 hit, below 5 a top-5 hit.
 
-    Ties count as `argmax` breaks them, so that equal scores for all classes are no hit; a row with NaN is none.
+    Ties count as `argmax` breaks them, so that equal scores for all classes do not count as right; nor does a row with
+    NaN.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     earlier = jnp.arange(logits.shape[1]) < labels[:, None]

@@ -48,7 +48,7 @@ def read(path: Path) -> Features:
     """
     try:
         with path.open("rb") as file:
-            check(zipfile.is_zipfile(file), f"{path} cannot be read as features: it is no archive")
+            check(zipfile.is_zipfile(file), f"{path} cannot be read as features: it is not an archive")
             with zipfile.ZipFile(file) as archive:
                 size = sum(member.file_size for member in archive.infolist())
             check(

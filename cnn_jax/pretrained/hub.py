@@ -129,7 +129,7 @@ def describe(config: Mapping[str, Any], source: str, num_classes: int) -> tuple[
     fields, notes = {}, []
     for name in ("mean", "std"):
         if name in about:
-            check(_numbers(about[name]), f"{source}: config.json says {name} {about[name]!r}, which are no numbers")
+            check(_numbers(about[name]), f"{source}: config.json says {name} {about[name]!r}, which are not numbers")
             fields[name] = [float(value) for value in about[name]]
     size = about.get("input_size", [3, 224, 224])
     crop = about.get("crop_pct", 0.875)

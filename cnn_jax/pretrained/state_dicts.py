@@ -21,7 +21,7 @@ SUFFIXES = (".pth", ".pt", ".bin", ".pth.tar")  # of files that torch.save write
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # entries that training scripts put a state dict in
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
 DEPTH = 4  # of mappings in which a state dict is looked for
-IGNORED = ".num_batches_tracked"  # names that end so are no weights: a count of BatchNorm, an integer
+IGNORED = ".num_batches_tracked"  # names that end so are not weights: a count of BatchNorm, an integer
 SAFE = (2, 6)  # of PyTorch: earlier ones can be made to execute code even so (CVE-2025-32434)
 TYPES = dict(F16="float16", BF16="bfloat16", F32="float32", F64="float64")  # safetensors' names, NumPy's
 
@@ -260,6 +260,6 @@ def _unwrapped(path: Path, loaded: Any, torch: Any) -> tuple[dict[str, Any], str
 
 
 def _kind(value: Any, torch: Any) -> str:
-    """Returns the type of a tensor's values; of a tensor that is no plain array of numbers, what it is."""
+    """Returns the type of a tensor's values; of a tensor that is not a plain array of numbers, what it is."""
     plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
     return str(value.dtype).removeprefix("torch.") if plain else f"{value.layout} on {value.device}, {value.dtype}"

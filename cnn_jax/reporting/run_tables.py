@@ -30,7 +30,7 @@ def show(folders: Sequence[str], form: str, *, grouped: bool, columns: Sequence[
       columns: see `tables`. with_scorecard: print the scorecard instead.
 
     Raises:
-      UserError: a folder is none of a run, or no finished run is left.
+      UserError: a folder is not that of a run, or no finished run is left.
     """
     runs, left_out = [], {}
     for folder in map(Path, folders):

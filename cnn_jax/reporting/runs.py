@@ -111,7 +111,7 @@ def read(folder: Path) -> Finished:
     """Returns the finished run in `folder`.
 
     Raises:
-      UserError: the folder is none of a run.
+      UserError: the folder is not that of a run.
       LeftOut: the run is unfinished or damaged.
     """
     if not any((folder / name).is_file() for name in FILES):
@@ -193,7 +193,7 @@ class Group:
 def group(runs: Iterable[Finished]) -> tuple[list[Group], dict[Path, str]]:
     """Returns the groups, in the order of their first runs, and why runs are left out of them.
 
-    A seed that comes again is left out: it is no further sample.
+    A seed that comes again is left out: it is not a further sample.
     """
     found: dict[str, dict[int, Finished]] = {}
     left_out = {}

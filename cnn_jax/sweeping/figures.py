@@ -48,7 +48,7 @@ def band(axis: Any, series: Sequence[tuple[np.ndarray, np.ndarray]], *, log: boo
     if not length:
         return
     x, values = series[0][0][:length], np.array([y[:length] for _, y in series])
-    # Squares of less are no float32: such norms come as 0.
+    # Squares of less are not float32: such norms come as 0.
     values = np.log(np.maximum(values, np.sqrt(np.finfo(np.float32).tiny))) if log else values
     center, deviation = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(length)
     low, middle, high = (np.exp(y) if log else y for y in (center - deviation, center, center + deviation))

@@ -112,7 +112,7 @@ def chosen_arms(planned: list[Planned], only: str | None) -> list[Planned]:
     try:
         chosen = [one for one in planned if re.search(only, one.arm.name)]
     except re.error as error:
-        raise UserError(f"--only={only!r} is no regular expression: {error}") from None
+        raise UserError(f"--only={only!r} is not a regular expression: {error}") from None
     check(bool(chosen), f"--only={only!r} matches none of the arms: {'; '.join(one.arm.name for one in planned)}")
     return chosen
 

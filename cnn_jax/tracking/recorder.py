@@ -19,7 +19,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a metrics.jsonl; a line cut off by a crash at the end is left out.
 
     Raises:
-      UserError: it cannot be read, or has another line that is no record.
+      UserError: it cannot be read, or has another line that is not a record.
     """
     return _read(path)[0]
 
@@ -33,7 +33,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
         record = _record(line)
         if record is None:
             raise UserError(
-                f"{path} is damaged: line {number} is no record, {line[:80]!r}. Remove the line, or move the file "
+                f"{path} is damaged: line {number} is not a record, {line[:80]!r}. Remove the line, or move the file "
                 "away: records are lost with it, nothing else"
             )
         records.append(record)

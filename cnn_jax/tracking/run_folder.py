@@ -66,7 +66,7 @@ def comparable(before: Any, now: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     """Returns what two versions of data.json must have in common: an older one has no digest, but a folder's name.
 
     Raises:
-      UserError: the one before is no object.
+      UserError: the one before is not an object.
     """
     check(isinstance(before, dict), "data.json is damaged: it describes no data")
     if "digest" not in before or "digest" not in now:
@@ -203,10 +203,16 @@ def check_kinds(workdir: Path) -> None:
     check(workdir.is_dir() or not workdir.exists(), f"--workdir={workdir} is a file: name a folder")
     for name in FILES:
         path = workdir / name
-        check(path.is_file() or not path.exists(), f"{path} must be a file, but it is none: move it away, {ANOTHER}")
+        check(
+            path.is_file() or not path.exists(),
+            f"{path} must be a file, but is not: move it away, {ANOTHER}",
+        )
     for name in FOLDERS:
         path = workdir / name
-        check(path.is_dir() or not path.exists(), f"{path} must be a folder, but it is none: move it away, {ANOTHER}")
+        check(
+            path.is_dir() or not path.exists(),
+            f"{path} must be a folder, but is not: move it away, {ANOTHER}",
+        )
 
 
 def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), extend: bool = False) -> None:

@@ -276,7 +276,7 @@ def evaluate_source(flags: cli.Flags, words: Sequence[str]) -> None:
         for word in words:
             check(
                 not pretrained.is_file_or_name(word),
-                f"{word} is no run, which has data of its own: name some, --data=DATASET or a folder of pictures",
+                f"{word} is not a run, which has data of its own: name some, --data=DATASET or a folder of pictures",
             )
         evaluate(flags, words, json_file=json_file, output=output)
         return

@@ -38,7 +38,7 @@ REFUSED = {
 }
 # Those that scale what they do to an array by a norm, a rank or a mean of it: it must be one layer.
 LAYERWISE = {"lars", "lamb", "fromage", "novograd", "adafactor", "contrib.galore"}
-# The learning rate is no factor of their updates, so that a multiplier of the update is none of the learning rate.
+# The learning rate is not a factor of their updates, so a multiplier of the update is not one of the learning rate.
 NOT_PROPORTIONAL = {"fromage", "contrib.cocob", "contrib.dadapt_adamw", "contrib.madgrad"}
 # A learning rate of 0 in the first step, before one above 0, makes their parameters NaN.
 DIVIDE_BY_FIRST_RATE = {"contrib.dadapt_adamw", "contrib.prodigy"}

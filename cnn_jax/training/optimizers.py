@@ -82,7 +82,7 @@ def make_optimizer(
       config: config.optim, which `check_optimizer` has passed.
       params: the tree of parameters (arrays or shapes) that are trained.
       everything: all parameters, that the rules are matched against; None: `params`.
-      layer_rules: (regex, factor) of learning rates, besides config.lr_multipliers; one that matches nothing is none.
+      layer_rules: (regex, factor) of learning rates, besides config.lr_multipliers; one may match nothing.
 
     Raises:
       UserError: a rule matches no parameter; the optimizer looks at layers, but some are stored as one array.

@@ -12,7 +12,7 @@ from cnn_jax.core.errors import UserError, check
 
 
 def steps_to_trace(text: str) -> tuple[int, int]:
-    """Returns the first and the last step of START:END; raises UserError if it is none."""
+    """Returns the first and the last step of START:END; raises UserError for anything else."""
     found = re.fullmatch(r"(\d+):(\d+)", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise UserError(

@@ -146,7 +146,7 @@ def _own(path: str, total_steps: int, peak: float) -> Shape:
     """Returns the schedule that a function of the user's own returns for (total steps, peak).
 
     Raises:
-      UserError: there is no such function, it fails, or what it returns is no learning rate.
+      UserError: there is no such function, it fails, or what it returns is not a learning rate.
     """
     field = f"config.optim.schedule.name is {path!r}"
     function = imports.load(path, field="config.optim.schedule.name")

@@ -26,7 +26,7 @@ def data(config: Any, path: Path) -> str:
     """
     check_config(config)
     given = config.data
-    check(len(given.image_size) == 2, f"the examples of {given.name!r} are no images, which alone are augmented")
+    check(len(given.image_size) == 2, f"the examples of {given.name!r} are not images, which alone are augmented")
     opened = Splits(given, config.seed)
     part = opened.parts["train"]
     size = len(part)

@@ -160,6 +160,6 @@ print(f"{best}:", ", ".join(f"{kind} {share:.0%}" for kind, share in zip(predict
 #
 # - The order of the three choices holds for these pictures, 120 steps and one learning rate for each choice. With more
 #   pictures or longer training, training everything or from scratch may win.
-# - Pictures that a program draws are no photos. Where a folder of photos was there, the figures above are of those.
+# - Pictures that a program draws are not photos. Where a folder of photos was there, the figures above are of those.
 # - Three seeds show the size of the noise, no more. `experiments/transfer.py` asks the question with five, and over the
 #   number of pictures: `cnn_jax sweep transfer`.

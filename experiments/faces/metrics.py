@@ -116,7 +116,7 @@ def cmc(found: np.ndarray, persons: int) -> np.ndarray:
 def jackknife(statistic: Callable[[np.ndarray], float], groups: np.ndarray) -> float:
     """Returns the standard error of a statistic over groups (Efron 1982, chapter 3): each is left out once.
 
-    Pairs of pictures of one person are no independent observations, so the groups are the persons.
+    Pairs of pictures of one person are not independent observations, so the groups are the persons.
 
     Args:
       statistic: of the indices of the examples that are left, int [n]. groups: of each example, [N].

@@ -2,7 +2,7 @@
 
     python -m experiments.lectures.sizes --plot=padding.png
 
-An input of W pixels, a filter of F, padding P and stride S give (W - F + 2P) / S + 1 outputs. Where that is no whole
+An input of W pixels, a filter of F, padding P and stride S give (W - F + 2P) / S + 1 outputs. Where that is not a whole
 number the filter does not fit: the last step would reach over the end. Programs round down and leave pixels out.
 """
 

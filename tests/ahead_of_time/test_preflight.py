@@ -209,7 +209,7 @@ def test_lenet5_compiles_for_gpus(target):
 @pytest.mark.parametrize("target", [pytest.param("v5e:2x2", marks=needs_tpu), pytest.param("h100x8", marks=needs_cuda)])
 @pytest.mark.parametrize("network", overview.networks())
 def test_every_network_compiles(network, target):
-    """For one target at a time; what does not fit says so and is no error of the program."""
+    """For one target at a time; what does not fit says so and is not an error of the program."""
     try:
         result = found(overview.recipe(network), target=target)
     except UserError as error:  # a batch that four chips cannot share

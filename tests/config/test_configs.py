@@ -138,7 +138,7 @@ def test_the_networks_fit_the_images_of_every_data_set(name, dataset):
 def test_the_other_networks_can_be_built(name):
     model = build(get_config(name))
     if name == "lenet5_1998":
-        assert model.head.classifier.num_classes == 10  # its codes are no parameters
+        assert model.head.classifier.num_classes == 10  # its codes are not parameters
     else:
         assert model.head.classifier.kernel.shape[-1] == {"toy": 2, "c3d": 40}.get(name, 10)
 

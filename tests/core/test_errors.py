@@ -7,7 +7,7 @@ def test_the_near_match_is_named_and_a_far_one_is_not():
     assert near("resnt50", ["lenet5", "resnet50"]) == "; did you mean 'resnet50'?"
     assert near("xyzzy", ["lenet5", "resnet50"]) == ""
     assert near("lenet5", []) == ""
-    assert near(None, {"none": 1}) == "; did you mean 'none'?"  # values that are no strings, options that are keys
+    assert near(None, {"none": 1}) == "; did you mean 'none'?"  # values that are not strings, options that are keys
 
 
 def test_a_value_must_be_one_of_its_options():

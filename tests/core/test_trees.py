@@ -49,7 +49,7 @@ def test_the_names_of_a_network_are_those_of_its_attributes():
         ("(?!.*norm).*", ["conv1/kernel", "head/classifier/bias", "head/classifier/kernel"]),
         (r"conv2_x/\d/norm1/scale", ["conv2_x/0/norm1/scale", "conv2_x/1/norm1/scale"]),
         ("conv1/kernel", ["conv1/kernel"]),
-        ("conv1|head/.*", ["head/classifier/bias", "head/classifier/kernel"]),  # conv1 is no whole name
+        ("conv1|head/.*", ["head/classifier/bias", "head/classifier/kernel"]),  # conv1 is not a whole name
     ],
 )
 def test_a_rule_matches_whole_names(pattern, matching):

@@ -150,7 +150,7 @@ def test_a_data_set_that_is_not_for_classification_is_refused(mnist, tmp_path, o
         text["featuresDict"]["features"]["label"].pop("x")
         (data_dir / "mnist/3.0.1/features.json").write_text(json.dumps(text))
     edit(data_dir, "features.json", old, new)
-    with pytest.raises(UserError, match=r"has the features \['image', '\w+'\].*are needed: it is no classification"):
+    with pytest.raises(UserError, match=r"has the features \['image', '\w+'\].*are needed: it is not a classification"):
         sources.open_dataset(mnist_config(data_dir))
 
 

@@ -47,7 +47,7 @@ def test_a_run_has_the_same_numbers_through_both_doors(call, run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["bundled:lenet5-digits"], "is no run, which has data of its own: name some, --data="),
+        (["bundled:lenet5-digits"], "is not a run, which has data of its own: name some, --data="),
         (["a", "b", "--data=digits"], "--data evaluates one network"),
         (["bundled:lenet5-digits", "--data=digits", "--config=lenet5"], "--data goes without --config"),
         (["bundled:lenet5-digits", "--data=xo"], "tells 10 classes apart"),

@@ -1,4 +1,4 @@
-"""The public API: its examples run, its names are no rooms or commands, and importing it imports no jax."""
+"""The public API: its examples run, its names are not rooms or commands, and importing it imports no jax."""
 
 import doctest
 import subprocess

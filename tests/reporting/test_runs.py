@@ -174,7 +174,7 @@ def without(name, field):
         (cut("metrics.jsonl", ""), "unfinished: step 0 of 200, there is no final test"),
         (cut("metrics.jsonl", '{"kind": "train", "step": 120}\n'), "unfinished: step 120 of 200"),
         (cut("metrics.jsonl", '{"kind": "train", "step": 120}\n{"ki'), "unfinished: step 120 of 200"),
-        (cut("metrics.jsonl", '{"ki\n{"kind": "train", "step": 120}\n'), "line 1 is no record"),
+        (cut("metrics.jsonl", '{"ki\n{"kind": "train", "step": 120}\n'), "line 1 is not a record"),
         (cut("metrics.jsonl", '{"kind": "test", "step": 200, "error": "nan"}\n'), "damaged: error in the test"),
         (cut("metrics.jsonl", '{"kind": "test", "step": 100}\n'), "unfinished: step 100 of 200"),  # then extended
         (cut("config.json", '{"seed": '), "damaged: config.json"),

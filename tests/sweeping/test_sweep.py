@@ -37,7 +37,7 @@ def test_a_sweep_runs_goes_on_and_reports(call, tmp_path):
     (folder / "report.html").unlink()
     made = sweep(SMALL + ":full", f"--folder={folder}", "--report")
     assert "report.html" in made.out and (folder / "report.html").exists()
-    text = (folder / "report.md").read_text()  # the seed that one arm alone has is no pair
+    text = (folder / "report.md").read_text()  # the seed that one arm alone has is not a pair
     assert "1 seed" in text or "one seed says nothing" in text
 
     other = sweep(SMALL, f"--folder={folder}", code=2)
@@ -78,7 +78,7 @@ ROW |= dict.fromkeys(("forward_seconds", "both_seconds"), 0.1) | dict.fromkeys((
         (("residual", "--index=x", "--only=y"), "--index goes alone: leave residual, --only, --folder out"),
         (("experiments/residul.py",), "did you mean 'experiments/residual.py'?"),
         ((SMALL, "--only=nothing"), "matches none of the arms: width=0.1; width=0.05"),
-        ((SMALL, "--only=("), "is no regular expression"),
+        ((SMALL, "--only=("), "is not a regular expression"),
         ((SMALL, "--report"), "run the sweep first"),
         ((SMALL, "--report", "--only=0.1"), "--report takes --seeds and --folder only"),
         ((SMALL, "--submit=timeout_min=5"), "--submit goes with --launcher=slurm"),

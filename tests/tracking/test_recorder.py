@@ -42,7 +42,7 @@ def test_going_on_cuts_back_to_the_step_and_drops_the_final_test_and_a_torn_line
 def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "train", "step": 1}\n{"st\n{"kind": "train", "step": 3}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: line 2 is no record, '{\"st'"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: line 2 is not a record, '{\"st'"):
         read_jsonl(path)
 
 

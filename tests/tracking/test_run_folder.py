@@ -137,7 +137,7 @@ def test_a_file_of_the_wrong_kind_is_named(tmp_path, small_config, name):
         os.mkfifo(tmp_path / name)
     else:
         (tmp_path / name).write_text("")
-    with pytest.raises(UserError, match=rf"{name} must be a (file|folder), but it is none"):
+    with pytest.raises(UserError, match=rf"{name} must be a (file|folder), but is not"):
         run_folder.check_same(small_config, tmp_path)
 
 

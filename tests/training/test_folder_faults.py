@@ -122,7 +122,7 @@ def test_records_that_are_missing_or_cut_off_are_said(finished, short, console):
     train.run(short, finished, Options(console=console))
     assert "metrics.jsonl is missing: the records up to step 4 are lost" in console.file.getvalue()
     path.write_text('{"a"\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: line 1 is no record"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: line 1 is not a record"):
         train.run(short, finished, Options(console=console))
 
 

@@ -62,7 +62,7 @@ ROOT = Path(cnn_jax.__file__).parents[1]
             ("--config", "configs/lenet.py"),
             "there is no file 'configs/lenet.py'; did you mean 'configs/lenet5.py'?",
         ),
-        (("--config=README.md",), "'README.md' is no configuration file"),
+        (("--config=README.md",), "'README.md' is not a configuration file"),
         (("--config=configs/replay.py",), "name the recorded file"),
         (("--config=configs/replay.py:no/config.json",), "no/config.json holds no run: there is no no/config.json"),
         (("--from=no/such/run",), "--from: no/such/run holds no run"),

@@ -273,7 +273,7 @@ def plateau_scales(errors, *, patience, min_improvement, factor, start=None) -> 
 
 
 def test_the_plateau_drops_after_the_patience_and_then_waits_again():
-    # An equal error is no improvement; the patience counts anew after an improvement and after a drop.
+    # An equal error is not an improvement; the patience counts anew after an improvement and after a drop.
     errors = [0.5, 0.5, 0.4, 0.45, 0.4, 0.41, 0.42, 0.3, 0.3, 0.3]
     scales = plateau_scales(errors, patience=2, min_improvement=0.0, factor=0.5)
     assert scales == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]

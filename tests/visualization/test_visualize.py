@@ -109,7 +109,7 @@ def test_small_images_are_enlarged_without_blur(tmp_path):
         (("dta",), "did you mean 'data'?"),
         (("data",), "give --config=RECIPE"),
         (("data", "--config=configs/lenet5.py", "--output=a.jpg"), "--output is 'a.jpg'"),
-        (("data", "--config=configs/conv1d.py"), "'sequences' are no images"),
+        (("data", "--config=configs/conv1d.py"), "'sequences' are not images"),
         (("data", "--config=configs/lenet5.py", "--config.data.augment=('flop',)"), "did you mean 'flip'?"),
     ],
 )

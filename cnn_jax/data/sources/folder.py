@@ -109,7 +109,7 @@ def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing],
     add up to 100%. Shares are taken in one fixed random order, which depends on their number only.
 
     Raises:
-      UserError: config.data.dir is not a folder, a part is none of these, parts overlap, or see `list_classes`.
+      UserError: config.data.dir is not a folder, a part is not one of these, parts overlap, or see `list_classes`.
     """
     root, axes = expanded(config.dir), len(config.image_size)
     check_folder("config.data.dir", config.dir)
