@@ -181,7 +181,7 @@ def open_cifar(
 
 
 def read_names(where: str, content: bytes, count: int) -> list[str]:
-    """Returns the `count` names in a text of one name a line; raises UserError, which names `where`, for other texts."""
+    """Returns the `count` names in a text of one name a line; raises UserError, with `where`, for other texts."""
     names = [line.strip() for line in content.decode("ascii", errors="replace").split("\n") if line.strip()]
     check(
         len(names) == len(set(names)) == count and all(name.isprintable() for name in names) and content.isascii(),
