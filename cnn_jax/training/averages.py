@@ -1,4 +1,4 @@
-"""Averages of the weights of a run, which evaluation and checkpoints use in their place.
+"""Averages of the weights of a run, which evaluation and checkpoints use instead.
 
 ema: exponential, in every step, with a decay of at most (1 + t) / (10 + t) after t steps.
 swa: the mean of the weights at equal distances over the last part of training (Izmailov et al. 2018, "Averaging Weights

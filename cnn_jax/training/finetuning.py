@@ -2,7 +2,7 @@
 
 The regimes of config.trainable:
 
-    full        everything: for data enough
+    full        everything: for plenty of data
     partial:K   the last K stages and the head: for data in between
     head        the head alone: for few data
     a regex     the parameters whose whole names match

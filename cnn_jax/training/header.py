@@ -90,7 +90,7 @@ def print_transfer(setup: Setup, states: States, console: Console) -> None:
         surgery, names = states.surgery, list(setup.shapes)
         lines.append(("from", setup.source.description))
         if setup.source.classes is None and any("classifier/" in name for name in surgery.taken):
-            lines.append(("", "its classes have no names: that they are those of these data, in order, is assumed"))
+            lines.append(("", "its classes have no names: they are taken to be those of these data, in order"))
         lines.append(("  taken", ", ".join(trees.summarized(surgery.taken, names))))
         for reason in dict.fromkeys(surgery.new.values()):
             new = [name for name, why in surgery.new.items() if why == reason]

@@ -1,6 +1,6 @@
 """From config.optim to an optax transformation.
 
-The learning rate is an argument of the update, not a secret of the optimizer: the step computes it as
+The learning rate is an argument of the update, not hidden in the optimizer: the step computes it as
 schedule(step) x plateau scale, logs it, and hands it over. As in `optax.sgd` and `torch.optim.SGD` it multiplies
 outside the momentum buffer; any other optimizer of optax has it where its own paper does.
 
