@@ -130,7 +130,7 @@ def gpu(flags: cli.Flags) -> None:
     for flag in (*MEASURED, "config", "from"):
         check(not flags[flag].present, f"--{flag} does not go with gpu, which has its own")
     output = Path(flags.output)
-    check(output.suffix == ".json", f"--output is {flags.output!r}, but must end in .json")
+    cli.check_output(output, "--output", ".json")
     check(math.isfinite(flags.minutes) and flags.minutes > 0, f"--minutes is {flags.minutes}, but must be above 0")
     from cnn_jax.benchmarking import gpu as measured
     from cnn_jax.display.tables import Sheet, render, screen

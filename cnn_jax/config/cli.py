@@ -29,7 +29,7 @@ from typing import Any, TextIO
 from absl.flags import DEFINE_bool, DEFINE_string, Error, Flag, FlagValues, UnrecognizedFlagError
 
 from cnn_jax.config.configuration import Configuration
-from cnn_jax.core import huge_pages
+from cnn_jax.core import files, huge_pages
 from cnn_jax.core.errors import Stopped, StorageError, UserError, check, near
 from cnn_jax.core.text import printable
 
@@ -383,8 +383,4 @@ def check_no_words(words: Sequence[str]) -> None:
 def check_output(path: Path, flag: str, suffix: str = "") -> None:
     """Raises UserError, before anything is computed, if a file cannot be written there or should end otherwise."""
     check(not suffix or path.suffix == suffix, f"{flag} is {str(path)!r}, but must be a file that ends in {suffix}")
-    check(not path.is_dir(), f"{flag}: {str(path)!r} is a folder: name a file")
-    check(path.parent.is_dir(), f"{flag}: there is no folder {str(path.parent)!r}")
-    target = path if path.exists() and not path.is_file() else path.parent  # a device or a pipe is written to
-    if not os.access(target, os.W_OK):
-        raise StorageError(f"{flag}: {str(target)!r} cannot be written")
+    files.check_output(path, flag)

@@ -102,4 +102,4 @@ def _run(path: Path, /, *args: Any, **kwargs: Any) -> ConfigDict:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    return "nothing" if value is None else f"a value of type {type(value).__name__}"

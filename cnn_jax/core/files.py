@@ -175,6 +175,28 @@ def _replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def check_output(path: Path, flag: str) -> None:
+    """Checks, before anything is computed, that a file can be written at the `path` that `flag` names.
+
+    Raises:
+      UserError: it is a folder, or its folder is not there.
+      StorageError: the system refuses a file there.
+    """
+    try:
+        check(not path.is_dir(), f"{flag}: {str(path)!r} is a folder: name a file")
+        check(path.parent.is_dir(), f"{flag}: there is no folder {str(path.parent)!r}")
+        if _is_written_through(path):
+            check(os.access(path, os.W_OK), f"{flag}: {str(path)!r} cannot be written")
+            return
+        target = Path(os.path.realpath(path))
+        trial = target.with_name(target.name + ".partial")  # as `written` has it
+        trial.unlink(missing_ok=True)
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except OSError as error:
+        raise StorageError(f"{flag}: {str(path)!r} cannot be written: {error.strerror}") from None
+
+
 def _is_written_through(path: Path) -> bool:
     """Returns whether a path is that of a device or a pipe, or names an open file, as /dev/stdout does."""
     if path.absolute().parts[1:2] in (("dev",), ("proc",)):
@@ -199,12 +221,19 @@ def inode(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def make_folder(folder: Path) -> None:
-    """Creates a folder and its parents where they are missing; their names are on the disk when it returns."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
-        sync_folder(path.parent)
+def make_folder(folder: Path, *, name: str = "") -> None:
+    """Creates a folder and its parents where they are missing; their names are on the disk when it returns.
+
+    Raises:
+      StorageError: it cannot be made, for any reason that the system gives. `name` is what messages call it.
+    """
+    try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in missing:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"{name or folder} cannot be made: {error.strerror}") from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -232,10 +261,7 @@ def locked(workdir: Path, *, flag: str = "--workdir") -> Iterator[None]:
       UserError: another process holds it.
       StorageError: the folder cannot be made or written.
     """
-    try:
-        make_folder(workdir)
-    except OSError as error:
-        raise StorageError(f"{flag}={workdir} cannot be made: {error.strerror}") from None
+    make_folder(workdir, name=f"{flag}={workdir}")
     holder = workdir / ".lock"
     check(holder.is_file() or not os.path.lexists(holder), f"{holder} must be a file, but is not: remove it")
     with storage_errors(f"{flag}={workdir} cannot be written"):

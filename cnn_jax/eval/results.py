@@ -193,8 +193,8 @@ class Results:
           StorageError: the folder cannot be made or written.
         """
         names = self.predictions.class_names
+        files.make_folder(folder, name=f"--output: {folder}")
         with files.storage_errors(f"--output: {folder} cannot be written"):
-            files.make_folder(folder)
             rows = [[name, *map(int, row)] for name, row in zip(names, self.confusion, strict=True)]
             sheet = tables.Sheet("", ["true class / predicted class", *map(csv_cell, names)], rows)
             files.write_text(folder / "confusion.csv", tables.render([sheet], "csv"))

@@ -11,6 +11,7 @@ from flax import nnx
 from jax import export
 from rich.console import Console
 
+from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import written
 from cnn_jax.data import augment
@@ -43,8 +44,7 @@ def write(checkpoint: str, output: str, *, names: str, overwrite: bool) -> None:
 def check_output(path: Path, *, names: str, overwrite: bool) -> None:
     """Raises UserError unless `path` can be the file to write."""
     check(path.suffix in SUFFIXES, f"--output={path} must end in {' or '.join(SUFFIXES)}")
-    check(path.parent.is_dir(), f"--output={path}: there is no folder {str(path.parent)!r}")
-    check(not path.is_dir(), f"--output={path} is a folder: name a file in it")
+    files.check_output(path, "--output")
     check(not path.exists() or overwrite, f"--output={path} is there already: name another, or add --overwrite")
     check(
         path.suffix == ".safetensors" or names == NAMES[0],

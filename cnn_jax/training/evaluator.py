@@ -65,7 +65,10 @@ class Evaluator:
         found = {}
         for path in self.setup.config.eval.metrics:
             value = imports.load(path, field="config.eval.metrics")(probabilities, labels)
-            check(np.ndim(value) == 0, f"config.eval.metrics has {path!r}, which returns {value!r}, but must return a number")
+            check(
+                np.ndim(value) == 0,
+                f"config.eval.metrics has {path!r}, which must return a number, not {value!r}",
+            )
             found[path.split(":")[1]] = float(value)
         return found
 

@@ -237,7 +237,10 @@ def test_home_is_expanded_everywhere(monkeypatch):
         ("import nowhere_at_all", "c.py, line 1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
         ("x = 1", "c.py has no function get_config"),
         ("def get_confg():\n    return 1", "did you mean 'get_confg'"),
-        ("def get_config():\n    return {}", "c.py: get_config returned a dict, but must return a ConfigDict"),
+        (
+            "def get_config():\n    return {}",
+            "get_config returned a value of type dict, but must return a ConfigDict",
+        ),
         ("def get_config():\n    pass", "get_config returned nothing"),
         ("def get_config():\n    return 1 / 0", "c.py, line 2: ZeroDivisionError: division by zero\n  File"),
         ("import sys\nsys.exit(3)", "c.py, line 2: SystemExit: 3"),

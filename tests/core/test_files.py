@@ -3,6 +3,7 @@
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +102,26 @@ def test_what_is_no_json_file_is_one_message(tmp_path, make, message):
 def test_home_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert files.expanded("~/x") == files.Path("/home/me/x") and files.expanded("a/~") == files.Path("a/~")
+
+
+@pytest.mark.parametrize("below", ["file/folder", 300 * "a"])
+def test_a_folder_that_cannot_be_made_is_one_message(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"--output: .* cannot be made: (Not a directory|File name too long)"):
+        files.make_folder(tmp_path / below, name=f"--output: {tmp_path / below}")
+
+
+@pytest.mark.parametrize("name", ["proc", 300 * "a"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, name):
+    path = Path("/proc/x.json") if name == "proc" else tmp_path / name
+    with pytest.raises(
+        StorageError, match=r"--json: .* cannot be written: (No such file|File name too long|Permission)"
+    ):
+        files.check_output(path, "--json")
+
+
+def test_a_file_that_can_be_written_is_left_as_it_is(tmp_path):
+    (tmp_path / "old").write_text("before")
+    for path in (tmp_path / "old", tmp_path / "new", Path(os.devnull)):
+        files.check_output(path, "--json")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old", "before")]

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.core.errors import UserError, check, check_folder, near
+from cnn_jax.core.errors import StorageError, UserError, check, check_folder, near
 from cnn_jax.core.files import cache_folder, expanded, make_folder, read_json, walk, write_text
 from cnn_jax.data import arrays
 from cnn_jax.data.arrays import SUFFIX, StoredArray
@@ -290,7 +290,7 @@ def _contents(root: Path, status: dict[Path, os.stat_result]) -> dict[Path, str]
 
     with concurrent.futures.ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as threads:
         found = dict(zip(status, threads.map(content, status), strict=True))
-    with contextlib.suppress(OSError):  # it saves time only
+    with contextlib.suppress(OSError, StorageError):  # it saves time only
         make_folder(cache.parent)
         write_text(cache, json.dumps({str(path): [*stamps[path], found[path]] for path in found}))
     return found
