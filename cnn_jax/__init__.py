@@ -105,7 +105,7 @@ def score(source: str | Path, data: str, **fields: Any) -> dict[str, Any]:
     """Returns the metrics of a pretrained network on a data set: loss, error, top5_error, class_accuracy.
 
     Args:
-      source: as of `load`. data: a data set, such as "digits" or "cifar10", or a folder of class folders.
+      source: as of `load`. data: a data set, such as "digits" or "cifar10", a folder of class folders, or a table.
       **fields: part ("test"), batch_size, and fields of config.data, such as dir.
 
     Raises:

@@ -62,6 +62,9 @@ DATASETS = {
     # Pictures in DIR/train/CLASS/ and DIR/val/CLASS/, DIR/test/CLASS/, or both; for DIR/CLASS/ give shares: train=70%,
     # validation=10%, test=20%.
     "folder": PHOTOGRAPHS | dict(source="folder", num_classes=0, train="", validation="", test=""),
+    # Pictures and their classes in the .csv, .tsv or .parquet file that data.dir names; of its column "split" come the
+    # parts. Without it, give shares.
+    "table": PHOTOGRAPHS | dict(source="table", num_classes=0, train="", validation="", test=""),
     # The test labels of ImageNet are not public: as everywhere, its 50,000 validation images are the test part here,
     # and the last 1% of the training images serve for validation.
     "imagenet2012": PHOTOGRAPHS

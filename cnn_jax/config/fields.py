@@ -324,15 +324,23 @@ FIELDS: dict[str, Field] = {
     "data.name": Field("digits", "Name of the data set: the word behind the recipe, as in resnet50:cifar10."),
     "data.source": Field(
         "tfds",
-        "tfds (any classification set that TFDS prepares), folder (class folders of pictures), digits "
-        "(scikit-learn's), xo, sequences or moving_digits (drawn), synthetic (noise), or the import path of a function "
-        "of your own, mypackage.data:open_dataset (cnn_jax/data/sources/custom.py).",
-        ChoiceOrPath("tfds", "folder", "digits", "xo", "sequences", "moving_digits", "synthetic"),
+        "tfds (any classification set that TFDS prepares), folder (class folders of pictures), table (a .csv, .tsv or "
+        ".parquet file of paths and classes), digits (scikit-learn's), xo, sequences or moving_digits (drawn), "
+        "synthetic (noise), or the import path of a function of your own, mypackage.data:open_dataset "
+        "(cnn_jax/data/sources/custom.py).",
+        ChoiceOrPath("tfds", "folder", "table", "digits", "xo", "sequences", "moving_digits", "synthetic"),
     ),
     "data.dir": Field(
         "",
-        "Folder of prepared TFDS data sets (empty: TFDS_DATA_DIR, else ~/tensorflow_datasets), or of class folders.",
+        "Folder of prepared TFDS data sets (empty: TFDS_DATA_DIR, else ~/tensorflow_datasets), or of class folders, or "
+        "the file of a table.",
         resume=True,
+    ),
+    "data.columns": Field(
+        (),
+        "table: the columns of the picture and of its class, such as ('photo', 'species'); (): path, file, image or "
+        "filename, and label or class. The column split, if there is one, names the parts.",
+        Rule("() or two names", lambda names: len(names) in (0, 2) and all(isinstance(name, str) for name in names)),
     ),
     "data.num_classes": Field(10, "Number of classes; 0: as many as the data set has."),
     "data.image_size": Field(
@@ -343,8 +351,9 @@ FIELDS: dict[str, Field] = {
     "data.channels": Field(3, "Channels of an example.", POSITIVE),
     "data.train": Field(
         "train",
-        "Training part. Parts are TFDS splits, folders or shares such as 70%. Empty: chosen by what the data set "
-        "has. Decisions (best checkpoint, plateau) look at validation; the test part is touched at the end.",
+        "Training part. Parts are splits of TFDS or of a table, folders, or shares such as 70%. Empty: chosen by what "
+        "the data set has. Decisions (best checkpoint, plateau) look at validation; the test part is touched at the "
+        "end.",
     ),
     "data.validation": Field("validation", "Validation part. Empty: the set's own, else 10% of train."),
     "data.test": Field("test", "Test part. Empty: the set's own test part, else its validation part."),

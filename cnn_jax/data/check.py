@@ -6,7 +6,7 @@ from cnn_jax import models
 from cnn_jax.core import imports
 from cnn_jax.core.errors import check, near
 from cnn_jax.data.augmentations import check_augment
-from cnn_jax.data.dataset import AXES, KINDS, SOURCES, VARIATIONS
+from cnn_jax.data.dataset import AXES, KINDS, SOURCES, STORED, VARIATIONS
 
 
 def check_data(config: Any) -> None:
@@ -27,7 +27,7 @@ def _check_source(data: Any) -> None:
         f"configuration file, as in --config=lenet5:{data.name}",
     )
     check(
-        data.on_error == "raise" or (data.source in ("folder", "tfds") and data.placement == "stream"),
+        data.on_error == "raise" or (data.source in STORED and data.placement == "stream"),
         f"config.data.on_error is 'skip', which is for stored pictures with placement 'stream', but the source is "
         f"{data.source!r} and the placement {data.placement!r}",
     )
@@ -50,7 +50,7 @@ def _check_shape(network: str, data: Any, axes: int) -> None:
         f"{KINDS[axes]} are neither augmented nor cropped: leave them at (), 'resize' and 'resize'",
     )
     check(
-        not data.scaled_decoding or (data.source in ("folder", "tfds") and axes == 2),
+        not data.scaled_decoding or (data.source in STORED and axes == 2),
         "config.data.scaled_decoding is True, which is for stored pictures: leave it at False",
     )
 

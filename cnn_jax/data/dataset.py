@@ -21,7 +21,13 @@ PARTS = ("train", "validation", "test")
 KINDS = {1: "sequences", 2: "images", 3: "clips"}
 AXES = {1: "(length,)", 2: "(height, width)", 3: "(time, height, width)"}
 # config.data.source -> that number; None: any.
-SOURCES = {"tfds": 2, "folder": None, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3, "synthetic": None}
+SOURCES = {
+    **{"tfds": 2, "folder": None, "table": 2, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3},
+    "synthetic": None,
+}
+# Those of stored pictures, which are decoded when they are read, and may be damaged.
+STORED = ("tfds", "folder", "table")
+FILES = ("folder", "table")  # those that config.data.dir names
 # config.data.source -> the fields that say how far its examples vary.
 VARIATIONS = {
     "xo": ("noise", "shift", "rotation", "scale", "thickness"),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data.decode import Picture, UnreadableError
-from cnn_jax.data.sources.folder import NAMES, list_classes
+from cnn_jax.data.shares import NAMES
+from cnn_jax.data.sources.folder import list_classes
 
 PARTS = [name for names in NAMES.values() for name in names]  # a folder of one of these names is a part, not a class
 

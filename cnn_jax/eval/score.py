@@ -17,9 +17,9 @@ from cnn_jax.core.files import expanded
 from cnn_jax.core.rules import check_fields
 from cnn_jax.data import sources
 from cnn_jax.data.check import check_data
-from cnn_jax.data.dataset import Relabeled
+from cnn_jax.data.dataset import FILES, PARTS, Relabeled
 from cnn_jax.data.loader import Split
-from cnn_jax.data.sources import folder
+from cnn_jax.data.sources import folder, table
 from cnn_jax.data.splits import Splits
 from cnn_jax.eval import evaluation, protocols
 from cnn_jax.eval import steps as eval_steps
@@ -34,17 +34,17 @@ def configuration(source: Pretrained, data: str, overrides: Sequence[str] = ()) 
     """Returns how a network is evaluated on data: its images are seen as the network's own test images were.
 
     Args:
-      data: a data set, as behind the colon of a recipe, or a folder: of class folders in train, val and test, or of
-        class folders alone, which are one test part.
+      data: a data set, as behind the colon of a recipe; a folder of class folders in train, val and test, or of class
+        folders alone, which are one test part; or a table of pictures, with splits or as one test part.
       overrides: FIELD=VALUE of changes, such as eval.protocol=flip.
 
     Raises:
       UserError: no such data set, folder or field, or a value of another type.
     """
     check(bool(data), "--data is empty: name a data set, such as cifar10, or a folder of pictures")
-    here = None if data in DATASETS else _folder(data)
+    here = None if data in DATASETS else _files(data)
     try:
-        config: Any = fields.get_config("folder" if here else data)
+        config: Any = fields.get_config(data if here is None else "folder" if here.is_dir() else "table")
     except UserError as error:
         raise UserError(f"--data: {error}") from None
     config.model = dict(name=source.model["name"])
@@ -53,9 +53,11 @@ def configuration(source: Pretrained, data: str, overrides: Sequence[str] = ()) 
     config.data.update({"train_crop": "resize", "augment": ()})  # nothing is trained
     if here:
         config.data.dir = str(here)
-        if not folder.has_parts(here):
-            config.data.update({"train": "0%", "validation": "0%", "test": "100%"})
     changed = Configuration(config.lock()).with_overrides(overrides)
+    if here and not any(changed.config.data[part] for part in PARTS):
+        has_parts = folder.has_parts(here) if here.is_dir() else table.has_splits(here, changed.config.data.columns)
+        if not has_parts:
+            changed.config.data.update({"train": "0%", "validation": "0%", "test": "100%"})
     for field in sorted(changed.overridden & {f"data.{name}" for name in ("channels", "normalize", "mean", "std")}):
         raise UserError(f"--config.{field} comes with {source.name}, which was trained so: leave it out")
     if changed.config.eval.protocol not in ("single", "flip") and "data.placement" not in changed.overridden:
@@ -63,13 +65,14 @@ def configuration(source: Pretrained, data: str, overrides: Sequence[str] = ()) 
     return changed
 
 
-def _folder(data: str) -> Path | None:
-    """Returns the folder that --data names, or None for the name of a data set."""
+def _files(data: str) -> Path | None:
+    """Returns the folder or table that --data names, or None for the name of a data set."""
     path = expanded(data)
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and table.is_table(path)):
         return path
     check_folder("--data", data)
-    check(not data.startswith(("/", ".", "~")), f"--data is {data!r}, but there is no such folder")
+    is_path = data.startswith(("/", ".", "~")) or table.is_table(path)
+    check(not is_path, f"--data is {data!r}, but there is no such folder or table")
     return None
 
 
@@ -134,7 +137,7 @@ def predict(source: Pretrained, config: Any, part: str = "test") -> dict[str, Pr
         )
         return Predictions(
             network=source.name,
-            data=config.data.dir if config.data.source == "folder" else config.data.name,
+            data=config.data.dir if config.data.source in FILES else config.data.name,
             part=name,
             protocol=protocols.describe(flat(config.to_dict())),
             class_names=classes,

@@ -15,6 +15,7 @@ from cnn_jax.checkpoint import bucket
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.core import files
 from cnn_jax.core.errors import UserError, check
+from cnn_jax.data.dataset import FILES
 from cnn_jax.display import plots, terminal
 from cnn_jax.eval import evaluation, results
 from cnn_jax.parallel import collectives
@@ -106,7 +107,7 @@ def _named(
     data, config = setup.data, setup.config
     return results.Predictions(
         network=name,
-        data=config.data.dir if config.data.source == "folder" else data.name,
+        data=config.data.dir if config.data.source in FILES else data.name,
         part=part,
         protocol=protocol,
         class_names=list(data.class_names),

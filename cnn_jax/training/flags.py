@@ -248,7 +248,8 @@ def define_results(flags: cli.Flags) -> None:
         DEFINE_string(
             "data",
             None,
-            "DATASET: a data set by name, or a folder of class folders, alone or in train, val and test.",
+            "DATASET: a data set by name, a folder of class folders, alone or in train, val and test, or a table "
+            "(.csv, .tsv, .parquet).",
             flag_values=flags,
         )
         DEFINE_string("part", None, "PART: with --data: test (the default), validation or train.", flag_values=flags)

@@ -150,7 +150,8 @@ def test_command_does_what_it_says(command, folder):
         return
     data_set = re.search(r"(?:--config=[\w/.]+:|--data=)(\w+)", command)
     if data_set and result.returncode == 2:
-        missing = "there is no such folder" if data_set[1] == "folder" else f"{data_set[1]!r} is not prepared"
+        absent = {"folder": "there is no such folder", "table": "there is no such file"}
+        missing = absent.get(data_set[1], f"{data_set[1]!r} is not prepared")
         assert missing in result.stderr, said
         return
     assert result.returncode == 0, said

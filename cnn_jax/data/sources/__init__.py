@@ -8,12 +8,13 @@ import numpy as np
 
 from cnn_jax.core import imports
 from cnn_jax.core.errors import check
-from cnn_jax.data.dataset import PARTS, Dataset, select_classes
-from cnn_jax.data.sources import custom, digits, drawn, folder, synthetic, tfds
+from cnn_jax.data.dataset import PARTS, STORED, Dataset, select_classes
+from cnn_jax.data.sources import custom, digits, drawn, folder, synthetic, table, tfds
 
 OPENERS = {
     "tfds": tfds.open_dataset,
     "folder": folder.open_dataset,
+    "table": table.open_dataset,
     "digits": digits.open_dataset,
     "synthetic": synthetic.open_dataset,
     **dict.fromkeys(drawn.DESCRIPTIONS, drawn.open_dataset),
@@ -43,7 +44,7 @@ def open_dataset(config: Any, seed: int = 0, needed: Collection[str] = PARTS) ->
         bool(config.classes) or config.num_classes in (0, len(dataset.class_names)),
         f"config.data.num_classes is {config.num_classes}, but {config.name!r} has {len(dataset.class_names)} classes",
     )
-    if config.source not in ("folder", "tfds"):  # those are checked when they are opened, or when they are read
+    if config.source not in STORED:  # those are checked when they are opened, or when they are read
         (first,) = next(iter(dataset.parts.values())).read([0])
         channels = config.channels if first is None else first["image"].shape[-1]
         check(

@@ -13,9 +13,8 @@ import functools
 import hashlib
 import json
 import os
-import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 
 from cnn_jax.core.errors import StorageError, UserError, check, check_folder, near
 from cnn_jax.core.files import cache_folder, expanded, make_folder, read_json, walk, write_text
-from cnn_jax.data import arrays
+from cnn_jax.data import arrays, shares
 from cnn_jax.data.arrays import SUFFIX, StoredArray
 from cnn_jax.data.dataset import KINDS, PARTS, Dataset, Example, check_disjoint
 from cnn_jax.data.decode import SUFFIXES, Frames, Picture, UnreadableError, is_picture, opened
@@ -99,9 +98,6 @@ def list_classes(folder: Path, class_names: list[str] | None = None, axes: int =
     return Listing(files, np.array(labels, np.int32), names, others)
 
 
-SPLIT = re.compile(r"(?P<folder>[^\[\]%]*?)(?:\[(?:(?P<start>\d+)%)?:(?:(?P<stop>\d+)%)?\])?")
-
-
 def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing], dict[str, str], int]:
     """Returns the examples of each part, what the parts are, and how many files of other kinds lie next to them.
 
@@ -115,14 +111,8 @@ def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing],
     check_folder("config.data.dir", config.dir)
     check(bool(config.dir), f"name the folder of {KINDS[axes]}: --config.data.dir=FOLDER")
     check(root.is_dir(), f"config.data.dir is {str(root)!r}, but there is no such folder")
-    written = choose_parts(root, {part: config[part].strip() for part in names})
-    if all(re.fullmatch(r"\d+%", text) for text in written.values()):
-        shares = [int(text[:-1]) for text in written.values()]
-        check(sum(shares) == 100, f"config.data has the shares {', '.join(written.values())}: they must add up to 100%")
-        ends = np.cumsum([0, *shares])
-        ranges = {part: ("", ends[i], ends[i + 1]) for i, part in enumerate(names)}
-    else:
-        ranges = {part: _range(root, part, text) for part, text in written.items()}
+    written = _choose_parts(root, {part: config[part].strip() for part in names})
+    ranges = shares.all_shares(written) or {part: _range(root, part, text) for part, text in written.items()}
     check_disjoint(written, {part: [one] for part, one in ranges.items()})
     listings: dict[str, Listing] = {}
     classes: list[str] | None = None
@@ -135,64 +125,42 @@ def list_parts(config: Any, names: tuple[str, ...]) -> tuple[dict[str, Listing],
     return found, written, sum(listing.others for listing in listings.values())
 
 
-NAMES = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
-
-
 def has_parts(root: Path) -> bool:
     """Returns whether a folder has one that is called as a part is, such as train, next to or instead of classes."""
-    return any((root / name).is_dir() for names in NAMES.values() for name in names)
+    return any((root / name).is_dir() for names in shares.NAMES.values() for name in names)
 
 
-def choose_parts(root: Path, written: dict[str, str]) -> dict[str, str]:
-    """Returns what each part is: what config.data names, and for empty names what the folders are called.
+def _folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
-    test is the folder test, else val; validation is val where that is not the test part, else the last tenth of train.
 
-    Raises:
-      UserError: a part is left open and there is no folder for it.
-    """
-    if all(written.values()):
-        return written
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    there = {part: next((name for name in names if name in folders), "") for part, names in NAMES.items()}
-    train = there["train"]
-    check(
-        bool(train and (there["test"] or there["validation"])),
-        f"{root} has no folders train and val or test, but {', '.join(folders[:8])}. If these are the classes, say how "
-        "to split them: --config.data.train=70% --config.data.validation=10% --config.data.test=20%",
-    )
-    test = written["test"] or there["test"] or there["validation"]
-    own = there["validation"] and not test.startswith(there["validation"])
-    validation = written["validation"] or (there["validation"] if own else f"{train}[90%:]")
-    return {
-        "train": written["train"] or (f"{train}[:90%]" if validation == f"{train}[90%:]" else train),
-        "validation": validation,
-        "test": test,
-    }
+def _choose_parts(root: Path, written: dict[str, str]) -> dict[str, str]:
+    """Returns `shares.choose` for the names of the folders; raises UserError if a part has none."""
+    folders = _folders(root)
+    chosen = shares.choose(written, folders)
+    if chosen is None:
+        raise UserError(
+            f"{root} has no folders train and val or test, but {', '.join(folders[:8])}. If these are the classes, say "
+            f"how to split them: {shares.GIVE_SHARES}"
+        )
+    return chosen
 
 
 def _range(root: Path, part: str, text: str) -> tuple[str, int, int]:
     """Returns (folder, from %, to %) of a part."""
-    match = SPLIT.fullmatch(text)
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir())
-    if match is None or not match["folder"] or not (root / match["folder"]).is_dir():
-        near_name = near(match["folder"], folders) if match else ""
+    found = shares.parse(part, text)
+    if found is None or not (root / found[0]).is_dir():
+        folders = _folders(root)
         raise UserError(
             f"config.data.{part} is {text!r}, but must name a folder in {root} ({', '.join(folders[:8])}), or a share "
-            f"of one, such as 'train[:90%]'{near_name}. Where {root} has class folders only, give shares: "
-            "--config.data.train=70% --config.data.validation=10% --config.data.test=20%"
+            f"of one, such as 'train[:90%]'{near(found[0], folders) if found else ''}. Where {root} has class folders "
+            f"only, give shares: {shares.GIVE_SHARES}"
         )
-    start, stop = int(match["start"] or 0), int(match["stop"] or 100)
-    check(0 <= start < stop <= 100, f"config.data.{part} is {text!r}, but must be from a lower to a higher share")
-    return os.path.normpath(match["folder"]), start, stop
+    return os.path.normpath(found[0]), *found[1:]
 
 
 def _share(listing: Listing, start: int, stop: int) -> Listing:
-    if (start, stop) == (0, 100):
-        return listing
-    count = len(listing.files)
-    order = np.random.Generator(np.random.Philox(key=[2012, 0])).permutation(count)
-    chosen = np.sort(order[round(count * start / 100) : round(count * stop / 100)])
+    chosen = shares.indices(len(listing.files), start, stop)
     return Listing([listing.files[i] for i in chosen], listing.labels[chosen], listing.class_names, listing.others)
 
 
@@ -228,8 +196,7 @@ def open_dataset(config: Any, seed: int) -> Dataset:
     if others:
         description.append(f"{others:,} files of other kinds are left out")
     used = {Path(text.split("[")[0]).parts[:1] for text in chosen.values()}
-    unused = [path.name for path in sorted(root.iterdir()) if path.is_dir() and (path.name,) not in used]
-    unused = [name for name in unused if not name.startswith(".")]
+    unused = [name for name in _folders(root) if (name,) not in used]
     if unused and not any(text.endswith("%") for text in chosen.values()):
         description.append(f"folders that are left out: {', '.join(unused)}")
     return Dataset(
@@ -248,11 +215,14 @@ MOST_READ = 16 * 2**30  # bytes of files whose content is compared; beyond, thei
 CACHE = "files"  # next to the compiled programs: the digests of files, by their time
 
 
-def digest(root: Path, examples: Sequence[Path]) -> str:
-    """Returns a SHA-256 of what files hold: of their names below `root`, sizes and contents.
+def digest(root: Path, examples: Sequence[Path], names: Mapping[Path, str] | None = None) -> str:
+    """Returns a SHA-256 of what files hold: of their names, sizes and contents.
 
     A copy of them in another folder has the same. Contents are read once, by several threads, and again where the time
     of a file has changed.
+
+    Args:
+      names: of the files; None: their paths below `root`.
     """
     found = sorted(
         {path for one in examples for path in (filter(is_picture, one.iterdir()) if one.is_dir() else (one,))}
@@ -264,7 +234,7 @@ def digest(root: Path, examples: Sequence[Path]) -> str:
     else:
         contents = _contents(root, status)
     for path in found:
-        name = os.fsencode(path.relative_to(root).as_posix())
+        name = os.fsencode(path.relative_to(root).as_posix() if names is None else names[path])
         whole.update(b"%s\0%d\0%s\n" % (name, status[path].st_size, contents[path].encode()))
     return whole.hexdigest()
 
