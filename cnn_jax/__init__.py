@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from cnn_jax.models import create
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import jax
 
     from cnn_jax.pretrained.predictor import Predictor
@@ -69,7 +71,7 @@ def load(source: str | Path) -> "Predictor":
     return predictor.load(source)
 
 
-def train(config: Any, workdir: str | Path, **options: Any) -> dict[str, Any]:
+def train(config: Any, workdir: str | Path, data: "Mapping[str, Any] | None" = None, **options: Any) -> dict[str, Any]:
     """Trains a network and returns its final metrics, {"validation": {"error": ...}, "test": {"error": ...}}.
 
     The folder resumes if it holds a run of the same configuration. Signals are left alone: Ctrl-C raises
@@ -78,6 +80,10 @@ def train(config: Any, workdir: str | Path, **options: Any) -> dict[str, Any]:
     Args:
       config: a ConfigDict, or a recipe by name with an optional data set, such as "resnet20:cifar10".
       workdir: folder of results, or the URL of one in a bucket.
+      data: what to train on instead of a data set by name: "train", "test" and, if there is one, "validation", each
+        (images uint8 [N, H, W, C], labels int [N]), or anything with `__len__` and `__getitem__`, such as a data set of
+        torch; "classes" are their names. `config` is a recipe by name, whose image size the images are resized to, or
+        a ConfigDict for the data set "given". Give the same data to resume.
       **options: of `cnn_jax.training.session.Options`: dry_run, extend, profile, console.
 
     Raises:
@@ -90,22 +96,32 @@ def train(config: Any, workdir: str | Path, **options: Any) -> dict[str, Any]:
       >>> train(config, "runs/lenet5")["test"]["error"]  # doctest: +SKIP
       0.0167
     """
+    from functools import partial
+
     from cnn_jax.config import recipes
     from cnn_jax.core import files
+    from cnn_jax.data import sources
+    from cnn_jax.data.sources import custom
     from cnn_jax.training import loop
     from cnn_jax.training.session import Options
 
     if isinstance(config, str):
         recipe, _, argument = config.partition(":")
-        config = recipes.load(recipe, argument or None)
-    return loop.run(config.lock(), files.located("workdir", str(workdir)), Options(**options))
+        config = recipes.load(recipe, argument or (None if data is None else custom.GIVEN))
+        if data is not None:
+            config.data.channels = custom.channels(data)
+    folder, opener = files.located("workdir", str(workdir)), None
+    if data is not None:
+        opener = partial(sources.open_dataset, opener=partial(custom.open_given, data, ("train", "test")))
+    return loop.run(config.lock(), folder, Options(**options), open_dataset=opener)
 
 
-def score(source: str | Path, data: str, **fields: Any) -> dict[str, Any]:
+def score(source: str | Path, data: "str | Mapping[str, Any]", **fields: Any) -> dict[str, Any]:
     """Returns the metrics of a pretrained network on a data set: loss, error, top5_error, class_accuracy.
 
     Args:
-      source: as of `load`. data: a data set, such as "digits" or "cifar10", a folder of class folders, or a table.
+      source: as of `load`. data: a data set, such as "digits" or "cifar10", a folder of class folders, or a table; or
+        what `train` takes as data, of which the part is enough.
       **fields: part ("test"), batch_size, and fields of config.data, such as dir.
 
     Raises:

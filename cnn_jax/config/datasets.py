@@ -65,6 +65,8 @@ DATASETS = {
     # Pictures and their classes in the .csv, .tsv or .parquet file that data.dir names; of its column "split" come the
     # parts. Without it, give shares.
     "table": PHOTOGRAPHS | dict(source="table", num_classes=0, train="", validation="", test=""),
+    # The argument `data` of cnn_jax.train, such as arrays of NumPy.
+    "given": dict(source="given", num_classes=0, train="", validation="", test=""),
     # The test labels of ImageNet are not public: as everywhere, its 50,000 validation images are the test part here,
     # and the last 1% of the training images serve for validation.
     "imagenet2012": PHOTOGRAPHS

@@ -326,9 +326,9 @@ FIELDS: dict[str, Field] = {
         "tfds",
         "tfds (any classification set that TFDS prepares), folder (class folders of pictures), table (a .csv, .tsv or "
         ".parquet file of paths and classes), digits (scikit-learn's), xo, sequences or moving_digits (drawn), "
-        "synthetic (noise), or the import path of a function of your own, mypackage.data:open_dataset "
-        "(cnn_jax/data/sources/custom.py).",
-        ChoiceOrPath("tfds", "folder", "table", "digits", "xo", "sequences", "moving_digits", "synthetic"),
+        "synthetic (noise), given (the argument data of cnn_jax.train), or the import path of a function of your own, "
+        "mypackage.data:open_dataset (cnn_jax/data/sources/custom.py).",
+        ChoiceOrPath("tfds", "folder", "table", "digits", "xo", "sequences", "moving_digits", "synthetic", "given"),
     ),
     "data.dir": Field(
         "",

@@ -23,7 +23,7 @@ AXES = {1: "(length,)", 2: "(height, width)", 3: "(time, height, width)"}
 # config.data.source -> that number; None: any.
 SOURCES = {
     **{"tfds": 2, "folder": None, "table": 2, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3},
-    "synthetic": None,
+    **{"synthetic": None, "given": 2},
 }
 # Those of stored pictures, which are decoded when they are read, and may be damaged.
 STORED = ("tfds", "folder", "table")

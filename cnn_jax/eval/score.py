@@ -1,6 +1,6 @@
 """The evaluation of any pretrained network on any data set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from cnn_jax.core.files import expanded
 from cnn_jax.core.rules import check_fields
 from cnn_jax.data import sources
 from cnn_jax.data.check import check_data
-from cnn_jax.data.dataset import FILES, PARTS, Relabeled
+from cnn_jax.data.dataset import FILES, PARTS, Dataset, Relabeled
 from cnn_jax.data.loader import Split
-from cnn_jax.data.sources import folder, table
+from cnn_jax.data.sources import custom, folder, table
 from cnn_jax.data.splits import Splits
 from cnn_jax.eval import evaluation, protocols
 from cnn_jax.eval import steps as eval_steps
@@ -76,21 +76,28 @@ def _files(data: str) -> Path | None:
     return None
 
 
-def score(source: Pretrained, dataset: str, *, part: str = "test", batch_size: int = 256, **data: Any) -> dict:
+def score(
+    source: Pretrained, dataset: str | Mapping[str, Any], *, part: str = "test", batch_size: int = 256, **data: Any
+) -> dict:
     """Returns the metrics of a network on a part of a data set; see `evaluation.evaluate`.
 
     The images are seen as the network's own test images were, in single views.
 
     Args:
-      dataset: see `configuration`. part: train, validation or test.
+      dataset: see `configuration`; or a mapping, see `custom.open_parts`, whose labels count the classes of the
+        network unless it has "classes". part: train, validation or test.
       **data: fields of config.data, such as dir.
 
     Raises:
       UserError: the data set is not there, or its classes are not those of the network.
     """
+    opener = None
+    if not isinstance(dataset, str):
+        given = {"classes": source.classes or range(source.num_classes)} | dict(dataset)
+        dataset, opener = custom.GIVEN, partial(custom.open_given, given, (part,))
     config = configuration(source, dataset).config
     config.data.update(data)
-    parts, _ = _open(source, config, part)
+    parts, _ = _open(source, config, part, opener)
     network, params, stats = graph.split(predictor.build(source))
     devices = mesh.make_mesh(1)
     return evaluation.evaluate(
@@ -153,9 +160,11 @@ def _normalization(source: Pretrained) -> dict[str, Any]:
     return {name: np.asarray(source.input[name], np.float32) for name in ("mean", "std")}
 
 
-def _open(source: Pretrained, config: Any, part: str) -> tuple[dict[str, Split], list[str]]:
+def _open(
+    source: Pretrained, config: Any, part: str, opener: Callable[[Any, int], Dataset] | None = None
+) -> tuple[dict[str, Split], list[str]]:
     """Returns the parts of a data set with labels that count the classes as the network does, and their names."""
-    splits = Splits(config.data, seed=0, open_dataset=partial(sources.open_dataset, needed=()))
+    splits = Splits(config.data, seed=0, open_dataset=partial(sources.open_dataset, needed=(), opener=opener))
     check(part in splits.parts, f"part is {part!r}, but {config.data.name!r} has {', '.join(splits.parts)}")
     names, classes = list(splits.class_names), source.classes
     if classes is None and len(names) == source.num_classes:

@@ -1,11 +1,13 @@
 """The training loop: config -> data -> model -> step -> checkpoints and metrics."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cnn_jax.checkpoint import bucket
 from cnn_jax.core import files
 from cnn_jax.data import sources
+from cnn_jax.data.dataset import Dataset
 from cnn_jax.data.sources import published
 from cnn_jax.pretrained.source import Pretrained
 from cnn_jax.training import header
@@ -15,7 +17,12 @@ from cnn_jax.training.state import States
 
 
 def run(
-    config: Any, folder: Path | str, options: Options | None = None, *, source: Pretrained | None = None
+    config: Any,
+    folder: Path | str,
+    options: Options | None = None,
+    *,
+    source: Pretrained | None = None,
+    open_dataset: Callable[[Any, int], Dataset] | None = None,
 ) -> dict[str, Any]:
     """Trains as `config` says and returns the final metrics: {"validation": ..., "test": ...}.
 
@@ -28,6 +35,7 @@ def run(
 
     Args:
       source: the pretrained network that config.init_from names, if it is open already.
+      open_dataset: opens config.data; None: `sources.open_dataset`, and what sizes are known in a dry run.
 
     Raises:
       UserError: see `setup.build`; `folder` holds a run of another configuration, or is in use.
@@ -38,8 +46,8 @@ def run(
     options = options or Options()
     with files.storage_errors(f"the run in {folder} stops"), bucket.opened(folder, hold=not options.dry_run) as here:
         # ---------------------------------------------------------------- set up
-        opened = published.open_or_sizes if options.dry_run else sources.open_dataset
-        setup = build(config, source=source, open_dataset=opened)
+        opener = open_dataset or (published.open_or_sizes if options.dry_run else sources.open_dataset)
+        setup = build(config, source=source, open_dataset=opener)
         states = States(setup)
         check_start(setup, here, options, name=folder)
         header.print_header(setup, states, folder, here, options.console)

@@ -111,7 +111,7 @@ def test_loss_of_the_user_equals_its_formula():
         (dict(data__augment=("own_parts:darken",)), "with 0 numbers, but own_parts:darken takes most"),
         (dict(data__augment=("own_parts:darkn:1",)), r"own_parts has no 'darkn'; did you mean 'darken'"),
         (dict(data__source="own_parts:opn"), "own_parts has no 'opn'"),
-        (dict(data__source="own_parts:number"), "which must return a mapping with train, validation, test"),
+        (dict(data__source="own_parts:number"), "returns must be a mapping with train, test"),
         (dict(data__channels=3), r"the image of example 0 is uint8 \[8, 8, 1\], but must be uint8"),
     ],
 )

@@ -1,6 +1,6 @@
 """Where examples come from, one module for each kind of source; see `dataset.Source` for what a source is."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -17,22 +17,29 @@ OPENERS = {
     "table": table.open_dataset,
     "digits": digits.open_dataset,
     "synthetic": synthetic.open_dataset,
+    custom.GIVEN: custom.refuse_given,
     **dict.fromkeys(drawn.DESCRIPTIONS, drawn.open_dataset),
 }
 
 
-def open_dataset(config: Any, seed: int = 0, needed: Collection[str] = PARTS) -> Dataset:
+def open_dataset(
+    config: Any,
+    seed: int = 0,
+    needed: Collection[str] = PARTS,
+    opener: Callable[[Any, int], Dataset] | None = None,
+) -> Dataset:
     """Opens the parts of the data set that config.data names.
 
     Args:
       seed: of synthetic images, and of config.data.images_per_class.
       needed: parts that must have examples; others are left out where they have none.
+      opener: opens what config.data.source names; None: the one of `OPENERS`.
 
     Raises:
       UserError: the data set is not there (the message says how to get it), or does not have the classes or channels
         that the configuration says.
     """
-    opener = custom.open_dataset if imports.is_path(config.source) else OPENERS[config.source]
+    opener = opener or (custom.open_dataset if imports.is_path(config.source) else OPENERS[config.source])
     dataset = select_classes(opener(config, seed), config, seed)
     for part, source in dataset.parts.items():
         check(
