@@ -65,6 +65,8 @@ DATASETS = {
     # Pictures and their classes in the .csv, .tsv or .parquet file that data.dir names; of its column "split" come the
     # parts. Without it, give shares.
     "table": PHOTOGRAPHS | dict(source="table", num_classes=0, train="", validation="", test=""),
+    # A data set of Hugging Face: hf:OWNER/NAME of the Hub, or hf with the folder that data.dir names.
+    "hf": PHOTOGRAPHS | dict(source="hf", num_classes=0, train="", validation="", test=""),
     # The argument `data` of cnn_jax.train, such as arrays of NumPy.
     "given": dict(source="given", num_classes=0, train="", validation="", test=""),
     # The test labels of ImageNet are not public: as everywhere, its 50,000 validation images are the test part here,

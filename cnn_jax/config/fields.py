@@ -325,21 +325,24 @@ FIELDS: dict[str, Field] = {
     "data.source": Field(
         "tfds",
         "tfds (any classification set that TFDS prepares), folder (class folders of pictures), table (a .csv, .tsv or "
-        ".parquet file of paths and classes), digits (scikit-learn's), xo, sequences or moving_digits (drawn), "
-        "synthetic (noise), given (the argument data of cnn_jax.train), or the import path of a function of your own, "
-        "mypackage.data:open_dataset (cnn_jax/data/sources/custom.py).",
-        ChoiceOrPath("tfds", "folder", "table", "digits", "xo", "sequences", "moving_digits", "synthetic", "given"),
+        ".parquet file of paths and classes), hf (Hugging Face), digits (scikit-learn's), xo, sequences or "
+        "moving_digits (drawn), synthetic (noise), given (the argument data of cnn_jax.train), or the import path of a "
+        "function of your own, mypackage.data:open_dataset (cnn_jax/data/sources/custom.py).",
+        ChoiceOrPath(
+            "tfds", "folder", "table", "hf", "digits", "xo", "sequences", "moving_digits", "synthetic", "given"
+        ),
     ),
     "data.dir": Field(
         "",
         "Folder of prepared TFDS data sets (empty: TFDS_DATA_DIR, else ~/tensorflow_datasets), or of class folders, or "
-        "the file of a table.",
+        "of a data set of Hugging Face, or the file of a table.",
         resume=True,
     ),
     "data.columns": Field(
         (),
-        "table: the columns of the picture and of its class, such as ('photo', 'species'); (): path, file, image or "
-        "filename, and label or class. The column split, if there is one, names the parts.",
+        "table, hf: the columns of the picture and of its class, such as ('photo', 'species'); (): of a table path, "
+        "file, image or filename, and label or class; of hf the column of each type. The column split of a table, if "
+        "there is one, names the parts.",
         Rule("() or two names", lambda names: len(names) in (0, 2) and all(isinstance(name, str) for name in names)),
     ),
     "data.num_classes": Field(10, "Number of classes; 0: as many as the data set has."),
@@ -351,7 +354,7 @@ FIELDS: dict[str, Field] = {
     "data.channels": Field(3, "Channels of an example.", POSITIVE),
     "data.train": Field(
         "train",
-        "Training part. Parts are splits of TFDS or of a table, folders, or shares such as 70%. Empty: chosen by what "
+        "Training part. Parts are splits of TFDS, hf or a table, folders, or shares such as 70%. Empty: chosen by what "
         "the data set has. Decisions (best checkpoint, plateau) look at validation; the test part is touched at the "
         "end.",
     ),
@@ -463,15 +466,15 @@ def get_config(dataset: str = "digits", network: str | None = None) -> ConfigDic
       network: a key of `models.MODELS`: config.model is its name and its fields with their defaults. None: it is empty.
 
     Raises:
-      UserError: no such network, or `dataset` is not of the form NAME or NAME/VARIANT. Whether TFDS has it is seen when
-        it is opened.
+      UserError: no such network, or `dataset` is not of the form NAME, NAME/VARIANT or hf:NAME. Whether TFDS or the Hub
+        has it is seen when it is opened.
     """
-    if not re.fullmatch(r"\w+(/\w[\w.+-]*)?", dataset):
+    if not re.fullmatch(r"\w+(/\w[\w.+-]*)?|hf:[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", dataset):
         raise UserError(
-            f"a data set is called NAME or NAME/VARIANT, not {dataset!r}. Known: {', '.join(datasets.DATASETS)}, and "
-            "every classification set of TFDS"
+            f"a data set is called NAME or NAME/VARIANT, not {dataset!r}. Known: {', '.join(datasets.DATASETS)}, every "
+            "classification set of TFDS, and hf:OWNER/NAME of Hugging Face"
         )
-    row = datasets.DATASETS.get(dataset, datasets.DATASETS.get(dataset.split("/")[0], datasets.ANY))
+    row = datasets.DATASETS.get(dataset, datasets.DATASETS.get(re.split("[/:]", dataset)[0], datasets.ANY))
     config: Any = defaults()
     config.data.update(dict(name=dataset) | row)
     if network is not None:

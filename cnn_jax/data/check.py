@@ -22,7 +22,7 @@ def check_data(config: Any) -> None:
 
 def _check_source(data: Any) -> None:
     check(
-        data.source == "tfds" or imports.is_path(data.source) or data.name == data.source,
+        data.source == "tfds" or imports.is_path(data.source) or data.name.partition(":")[0] == data.source,
         f"config.data.name is {data.name!r}, but config.data.source is {data.source!r}: name the data set behind the "
         f"configuration file, as in --config=lenet5:{data.name}",
     )

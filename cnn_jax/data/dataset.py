@@ -22,11 +22,11 @@ KINDS = {1: "sequences", 2: "images", 3: "clips"}
 AXES = {1: "(length,)", 2: "(height, width)", 3: "(time, height, width)"}
 # config.data.source -> that number; None: any.
 SOURCES = {
-    **{"tfds": 2, "folder": None, "table": 2, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3},
+    **{"tfds": 2, "folder": None, "table": 2, "hf": 2, "digits": 2, "xo": 2, "sequences": 1, "moving_digits": 3},
     **{"synthetic": None, "given": 2},
 }
 # Those of stored pictures, which are decoded when they are read, and may be damaged.
-STORED = ("tfds", "folder", "table")
+STORED = ("tfds", "folder", "table", "hf")
 FILES = ("folder", "table")  # those that config.data.dir names
 # config.data.source -> the fields that say how far its examples vary.
 VARIATIONS = {

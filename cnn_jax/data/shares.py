@@ -5,11 +5,12 @@ A share is of all examples in one fixed random order, which depends on their num
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from cnn_jax.core.errors import check
-from cnn_jax.data.dataset import PARTS
+from cnn_jax.core.errors import UserError, check, near
+from cnn_jax.data.dataset import PARTS, check_disjoint
 
 # What the split of each part is called, the first that is there.
 NAMES = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -67,6 +68,36 @@ def parse(part: str, text: str) -> Range | None:
     start, stop = int(match["start"] or 0), int(match["stop"] or 100)
     check(0 <= start < stop <= 100, f"config.data.{part} is {text!r}, but must be from a lower to a higher share")
     return match["name"], start, stop
+
+
+def choose_ranges(
+    config: Any, names: Sequence[str], there: str, way_out: str
+) -> tuple[dict[str, str], dict[str, Range]]:
+    """Returns what the parts of config.data are where a data set has the splits `names`: in words, and as ranges.
+
+    Args:
+      there: what has these splits, for messages: "FILE has the splits train, test". way_out: what to give instead.
+
+    Raises:
+      UserError: config.data names no split, leaves a part open for which there is none, or two parts share examples.
+    """
+    written = choose({part: config[part].strip() for part in PARTS}, names)
+    if written is None:
+        raise UserError(f"{there}: say which part is what, such as {way_out}")
+    ranges = all_shares(written)
+    if ranges is None:
+        ranges = {}
+        for part, text in written.items():
+            found = parse(part, text)
+            if found is None or found[0] not in names:
+                hint = near(found[0], names) if found else ""
+                raise UserError(
+                    f"config.data.{part} is {text!r}, but {there}{hint}. Name a split or a share of one, such as "
+                    f"'train[:90%]', or give {way_out}"
+                )
+            ranges[part] = found
+    check_disjoint(written, {part: [one] for part, one in ranges.items()})
+    return written, ranges
 
 
 def indices(count: int, start: int, stop: int) -> np.ndarray:

@@ -151,7 +151,8 @@ def _train(
     from cnn_jax.training import loop, profiling
     from cnn_jax.training.session import Options
 
-    default = Path("runs") / f"{name}-{config.data.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    data = config.data.name.replace("/", "-").replace(":", "-")
+    default = Path("runs") / f"{name}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
     options = Options(
         dry_run=flags["dry-run"].value,
         extend=flags.extend,
@@ -248,8 +249,8 @@ def define_results(flags: cli.Flags) -> None:
         DEFINE_string(
             "data",
             None,
-            "DATASET: a data set by name, a folder of class folders, alone or in train, val and test, or a table "
-            "(.csv, .tsv, .parquet).",
+            "DATASET: a data set by name, hf:OWNER/NAME of Hugging Face, a folder of class folders, alone or in train, "
+            "val and test, or a table (.csv, .tsv, .parquet).",
             flag_values=flags,
         )
         DEFINE_string("part", None, "PART: with --data: test (the default), validation or train.", flag_values=flags)

@@ -9,12 +9,13 @@ import numpy as np
 from cnn_jax.core import imports
 from cnn_jax.core.errors import check
 from cnn_jax.data.dataset import PARTS, STORED, Dataset, select_classes
-from cnn_jax.data.sources import custom, digits, drawn, folder, synthetic, table, tfds
+from cnn_jax.data.sources import custom, digits, drawn, folder, hf, synthetic, table, tfds
 
 OPENERS = {
     "tfds": tfds.open_dataset,
     "folder": folder.open_dataset,
     "table": table.open_dataset,
+    hf.NAME: hf.open_dataset,
     "digits": digits.open_dataset,
     "synthetic": synthetic.open_dataset,
     custom.GIVEN: custom.refuse_given,

@@ -22,7 +22,7 @@ import numpy as np
 from cnn_jax.core.errors import UserError, check, check_folder, near
 from cnn_jax.core.files import expanded
 from cnn_jax.data import shares
-from cnn_jax.data.dataset import PARTS, Dataset, check_disjoint
+from cnn_jax.data.dataset import Dataset
 from cnn_jax.data.sources.folder import FolderSource, digest
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -161,31 +161,6 @@ def class_names(labels: set[str]) -> list[str]:
     return sorted(labels, key=int if all(label.isdecimal() for label in labels) else str)
 
 
-def _choose_parts(file: Path, config: Any, names: list[str]) -> tuple[dict[str, str], dict[str, shares.Range]]:
-    """Returns what each part is, in words and as a range.
-
-    Raises:
-      UserError: config.data names no split of the table, or leaves a part open for which there is none.
-    """
-    given = {part: config[part].strip() for part in PARTS}
-    written = shares.choose(given, names)
-    there = f"has the splits {', '.join(names[:8])}" if names else f"has no column {SPLIT!r}"
-    if written is None:
-        raise UserError(f"{file} {there}: say which part is what, such as {shares.GIVE_SHARES}")
-    if found := shares.all_shares(written):
-        return written, found
-    ranges = {}
-    for part, text in written.items():
-        one = shares.parse(part, text)
-        check(
-            one is not None and one[0] in names,
-            f"config.data.{part} is {text!r}, but {file} {there}{near(one[0], names) if one else ''}. Name a split, or "
-            f"a share of one, such as 'train[:90%]', or give shares: {shares.GIVE_SHARES}",
-        )
-        ranges[part] = one
-    return written, ranges
-
-
 def _files(table: Path, rows: Sequence[Row]) -> list[Path]:
     """Returns the file of each row; raises UserError, which names the first ones, if there are rows without one."""
     files = [table.parent / expanded(row.path) for row in rows]
@@ -218,8 +193,9 @@ def open_dataset(config: Any, seed: int) -> Dataset:
     check(bool(config.dir), "name the table: --config.data.dir=FILE.csv")
     table = expanded(config.dir)
     rows = read(table, config.columns)
-    written, ranges = _choose_parts(table, config, list(dict.fromkeys(row.split for row in rows if row.split)))
-    check_disjoint(written, {part: [one] for part, one in ranges.items()})
+    splits = list(dict.fromkeys(row.split for row in rows if row.split))
+    there = f"has the splits {', '.join(splits[:8])}" if splits else f"has no column {SPLIT!r}"
+    written, ranges = shares.choose_ranges(config, splits, f"{table} {there}", shares.GIVE_SHARES)
     chosen: dict[str, list[Row]] = {}
     for part, (name, start, stop) in ranges.items():
         own = [row for row in rows if not name or row.split == name]
@@ -238,7 +214,7 @@ def open_dataset(config: Any, seed: int) -> Dataset:
         parts[part] = FolderSource(_files(table, own), labels, config.channels, axes=2)
         files += parts[part].files
     used = {name for name, _, _ in ranges.values()}
-    unused = [name for name in dict.fromkeys(row.split for row in rows) if name not in used and "" not in used]
+    unused = [] if "" in used else [name for name in splits if name not in used]
     description = [f"pictures of {config.dir}", ", ".join(f"{part}: {text}" for part, text in written.items())]
     if unused:
         description.append(f"splits that are left out: {', '.join(unused)}")
