@@ -74,11 +74,22 @@ FIELDS: dict[str, Field] = {
     ),
     "loss": Field(
         "cross_entropy",
-        "Loss of an example: cross_entropy, or the import path of a function of your own, mypackage.losses:focal, of "
-        "scores float32 [B, K] and labels int [B], that returns [B].",
-        ChoiceOrPath("cross_entropy"),
+        "Loss of an example: cross_entropy (of a softmax), focal (Lin et al. 2017), binary_cross_entropy (a sigmoid "
+        "for each class; Wightman et al. 2021), or the import path of a function of your own, mypackage.losses:poly, "
+        "of scores float32 [B, K] and labels int [B], that returns [B].",
+        ChoiceOrPath("cross_entropy", "focal", "binary_cross_entropy"),
     ),
-    "loss_options": Field({}, "Further keyword arguments of a loss of your own."),
+    "loss_options": Field(
+        {},
+        "Further keyword arguments of the loss: {'gamma': 2.0} of focal, {'sum_classes': False} of "
+        "binary_cross_entropy (the mean over classes), those of your own.",
+    ),
+    "class_weights": Field(
+        "",
+        "Factor of the loss of an example by its class: balanced (N / (K n), where n of N training examples are of one "
+        "of K classes), or a number for each class in their order, such as '1,2.5,1'; empty: 1.",
+        type=str,
+    ),
     "strict_sizes": Field(
         False,
         "Refuse image sizes of which a layer drops positions at the border, because its stride does not divide them.",
@@ -366,6 +377,12 @@ FIELDS: dict[str, Field] = {
         "train",
         "train, or train+validation for the final run of a recipe; no decisions are possible then.",
         Choice("train", "train+validation"),
+    ),
+    "data.sampling": Field(
+        "uniform",
+        "uniform: every example once an epoch. balanced: every class equally often, and within a class every example; "
+        "an epoch stays as many examples long as the training part has.",
+        Choice("uniform", "balanced"),
     ),
     "data.placement": Field(
         "device",

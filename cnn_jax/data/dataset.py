@@ -122,6 +122,10 @@ class Concatenated:
         second = iter(self.second.read([i - border for i in indices if i >= border]))
         return [next(first if i < border else second) for i in indices]
 
+    @property
+    def labels(self) -> np.ndarray:
+        return np.concatenate([labels_of(self.first), labels_of(self.second)])
+
     def name(self, index: int) -> str:
         border = len(self.first)
         return name(self.first, index) if index < border else name(self.second, index - border)
@@ -164,6 +168,11 @@ class Relabeled:
             None if example is None else example | {"label": int(self.new_label[example["label"]])}
             for example in self.source.read(indices)
         ]
+
+    @property
+    def labels(self) -> np.ndarray:
+        labels = labels_of(self.source)
+        return np.where(labels < 0, -1, self.new_label[labels])
 
     def name(self, index: int) -> str:
         return name(self.source, index)

@@ -18,7 +18,7 @@ import numpy as np
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.data import crops, dataset
 from cnn_jax.data.decode import UnreadableError
-from cnn_jax.data.order import Order
+from cnn_jax.data.order import BalancedOrder, Order
 from cnn_jax.data.workers import read_ahead
 
 Batch = dict[str, Any]  # of arrays, or of one example's values
@@ -68,13 +68,19 @@ class Split:
         self.train = train
         self.seed = seed
         self.shard = shard
-        self.order = Order(seed, len(source))
         self.is_resident = config.placement == "device"
         self.has_features = False
         self.skipped: set[int] = set()  # examples that could not be read so far, with config.data.on_error="skip"
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @functools.cached_property
+    def order(self) -> Order:
+        """The order of the examples in training."""
+        if self.config.sampling == "balanced":
+            return BalancedOrder.of(self.seed, dataset.labels_of(self.source))
+        return Order(self.seed, len(self.source))
 
     def keep_features(self, features: np.ndarray, labels: np.ndarray) -> None:
         """Puts features float32 [N, ...] of all examples instead of images from now on; the part is resident then.

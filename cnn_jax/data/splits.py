@@ -19,6 +19,7 @@ class Splits:
     image_shape: height, width, channels, as the network sees them; of sequences length, channels, and of clips time,
       height, width, channels.
     bytes_per_value: of images; sequences from a folder are float32.
+    sizes_only: no example can be read.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Splits:
         self.description = opened.description
         self.chosen = opened.chosen
         self._digest = opened.digest
-        self._sizes_only = opened.sizes_only
+        self.sizes_only = opened.sizes_only
         self.image_shape = (*config.image_size, config.channels)
         self.bytes_per_value = np.dtype(value_type(config)).itemsize
 
@@ -85,7 +86,7 @@ class Splits:
             return {"mean": np.zeros(1, np.float32), "std": np.ones(1, np.float32)}
         if config.normalize == "channel" and config.mean:
             return {"mean": np.asarray(config.mean, np.float32), "std": np.asarray(config.std, np.float32)}
-        if self._sizes_only:
+        if self.sizes_only:
             shape = self.image_shape if config.normalize == "pixel" else self.image_shape[-1:]
             std = np.ones(1, np.float32) if config.normalize == "pixel" else np.full(shape, 0.5, np.float32)
             return {"mean": np.full(shape, 0.5, np.float32), "std": std}

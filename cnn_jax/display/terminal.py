@@ -1,5 +1,6 @@
 """What the terminal shows of a run: the facts before it starts, the progress, the short table at the end."""
 
+import math
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -94,16 +95,27 @@ def waiting(console: Console, text: str) -> Iterator[None]:
 
 
 def print_results(final: dict[str, Any], console: Console) -> None:
-    """Prints the short table at the end, and how the examples were seen."""
+    """Prints the short table at the end, with the balanced accuracy of uneven classes, and how examples were seen."""
     table = Table(box=None, pad_edge=False)
     table.add_column("", overflow="fold")
-    for heading in ("examples", "top-1 accuracy", "top-5 accuracy", "loss"):
+    uneven = any(_is_uneven(metrics) for metrics in final.values())
+    for heading in ("examples", "top-1 accuracy", *(["balanced accuracy"] if uneven else []), "top-5 accuracy", "loss"):
         table.add_column(heading, justify="right", no_wrap=True)
     parts: dict[str, list[str]] = {}
     for part, metrics in final.items():
-        accuracies = (f"{1 - metrics[name]:.2%}" for name in ("error", "top5_error"))
-        table.add_row(part, f"{metrics['examples']:,}", *accuracies, f"{metrics['loss']:.4f}")
+        shares = [1 - metrics["error"], 1 - metrics["top5_error"]]
+        if uneven:
+            shares.insert(1, metrics["balanced_accuracy"])
+        table.add_row(part, f"{metrics['examples']:,}", *(f"{x:.2%}" for x in shares), f"{metrics['loss']:.4f}")
         parts.setdefault(metrics["protocol"], []).append(part)
     console.print(table, highlight=False)
     for protocol, seen in parts.items():
         say(console, f"images: {protocol}" + (f" ({', '.join(seen)})" if len(parts) > 1 else ""))
+
+
+def _is_uneven(metrics: dict[str, Any]) -> bool:
+    """Returns whether the largest class of a part has at least twice the mean number of examples."""
+    if "class_accuracy" not in metrics:
+        return False
+    classes = sum(not math.isnan(accuracy) for accuracy in metrics["class_accuracy"])
+    return metrics["largest_class"] * classes >= 2

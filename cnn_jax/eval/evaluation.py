@@ -32,7 +32,8 @@ def evaluate(
     loss: mean cross-entropy, nats. error and top5_error: shares in [0, 1]. examples: how many were counted.
     skipped: how many could not be read, if the configuration allows that.
     largest_class: the share of the examples that are of it, which is the accuracy of always naming that class.
-    class_accuracy: [K], NaN for a class without examples. confusion: int [K, K], if the step makes it.
+    class_accuracy: [K], NaN for a class without examples. balanced_accuracy: the mean of the others (Brodersen et al.
+      2010). confusion: int [K, K], if the step makes it.
 
     Args:
       eval_step: of `eval_steps.make_eval_step`; see there for `params` and `others`.
@@ -160,6 +161,7 @@ def _metrics(total: Tree, part: Split) -> dict:
         examples=int(examples),
         largest_class=float(total["class_examples"].max() / examples),
         class_accuracy=class_accuracy,
+        balanced_accuracy=float(np.nanmean(class_accuracy)),
     )
     if part.config.on_error == "skip":
         metrics["skipped"] = len(part) - metrics["examples"]

@@ -16,7 +16,7 @@ from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, dropped, layer_table
 from cnn_jax.config.durations import in_steps, is_due, parse_duration, to_steps, whole
 from cnn_jax.config.fields import get, model_fields
-from cnn_jax.core import imports, trees
+from cnn_jax.core import trees
 from cnn_jax.core.errors import check
 from cnn_jax.data import sources
 from cnn_jax.data.dataset import Dataset
@@ -28,7 +28,7 @@ from cnn_jax.nn.layers import BatchNorm
 from cnn_jax.nn.own_network import CustomNetwork
 from cnn_jax.parallel import mesh
 from cnn_jax.pretrained.source import Pretrained, open_source
-from cnn_jax.training import averages, finetuning, optimizer_names, optimizers, schedules, step
+from cnn_jax.training import averages, finetuning, losses, optimizer_names, optimizers, schedules, step
 from cnn_jax.training.averages import EMA, SWA
 from cnn_jax.training.config_check import check_config
 from cnn_jax.training.schedules import Schedule
@@ -139,7 +139,7 @@ class Setup:
         return step.make_loss(
             self.network,
             augmentations=self.config.data.augment,
-            losses=losses_of(self.config),
+            losses=losses.weighted(losses.losses_of(self.config), self.config, self.data),
             **self.data.normalization,
         )
 
@@ -157,26 +157,6 @@ class Setup:
             checks_updates=self.config.optim.name != "sgd",
             shardings=shardings,
         )
-
-
-def losses_of(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Returns the loss that config.loss names: (scores [B, K], labels [B]) -> [B].
-
-    Raises:
-      UserError: there is no such function, or it does not take config.loss_options.
-    """
-    options = dict(config.loss_options)
-    if config.loss == "cross_entropy":
-        check(not options, f"config.loss_options is {options}, which is for a loss of your own: leave it empty")
-        return functools.partial(eval_steps.example_losses, label_smoothing=config.label_smoothing)
-    check(
-        config.label_smoothing == 0,
-        f"config.label_smoothing is {config.label_smoothing}, which is for cross_entropy, but config.loss is "
-        f"{config.loss!r}: leave it at 0",
-    )
-    losses = imports.load(config.loss, field="config.loss")
-    imports.check_arguments(losses, options, field="config.loss_options", first=2)
-    return functools.partial(losses, **options)
 
 
 def build(
@@ -233,7 +213,8 @@ def build(
         f"config.duration is {config.duration!r} = {total_steps * config.batch_size:,} examples, but must be below "
         "2**32: positions in a run are counted in 32 bits",
     )
-    losses_of(config)
+    losses.losses_of(config)
+    losses.given_weights(config)
     schedule = schedules.make_schedule(config.optim, total_steps, steps, peak=schedules.peak(config))
     check_first_rate(config.optim, schedule)
     setup = Setup(

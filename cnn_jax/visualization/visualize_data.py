@@ -25,7 +25,9 @@ def data(config: Any, path: Path) -> str:
       UserError: an impossible value, a data set that is not there or has no images.
     """
     check_config(config)
-    given = config.data
+    given = config.data.copy_and_resolve_references()
+    with given.unlocked():
+        given.sampling = "uniform"  # each example once an epoch; it decides how often one is seen, not how
     check(len(given.image_size) == 2, f"the examples of {given.name!r} are not images, which alone are augmented")
     opened = Splits(given, config.seed)
     part = opened.parts["train"]

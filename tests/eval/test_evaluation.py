@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score
 
 from cnn_jax.config.fields import get_config
 from cnn_jax.core import trees
@@ -100,6 +101,7 @@ def expected() -> dict:
         class_accuracy=[
             np.mean(best[labels == label, 0] == label) if (labels == label).any() else np.nan for label in range(10)
         ],
+        balanced_accuracy=balanced_accuracy_score(labels, best[:, 0]),
         confusion=confusion,
     )
 
@@ -107,7 +109,7 @@ def expected() -> dict:
 def assert_as_expected(metrics: dict) -> None:
     assert metrics.keys() == expected().keys()
     np.testing.assert_allclose(metrics["loss"], expected()["loss"], rtol=1e-6)
-    for name in ("error", "top5_error", "largest_class", "class_accuracy"):
+    for name in ("error", "top5_error", "largest_class", "class_accuracy", "balanced_accuracy"):
         np.testing.assert_allclose(metrics[name], expected()[name], rtol=1e-12, atol=1e-12)  # counts are exact
     assert metrics["examples"] == COUNT
     np.testing.assert_array_equal(metrics["confusion"], expected()["confusion"])

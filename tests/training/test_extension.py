@@ -17,8 +17,9 @@ from cnn_jax.eval.steps import example_losses
 from cnn_jax.tracking.recorder import read_jsonl
 from cnn_jax.training import loop
 from cnn_jax.training.config_check import check_config
+from cnn_jax.training.losses import losses_of
 from cnn_jax.training.session import Options
-from cnn_jax.training.setup import build, losses_of
+from cnn_jax.training.setup import build
 
 
 def config_of(**changes):
