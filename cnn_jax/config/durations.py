@@ -52,6 +52,11 @@ def is_due(step: int, period: float) -> bool:
     return int((step + 0.5) / period) > int((step - 0.5) / period)
 
 
+def times_due(start: int, stop: int, period: float) -> int:
+    """Returns how many of the steps start + 1 .. stop are due; see `is_due`."""
+    return min(stop - start, int((stop + 0.5) / period) - int((start + 0.5) / period))
+
+
 class Duration(Rule):
     """A number and a unit, or a tuple of them."""
 

@@ -258,6 +258,13 @@ FIELDS: dict[str, Field] = {
     "eval.every": Field(
         "1 epochs", "Time between validations; one always follows the last step.", Duration(above_zero=True)
     ),
+    "eval.patience": Field(
+        0,
+        "Early stopping: training ends after this many validations without a lower error than the best; 0: it does "
+        "not. The last state is tested, the best one is FOLDER@best.",
+        NOT_NEGATIVE,
+        type=int,
+    ),
     "eval.batch_size": Field(256, "Examples in one evaluation step, over all devices.", POSITIVE, resume=True),
     "eval.protocol": Field(
         "single",

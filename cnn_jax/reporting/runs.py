@@ -146,7 +146,8 @@ def read(folder: Path) -> Finished:
         tests = [record for record in records if record["kind"] == "test"]
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise LeftOut(f"damaged: {error}") from None
-    if not tests or tests[-1]["step"] != total:
+    stopped_early = config.get("eval.patience", 0) > 0 and bool(tests) and tests[-1]["step"] == done
+    if not tests or (tests[-1]["step"] != total and not stopped_early):
         why = "its loss was not finite" if (folder / "not_finite").is_dir() else "there is no final test"
         raise LeftOut(f"unfinished: step {done:,} of {total:,}, {why}")
     for name in ("error", "top5_error", "epoch"):

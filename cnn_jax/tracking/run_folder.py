@@ -16,6 +16,7 @@ from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import read_json, write_text
 
+EXTENDABLE = ("duration", "eval.patience")  # fields that say when a run ends
 STEP = re.compile(r"0|[1-9][0-9]*")  # the name of a checkpoint's folder
 ANOTHER = "or give another --workdir for a new run"
 # What a run writes, and so what must not be of another kind.
@@ -84,7 +85,7 @@ def identity(config: dict[str, Any], data: dict[str, Any] | None = None) -> dict
     Args:
       config: as config.json has it. data: as data.json has it, or None: left out.
     """
-    free, network = (*RESUMABLE, "duration"), config.get("model", {}).get("name")
+    free, network = (*RESUMABLE, *EXTENDABLE), config.get("model", {}).get("name")
     fields = {
         name: value
         for name, value in flat(config).items()
@@ -221,7 +222,7 @@ def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), 
     Where config.json is missing or damaged, the manifest of the latest checkpoint tells.
 
     Args:
-      extend: `config.duration` may differ as well.
+      extend: the fields of `EXTENDABLE` may differ as well.
 
     Raises:
       UserError: it holds another one, and the message shows what differs; or nothing says which one it holds.
@@ -245,12 +246,12 @@ def check_same(config: Any, workdir: Path, *, may_differ: tuple[str, ...] = (), 
             f"as they were, and config.json is written again, {ANOTHER}",
         )
         return
-    may_differ = (*RESUMABLE, *may_differ, *(("duration",) if extend else ()))
+    may_differ = (*RESUMABLE, *may_differ, *(EXTENDABLE if extend else ()))
     differing = differences(before, own, may_differ=may_differ)
     if differing:
-        only_duration = len(differing) == 1 and differing[0].startswith("  config.duration:")
+        only_longer = all(line.startswith(tuple(f"  config.{name}:" for name in EXTENDABLE)) for line in differing)
         way_out = "Give these fields as they were to resume it, or another --workdir for a new run."
         raise UserError(
             f"{workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
-            f"{way_out}{' To train it for longer, add --extend.' if only_duration else ''}"
+            f"{way_out}{' To train it for longer, add --extend.' if only_longer else ''}"
         )

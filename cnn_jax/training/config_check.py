@@ -46,6 +46,16 @@ def check_training(config: Any) -> None:
         "'0 steps'",
     )
     check(
+        config.eval.patience == 0 or config.data.train_on == "train",
+        f"config.eval.patience is {config.eval.patience}, but data.train_on leaves no validation part to decide by: "
+        "set it to 0, and config.duration to where a run on the train part alone has stopped",
+    )
+    check(
+        config.eval.patience == 0 or parse_duration(config.swa_last)[0] == 0,
+        f"config.eval.patience is {config.eval.patience}, but config.swa_last averages the weights at a planned end: "
+        "set one of them to 0",
+    )
+    check(
         config.optim.schedule.name != "plateau" or config.data.train_on == "train",
         "config.optim.schedule.name is 'plateau', but data.train_on leaves no validation part to decide by: "
         "use 'steps' with the boundaries that a run on the train part alone has found",

@@ -36,7 +36,10 @@ def define(flags: cli.Flags) -> None:
         define_workdir(flags, "FOLDER: the run's results; a run that is there resumes. Default: a new one in runs/.")
         DEFINE_bool("dry-run", False, "Print what would run and stop.", flag_values=flags)
         DEFINE_bool(
-            "extend", False, "Allow a longer --config.duration than that of the run in --workdir.", flag_values=flags
+            "extend",
+            False,
+            "Allow a longer --config.duration, or another --config.eval.patience, than that of the run in --workdir.",
+            flag_values=flags,
         )
         DEFINE_string(
             "find-lr",

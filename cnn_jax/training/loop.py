@@ -70,9 +70,9 @@ def run(
                     state = session.averaged(state)
                 if due.validation:
                     state = session.validate(step, state)
-                if due.save or session.improved:
+                if due.save or session.improved or session.is_over:
                     session.save(step, state)
-                if due.stop:
+                if due.stop or session.is_over:
                     break
             # ------------------------------------------------------------ test
             return session.finish(state)

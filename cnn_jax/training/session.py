@@ -43,7 +43,7 @@ class Options:
     """How a run starts, besides its configuration.
 
     dry_run: stop after the header; nothing is written.
-    extend: allow config.duration to be longer than that of the run in the folder.
+    extend: allow config.duration to be longer, and config.eval.patience another, than those of the run in the folder.
     profile: the first and the last step of a trace in FOLDER/profile, by the first process.
     stop: the signals that stop the run; by default they are left alone.
     began: when the command began, of `time.perf_counter`. arguments: the command's, for run.json.
@@ -87,6 +87,7 @@ class Session:
         self.has_validation = "validation" in setup.data.parts
         self.improved = False  # by the validation after this step
         self.validated = 0  # step of the last validation
+        self.is_over = False  # by early stopping
         self.final: dict[str, Any] = {}
         self.plotted = time.perf_counter()
         self.stall = StallTimer(self.config.log.stall)
@@ -190,6 +191,8 @@ class Session:
                     f"convolutions run as {now}, but ran as {before} before: results may differ in their last bits"
                 )
         self.best_error = collectives.decided(self.checkpoints.best_error)
+        self.best_step = collectives.decided(lambda: self.checkpoints.best() or 0)
+        self.is_over = self._is_out_of_patience(self.first_step)
         return state
 
     def _put(self, batch: Any) -> Any:
@@ -204,6 +207,7 @@ class Session:
         self.run_record.switch("training")
         self.progress.start()
         part, total = self.setup.data.parts["train"], self.setup.total_steps
+        total = self.first_step if self.is_over else total
         batches = part.train_batches(self.first_step, total, self.config.batch_size)
         placed = self.throughput.waits(ahead(map(self._put, batches)))
         yield from enumerate(placed, start=self.first_step + 1)
@@ -282,12 +286,19 @@ class Session:
         self.tell(f"epoch {step / self.setup.steps_per_epoch:5.1f}  validation: {accuracy}")
         self.validated = step
         self.improved = metrics["error"] < self.best_error
-        self.best_error = min(metrics["error"], self.best_error)
+        if self.improved:
+            self.best_error, self.best_step = metrics["error"], step
+        self.is_over = self._is_out_of_patience(step)
         schedule = self.config.optim.schedule
         if schedule.name != "plateau":
             return state
         plateau = jax.device_get(state.plateau).update(metrics["error"], schedule)
         return replace(state, plateau=mesh.replicate(plateau, self.setup.mesh))
+
+    def _is_out_of_patience(self, step: int) -> bool:
+        """Returns whether early stopping ends training after `step`: a function of it and the best step."""
+        patience = self.config.eval.patience
+        return 0 < patience <= self.setup.validations(self.best_step, step) and step < self.setup.total_steps
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts to save the state, after the records before it are on the disk."""
@@ -314,12 +325,17 @@ class Session:
         step, total = int(state.step), self.setup.total_steps
         self.saver.wait()
         self.stop.save_first(False)
-        if self.stop.received or step < total:
+        if self.stop.received or (step < total and not self.is_over):
             raise Stopped(
                 f"Stopped by {self.stop.received or 'a signal'} at step {step:,}/{total:,}; checkpoint saved. To "
                 f"resume, run the same command with --workdir={self.name}"
             )
         self.progress.stop()
+        if self.is_over:
+            self.tell(
+                f"early stopping at step {step:,}/{total:,}: no validation error below the {self.best_error:.2%} of "
+                f"step {self.best_step:,} in {self.config.eval.patience} validations; that state is {self.name}@best"
+            )
         self.run_record.switch("evaluation")
         config, final, evaluate = self.config, self.final, functools.partial(self.evaluator.evaluate, state)
         if self.has_validation and "validation" not in final:  # everything was done before this start
@@ -339,7 +355,7 @@ class Session:
         # The test is the last record: a run that has it has everything.
         for part, kind in (("train", "train_part"), ("test", "test")):
             if part in final:
-                self._write(kind, total, scalars(final[part]))
+                self._write(kind, step, scalars(final[part]))
         if collectives.is_first():
             self._draw(plots.plot_curves, self.records)
             if self.records_layers:

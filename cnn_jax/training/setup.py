@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from cnn_jax import models
 from cnn_jax.analysis.layer_table import LayerRow, dropped, layer_table
-from cnn_jax.config.durations import in_steps, is_due, parse_duration, to_steps, whole
+from cnn_jax.config.durations import in_steps, is_due, parse_duration, times_due, to_steps, whole
 from cnn_jax.config.fields import get, model_fields
 from cnn_jax.core import trees
 from cnn_jax.core.errors import check
@@ -95,6 +95,11 @@ class Setup:
     def is_due(self, step: int, period: str) -> bool:
         """Returns whether something that happens once in a `period` happens after `step`."""
         return is_due(step, in_steps(period, batch_size=self.config.batch_size, num_examples=self.examples))
+
+    def validations(self, start: int, stop: int) -> int:
+        """Returns how many validations happen after the steps start + 1 .. stop, before the last one."""
+        every = in_steps(self.config.eval.every, batch_size=self.config.batch_size, num_examples=self.examples)
+        return times_due(start, stop, every)
 
     # ------------------------------------------------------------ arrays
 
