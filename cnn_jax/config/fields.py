@@ -51,6 +51,17 @@ def _are_axes(axes: Any) -> bool:
     return len(set(named)) == len(named) and set(named) <= set(MESH_AXES)
 
 
+FOLD = re.compile(r"((?P<number>\d+|seed)/(?P<count>\d+))?")
+
+
+def _is_fold(text: Any) -> bool:
+    found = FOLD.fullmatch(text)
+    if found is None or not text:
+        return found is not None
+    count = int(found["count"])
+    return count >= 2 and (found["number"] == "seed" or 1 <= int(found["number"]) <= count)
+
+
 FIELDS: dict[str, Field] = {
     "recipe": Field("ours", "Source of the recipe, printed at the start."),
     "seed": Field(
@@ -380,6 +391,13 @@ FIELDS: dict[str, Field] = {
     "data.test": Field("test", "Test part. Empty: the set's own test part, else its validation part."),
     "data.classes": Field((), "Names of the classes to use, the others are left out; (): all."),
     "data.images_per_class": Field(0, "Training examples of each class, drawn by the seed; 0: all.", NOT_NEGATIVE),
+    "data.fold": Field(
+        "",
+        "Cross-validation: 2/5 cuts the training and validation parts together into five folds, each with an equal "
+        "share of every class; the second validates, the others train. seed/5: fold seed % 5 + 1, so that the seeds of "
+        "a sweep are the folds. Empty: none.",
+        Rule("empty, or such as 2/5 or seed/5", _is_fold),
+    ),
     "data.train_on": Field(
         "train",
         "train, or train+validation for the final run of a recipe; no decisions are possible then.",

@@ -13,6 +13,7 @@ def check_data(config: Any) -> None:
     """Raises UserError for fields of config.data that exclude one another, or the network or the batch size."""
     axes = len(models.fields(config.model.name)["input_shape"]) - 1
     _check_source(config.data)
+    _check_fold(config.data)
     _check_shape(config.model.name, config.data, axes)
     _check_drawn(config.data)
     _check_crops(config.data)
@@ -30,6 +31,13 @@ def _check_source(data: Any) -> None:
         data.on_error == "raise" or (data.source in STORED and data.placement == "stream"),
         f"config.data.on_error is 'skip', which is for stored pictures with placement 'stream', but the source is "
         f"{data.source!r} and the placement {data.placement!r}",
+    )
+
+
+def _check_fold(data: Any) -> None:
+    check(
+        not data.fold or data.train_on == "train",
+        f"config.data.fold is {data.fold!r}, but data.train_on leaves no validation part: set it to 'train'",
     )
 
 

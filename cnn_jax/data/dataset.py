@@ -187,6 +187,43 @@ def labels_of(source: Source) -> np.ndarray:
     return np.array([-1 if example is None else example["label"] for block in blocks for example in block], np.int64)
 
 
+def fold_of(text: str, seed: int) -> tuple[int, int]:
+    """Returns (which fold, from 0, of how many) config.data.fold names."""
+    number, _, count = text.partition("/")
+    return (seed % int(count) if number == "seed" else int(number) - 1), int(count)
+
+
+def fold_size(examples: int, number: int, count: int) -> int:
+    """Returns how many of so many examples are in a fold."""
+    return len(range(number, examples, count))
+
+
+def with_fold(dataset: Dataset, config: Any, seed: int) -> Dataset:
+    """Returns a data set whose validation part is the fold that config.data.fold names; the other folds train.
+
+    The folds are cut from the training and validation parts together, in a fixed random order within each class: a
+    class has as many examples in each fold as in any other, or one more (Kohavi 1995).
+    """
+    if not config.fold:
+        return dataset
+    number, count = fold_of(config.fold, seed)
+    pool = Concatenated(dataset.parts["train"], dataset.parts["validation"])
+    labels = labels_of(pool)
+    shuffled = np.random.Generator(np.random.Philox(key=[2012, 1])).permutation(len(pool))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    folds = [np.sort(by_class[i::count]) for i in range(count)]
+    others = np.sort(np.concatenate([fold for i, fold in enumerate(folds) if i != number]))
+    parts = {
+        "train": Subset(pool, others, labels[others]),
+        "validation": Subset(pool, folds[number], labels[folds[number]]),
+    }
+    return replace(
+        dataset,
+        parts=dict(dataset.parts) | parts,
+        description=f"{dataset.description}; fold {number + 1} of {count} of train and validation validates",
+    )
+
+
 def select_classes(dataset: Dataset, config: Any, seed: int) -> Dataset:
     """Returns what config.data.classes and images_per_class leave of a data set.
 

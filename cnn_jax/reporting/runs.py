@@ -84,7 +84,9 @@ class Finished:
         config = {
             name: value for name, value in self.config.items() if name != "seed" and not is_one_of(name, RESUMABLE)
         }
-        return config | {f"data.json: {name}": value for name, value in self.data.items()}
+        # Where the seed chooses the fold, sizes may differ by one.
+        sizes = ("examples.train", "examples.validation") if config.get("data.fold", "").startswith("seed") else ()
+        return config | {f"data.json: {name}": value for name, value in self.data.items() if name not in sizes}
 
     @property
     def evaluation(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn_jax.core import imports
 from cnn_jax.core.errors import check
-from cnn_jax.data.dataset import PARTS, STORED, Dataset, select_classes
+from cnn_jax.data.dataset import PARTS, STORED, Dataset, select_classes, with_fold
 from cnn_jax.data.sources import custom, digits, drawn, folder, hf, synthetic, table, tfds
 
 OPENERS = {
@@ -41,7 +41,7 @@ def open_dataset(
         that the configuration says.
     """
     opener = opener or (custom.open_dataset if imports.is_path(config.source) else OPENERS[config.source])
-    dataset = select_classes(opener(config, seed), config, seed)
+    dataset = select_classes(with_fold(opener(config, seed), config, seed), config, seed)
     for part, source in dataset.parts.items():
         check(
             len(source) > 0 or part not in needed,

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from cnn_jax.core.errors import NotPreparedError, UserError, check
 from cnn_jax.data import sources
-from cnn_jax.data.dataset import PARTS, Dataset, check_disjoint
+from cnn_jax.data.dataset import PARTS, Dataset, check_disjoint, fold_of, fold_size
 from cnn_jax.data.sources import tfds
 
 
@@ -86,6 +86,10 @@ def open_sizes(config: Any, seed: int = 0) -> Dataset:
         f"config.data.channels is {config.channels}, but the images of {config.name!r} have {known.channels}",
     )
     chosen, counts = part_sizes(config, known.splits)
+    if config.fold:
+        pool = counts["train"] + counts["validation"]
+        size = fold_size(pool, *fold_of(config.fold, seed))
+        counts |= {"train": pool - size, "validation": size}
     names = [str(i) for i in range(known.classes)]
     if config.classes:
         counts = {part: count * len(config.classes) // known.classes for part, count in counts.items()}
