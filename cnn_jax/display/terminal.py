@@ -1,6 +1,5 @@
 """What the terminal shows of a run: the facts before it starts, the progress, the short table at the end."""
 
-import math
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -95,7 +94,7 @@ def waiting(console: Console, text: str) -> Iterator[None]:
 
 
 def print_results(final: dict[str, Any], console: Console) -> None:
-    """Prints the short table at the end, with the balanced accuracy of uneven classes, and how examples were seen."""
+    """Prints the short table at the end, with the balanced accuracy where it differs, and how examples were seen."""
     table = Table(box=None, pad_edge=False)
     table.add_column("", overflow="fold")
     uneven = any(_is_uneven(metrics) for metrics in final.values())
@@ -114,8 +113,5 @@ def print_results(final: dict[str, Any], console: Console) -> None:
 
 
 def _is_uneven(metrics: dict[str, Any]) -> bool:
-    """Returns whether the largest class of a part has at least twice the mean number of examples."""
-    if "class_accuracy" not in metrics:
-        return False
-    classes = sum(not math.isnan(accuracy) for accuracy in metrics["class_accuracy"])
-    return metrics["largest_class"] * classes >= 2
+    """Returns whether the balanced accuracy differs from the accuracy by a point or more."""
+    return abs(metrics.get("balanced_accuracy", 1 - metrics["error"]) - (1 - metrics["error"])) >= 0.01

@@ -35,6 +35,11 @@ def check_training(config: Any) -> None:
         f"config.norm_group is {config.norm_group}, but must divide the {micro_batch} images of a "
         f"{'batch' if config.accumulation == 1 else 'micro-batch'}; 0 is all of them",
     )
+    check(
+        config.class_weights != "balanced" or config.data.sampling != "balanced",
+        "config.class_weights and config.data.sampling are both 'balanced': each alone makes all classes count "
+        "equally, together the rare ones dominate. Set one of them to its default",
+    )
     check_optimizer(config.optim)
     check(
         config.optim.momentum > 0 or not config.optim.nesterov,

@@ -148,6 +148,7 @@ def test_mixed_examples_have_the_weights_of_both_labels(config):
         (dict(loss="focal", loss_options=dict(gamma="x")), "gamma is 'x', but must be a number"),
         (dict(loss="focal", loss_options=dict(label_smoothing=0.1)), r"set config\.label_smoothing"),
         (dict(loss="binary_cross_entropy", loss_options=dict(sum_classes=2)), "sum_classes is 2, but must be True or"),
+        (dict(class_weights="balanced", data__sampling="balanced"), "each alone makes all classes count equally"),
         (dict(loss="focl"), "did you mean 'focal'"),
         (dict(data__sampling="balancd"), "did you mean 'balanced'"),
     ],
