@@ -34,6 +34,7 @@ def get_config(placement):
         config.eval.recompute_statistics, config.eval.train_part = 2, True
         config.optim.schedule.name, config.optim.schedule.patience = "plateau", 1
         config.eval.every = "2 steps"
+        config.loss, config.class_weights = "focal", "balanced"
     config.log.tensorboard = False
     return config.lock()
 

@@ -8,6 +8,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from cnn_jax.core.errors import UserError
 from cnn_jax.data import augment, dataset
+from cnn_jax.data.sources import published
 from cnn_jax.tracking.recorder import read_jsonl
 from cnn_jax.training import loop, losses
 from cnn_jax.training.config_check import check_config
@@ -119,6 +120,13 @@ def test_balanced_weights_come_from_the_training_part(config):
     counts = np.bincount(dataset.labels_of(source), minlength=5)
     ours = losses.weighted(lambda logits, labels: jnp.ones(len(labels)), setup.config, setup.data)
     np.testing.assert_allclose(ours(LOGITS, jnp.arange(5)), counts.sum() / (5 * counts), rtol=1e-6)
+
+
+def test_where_sizes_are_all_that_is_known_weights_are_1(config):
+    setup = build(configured(config, class_weights="balanced"), open_dataset=published.open_sizes)
+    plain = losses.losses_of(setup.config)
+    ours = losses.weighted(plain, setup.config, setup.data)
+    np.testing.assert_array_equal(ours(LOGITS, jnp.asarray(LABELS)), plain(LOGITS, jnp.asarray(LABELS)))
 
 
 def test_mixed_examples_have_the_weights_of_both_labels(config):
