@@ -64,7 +64,7 @@ def test_the_seed_may_choose_the_fold_but_not_what_is_in_it():
         assert f"fold {seed % 5 + 1} of 5 of train and validation validates" in by_seed.description
 
 
-def test_sizes_that_are_known_without_the_data_are_those_of_the_folds():
+def test_sizes_known_without_the_data_are_those_of_the_folds():
     config = get_config("cifar10").data
     config.fold = "3/7"
     found = published.open_sizes(config)

@@ -132,7 +132,7 @@ def test_a_mistake_is_one_message(hf, tmp_path, fields, message):
 
 
 @pytest.mark.nightly
-def test_splits_without_classes_and_folders_of_nothing_are_refused(hf, tmp_path):
+def test_splits_without_classes_and_empty_folders_are_refused(hf, tmp_path):
     hidden = make_split(hf, 4).remove_columns("label").add_column("label", [-1] * 4)
     hidden = hidden.cast_column("label", hf.ClassLabel(names=["ant", "bee"]))
     hf.DatasetDict(train=make_split(hf, 20), test=hidden).save_to_disk(tmp_path / "hidden")

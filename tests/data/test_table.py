@@ -72,7 +72,7 @@ def test_val_alone_is_the_test_part_and_train_validates(tmp_path):
     assert test == [(i, i % 2) for i in range(20, 30)]
 
 
-def test_without_splits_parts_are_shares_and_numbers_sort_by_value(tmp_path):
+def test_without_splits_parts_are_shares_of_all_rows(tmp_path):
     names = pictures(tmp_path, 40)
     file = write(tmp_path / "t.csv", [("image", "label"), *((name, i % 11) for i, name in enumerate(names))])
     found = sources.open_dataset(make_config(file, **SHARES))

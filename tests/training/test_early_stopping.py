@@ -103,7 +103,7 @@ def test_it_stops_where_the_errors_say_and_resumes_exactly(config, tmp_path, con
         jax.tree.map(np.testing.assert_array_equal, state, other)
 
 
-def test_a_run_that_stopped_early_is_finished_and_can_be_extended(config, tmp_path, console):
+def test_a_run_that_stopped_early_is_finished_and_extendable(config, tmp_path, console):
     config.optim.learning_rate = 0.0
     config.eval.patience = 2
     loop.run(config, tmp_path, Options(console=console))
