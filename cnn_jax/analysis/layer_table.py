@@ -143,6 +143,10 @@ def _describe(layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int, ...])
         return "pool", f"average to {layer.size}x{layer.size}", 0
     if isinstance(layer, layers.LocalResponseNorm):
         return "norm", f"local response {layer.size}", 0
+    if isinstance(layer, layers.GroupNorm):
+        return "norm", f"{layer.groups} groups", 0
+    if isinstance(layer, layers.LayerNorm):
+        return "norm", "layer", 0
     if isinstance(layer, layers.BatchNorm):
         return "norm", "", 0
     if not isinstance(layer, (layers.Conv, pooling.Pool)):

@@ -1,7 +1,8 @@
 """Which part of the input each array of a traced function sees, read off its jaxpr. Nothing is computed.
 
 Along each spatial axis of the input, the element at position i of an array sees the interval
-[low + i*jump, high + i*jump] (without the borders of the image: padding counts as seen). Its receptive field is
+[low + i*jump, high + i*jump] (without the borders of the image: padding counts as seen; and without the few numbers
+of the whole image that group normalization and squeeze-and-excitation scale maps by). Its receptive field is
 high - low + 1, and its jump is the distance in the input between two neighbors, the product of all strides (Araujo,
 Norris, Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks"). Where paths meet (additions,
 concatenations), an element sees all that it sees on any of them.
@@ -106,6 +107,8 @@ def _outputs(eqn: Any, given: list[ReceptiveField | None]) -> list[ReceptiveFiel
         return [whole] * len(eqn.outvars)
     if name == "optimization_barrier":
         return given
+    if eqn.params.get("name") == "whole_image":  # of nn.layers
+        return [None] * len(eqn.outvars)
     inner = next((eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params), None)
     if name in NESTED and inner is not None:
         return _run(getattr(inner, "jaxpr", inner), given)

@@ -102,7 +102,14 @@ def _lenet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:
     return nn.Sequential(*layers)
 
 
-RESNET_FIELDS = dict(kernel_plan="single", pool="max", overlapping=True, norm="batch", activation="relu")
+RESNET_FIELDS = dict(
+    kernel_plan="single",
+    pool="max",
+    overlapping=True,
+    norm="batch",
+    activation="relu",
+    weight_standardization=False,
+)
 
 
 def _resnet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:

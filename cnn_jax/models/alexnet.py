@@ -83,7 +83,7 @@ class AlexNet(Family):
     kernel_plan: str = option(
         "single", "stacked: two 3x3 convolutions replace a 5x5, three replace a 7x7.", Choice(*windows.KERNEL_PLANS)
     )
-    norm: str = option("lrn", "lrn: after conv1 and conv2; batch: after every convolution.", Choice(*NORMS))
+    norm: str = option("lrn", "lrn: after conv1 and conv2; the others: after every convolution.", Choice(*NORMS))
     lrn_after_pool: bool = option(False, "norm=lrn follows the pooling (ZFNet, and lectures) and not the convolution.")
     overlapping: bool = option(True, "Pooling windows of 3x3 with stride 2 (section 3.4); False: 2x2 without padding.")
     initial_bias: float = option(
@@ -100,7 +100,7 @@ class AlexNet(Family):
         for i, (maps, *window) in enumerate(row.convolutions, start=1):
             plan = self.kernel_plan if window[0] in (5, 7) else "single"
             groups = (self.groups or row.groups) if i in BIASED else 1
-            norm = "batch" if self.norm == "batch" else "none"
+            norm = "none" if self.norm == "lrn" else self.norm
             yield from make.blocks(f"conv{i}", maps, windows.kernel_plan(plan, *window), groups=groups, norm=norm)
             normalized = self.norm == "lrn" and i in NORMALIZED
             if normalized and not self.lrn_after_pool:

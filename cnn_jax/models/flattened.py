@@ -68,6 +68,7 @@ class FlattenedNet(Family):
     num_classes: int = 10
     input_shape: tuple[int, ...] = (32, 32, 3)
     norm: str = fixed("none")
+    norm_groups: int = fixed(32)
     norm_decay: float = fixed(0.9)
     head: str = "gap"
     fc_sizes: tuple[int, ...] = (256,)

@@ -36,7 +36,7 @@ from cnn_jax.core.errors import check
 from cnn_jax.core.rules import NOT_NEGATIVE, SHARE, Choice, option
 from cnn_jax.nn import windows
 from cnn_jax.nn.family import Family, LayerMaker
-from cnn_jax.nn.layers import ConvBlock, LocalResponseNorm
+from cnn_jax.nn.layers import NORMS, ConvBlock, LocalResponseNorm
 from cnn_jax.nn.network import Network, fold_in
 from cnn_jax.nn.pooling import POOLS, AdaptiveAveragePool, Pool
 
@@ -134,9 +134,9 @@ class GoogLeNet(Family):
     )
     norm: str = option(
         "lrn",
-        "lrn: after pool1 and conv2, with the constants of Krizhevsky et al. 2012; batch: after every convolution, "
-        "which then has no bias.",
-        Choice("lrn", "batch", "none"),
+        "lrn: after pool1 and conv2, with the constants of Krizhevsky et al. 2012; batch, group, layer: after every "
+        "convolution, which then has no bias.",
+        Choice(*NORMS),
     )
     auxiliary: bool = option(
         False,

@@ -103,6 +103,7 @@ class LocalNet(Family):
     input_shape: tuple[int, ...] = (16, 16, 1)
     pool: str = fixed("max")
     norm: str = fixed("none")
+    norm_groups: int = fixed(32)
     norm_decay: float = fixed(0.9)
     head: str = "flatten"
     fc_sizes: tuple[int, ...] = (64,)

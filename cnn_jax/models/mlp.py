@@ -27,6 +27,7 @@ class MLP(Family):
     input_shape: tuple[int, ...] = (28, 28, 1)
     pool: str = fixed("max")
     norm: str = fixed("none")
+    norm_groups: int = fixed(32)
     norm_decay: float = fixed(0.9)
     head: str = fixed("fc")
     fc_sizes: tuple[int, ...] = fixed(())

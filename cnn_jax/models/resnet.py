@@ -171,9 +171,16 @@ class ResNet(Family):
     )
     pool: str = option("max", "Pooling of the stem; conv: a strided convolution.", Choice(*POOLS))
     overlapping: bool = option(True, "Pooling window of 3x3 with stride 2; False: 2x2.")
-    norm: str = option("batch", "none: convolutions have biases.", Choice("batch", "none"))
+    norm: str = option(
+        "batch",
+        "group: of each image (Wu & He 2018); layer: over the channels of each position; none: biases instead.",
+        Choice("batch", "group", "layer", "none"),
+    )
+    weight_standardization: bool = option(
+        False, "Kernels with mean 0 and variance 1 for each output channel (Qiao et al. 2019), for norm=group."
+    )
     zero_gamma: bool = option(
-        False, "The last BatchNorm scale of each block starts at 0 (Goyal et al. 2017, section 5.1)."
+        False, "The last scale of each block's normalization starts at 0 (Goyal et al. 2017, section 5.1)."
     )
     head: str = "gap"
     init: str = "he_fan_out"
@@ -199,8 +206,13 @@ class ResNet(Family):
             "reduction is False, but variant 'v1' has its stride in the reduction: use variant='v1.5'",
         )
         check(
-            self.norm == "batch" or not self.zero_gamma,
-            f"zero_gamma is True, which is about BatchNorm's scales, but norm is {self.norm!r}: use zero_gamma=False",
+            self.norm != "none" or not self.zero_gamma,
+            "zero_gamma is True, which is about the scales of normalizations, but norm is 'none': use zero_gamma=False",
+        )
+        check(
+            self.norm != "none" or not self.weight_standardization,
+            "weight_standardization is True, but norm is 'none', and only a normalization can scale what kernels of "
+            "variance 1 give: use norm='group', or weight_standardization=False",
         )
 
     def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
@@ -209,8 +221,8 @@ class ResNet(Family):
         stem = windows.kernel_plan(self.kernel_plan, 7, 2, 3) if large else [(3, 1, 1)]
         for i, window in enumerate(stem, start=1):
             number = f"1_{i}" if len(stem) > 1 else "1"
-            yield f"conv{number}", make.conv(base, *window)
-            if self.norm == "batch":
+            yield f"conv{number}", make.conv(base, *window, standardize=self.weight_standardization)
+            if self.norm != "none":
                 yield f"norm{number}", make.norm(make.channels)
             yield f"activation{number}", make.activation
         if large:
@@ -232,7 +244,7 @@ class ResNet(Family):
             return Block(
                 make.channels,
                 plan,
-                conv=make.Conv,
+                conv=partial(make.Conv, standardize=self.weight_standardization),
                 norm=make.norm,
                 activation=self.activation,
                 shortcut=self.shortcut,

@@ -59,7 +59,8 @@ class VGG(Family):
     )
     norm: str = option(
         "none",
-        "batch: after every convolution (torchvision's vgg*_bn; biases stay); lrn: after the first.",
+        "batch, group, layer: after every convolution (batch is torchvision's vgg*_bn; biases stay); lrn: after the "
+        "first.",
         Choice(*NORMS),
     )
     dropout: float = 0.5

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from cnn_jax.core.rules import Choice, Rule, check_fields, fixed, option, options
 from cnn_jax.nn.init import ACTIVATIONS, INITS, InitKeys, get_activation, scaled, scaled_sizes
-from cnn_jax.nn.layers import NORMS, Conv, ConvBlock, make_norm
+from cnn_jax.nn.layers import BEFORE_ACTIVATION, NORMS, Conv, ConvBlock, make_norm
 from cnn_jax.nn.network import HEADS, Network
 from cnn_jax.nn.pooling import POOLS, Pool, make_pool
 
@@ -53,7 +53,17 @@ class Family(abc.ABC):
     )
     pool: str = option("max", "Pooling; conv: a strided convolution that learns it.", Choice(*POOLS))
     activation: str = option("relu", "Activation function.", Choice(*ACTIVATIONS))
-    norm: str = option("none", "Normalization; lrn: local response normalization.", Choice(*NORMS))
+    norm: str = option(
+        "none",
+        "Normalization; lrn: local response normalization; batch; group: of each image (Wu & He 2018); layer: over the "
+        "channels of each position.",
+        Choice(*NORMS),
+    )
+    norm_groups: int = option(
+        32,
+        "Groups of norm=group; fewer where they do not divide the channels, or would have one channel each.",
+        Rule("above 0", lambda groups: groups > 0),
+    )
     norm_decay: float = option(
         0.9,
         "Decay of BatchNorm's running averages.",
@@ -81,7 +91,7 @@ class Family(abc.ABC):
 
     # Fields that have one possible value: a configuration leaves them out.
     one_form: ClassVar[tuple[str, ...]] = ()
-    # Whether convolutions have a bias although BatchNorm, which has one, follows.
+    # Whether convolutions have a bias although a normalization with one follows.
     bias_before_norm: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
@@ -135,17 +145,25 @@ class LayerMaker:
         self.channels: int = family.input_shape[-1]
         self.activation = get_activation(family.activation)
         self.options: dict[str, Any] = dict(init=family.init, dtype=family.dtype, rngs=rngs)
-        bias = family.norm != "batch" or family.bias_before_norm
+        bias = family.norm not in BEFORE_ACTIVATION or family.bias_before_norm
         self.Conv = partial(Conv, bias=bias, **self.options)
         self.ConvBlock = partial(
             ConvBlock,
             bias=bias,
             norm=family.norm,
+            norm_groups=family.norm_groups,
             norm_decay=family.norm_decay,
             activation=family.activation,
             **self.options,
         )
-        self.norm = partial(make_norm, family.norm, decay=family.norm_decay, dtype=family.dtype, rngs=rngs)
+        self.norm = partial(
+            make_norm,
+            family.norm,
+            groups=family.norm_groups,
+            decay=family.norm_decay,
+            dtype=family.dtype,
+            rngs=rngs,
+        )
 
     def with_keys(self, rngs: InitKeys) -> "LayerMaker":
         """Returns a maker for the same maps with other keys."""

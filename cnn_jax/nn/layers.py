@@ -23,7 +23,8 @@ from cnn_jax.nn.windows import check_fits, check_window, per_axis
 class Conv(nnx.Conv):
     """Convolution with explicit symmetric padding, [B, *spatial, C_in] -> [B, *spatial', C_out].
 
-    `kernel`, `stride`, `padding` and `dilation` are one int for two axes, or a tuple with one int per axis.
+    `kernel`, `stride`, `padding` and `dilation` are one int for two axes, or a tuple with one int per axis. With
+    `standardize` it computes with the `standardized` kernel.
     Raises DoesNotFitError when called on an input smaller than the kernel.
     """
 
@@ -38,6 +39,7 @@ class Conv(nnx.Conv):
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
+        standardize: bool = False,
         init: str,
         dtype: Any = None,
         rngs: InitKeys,
@@ -47,6 +49,7 @@ class Conv(nnx.Conv):
         check_window(kernel, stride, padding)
         self.pads = per_axis(padding, dims)
         self.stride, self.dilation = per_axis(stride, dims), per_axis(dilation, dims)
+        self.standardize = standardize
         check(
             in_channels % groups == 0 and out_channels % groups == 0,
             f"groups is {groups}, but must divide both {in_channels} input and {out_channels} output channels",
@@ -68,7 +71,8 @@ class Conv(nnx.Conv):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         check_fits(self, x.shape, self.dilation)
-        images, kernel = promote_dtype((x, self.kernel[...]), dtype=self.dtype)
+        kernel = standardized(self.kernel[...]) if self.standardize else self.kernel[...]
+        images, kernel = promote_dtype((x, kernel), dtype=self.dtype)
         axes = "DHW"[-len(self.pads) :]
         y = cpu.conv_general_dilated(
             images,
@@ -80,6 +84,27 @@ class Conv(nnx.Conv):
             feature_group_count=self.feature_group_count,
         )
         return emit(self, x, add_bias(y, self.bias))
+
+
+def standardized(kernel: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    """Returns a kernel [*spatial, C_in, C_out] whose weights of each output channel have mean 0 and variance 1.
+
+    Weight standardization (Qiao et al. 2019, eq. 5), with the biased variance and timm's epsilon.
+    """
+    mean, var = mean_and_variance(kernel, tuple(range(kernel.ndim - 1)))
+    return (kernel - mean) * lax.rsqrt(var + epsilon)
+
+
+@jax.jit
+def whole_image(x: jax.Array) -> jax.Array:
+    """Returns x. Receptive fields do not count what it holds of the whole image, as they do not count statistics."""
+    return x
+
+
+def mean_and_variance(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean and the biased variance over `axes`, which stay with size 1; exact however large the mean is."""
+    mean = jnp.mean(x, axes, keepdims=True)
+    return mean, jnp.mean(jnp.square(x - mean), axes, keepdims=True)
 
 
 def add_bias(y: jax.Array, bias: Any) -> jax.Array:
@@ -191,30 +216,110 @@ class LocalResponseNorm(nnx.Module):
         return emit(self, x, (values * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
 
 
-NORMS = ("none", "lrn", "batch")
+class ChannelNorm(nnx.Module):
+    """What normalizations of single images share: a scale and an offset for each channel, and float32 inside."""
+
+    def __init__(self, channels: int, *, epsilon: float, zero_scale: bool, dtype: Any, rngs: InitKeys):
+        self.epsilon, self.compute_dtype = epsilon, dtype
+        self.scale = nnx.Param((ZEROS if zero_scale else ONES)(rngs.key, (channels,)))
+        self.bias = nnx.Param(ZEROS(rngs.key, (channels,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.normal(wide(x)) * self.scale[...] + self.bias[...]
+        return emit(self, x, y.astype(self.compute_dtype or x.dtype))
+
+    def normal(self, x: jax.Array) -> jax.Array:
+        """Returns x [B, *spatial, C] with mean 0 and variance 1."""
+        raise NotImplementedError
+
+
+class GroupNorm(ChannelNorm):
+    """Group normalization (Wu & He 2018, eq. 7): over all positions and the channels of a group, of each image.
+
+    It has no running averages: training and evaluation compute the same, whatever the batch.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int = 32,
+        *,
+        epsilon: float = 1e-5,
+        zero_scale: bool = False,
+        dtype: Any = None,
+        rngs: InitKeys,
+    ):
+        check(groups > 0 and channels % groups == 0, f"groups is {groups}, but must divide {channels} channels")
+        super().__init__(channels, epsilon=epsilon, zero_scale=zero_scale, dtype=dtype, rngs=rngs)
+        self.groups = groups
+
+    def normal(self, x: jax.Array) -> jax.Array:
+        grouped = x.reshape(*x.shape[:-1], self.groups, -1)
+        mean, var = map(whole_image, mean_and_variance(grouped, (*range(1, x.ndim - 1), x.ndim)))
+        return ((grouped - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+
+
+class LayerNorm(ChannelNorm):
+    """Layer normalization over the channels of each position (Ba et al. 2016; Liu et al. 2022, "A ConvNet")."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        epsilon: float = 1e-5,
+        zero_scale: bool = False,
+        dtype: Any = None,
+        rngs: InitKeys,
+    ):
+        super().__init__(channels, epsilon=epsilon, zero_scale=zero_scale, dtype=dtype, rngs=rngs)
+
+    def normal(self, x: jax.Array) -> jax.Array:
+        mean, var = mean_and_variance(x, (x.ndim - 1,))
+        return (x - mean) * lax.rsqrt(var + self.epsilon)
+
+
+NORMS = ("none", "lrn", "batch", "group", "layer")
+BEFORE_ACTIVATION = ("batch", "group", "layer")  # they have an offset, so that the convolution needs no bias
+
+
+def groups_of(channels: int, most: int) -> int:
+    """Returns the number of groups of `channels`: at most `most`, and at least two channels in each if there are two.
+
+    One channel alone would be instance normalization, which keeps nothing of a map of one position.
+    """
+    return next(n for n in range(max(1, min(most, channels // 2)), 0, -1) if channels % n == 0)
 
 
 def make_norm(
     kind: str,
     channels: int,
     *,
+    groups: int = 32,
     decay: float = 0.9,
     epsilon: float = 1e-5,
     zero_scale: bool = False,
     dtype: Any = None,
     rngs: InitKeys,
 ) -> Any:
-    """Returns a normalization of maps with `channels`: None, `LocalResponseNorm` or `BatchNorm`."""
+    """Returns a normalization of maps with `channels`, one of `NORMS`; "none" is None.
+
+    groups: of "group", at most; see `groups_of`.
+    """
     check_choice("norm", kind, NORMS)
+    options: dict[str, Any] = dict(epsilon=epsilon, zero_scale=zero_scale, dtype=dtype, rngs=rngs)
     if kind == "batch":
-        return BatchNorm(channels, decay=decay, epsilon=epsilon, zero_scale=zero_scale, dtype=dtype, rngs=rngs)
+        return BatchNorm(channels, decay=decay, **options)
+    if kind == "group":
+        return GroupNorm(channels, groups_of(channels, groups), **options)
+    if kind == "layer":
+        return LayerNorm(channels, **options)
     return LocalResponseNorm() if kind == "lrn" else None
 
 
 class ConvBlock(nnx.Module):
     """Convolution, normalization, activation, [B, *spatial, C_in] -> [B, *spatial', C_out].
 
-    norm: "none", "batch" (before the activation) or "lrn" (after it, as in AlexNet). bias: of the convolution.
+    norm: one of `NORMS`, before the activation; "lrn" after it, as in AlexNet. bias: of the convolution.
     """
 
     def __init__(
@@ -229,6 +334,7 @@ class ConvBlock(nnx.Module):
         groups: int = 1,
         bias: bool = True,
         norm: str = "none",
+        norm_groups: int = 32,
         norm_decay: float = 0.9,
         norm_epsilon: float = 1e-5,
         activation: str = "relu",
@@ -250,11 +356,13 @@ class ConvBlock(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = make_norm(norm, out_channels, decay=norm_decay, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
+        self.norm = make_norm(
+            norm, out_channels, groups=norm_groups, decay=norm_decay, epsilon=norm_epsilon, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv(x)
-        if isinstance(self.norm, BatchNorm):
+        if isinstance(self.norm, (BatchNorm, ChannelNorm)):
             return self.activation(self.norm(x))
         x = self.activation(x)
         return x if self.norm is None else self.norm(x)

@@ -290,7 +290,7 @@ def test_the_decay_of_the_running_averages_is_a_field():
     ("name", "fields", "messages"),
     [
         ("alexnet", dict(variant="group"), ["variant is 'group'", "did you mean 'grouped'?", "one_tower"]),
-        ("alexnet", dict(norm="layer"), ["norm is 'layer'", "none, lrn, batch"]),
+        ("alexnet", dict(norm="instance"), ["norm is 'instance'", "none, lrn, batch"]),
         ("alexnet", dict(pool="mean"), ["pool is 'mean'", "max, average, conv"]),
         ("alexnet", dict(groups=-1), ["groups is -1", "at least 1"]),
         ("alexnet", dict(groups=5), ["groups is 5", "divide both"]),

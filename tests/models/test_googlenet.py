@@ -309,7 +309,7 @@ def test_training_calls_the_layers_of_the_table_in_its_order():
     ("fields", "messages"),
     [
         (dict(variant="v2"), ["variant is 'v2'", "paper, torchvision"]),
-        (dict(norm="layer"), ["norm is 'layer'", "lrn, batch, none"]),
+        (dict(norm="instance"), ["norm is 'instance'", "none, lrn, batch"]),
         (dict(auxiliary_weight=-1.0), ["auxiliary_weight is -1.0"]),
         (dict(auxiliary_dropout=1.0), ["auxiliary_dropout is 1.0", "[0, 1)"]),
         (dict(input_shape=(46, 46, 3)), ["46x46", "too small", "'pool4'"]),

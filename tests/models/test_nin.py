@@ -148,7 +148,7 @@ def test_batch_normalization_replaces_the_biases():
     ("name", "fields", "messages"),
     [
         ("nin", dict(layout="mnist"), ["whose layout is 'imagenet'", "for 'mnist'"]),
-        ("nin", dict(norm="layer"), ["norm is 'layer'", "none, lrn, batch"]),
+        ("nin", dict(norm="instance"), ["norm is 'instance'", "none, lrn, batch"]),
         ("nin", dict(pool="mean"), ["pool is 'mean'", "paper, max, average, conv"]),
         ("nin", dict(dropout=1.0), ["dropout is 1.0", "[0, 1)"]),
         ("nin", dict(input_shape=(32, 32, 3)), ["32x32", "too small", "'pool3'"]),

@@ -163,7 +163,7 @@ def test_the_last_convolution_starts_from_its_own_distribution_and_dropout_stand
     [
         ("squeezenet1_0", dict(version="1.2"), ["whose version is '1.0'", "for '1.2'"]),
         ("squeezenet1_0", dict(bypass="full"), ["bypass is 'full'", "none, simple, complex"]),
-        ("squeezenet1_1", dict(norm="layer"), ["norm is 'layer'", "none, lrn, batch"]),
+        ("squeezenet1_1", dict(norm="instance"), ["norm is 'instance'", "none, lrn, batch"]),
         ("squeezenet1_1", dict(pool="mean"), ["pool is 'mean'", "max, average, conv"]),
         ("squeezenet1_0", dict(input_shape=(28, 28, 3)), ["28x28", "too small", "'pool8'"]),
         ("squeezenet1_0", dict(input_shape=(6, 6, 3)), ["6x6", "'conv1/conv'", "kernel of 7"]),

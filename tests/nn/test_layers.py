@@ -337,6 +337,9 @@ def test_normalizations_by_name():
     norm = layers.make_norm("batch", 3, decay=0.75, epsilon=0.01, rngs=keys())
     assert isinstance(norm, BatchNorm)
     assert (norm.scale.shape, norm.momentum, norm.epsilon) == ((3,), 0.75, 0.01)
+    groups = layers.make_norm("group", 48, groups=32, zero_scale=True, rngs=keys())
+    assert (groups.groups, groups.scale.shape, float(groups.scale[...].max())) == (24, (48,), 0)
+    assert isinstance(layers.make_norm("layer", 3, rngs=keys()), layers.LayerNorm)
     with pytest.raises(UserError, match=r"norm is 'bach'.*did you mean 'batch'"):
         layers.make_norm("bach", 3, rngs=keys())
 
@@ -352,7 +355,7 @@ def test_a_block_normalizes_before_the_activation_or_as_alexnet_after_it(norm):
     model = nnx.view(block, use_running_average=True, raise_if_not_found=False)
     x = jnp.asarray(10 * noise(2, 5, 5, 2))
     y = model.conv(x)
-    if norm == "batch":
+    if norm in layers.BEFORE_ACTIVATION:
         y = jax.nn.elu(model.norm(y))
     elif norm == "lrn":
         y = LocalResponseNorm()(jax.nn.elu(y))

@@ -127,7 +127,7 @@ def test_pools_that_do_not_overlap_have_windows_as_large_as_their_stride(name):
 
 
 @pytest.mark.parametrize("name", ["lenet5", "alexnet", "vgg11", "nin_cifar", "googlenet", "squeezenet1_1", "resnet20"])
-@pytest.mark.parametrize("norm", ["none", "lrn", "batch"])
+@pytest.mark.parametrize("norm", ["none", "lrn", "batch", "group", "layer"])
 def test_normalization_is_a_choice_in_every_family(name, norm):
     if (name, norm) == ("resnet20", "lrn"):
         return  # an error
@@ -138,7 +138,7 @@ def test_normalization_is_a_choice_in_every_family(name, norm):
     assert bool(sum(row.statistics for row in norms)) == (norm == "batch")
     # A network without BatchNorm has biases in all its convolutions.
     biased = [row.biases == row.output_shape[-1] for row in rows.values() if row.kind == "conv"]
-    assert all(biased) or norm == "batch"
+    assert all(biased) or norm not in ("none", "lrn")
 
 
 def test_a_bottleneck_without_reduction_has_its_3x3_on_all_channels():
