@@ -50,12 +50,15 @@ def list_pretrained() -> list[str]:
     return sorted(BUNDLED + name for name in bundled())
 
 
-def load(source: str | Path) -> "Predictor":
+def load(source: str | Path, *, num_classes: int | None = None, channels: int | None = None) -> "Predictor":
     """Returns a pretrained network ready for use, a `cnn_jax.pretrained.predictor.Predictor`.
 
     Args:
       source: a SOURCE: the folder of a run (FOLDER, FOLDER@best, FOLDER@STEP), bundled:NAME, a file of weights
         (.safetensors, .pth) or hub:OWNER/NAME; see `cnn_jax.pretrained.source`.
+      num_classes: 0: without its classifier, so that it returns features. None: with its classes.
+      channels: of the images, where they have others than it was trained on: the first convolution is adapted, by the
+        sum over its channels for one channel, else by repetition. None: those of its training.
 
     Raises:
       UserError: there is no such source, or it is damaged.
@@ -68,7 +71,7 @@ def load(source: str | Path) -> "Predictor":
     """
     from cnn_jax.pretrained import predictor
 
-    return predictor.load(source)
+    return predictor.load(source, num_classes=num_classes, channels=channels)
 
 
 def train(config: Any, workdir: str | Path, data: "Mapping[str, Any] | None" = None, **options: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import capture
 from cnn_jax.pretrained import class_names
 from cnn_jax.pretrained import source as pretrained
+from cnn_jax.pretrained.channels import with_channels
 from cnn_jax.pretrained.features import Features
 
 
@@ -46,17 +47,26 @@ class Computed:
         return 1 if self.unreadable else 0
 
 
-def load(source: str | Path) -> "Predictor":
+def load(source: str | Path, *, num_classes: int | None = None, channels: int | None = None) -> "Predictor":
     """Returns the trained network that a SOURCE names (see `cnn_jax.pretrained.source`): a run, an exported file.
+
+    Args:
+      num_classes: 0: without its classifier. channels: of the images; see `channels.with_channels`. None: its own.
 
     Raises:
       UserError: there is no such source, or it is damaged.
     """
-    return Predictor(pretrained.open_source(str(source)))
+    check(
+        num_classes in (None, 0),
+        f"num_classes is {num_classes}, but a trained network has its own classes: 0 leaves them out, for features; "
+        f"for other classes train it, cnn_jax finetune {source} --data=DATASET",
+    )
+    found = pretrained.open_source(str(source))
+    return Predictor(found if channels is None else with_channels(found, channels), headless=num_classes == 0)
 
 
 class Predictor:
-    """A trained network: `predictor(images)` are class scores.
+    """A trained network: `predictor(images)` are class scores, or features if it is `headless`.
 
     Images are a batch uint8 [B, *spatial, C] of any size, or a list of examples: files as `data.folder` has them (JPEG,
     PNG; clips and sequences of networks that take those), pictures of Pillow, or arrays uint8 [*spatial, C]. They are
@@ -67,12 +77,12 @@ class Predictor:
     model: the `nnx.Module` in evaluation mode. classes: the names of the classes, see `class_names.words`.
     """
 
-    def __init__(self, source: pretrained.Pretrained):
+    def __init__(self, source: pretrained.Pretrained, *, headless: bool = False):
         self.source = source
         self.image_size = tuple(source.input["image_size"])
         self.channels = source.input["channels"]
-        self.model = build(source)
-        self.classes = class_names.words(source.classes, source.num_classes)
+        self.model = build(source, headless=headless)
+        self.classes = [] if headless else class_names.words(source.classes, source.num_classes)
         mean, std = (np.asarray(source.input[name], np.float32) for name in ("mean", "std"))
 
         graphdef, self._state = nnx.split(self.model)
@@ -88,6 +98,8 @@ class Predictor:
         @cpu.fast()
         def features(state: Any, images: jax.Array) -> jax.Array:
             model, values = merged(state, images)
+            if model.head.classifier is None:
+                return model(values)
             with capture() as calls:
                 model(values)
             x = next(x for layer, x, _ in calls if layer is model.head.classifier)
@@ -145,11 +157,16 @@ class Predictor:
         return StoredArray(file, self.channels, axes)
 
     def __call__(self, images: Any, *, prepared: bool = False) -> jax.Array:
-        """Returns class scores, float32 [B, K]."""
+        """Returns class scores, float32 [B, K]; without a classifier what it would see, [B, F]."""
         return self._scores(self._state, images if prepared else self.prepare(images))
 
     def probabilities(self, images: Any, *, prepared: bool = False) -> jax.Array:
-        """Returns class probabilities, float32 [B, K]."""
+        """Returns class probabilities, float32 [B, K].
+
+        Raises:
+          UserError: it has no classifier.
+        """
+        check(bool(self.classes), f"{self.source.name} was loaded with num_classes=0: it has features, but no classes")
         return jax.nn.softmax(self(images, prepared=prepared))
 
     def features(self, images: Any, *, prepared: bool = False) -> jax.Array:
@@ -268,8 +285,10 @@ def _hint(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     return ""
 
 
-def build(source: pretrained.Pretrained) -> Any:
+def build(source: pretrained.Pretrained, *, headless: bool = False) -> Any:
     """Returns the network of a source with its weights, in evaluation mode; no initial values are computed.
+
+    With `headless` it has no classifier, and no auxiliary ones.
 
     Raises:
       UserError: its arrays are not those of the network that it names; all of them are listed.
@@ -281,7 +300,10 @@ def build(source: pretrained.Pretrained) -> Any:
         for field, value in source.model.items()
         if field != "name"
     }
-    shapes = jax.eval_shape(lambda: models.create(name, num_classes=source.num_classes, input_shape=shape, **fields))
+    if headless and fields.get("auxiliary"):
+        fields["auxiliary"] = False
+    num_classes = 0 if headless else source.num_classes
+    shapes = jax.eval_shape(lambda: models.create(name, num_classes=num_classes, input_shape=shape, **fields))
     graphdef, state = nnx.split(
         nnx.view(shapes, deterministic=True, use_running_average=True, raise_if_not_found=False)
     )

@@ -19,6 +19,7 @@ import numpy as np
 from cnn_jax.analysis.layer_table import stage_of
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
+from cnn_jax.pretrained.channels import with_channels
 
 HEAD = r"(head|auxiliary_\w+)/.*"  # auxiliary classifiers are heads on earlier maps
 REGIMES = "full, head, partial:K (the last K stages and the head), or a regular expression over parameter names"
@@ -143,6 +144,8 @@ def adapt(config: Any, source: Any, given: Set[str]) -> dict[str, Any]:
         f"{source.name} is a {theirs}, but the configuration is of {ours}: name that network in the configuration, "
         f"--config=finetune:{theirs},{config.data.name}",
     )
+    if "data.channels" in given:
+        source = with_channels(source, config.data.channels)
     seen = {name: source.input[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
     if given & {"data.normalize", "data.mean", "data.std"}:  # they belong together
         pass

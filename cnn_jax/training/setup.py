@@ -27,6 +27,7 @@ from cnn_jax.nn import cpu, graph
 from cnn_jax.nn.layers import BatchNorm
 from cnn_jax.nn.own_network import CustomNetwork
 from cnn_jax.parallel import mesh
+from cnn_jax.pretrained.channels import with_channels
 from cnn_jax.pretrained.source import Pretrained, open_source
 from cnn_jax.training import averages, finetuning, losses, optimizer_names, optimizers, schedules, step
 from cnn_jax.training.averages import EMA, SWA
@@ -65,13 +66,16 @@ class Setup:
 
     @functools.cached_property
     def source(self) -> Pretrained | None:
-        """The pretrained network that config.init_from names, or None. A run that resumes does without it.
+        """The pretrained network that config.init_from names, for config.data.channels; None without one.
+
+        A run that resumes does without it.
 
         Raises:
           UserError: there is none of this name; see `pretrained.source.open_source`.
         """
         name = self.config.init_from
-        return self._source or (open_source(name) if name else None)
+        source = self._source or (open_source(name) if name else None)
+        return source and with_channels(source, self.config.data.channels)
 
     # ------------------------------------------------------------ time
 
