@@ -109,6 +109,8 @@ RESNET_FIELDS = dict(
     norm="batch",
     activation="relu",
     weight_standardization=False,
+    squeeze_excitation=0,
+    stochastic_depth=0.0,
 )
 
 

@@ -14,21 +14,24 @@ Table 1 of the paper (ImageNet). Each row of blocks halves the map and doubles t
 Section 4.2 (CIFAR): conv1 is 3x3, 16; then three stages of n blocks with 16, 32, 64 channels: depth 6n+2.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
 from flax import nnx
 
 from cnn_jax.core.errors import check, check_choice
-from cnn_jax.core.rules import Choice, option
+from cnn_jax.core.rules import SHARE, Choice, Rule, option
 from cnn_jax.nn import remat, windows
 from cnn_jax.nn.family import Family, LayerMaker
 from cnn_jax.nn.init import get_activation
-from cnn_jax.nn.layers import Conv
-from cnn_jax.nn.pooling import POOLS
+from cnn_jax.nn.layers import Conv, Linear, whole_image
+from cnn_jax.nn.network import fold_in
+from cnn_jax.nn.pooling import POOLS, GlobalAveragePool
 from cnn_jax.nn.scan import Repeated
+from cnn_jax.nn.stochastic_depth import StochasticDepth, linear_rates
 
 Plan = list[tuple[int, int, int, int]]  # one (kernel, channels, stride, groups) for each convolution of a block
 
@@ -84,10 +87,13 @@ def table(layout: str, depth: int) -> tuple[Callable[..., Plan], tuple[int, ...]
 class Block(nnx.Module):
     """Convolutions of `plan`, each with normalization, plus a shortcut; activation between and after the addition.
 
+    After the last normalization come `gate`, which scales the channels, and `depth`, which skips images at random.
+
     shortcut: "A": identity, by subsampling and zero channels where shapes change; "B": a 1x1 projection where shapes
       change; "C": a projection in every block (section 3.3 and Table 3).
     residual=False drops the shortcut and leaves the rest: the plain twin.
-    conv, norm: make a layer; norm("none") is None.
+    conv, norm: make a layer; norm("none") is None. gate: makes a layer for maps of so many channels; None: none.
+    rates: of `StochasticDepth`; 0 alone: none.
     """
 
     def __init__(
@@ -101,6 +107,8 @@ class Block(nnx.Module):
         shortcut: str,
         residual: bool,
         zero_gamma: bool,
+        gate: Callable[[int], nnx.Module] | None = None,
+        rates: Sequence[float] = (0.0,),
     ):
         self.activation = get_activation(activation)
         channels, stride = in_channels, 1
@@ -110,6 +118,8 @@ class Block(nnx.Module):
             setattr(self, f"norm{i}", norm(out_channels, zero_scale=zero_gamma and i == self.depth))
             channels, stride = out_channels, stride * step
 
+        self.gate = None if gate is None else gate(channels)
+        self.skips = StochasticDepth(rates) if any(rates) else None
         self.residual = residual
         self.stride = stride
         self.new_channels = channels - in_channels
@@ -125,12 +135,15 @@ class Block(nnx.Module):
         x = x[:, :: self.stride, :: self.stride]
         return jax.lax.pad(x, x.dtype.type(0), ((0, 0, 0),) * 3 + ((0, self.new_channels, 0),))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, **skipping: Any) -> jax.Array:
+        """Returns the block's output; `skipping` is of `StochasticDepth`."""
         y = x
         for i in range(1, self.depth + 1):
             y = normalized(getattr(self, f"norm{i}"), getattr(self, f"conv{i}")(y))
             if i < self.depth:
                 y = self.activation(y)
+        y = y if self.gate is None else self.gate(y)
+        y = y if self.skips is None else self.skips(y, **skipping)
         return self.activation(y + self.shortcut(x) if self.residual else y)
 
 
@@ -139,12 +152,31 @@ def normalized(norm: Any, x: jax.Array) -> jax.Array:
     return x if norm is None else norm(x)
 
 
-class Stage(nnx.List):
-    """Blocks in a row."""
+class SqueezeExcitation(nnx.Module):
+    """Scales each channel by what a small network makes of the averages of all (Hu et al. 2018, section 3).
+
+    [B, *spatial, C] -> the same; the hidden layer has C / `reduction` units.
+    """
+
+    def __init__(self, channels: int, reduction: int, **options: Any):
+        hidden = max(1, channels // reduction)
+        self.pool = GlobalAveragePool()
+        self.squeeze, self.excite = Linear(channels, hidden, **options), Linear(hidden, channels, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for block in self:
-            x = block(x) if isinstance(block, Repeated) else remat.call(block, x)
+        scale = jax.nn.sigmoid(self.excite(jax.nn.relu(self.squeeze(self.pool(x)))))
+        return x * whole_image(scale).reshape(len(x), *[1] * (x.ndim - 2), -1)
+
+
+class Stage(nnx.List):
+    """Blocks in a row. `skips`: whether they have stochastic depth, for which a call takes a key."""
+
+    skips = False
+
+    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
+        for i, block in enumerate(self):
+            key = {} if rngs is None else dict(rngs=fold_in(rngs, i))
+            x = block(x, **key) if isinstance(block, Repeated) else remat.call(block, x, **key)
         return x
 
 
@@ -182,6 +214,17 @@ class ResNet(Family):
     zero_gamma: bool = option(
         False, "The last scale of each block's normalization starts at 0 (Goyal et al. 2017, section 5.1)."
     )
+    squeeze_excitation: int = option(
+        0,
+        "Reduction of squeeze-and-excitation in every block (Hu et al. 2018: 16); 0: none.",
+        Rule("0 for none, or above 0", lambda reduction: reduction >= 0),
+    )
+    stochastic_depth: float = option(
+        0.0,
+        "Probability that training skips the last block, for each image; those before it have less, in a line "
+        "(Huang et al. 2016: 0.5).",
+        SHARE,
+    )
     head: str = "gap"
     init: str = "he_fan_out"
 
@@ -215,6 +258,12 @@ class ResNet(Family):
             "variance 1 give: use norm='group', or weight_standardization=False",
         )
 
+        check(
+            self.residual or not self.stochastic_depth,
+            f"stochastic_depth is {self.stochastic_depth}, but residual is False, and a block without a shortcut "
+            "cannot be skipped: use stochastic_depth=0",
+        )
+
     def layers(self, make: LayerMaker) -> Iterator[tuple[str, Any]]:
         block, blocks_per_stage, base = table(self.layout, self.depth)
         large = self.layout == "imagenet"
@@ -233,14 +282,17 @@ class ResNet(Family):
             width_per_group=self.width_per_group,
             reduction=self.reduction,
         )
+        rates = iter(linear_rates(self.stochastic_depth, sum(blocks_per_stage)))
         for i, count in enumerate(blocks_per_stage):
             plan = partial(block, make.scaled(base * 2**i), **bottlenecks)
-            yield f"conv{i + 2}_x", self.stage(make, plan(stride=2 if i > 0 else 1), plan(stride=1), count)
+            stride = 2 if i > 0 else 1
+            yield f"conv{i + 2}_x", self.stage(make, plan(stride=stride), plan(stride=1), list(islice(rates, count)))
 
-    def stage(self, make: LayerMaker, first: Plan, other: Plan, count: int) -> Stage:
-        """Returns `count` blocks: one of the plan `first`, then equal ones."""
+    def stage(self, make: LayerMaker, first: Plan, other: Plan, rates: Sequence[float]) -> Stage:
+        """Returns a block for each of `rates`, those of stochastic depth: one of the plan `first`, then equal ones."""
 
-        def block(plan: Plan, make: LayerMaker) -> Block:
+        def block(plan: Plan, make: LayerMaker, *rates: float) -> Block:
+            gate = partial(SqueezeExcitation, reduction=self.squeeze_excitation, **make.options)
             return Block(
                 make.channels,
                 plan,
@@ -250,14 +302,18 @@ class ResNet(Family):
                 shortcut=self.shortcut,
                 residual=self.residual,
                 zero_gamma=self.zero_gamma,
+                gate=gate if self.squeeze_excitation else None,
+                rates=rates,
             )
 
-        stage = Stage([block(first, make)])
+        stage = Stage([block(first, make, rates[0])])
+        stage.skips = self.stochastic_depth > 0
         make.channels = first[-1][1]
-        if count > UNROLLED:
-            stage.append(Repeated(lambda keys: block(other, make.with_keys(keys)), count - 1, rngs=make.rngs))
+        rest = rates[1:]
+        if len(rates) > UNROLLED:
+            stage.append(Repeated(lambda keys: block(other, make.with_keys(keys), *rest), len(rest), rngs=make.rngs))
         else:
-            stage.extend(block(other, make) for _ in range(count - 1))
+            stage.extend(block(other, make, rate) for rate in rest)
         return stage
 
     def head_options(self) -> dict[str, Any]:

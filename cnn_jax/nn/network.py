@@ -193,7 +193,7 @@ class Network(nnx.Module):
         """Returns the feature maps before the head, [B, *spatial', C'].
 
         Args:
-          x: a batch of images, [B, *spatial, C]. rngs: a key for dropout in the layers.
+          x: a batch of images, [B, *spatial, C]. rngs: a key for dropout and stochastic depth in the layers.
 
         Raises:
           UserError: x is no such batch; see `check_input`.
@@ -201,7 +201,7 @@ class Network(nnx.Module):
         self.check_input(x)
         for i, name in enumerate(self.order):
             layer = getattr(self, name)
-            if isinstance(layer, nnx.Dropout):
+            if isinstance(layer, nnx.Dropout) or getattr(layer, "skips", False):
                 x = layer(x, rngs=fold_in(rngs, i))
             else:
                 x = layer(x) if isinstance(layer, nnx.List) else remat.call(layer, x)  # a stage has blocks of its own

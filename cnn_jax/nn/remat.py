@@ -26,13 +26,13 @@ def blocks(enabled: bool = True) -> Iterator[None]:
         _enabled.reset(token)
 
 
-def call(module: Any, x: jax.Array) -> jax.Array:
-    """Returns module(x); see `blocks`. Hooks see every layer of it, and then nothing is computed twice."""
+def call(module: Any, x: jax.Array, **arrays: Any) -> jax.Array:
+    """Returns module(x, **arrays); see `blocks`. Hooks see every layer of it, and then nothing is computed twice."""
     if not _enabled.get() or hooks.active() or not isinstance(module, nnx.Module):
-        return module(x)
+        return module(x, **arrays)
     with blocks(False):  # what is inside of it is kept or computed again as a whole
-        return nnx.remat(_call)(module, x)
+        return nnx.remat(_call)(module, x, arrays)
 
 
-def _call(module: Any, x: jax.Array) -> jax.Array:
-    return module(x)
+def _call(module: Any, x: jax.Array, arrays: dict[str, Any]) -> jax.Array:
+    return module(x, **arrays)

@@ -203,7 +203,7 @@ HALVES = {"mean": [0.5] * 3, "std": [0.5] * 3}
 # Fields that change training only.
 OF_TRAINING = {
     *("num_classes", "input_shape", "dtype", "dropout", "auxiliary_dropout", "auxiliary_weight"),
-    *("init", "initial_bias", "zero_gamma", "norm_decay"),
+    *("init", "initial_bias", "zero_gamma", "norm_decay", "stochastic_depth"),
 }
 
 

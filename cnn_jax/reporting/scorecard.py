@@ -9,7 +9,7 @@ from cnn_jax.reporting import published
 from cnn_jax.reporting.runs import Group
 
 # Fields of config.model that make no other network of it: published numbers of the same name stand next to it.
-SAME_NETWORK = ("auxiliary", "dropout", "init", "initial_bias", "norm_decay", "zero_gamma")
+SAME_NETWORK = ("auxiliary", "dropout", "init", "initial_bias", "norm_decay", "stochastic_depth", "zero_gamma")
 Row = dict[str, Any]  # heading -> value, or list of values
 
 

@@ -23,13 +23,13 @@ def abstract(name: str, **fields):
     return nnx.eval_shape(lambda: models.create(name, **fields))
 
 
-def make_block(in_channels, plan, *, shortcut="B", zero_gamma=False):
+def make_block(in_channels, plan, *, shortcut="B", zero_gamma=False, **parts):
     """Returns a residual block on its own."""
     keys = InitKeys(jax.random.key(0))
     conv = functools.partial(Conv, bias=False, init="he_fan_out", rngs=keys)
     norm = functools.partial(make_norm, "batch", rngs=keys)
     options = dict(conv=conv, norm=norm, activation="relu", residual=True)
-    return resnet.Block(in_channels, plan, **options, shortcut=shortcut, zero_gamma=zero_gamma)
+    return resnet.Block(in_channels, plan, **options, shortcut=shortcut, zero_gamma=zero_gamma, **parts)
 
 
 def noise(*shape: int) -> jax.Array:

@@ -63,6 +63,9 @@ WIDE = dict(width_per_group=128)
 # The 1x1 convolutions that v1.5 runs on the larger map, in the first blocks of conv3_x to conv5_x; each is
 # 256*128*(56*56 - 28*28) = 512*256*(28*28 - 14*14) = 1024*512*(14*14 - 7*7).
 V15 = 3 * 77_070_336
+SE_BLOCKS = ((3, 256), (4, 512), (6, 1024), (3, 2048))
+SE = sum(blocks * 2 * channels**2 // 16 for blocks, channels in SE_BLOCKS)
+SE_BIASES = sum(blocks * (channels // 16 + channels) for blocks, channels in SE_BLOCKS)
 LENET_32 = dict(input_shape=(32, 32, 1), padding=0)
 # Krizhevsky 2014 on 224x224: weights times positions of conv1 to conv5 (55x55, 27x27, 13x13) and of the linear layers.
 ONE_TOWER = dict(variant="one_tower", norm="none", input_shape=(224, 224, 3))
@@ -90,6 +93,9 @@ TABLE = [
     ("resnet50", dict(variant="v1", shortcut="C"), 40_128_552, 75_648, 6_324_224_000),
     ("resnet50", RESNEXT, 25_028_904, 68_224, 4_230_479_872),
     ("resnet50", WIDE, 68_883_240, 68_224, 11_398_021_120),
+    # Two linear layers C -> C/16 -> C in each block; weights as in Hu et al. 2018, section 4, and biases.
+    ("resnet50", dict(squeeze_excitation=16), 25_557_032 + SE + SE_BIASES, 53_120, 4_089_184_256 + SE),
+    ("resnet50", dict(norm="group", weight_standardization=True), 25_557_032, 0, 4_089_184_256),
     ("resnet101", {}, 44_549_160, 105_344, 7_570_194_432 + V15),
     ("resnet101", dict(variant="v1"), 44_549_160, 105_344, 7_570_194_432),
     ("resnet101", dict(groups=64, width_per_group=4), 83_455_272, 202_880, 15_460_270_080),

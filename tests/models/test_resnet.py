@@ -12,7 +12,7 @@ from cnn_jax import models
 from cnn_jax.analysis.layer_table import layer_table
 from cnn_jax.core import trees
 from cnn_jax.models import resnet
-from cnn_jax.nn.init import INITS
+from cnn_jax.nn.init import INITS, InitKeys
 from small_models import EVAL, SMALL, TRAIN, abstract, filled, make_block, named, noise
 
 
@@ -182,3 +182,29 @@ def test_the_classifier_of_a_resnet_starts_small_and_all_other_kernels_as_asked(
     assert kernels.pop("head/classifier/kernel") == {7.0}
     assert len(kernels) == 7 + 2 + 1
     assert all(values == {3.0} for values in kernels.values())
+
+
+def test_squeeze_and_excitation_is_that_of_torchvision():
+    torch = pytest.importorskip("torch")
+    from torchvision_models import import_models
+
+    import_models()
+    from torchvision.ops import SqueezeExcitation
+
+    torch.manual_seed(0)
+    theirs = SqueezeExcitation(8, 2)
+    ours = resnet.SqueezeExcitation(8, 4, init="he_fan_in", rngs=InitKeys(jax.random.key(0)))
+    for layer, conv in ((ours.squeeze, theirs.fc1), (ours.excite, theirs.fc2)):
+        layer.kernel.set_value(jnp.asarray(conv.weight.detach().numpy()[:, :, 0, 0].T))
+        layer.bias.set_value(jnp.asarray(conv.bias.detach().numpy()))
+    x = noise(3, 5, 4, 8)
+    expected = theirs(torch.tensor(np.array(x)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach().numpy()
+    np.testing.assert_allclose(ours(x), expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(ours(x), x, atol=0.1)
+
+
+def test_a_block_scales_its_residual_and_not_its_shortcut():
+    plan = resnet.basic(4, 1)
+    block = make_block(4, plan, gate=lambda channels: lambda y: 0 * y)
+    x = noise(2, 4, 4, 4)
+    np.testing.assert_array_equal(nnx.view(block, **EVAL)(x), jax.nn.relu(x))
