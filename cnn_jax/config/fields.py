@@ -451,9 +451,12 @@ FIELDS: dict[str, Field] = {
     "data.augment": Field(
         (),
         "Augmentations in this order: pad_crop:4 (pads 4 pixels of zeros and crops, ResNet on CIFAR), flip, "
-        "pca_color:0.1 (AlexNet), random_erasing:0.5 (Zhong et al. 2020), rand_augment:2:9 (Cubuk et al. 2020), and "
-        "last one of mixup:0.2 (Zhang et al. 2018) and cutmix:1.0 (Yun et al. 2019). Import paths name your own: "
-        "mypackage.augmentations:rotate:30.",
+        "vertical_flip, rotation:15 (degrees), pca_color:0.1 (AlexNet), color_jitter:0.4:0.4:0.4:0.1 (brightness, "
+        "contrast, saturation, hue), grayscale:0.2, gaussian_blur:0.5:9:2.0 (probability, window, deviation), "
+        "random_erasing:0.5 (Zhong et al. 2020), rand_augment:2:9 (Cubuk et al. 2020), auto_augment:imagenet or "
+        "auto_augment:cifar10 (Cubuk et al. 2019), trivial_augment (Müller & Hutter 2021), augmix:3 (Hendrycks et al. "
+        "2020), and last mixup:0.2 (Zhang et al. 2018) or cutmix:1.0 (Yun et al. 2019); of both, one is drawn for "
+        "each batch. Import paths name your own: mypackage.augmentations:rotate:30.",
     ),
     "data.normalize": Field(
         "channel",

@@ -12,7 +12,9 @@ import numpy as np
 
 from cnn_jax.core.errors import check
 from cnn_jax.data.augmentations import MIXING, function_of, parse
-from cnn_jax.data.rand_augment import rand_augment
+from cnn_jax.data.color import color_jitter, gaussian_blur, grayscale
+from cnn_jax.data.policies import augmix, auto_augment, trivial_augment
+from cnn_jax.data.rand_augment import nearest, rand_augment
 
 
 def pad_crop(key: jax.Array, image: jax.Array, padding: int) -> jax.Array:
@@ -25,6 +27,29 @@ def pad_crop(key: jax.Array, image: jax.Array, padding: int) -> jax.Array:
 def flip(key: jax.Array, image: jax.Array) -> jax.Array:
     """Mirrors one image [H, W, C] left to right, with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+def vertical_flip(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Mirrors one image [H, W, C] top to bottom, with probability 1/2."""
+    return jnp.where(jax.random.bernoulli(key), image[::-1], image)
+
+
+def rotation(key: jax.Array, image: jax.Array, degrees: float) -> jax.Array:
+    """Rotates one image [H, W, C] around its center by an angle uniform in [-degrees, degrees].
+
+    As torchvision's RandomRotation: nearest pixels, and black outside of the image.
+    """
+    return rotated(image, jax.random.uniform(key, minval=-degrees, maxval=degrees))
+
+
+def rotated(image: jax.Array, degrees: jax.Array | float) -> jax.Array:
+    """Returns the image rotated counterclockwise, to nearest pixels, black outside of it."""
+    height, width, _ = image.shape
+    angle = jnp.deg2rad(degrees)
+    y, x = jnp.arange(height)[:, None] - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2
+    source_y = jnp.cos(angle) * y + jnp.sin(angle) * x + (height - 1) / 2
+    source_x = jnp.cos(angle) * x - jnp.sin(angle) * y + (width - 1) / 2
+    return nearest(image, source_y, source_x, 0)
 
 
 # The principal components of the colors of ImageNet's pixels in [0, 1], as they are in wide use: the paper does not
@@ -77,9 +102,17 @@ def rectangle(shape: Sequence[int], start: Sequence[Any] | jax.Array, size: Sequ
 AUGMENTATIONS = {
     "pad_crop": pad_crop,
     "flip": flip,
+    "vertical_flip": vertical_flip,
+    "rotation": rotation,
     "pca_color": pca_color,
+    "color_jitter": color_jitter,
+    "grayscale": grayscale,
+    "gaussian_blur": gaussian_blur,
     "random_erasing": random_erasing,
     "rand_augment": rand_augment,
+    "auto_augment": auto_augment,
+    "trivial_augment": trivial_augment,
+    "augmix": augmix,
 }
 
 
@@ -129,12 +162,34 @@ def partners(values: jax.Array) -> jax.Array:
     return jnp.roll(values, 1, axis=0)
 
 
+BETA_TRIES = 16  # of which each fails with a probability below 0.05: one draw in 10**20 is not of the distribution
+
+
+def beta(key: jax.Array, alpha: float) -> jax.Array:
+    """Returns a number of the distribution Beta(alpha, alpha), float32.
+
+    `jax.random.beta` tries until it has one: a loop in which several devices would wait for each other at every turn.
+    This is the ratio of two gammas of Marsaglia & Tsang 2000, whose tries are all drawn at once.
+    """
+    normal_key, uniform_key, boost_key = jax.random.split(key, 3)
+    d = (alpha + 1 if alpha < 1 else alpha) - 1 / 3
+    x = jax.random.normal(normal_key, (2, BETA_TRIES))
+    cube = (1 + x / np.sqrt(9 * d)) ** 3
+    log_cube = jnp.log(jnp.maximum(cube, 1e-30))
+    u = 1 - jax.random.uniform(uniform_key, (2, BETA_TRIES))  # in (0, 1]
+    accepted = (cube > 0) & (jnp.log(u) < x**2 / 2 + d * (1 - cube + log_cube))
+    log_gamma = jnp.take_along_axis(log_cube, jnp.argmax(accepted, axis=1)[:, None], axis=1)[:, 0]
+    if alpha < 1:  # the gamma of alpha is that of alpha + 1, times a power
+        log_gamma += jnp.log(1 - jax.random.uniform(boost_key, (2,))) / alpha
+    return jax.nn.sigmoid(log_gamma[0] - log_gamma[1])
+
+
 def mixup(key: jax.Array, image: jax.Array, other: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
     """Returns (weight x image + (1 - weight) x other, weight), the weight from Beta(alpha, alpha) (Zhang et al. 2018).
 
     The mixture is float32, in [0, 1]: nothing is rounded.
     """
-    weight = jax.random.beta(key, alpha, alpha)
+    weight = beta(key, alpha)
     return weight * values(image) + (1 - weight) * values(other), weight
 
 
@@ -146,7 +201,7 @@ def cutmix(key: jax.Array, image: jax.Array, other: jax.Array, alpha: float) -> 
     """
     height, width, _ = image.shape
     area_key, place_key = jax.random.split(key)
-    side = jnp.sqrt(1 - jax.random.beta(area_key, alpha, alpha))
+    side = jnp.sqrt(1 - beta(area_key, alpha))
     cut = [jnp.floor(length * side).astype(jnp.int32) for length in (height, width)]
     center = jax.random.randint(place_key, (2,), 0, jnp.array([height, width]))
     inside = rectangle((height, width), [middle - size // 2 for middle, size in zip(center, cut, strict=True)], cut)
@@ -156,7 +211,7 @@ def cutmix(key: jax.Array, image: jax.Array, other: jax.Array, alpha: float) -> 
 def mix(
     key: jax.Array, images: jax.Array, positions: jax.Array, names: Sequence[str]
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Mixes each image with its partner if the last of `names` says so.
+    """Mixes each image with its partner if the last of `names` says so; of two, one is drawn for the whole batch.
 
     Args:
       key, positions, names: as for `augment.augment`. images: uint8 [B, H, W, C], after it.
@@ -165,13 +220,20 @@ def mix(
       (images [B, H, W, C], after mixup float32 in [0, 1]; the share of each that is its own, float32 [B], or None if
       nothing mixes).
     """
-    kind, numbers = parse(names[-1]) if names else ("", ())
-    if kind not in MIXING:
-        return images, None
-    stage = jax.random.fold_in(key, len(names) - 1)
-    function = {"mixup": mixup, "cutmix": cutmix}[kind]
+    results = []
+    for i, (kind, numbers) in enumerate(map(parse, names)):
+        if kind in MIXING:
+            stage, function = jax.random.fold_in(key, i), {"mixup": mixup, "cutmix": cutmix}[kind]
 
-    def one(position: jax.Array, image: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return function(jax.random.fold_in(stage, position), image, other, *numbers)
+            def one(position: jax.Array, image: jax.Array, other: jax.Array, stage=stage, call=(function, numbers)):
+                function, numbers = call
+                return function(jax.random.fold_in(stage, position), image, other, *numbers)
 
-    return jax.vmap(one)(positions, images, partners(images))
+            results.append(jax.vmap(one)(positions, images, partners(images)))
+    if len(results) < 2:
+        return results[0] if results else (images, None)
+    # By the number of the batch's first example: the same for all of the batch, another in the next one.
+    coin = jax.random.bernoulli(jax.random.fold_in(jax.random.fold_in(key, len(names)), positions[0]))
+    (one_images, one_shares), (other_images, other_shares) = results
+    mixed = jnp.where(coin, values(one_images), values(other_images))
+    return mixed, jnp.where(coin, one_shares, other_shares)

@@ -56,9 +56,15 @@ def _moved(image: jax.Array, chosen: Mapping[str, Any], strength: Any) -> jax.Ar
     )
     source_y = jnp.cos(angle) * y + (jnp.sin(angle) + jnp.where(chosen["shear_y"], shear, 0)) * x + middle_y - shift_y
     source_x = jnp.cos(angle) * x + (jnp.where(chosen["shear_x"], shear, 0) - jnp.sin(angle)) * y + middle_x - shift_x
+    return nearest(image, source_y, source_x, FILL)
+
+
+def nearest(image: jax.Array, source_y: jax.Array, source_x: jax.Array, fill: int) -> jax.Array:
+    """Returns the pixels of an image [H, W, C] nearest to places [H, W]; `fill` where they are outside of it."""
+    height, width, _ = image.shape
     rows, columns = jnp.round(source_y).astype(jnp.int32), jnp.round(source_x).astype(jnp.int32)
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    return jnp.where(inside[..., None], image.at[rows, columns].get(mode="clip"), jnp.uint8(FILL))
+    return jnp.where(inside[..., None], image.at[rows, columns].get(mode="clip"), jnp.uint8(fill))
 
 
 def _mapped(image: jax.Array, chosen: Mapping[str, Any], strength: Any) -> jax.Array:

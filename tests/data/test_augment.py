@@ -328,6 +328,8 @@ augmented = jax.jit(augment.augment, static_argnums=3)
 
 
 ALL = ("pad_crop:2", "flip", "pca_color:0.3", "rand_augment:2:9", "random_erasing:0.5")
+COLORS = ("vertical_flip", "rotation:20", "color_jitter:0.4:0.4:0.4:0.1", "grayscale:0.2", "gaussian_blur:0.5:3:2.0")
+POLICIES = ("auto_augment:imagenet", "trivial_augment", "augmix:3")
 
 
 @given(st.permutations(range(8)), st.sampled_from([1, 3, 8]))
@@ -338,6 +340,16 @@ def test_an_augmented_image_depends_neither_on_its_batch_nor_on_its_place_in_it(
     whole = np.asarray(augmented(key, images, positions, ALL))
     chosen = np.array(order[:count])
     np.testing.assert_array_equal(augmented(key, images[chosen], positions[chosen], ALL), whole[chosen])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [COLORS, POLICIES])
+def test_colors_and_policies_depend_on_the_key_and_the_position_only(names):
+    key, images = jax.random.key(3), noise(4, 6, 6, 3)
+    positions = np.uint32([0, 1000, 2**20, 2**31 + 5])
+    whole = np.asarray(augmented(key, images, positions, names))
+    np.testing.assert_array_equal(augmented(key, images[2:3], positions[2:3], names)[0], whole[2])
+    assert not np.array_equal(augmented(jax.random.key(4), images, positions, names), whole)
 
 
 def test_augmentation_differs_between_positions_and_keys_and_between_the_entries_of_the_list():

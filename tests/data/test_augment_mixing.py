@@ -60,6 +60,46 @@ def test_the_weights_of_mixup_have_a_beta_distribution(alpha):
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
 
 
+def test_beta_numbers_are_drawn_without_a_loop():
+    # On several devices the condition of a loop would be all-reduced at every turn.
+    images, positions = noise(4, 3, 3, 1), np.arange(4, dtype=np.uint32)
+    for names in (("mixup:0.2",), ("cutmix:1.0",), ("mixup:0.2", "cutmix:1.0")):
+        jaxpr = str(jax.make_jaxpr(augment.mix, static_argnums=3)(jax.random.key(0), images, positions, names))
+        assert "while" not in jaxpr and "threefry" in jaxpr.replace("random_bits", "threefry")
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.9, 1.0, 4.0])
+def test_beta_numbers_have_their_distribution(alpha):
+    drawn = jax.vmap(lambda key: augment.beta(key, alpha))(jax.random.split(jax.random.key(2), 20_000))
+    drawn = np.asarray(drawn, np.float64)
+    inside = np.clip(drawn, 1e-7, 1 - 1e-7)  # float32 has no numbers nearer to 1
+    assert stats.kstest(inside[(drawn > 1e-6) & (drawn < 1 - 1e-6)], _between(alpha, 1e-6)).pvalue > 1e-3
+    assert abs(np.mean(drawn <= 1e-6) - stats.beta(alpha, alpha).cdf(1e-6)) < 0.015
+
+
+def _between(alpha, edge):
+    low, high = stats.beta(alpha, alpha).cdf([edge, 1 - edge])
+    return lambda x: (stats.beta(alpha, alpha).cdf(x) - low) / (high - low)
+
+
+# ---------------------------------------------------------------- both
+
+
+def test_of_mixup_and_cutmix_one_is_drawn_for_each_batch():
+    images, names = noise(6, 8, 8, 3), ("flip", "mixup:0.2", "cutmix:1.0")
+    taken = []
+    for first in range(40):
+        positions = np.arange(first * 6, first * 6 + 6, dtype=np.uint32)
+        results, shares = mix(jax.random.key(0), images, positions, names)
+        # As each alone gives it, at its place in the list.
+        mixed = [mix(jax.random.key(0), images, positions, names[:2])]
+        mixed.append(mix(jax.random.key(0), images, positions, ("flip", "flip", names[2])))
+        equal = [np.allclose(augment.values(one), results, atol=1e-6) and np.allclose(s, shares) for one, s in mixed]
+        assert sum(equal) == 1
+        taken.append(equal[0])
+    assert 8 <= sum(taken) <= 32
+
+
 # ---------------------------------------------------------------- CutMix
 
 
