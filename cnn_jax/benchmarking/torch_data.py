@@ -85,10 +85,13 @@ def loader(part: Any, config: Any) -> tuple[Callable[[], None], Callable[[Any, i
         raise UserError("--against=torch needs PyTorch: pip install torch") from None
     data = config.data
     check(
-        data.source == "folder" and data.train_crop == "random_resized" and not part.is_resident,
-        "--against=torch compares the data of a folder with config.data.train_crop 'random_resized' and placement "
-        f"'stream', but the source is {data.source!r}, train_crop {data.train_crop!r} and placement "
-        f"{data.placement!r}: measure --only=step, or name other data",
+        data.source == "folder"
+        and data.train_crop == "random_resized"
+        and not part.is_resident
+        and data.interpolation == "bilinear",
+        "--against=torch compares the data of a folder with config.data.train_crop 'random_resized', placement "
+        f"'stream' and interpolation 'bilinear', but the source is {data.source!r}, train_crop {data.train_crop!r}, "
+        f"placement {data.placement!r} and interpolation {data.interpolation!r}: measure --only=step, or name others",
     )
     source: Any = part.source
     dataset: Any = FolderDataset([source.name(i) for i in range(len(source))], source.labels.tolist(), data.image_size)

@@ -432,7 +432,7 @@ FIELDS: dict[str, Field] = {
     # ------------------------------------------------------------ data: on the host, from the stored image
     "data.train_crop": Field(
         "resize",
-        "resize stretches (bilinear). random_resized: 8-100% of the area, aspect 3/4-4/3, resized (GoogLeNet). random: "
+        "resize stretches. random_resized: 8-100% of the area, aspect 3/4-4/3, resized (GoogLeNet). random: "
         "shorter side to a random length in train_resize, then a random crop: (256, 512) is VGG's, (256, 480) "
         "ResNet's. random_central: a crop from the central square: (256, 256) is AlexNet's.",
         Choice("resize", "random_resized", "random", "random_central"),
@@ -447,6 +447,11 @@ FIELDS: dict[str, Field] = {
         Choice("resize", "center"),
     ),
     "data.test_resize": Field(256, "center: pixels of the shorter side before the crop.", POSITIVE),
+    "data.interpolation": Field(
+        "bilinear",
+        "How images are resized, in training and in tests: Pillow's bilinear or bicubic, antialiased.",
+        Choice("bilinear", "bicubic"),
+    ),
     # ------------------------------------------------------------ data: on the device, in the step
     "data.augment": Field(
         (),

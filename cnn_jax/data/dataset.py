@@ -17,6 +17,9 @@ from cnn_jax.core.errors import check, check_choice
 
 Example = dict[str, Any]
 PARTS = ("train", "validation", "test")
+INTERPOLATIONS = ("bilinear", "bicubic")  # Pillow's, antialiased
+# Fields of config.data that say what a network sees of an image in a test.
+SEEN = ("image_size", "channels", "test_crop", "test_resize", "interpolation")
 # Number of axes of an example, besides its channels -> what it is, and what config.data.image_size says.
 KINDS = {1: "sequences", 2: "images", 3: "clips"}
 AXES = {1: "(length,)", 2: "(height, width)", 3: "(time, height, width)"}

@@ -241,10 +241,10 @@ class Picture:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return to_array(self.pixels).astype(dtype or np.uint8, copy=False)
 
-    def resize(self, size: Sequence[int], box: Box | None = None) -> np.ndarray:
+    def resize(self, size: Sequence[int], box: Box | None = None, interpolation: str = "bilinear") -> np.ndarray:
         """Returns the picture (or its part `box`) at (height, width), as `resample` does."""
         if not self.scaled or self._header.format != "JPEG" or self._orientation != 1:
-            return resample(self.pixels, size, box)
+            return resample(self.pixels, size, box, interpolation)
         height, width, _ = self.shape
         left, top, right, bottom = box or (0, 0, width, height)
         least = math.ceil(width * size[1] / (right - left)), math.ceil(height * size[0] / (bottom - top))
@@ -252,7 +252,8 @@ class Picture:
         with readable(self.file):
             drafted = image.draft(None, least)
         shrink = width / drafted[1][2] if drafted else 1
-        return resample(self._decode(image), size, (left / shrink, top / shrink, right / shrink, bottom / shrink))
+        box = (left / shrink, top / shrink, right / shrink, bottom / shrink)
+        return resample(self._decode(image), size, box, interpolation)
 
 
 class Frames:
@@ -306,9 +307,14 @@ def to_array(picture: Image.Image) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
-def resample(picture: Image.Image, size: Sequence[int], box: Box | None = None) -> np.ndarray:
-    """Returns a picture (or its part `box`) as uint8 [height, width, C], bilinear and antialiased."""
-    return to_array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
+def resample(
+    picture: Image.Image, size: Sequence[int], box: Box | None = None, interpolation: str = "bilinear"
+) -> np.ndarray:
+    """Returns a picture (or its part `box`) as uint8 [height, width, C], antialiased.
+
+    interpolation: one of `dataset.INTERPOLATIONS`.
+    """
+    return to_array(picture.resize((size[1], size[0]), Image.Resampling[interpolation.upper()], box=box))
 
 
 def decode(file: Path | str, channels: int, data: bytes | None = None) -> np.ndarray:

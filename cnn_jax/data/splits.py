@@ -69,9 +69,9 @@ class Splits:
 
     @property
     def input(self) -> dict[str, Any]:
-        """What a network takes and gives: the fields of `workdir.INPUT`, as JSON has them."""
+        """What a network takes and gives: the fields of `run_folder.INPUT`, as JSON has them."""
         values = {name: array.tolist() for name, array in self.normalization.items()}
-        fields = {name: self.config[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
+        fields = {name: self.config[name] for name in dataset.SEEN}
         return fields | {"image_size": list(self.config.image_size)} | values | {"classes": list(self.class_names)}
 
     @functools.cached_property

@@ -17,7 +17,7 @@ from cnn_jax.core.files import expanded
 from cnn_jax.core.rules import check_fields
 from cnn_jax.data import sources
 from cnn_jax.data.check import check_data
-from cnn_jax.data.dataset import FILES, PARTS, Dataset, Relabeled
+from cnn_jax.data.dataset import FILES, PARTS, SEEN, Dataset, Relabeled
 from cnn_jax.data.loader import Split
 from cnn_jax.data.sources import custom, folder, table
 from cnn_jax.data.splits import Splits
@@ -48,7 +48,7 @@ def configuration(source: Pretrained, data: str, overrides: Sequence[str] = ()) 
     except UserError as error:
         raise UserError(f"--data: {error}") from None
     config.model = dict(name=source.model["name"])
-    seen = {name: source.input[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
+    seen = {name: source.input[name] for name in SEEN}
     config.data.update({**seen, "image_size": tuple(seen["image_size"]), "normalize": "none", "mean": (), "std": ()})
     config.data.update({"train_crop": "resize", "augment": ()})  # nothing is trained
     if here:

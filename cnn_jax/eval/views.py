@@ -23,17 +23,17 @@ def views(image: np.ndarray, config: Any, protocol: str, shorter_side: int) -> n
     Args:
       config: config.data. shorter_side: that the image is resized to, pixels; unused by "flip" and "single".
     """
-    size = config.image_size
+    size, how = config.image_size, config.interpolation
     if protocol == "10-crop":
-        square = crops.center_crop(image, (shorter_side, shorter_side), shorter_side)
+        square = crops.center_crop(image, (shorter_side, shorter_side), shorter_side, how)
         return np.stack(corners_and_center(square, size))
     if protocol == "144-crop":
         found = []
-        for square in squares(crops.resize_shorter(image, shorter_side)):
-            found += [*corners_and_center(square, size), crops.resize(square, size)]
+        for square in squares(crops.resize_shorter(image, shorter_side, how)):
+            found += [*corners_and_center(square, size), crops.resize(square, size, how)]
         return np.stack(found)
     if protocol == "dense":
-        resized = crops.resize_shorter(image, shorter_side)
+        resized = crops.resize_shorter(image, shorter_side, how)
         height, width = (max(shorter_side, side // DENSE_MULTIPLE * DENSE_MULTIPLE) for side in resized.shape[:2])
         return crops.middle(resized, (height, width))[None]
     return crops.crop(image, config, train=False)[None]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.core.errors import UserError, check
+from cnn_jax.data.dataset import INTERPOLATIONS
 from cnn_jax.pretrained.recognition import PLAIN
 
 PREFIX = "hub:"
@@ -145,7 +146,9 @@ def describe(config: Mapping[str, Any], source: str, num_classes: int) -> tuple[
     fields["test_resize"] = math.floor(size[1] / crop)
     if (mode := about.get("crop_mode", "center")) != "center":
         notes.append(f"they were made for crop_mode {mode!r}, here it is the center")
-    if (interpolation := about.get("interpolation", "bilinear")) != "bilinear":
+    fields["interpolation"] = interpolation = about.get("interpolation", "bilinear")
+    if interpolation not in INTERPOLATIONS:
+        fields["interpolation"] = "bilinear"
         notes.append(f"they were made for {interpolation} resizing, here it is bilinear: accuracy may differ a little")
     names, told = config.get("label_names", about.get("label_names")), config.get("label_descriptions")
     if isinstance(names, list) and len(names) == num_classes and all(isinstance(name, str) for name in names):

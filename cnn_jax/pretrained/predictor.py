@@ -22,6 +22,7 @@ from cnn_jax.core.progress import progress_bar
 from cnn_jax.core.text import printable
 from cnn_jax.data import augment, crops
 from cnn_jax.data.arrays import StoredArray
+from cnn_jax.data.dataset import SEEN
 from cnn_jax.data.decode import Frames, Picture, UnreadableError, converted, to_array
 from cnn_jax.data.find import find
 from cnn_jax.data.workers import read_ahead
@@ -125,7 +126,7 @@ class Predictor:
         """
         if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim < 2):
             raise UserError("give a list of images, or an array [B, ...] of them, not a single one")
-        view = SimpleNamespace(**{name: self.source.input[name] for name in ("test_crop", "test_resize")})
+        view = SimpleNamespace(**{name: self.source.input[name] for name in SEEN})
         view.image_size, view.placement = self.image_size, "device"
         rows = []
         for i, image in enumerate(images):

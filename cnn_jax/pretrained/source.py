@@ -31,7 +31,7 @@ from cnn_jax.pretrained import hub, state_dicts, torchvision_weights
 from cnn_jax.pretrained.recognition import Recognized, recognize
 from cnn_jax.pretrained.state_dicts import StateDict
 from cnn_jax.tracking import run_folder
-from cnn_jax.tracking.run_folder import INPUT
+from cnn_jax.tracking.run_folder import INPUT, LATER
 
 BUNDLED = "bundled:"
 METADATA = "cnn_jax"  # the entry of a file's header that describes the network, as JSON
@@ -160,7 +160,7 @@ def _bundled_name(source: str) -> str:
 def _ours(found: StateDict, source: str) -> Pretrained:
     try:
         about = json.loads(found.metadata[METADATA])
-        model, given = dict(about["model"]), {field: about["input"][field] for field in INPUT}
+        model, given = dict(about["model"]), {field: (LATER | about["input"])[field] for field in INPUT}
         name, names = str(model["name"]), about.get("names", NAMES[0])
         run_folder.check_input(given)
     except (ValueError, KeyError, TypeError):
@@ -273,6 +273,7 @@ def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) ->
     """
     network = _recognized(found, source)
     given: dict[str, Any] = {"image_size": [224, 224], "test_crop": "center", "test_resize": 256, "classes": None}
+    given |= {"interpolation": "bilinear"}
     usual_input = HALVES if network.name == "googlenet" else IMAGENET  # torchvision's was trained elsewhere
     assumed = network.channels != 3
     if assumed:  # of grey pictures, or with a further channel: the mean over the colors
@@ -291,13 +292,14 @@ def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) ->
     variant = ", ".join(f"{field}={value}" for field, value in model.items() if value != usual[field])
     (height, width), mean, std = given["image_size"], given["mean"], given["std"]
     classes = f"{network.num_classes:,} classes" + ("" if given["classes"] else ", names unknown")
+    bicubic = ", bicubic" if given["interpolation"] == "bicubic" else ""
     known = "its config.json says" if told else "is assumed" if assumed else "in torchvision"
     parts = [
         classes if network.num_classes else "no head of the network's own form: it needs training",
         f"normalized with mean {mean} and deviation {std}, as {known}",
         *([f"names without {network.prefix!r}"] if network.prefix else []),
         *([f"left out: {', '.join(beside[:6])}{', ...' * (len(beside) > 6)}"] if beside else []),
-        f"shorter side to {given['test_resize']} pixels, center of {height}x{width}",
+        f"shorter side to {given['test_resize']} pixels{bicubic}, center of {height}x{width}",
         *notes,
         *([f"converted from {', '.join(found.dtypes)}"] if found.dtypes != ("float32",) else []),
         *([found.note] if found.note else []),

@@ -15,6 +15,7 @@ from cnn_jax.config.compare import default_of, differences, flat, is_one_of
 from cnn_jax.config.fields import RESUMABLE
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import read_json, write_text
+from cnn_jax.data.dataset import INTERPOLATIONS, SEEN
 
 EXTENDABLE = ("duration", "eval.patience")  # fields that say when a run ends
 STEP = re.compile(r"0|[1-9][0-9]*")  # the name of a checkpoint's folder
@@ -125,7 +126,8 @@ def check_identity(saved: dict[str, str], own: dict[str, str], checkpoint: Path)
 
 
 # What a network takes and gives: fields of config.data, and the names of the classes (None: unknown).
-INPUT = ("image_size", "channels", "test_crop", "test_resize", "mean", "std", "classes")
+INPUT = (*SEEN, "mean", "std", "classes")
+LATER = {"interpolation": "bilinear"}  # fields that older files lack, and what they meant
 
 
 def write_input(workdir: Path, given: dict[str, Any]) -> None:
@@ -152,7 +154,7 @@ def read_input(workdir: Path) -> dict[str, Any]:
     check(path.exists(), f"{workdir} has no input.json: a run writes it when it starts, so start its command again")
     try:
         given = read_json(path)
-        check_input(found := {field: given[field] for field in INPUT})
+        check_input(found := {field: (LATER | given)[field] for field in INPUT})
         return found
     except (UserError, KeyError, TypeError, ValueError):
         raise UserError(f"{path} is damaged: start the command of the run again, which writes it") from None
@@ -167,6 +169,8 @@ def check_input(given: Mapping[str, Any]) -> None:
     for values in (mean, std):
         if np.broadcast_shapes(values.shape, shape) != shape:
             raise ValueError(f"mean and std do not fit images {shape}")
+    if given["interpolation"] not in INTERPOLATIONS:
+        raise ValueError("images are resized in no way that is known here")
     if min(shape) < 1 or operator.index(given["test_resize"]) < 0 or given["test_crop"] not in ("resize", "center"):
         raise ValueError("no images are seen so")
     if given["classes"] is not None and not all(isinstance(name, str) for name in given["classes"]):

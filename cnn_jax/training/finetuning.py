@@ -19,6 +19,7 @@ import numpy as np
 from cnn_jax.analysis.layer_table import stage_of
 from cnn_jax.core import trees
 from cnn_jax.core.errors import UserError, check
+from cnn_jax.data.dataset import SEEN
 from cnn_jax.pretrained.channels import with_channels
 
 HEAD = r"(head|auxiliary_\w+)/.*"  # auxiliary classifiers are heads on earlier maps
@@ -146,7 +147,7 @@ def adapt(config: Any, source: Any, given: Set[str]) -> dict[str, Any]:
     )
     if "data.channels" in given:
         source = with_channels(source, config.data.channels)
-    seen = {name: source.input[name] for name in ("image_size", "channels", "test_crop", "test_resize")}
+    seen = {name: source.input[name] for name in SEEN}
     if given & {"data.normalize", "data.mean", "data.std"}:  # they belong together
         pass
     elif source.input["mean"] == [0] and source.input["std"] == [1]:

@@ -27,6 +27,7 @@ def network(name, image_size=(32, 32), channels=3, num_classes=3, **fields):
     leaves = trees.named_leaves(nnx.to_pure_dict(nnx.state(torchvision_models.random_weights(model))))
     given = {
         **{"image_size": list(image_size), "channels": channels, "test_crop": "resize", "test_resize": 0},
+        "interpolation": "bilinear",
         **{"mean": [0.4] * channels, "std": [0.3] * channels, "classes": [f"class {i}" for i in range(num_classes)]},
     }
     arrays = {path: np.asarray(leaf) for path, leaf in leaves}

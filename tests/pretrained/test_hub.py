@@ -118,16 +118,14 @@ def test_weights_with_what_timm_says_of_them(served):
     assert found.name == f"hub:timm/resnet18.a1@{COMMIT}"  # for good
     assert found.model["name"] == "resnet18"
     assert found.input == {
-        **{"image_size": [96, 96], "channels": 3, "test_crop": "center", "test_resize": 101},  # timm: floor(96 / 0.95)
+        **{"image_size": [96, 96], "channels": 3, "test_crop": "center", "interpolation": "bicubic"},
+        "test_resize": 101,  # timm: floor(96 / 0.95)
         **{"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1], "classes": ["ant", "bee", "c"]},
     }
     for part in (
         "3 classes;",
         "as its config.json says",
-        "101 pixels",
-        "96x96",
-        "made for bicubic",
-        "here it is bilinear",
+        "101 pixels, bicubic, center of 96x96",
     ):
         assert part in found.description
     assert pretrained.open_source(found.name).name == found.name
@@ -195,6 +193,9 @@ def test_the_file_before_2023_has_its_fields_in_one_level():
 
 def test_every_departure_is_said():
     assert described(interpolation="bilinear", crop_pct=0.875)[1] == []
+    assert described(interpolation="bicubic")[0]["interpolation"] == "bicubic"
+    fields, notes = described(interpolation="lanczos")
+    assert fields["interpolation"] == "bilinear" and "made for lanczos resizing, here it is bilinear" in notes[0]
     assert "crop_mode 'squash'" in " ".join(described(crop_mode="squash")[1])
     fields, notes = described(num_classes=4)
     assert "classes" not in fields and "label_names are not one for each of the 4 classes" in notes[-1]

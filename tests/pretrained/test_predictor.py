@@ -163,6 +163,7 @@ def network(name, size, channels, **fields):
     named = trees.named_leaves(nnx.to_pure_dict(nnx.state(shapes, nnx.Param)))
     leaves = {path: random.normal(0, 0.1, leaf.shape).astype(np.float32) for path, leaf in named}
     given = dict(image_size=size, channels=channels, test_crop="resize", test_resize=8, mean=[0], std=[1])
+    given["interpolation"] = "bilinear"
     model = {"name": name} | fields
     return Predictor(pretrained.Pretrained("x", "x", model, given | {"classes": ["a", "b"]}, leaves))
 

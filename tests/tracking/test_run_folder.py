@@ -144,6 +144,7 @@ def test_a_file_of_the_wrong_kind_is_named(tmp_path, small_config, name):
 @pytest.mark.parametrize("change", [{"std": [0.0]}, {"mean": ["nan"]}, {"test_crop": "none"}, {"classes": [1]}])
 def test_an_impossible_input_is_damaged(tmp_path, change):
     given = dict(image_size=[8, 8], channels=1, test_crop="resize", test_resize=9, mean=[0.5], std=[0.5], classes=None)
+    given["interpolation"] = "bilinear"
     run_folder.write_input(tmp_path, given)
     assert run_folder.read_input(tmp_path) == given
     run_folder.write_input(tmp_path, given | change)

@@ -281,6 +281,7 @@ def source(**fields):
     given = dict(
         image_size=[8, 8], channels=1, test_crop="resize", test_resize=256, mean=[0.3], std=[0.4], classes=None
     )
+    given["interpolation"] = "bicubic"
     return Pretrained("runs/x@9", "a network", dict(name="cifar_resnet", depth=8, width=0.25), given | fields, {})
 
 
@@ -290,6 +291,7 @@ def test_a_configuration_becomes_that_of_the_trained_network_but_for_what_was_gi
     config.data.image_size = (16, 16)
     changed = finetuning.adapt(config, source(), {"data.image_size"})
     assert (config.model.depth, tuple(config.data.image_size), config.data.mean) == (8, (16, 16), (0.3,))
+    assert config.data.interpolation == changed["data.interpolation"] == "bicubic"
     assert changed["init_from"] == config.init_from == "runs/x@9"
     assert changed["data.std"] == (0.4,) and "model.width" not in changed
 

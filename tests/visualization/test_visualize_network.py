@@ -24,6 +24,7 @@ def save(path, name, *, channels, size, classes=CLASSES, **fields):
     leaves = dict(trees.named_leaves(nnx.to_pure_dict(nnx.state(model))))
     statistics = dict(mean=[0.4] * channels, std=[0.25] * channels)
     given = dict(image_size=list(size), channels=channels, test_crop="resize", test_resize=0, classes=classes)
+    given["interpolation"] = "bilinear"
     pretrained.save(path, leaves, model=dict(name=name, **fields), given=given | statistics)
     return path
 
