@@ -110,7 +110,7 @@ def augmix(key: jax.Array, image: jax.Array, severity: int) -> jax.Array:
 
     Weights are from Dirichlet(1, 1, 1) and Beta(1, 1); a magnitude is uniform in [0.1, severity], of 10. It has
     the nine operations of the authors' code, without those of color. The consistency loss over three mixtures of the
-    paper is no part of it.
+    paper is not a part of it.
     """
     key, weight_key, own_key = jax.random.split(key, 3)
     exponentials = jax.random.exponential(weight_key, (WIDTH,))
