@@ -1,4 +1,4 @@
-"""A residual network for small images of any depth 6n+2: the recipes of `configs/resnet20.py`.
+"""A ResNet for small images, of any depth 6n+2: the recipes of `configs/resnet20.py`.
 
 cnn_jax train --config=cifar_resnet --config.model.depth=14
 """

@@ -1,4 +1,4 @@
-"""LeNet-5 as in 1998: trainable subsampling, Table I, scaled tanh, distances to fixed codes.
+"""LeNet-5 of 1998: trainable subsampling, Table I, scaled tanh, RBF outputs.
 
     cnn_jax train --config=lenet5_1998           bundled digits, enlarged to 32x32
     cnn_jax train --config=lenet5_1998:mnist     MNIST, enlarged to 32x32 (the paper pads)

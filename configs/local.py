@@ -1,4 +1,4 @@
-"""A locally connected network, and with sharing="full" the convolutional one of the same layers.
+"""A locally connected network; sharing="full" is its convolutional twin.
 
     cnn_jax train --config=local           bundled digits, enlarged to 16x16
     cnn_jax train --config=local --config.model.sharing=full

@@ -1,4 +1,4 @@
-"""ResNet-20 for small images, and with `name` the other depths 6n+2 (He et al. 2016, section 4.2).
+"""ResNet-20 for small images (He et al. 2016, section 4.2), the base of other depths.
 
     cnn_jax train --config=resnet20            bundled digits, enlarged to 16x16
     cnn_jax train --config=resnet20:cifar10    CIFAR-10, the paper's recipe: 8.75% error there

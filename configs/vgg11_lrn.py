@@ -1,4 +1,4 @@
-"""VGG-11 with a local response normalization, configuration A-LRN: the recipes of `configs/vgg16.py`."""
+"""VGG-11, configuration A-LRN, with LRN: the recipes of `configs/vgg16.py`."""
 
 from ml_collections import ConfigDict
 

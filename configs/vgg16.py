@@ -1,4 +1,4 @@
-"""VGG-16, configuration D, and with `name` the other networks of Table 1 (Simonyan, Zisserman 2015).
+"""VGG-16, configuration D (Simonyan, Zisserman 2015), the base of A to E.
 
     cnn_jax train --config=vgg16                bundled digits, enlarged to 32x32, our recipe
     cnn_jax train --config=vgg16:imagenet2012   ImageNet, 224x224

@@ -8,7 +8,6 @@ A recipe has `get_config(dataset) -> ConfigDict`. It is run from its file, not i
 """
 
 import ast
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,7 @@ def load(recipe: str | Path, argument: str | None = None) -> ConfigDict:
 def listing() -> str:
     """Returns the names of all recipes, each with the first line of its docstring."""
     shown = [name for name in names() if name not in ("finetune", "replay")]  # `cnn_jax finetune`, and --from
-    lines = (textwrap.wrap(f"{name:16} {_summary(name)}", 100, subsequent_indent=17 * " ") for name in shown)
-    return "\n".join(line for wrapped in lines for line in wrapped)
+    return "\n".join(f"{name:16} {_summary(name)}" for name in shown)
 
 
 def _summary(name: str) -> str:

@@ -99,7 +99,7 @@ def test_recipes_are_listed_with_a_line_each(call):
         for path in sorted((ROOT / "configs").glob("*.py"))
         if path.stem not in ("__init__", "finetune", "replay")
     ]
-    assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
+    assert all(len(line.split(maxsplit=1)) == 2 and len(line) <= 100 for line in lines)
 
 
 SMALL = (
