@@ -309,7 +309,9 @@ def test_the_normalization_is_that_of_the_trained_network(mean, std, expected):
 
 
 def test_another_architecture_is_refused():
-    with pytest.raises(UserError, match=r"is a cifar_resnet, but the configuration is of lenet5: .*=finetune:cifar_res"):
+    with pytest.raises(
+        UserError, match=r"is a cifar_resnet, but the configuration is of lenet5: .*=finetune:cifar_res"
+    ):
         finetuning.adapt(recipes.get_config("lenet5"), source(), set())
 
 
