@@ -180,6 +180,11 @@ def is_near_chance(metrics: dict) -> bool:
     return 1 - metrics["error"] <= share + min(share, (1 - share) / 10)
 
 
+def has_learned_little(metrics: dict) -> bool:
+    """Returns whether a network comes less than 40% of the way from naming the largest class to no error."""
+    return metrics["error"] > 0.6 * (1 - metrics["largest_class"])
+
+
 @jax.jit
 def gather(batch: Tree, resident: Tree) -> Tree:
     """`eval_steps.gather`, compiled by itself."""

@@ -346,12 +346,7 @@ class Session:
         if config.eval.layers:
             self._write_layers(state, "last")
         terminal.print_results(final, self.options.console)
-        if evaluation.is_near_chance(final["test"]):
-            self.tell(
-                "note: the network has not learned: test accuracy is near chance (always naming the largest class: "
-                f"{final['test']['largest_class']:.2%}). Try a longer config.duration, another "
-                "config.optim.learning_rate (--find-lr=FILE.png draws the loss over it) or the unchanged recipe"
-            )
+        self._say_if_it_did_not_learn(final["test"])
         # The test is the last record: a run that has it has everything.
         for part, kind in (("train", "train_part"), ("test", "test")):
             if part in final:
@@ -365,6 +360,19 @@ class Session:
                 self._draw(plots.plot_confusion, final["test"]["confusion"], names, path)
         self.tell(f"{time.perf_counter() - self.options.began:.0f} s; results are in {self.name}")
         return final
+
+    def _say_if_it_did_not_learn(self, metrics: dict[str, Any]) -> None:
+        if evaluation.is_near_chance(metrics):
+            found = "has not learned: test accuracy is near chance"
+        elif evaluation.has_learned_little(metrics):
+            found = f"has learned little: test accuracy is {1 - metrics['error']:.2%}"
+        else:
+            return
+        self.tell(
+            f"note: the network {found} (always naming the largest class: {metrics['largest_class']:.2%}). Try a "
+            "longer config.duration, another config.optim.learning_rate (--find-lr=FILE.png draws the loss over it) or "
+            "the unchanged recipe"
+        )
 
     # ------------------------------------------------------------ files
 

@@ -321,3 +321,10 @@ def test_a_part_of_which_nothing_can_be_read_is_an_error(protocol):
 )
 def test_near_chance_is_measured_from_the_largest_class(largest, accuracy, near):
     assert evaluation.is_near_chance({"largest_class": largest, "error": 1 - accuracy}) == near
+
+
+@pytest.mark.parametrize(
+    ("largest", "accuracy", "little"), [(0.1, 0.45, True), (0.1, 0.47, False), (0.5, 0.69, True), (0.001, 0.41, False)]
+)
+def test_little_is_less_than_40_percent_of_the_way(largest, accuracy, little):
+    assert evaluation.has_learned_little({"largest_class": largest, "error": 1 - accuracy}) == little
