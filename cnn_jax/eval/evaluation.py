@@ -1,7 +1,8 @@
 """Exact evaluation: every example of a part exactly once, whatever the batch size.
 
 `evaluate` sums on the device over single views. Protocols with several views (`eval.protocols`), and ensembles of
-networks, average class probabilities: `predict` collects them by example, and `measure` makes the same metrics of them.
+networks, average class probabilities: `predict` collects them by example, and `measure` computes the same metrics from
+them.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,13 +37,13 @@ def evaluate(
       2010). confusion: int [K, K], if the step makes it.
 
     Args:
-      eval_step: of `eval_steps.make_eval_step`; see there for `params` and `others`.
+      eval_step: from `eval_steps.make_eval_step`, which explains `params` and `others`.
       resident: the part's images on the devices, or None for a stream.
     """
     total: Tree = None
     sums: list[Tree] = []
     for batch in part.test_batches(batch_size):
-        # Gathered apart, so that parts of all sizes share one compiled evaluation step.
+        # Gathered separately, so that parts of all sizes share one compiled evaluation step.
         sums.append(eval_step(params, others, gather(put(batch), resident), None))
         # Sums of a batch are exact counts in float32; float64 adds them up over batches.
         if len(sums) == IN_FLIGHT:
@@ -68,8 +69,10 @@ def predict(
     Probabilities are averaged over views. The row of an example that could not be read is zero, and its label -1.
 
     Args:
-      predict_step: of `eval_steps.make_predict_step`. resident: the part's images on the devices, or None for a stream.
-      protocol, scales: see `protocols`. batch_size: single views in a batch; of several views it has fewer examples.
+      predict_step: from `eval_steps.make_predict_step`. resident: the part's images on the devices, or None for a
+        stream.
+      protocol, scales: see `protocols`. batch_size: views in a batch; with several views of an example, a batch has
+        fewer examples.
     """
     total: np.ndarray | None = None
     labels = np.full(len(part), -1)
@@ -107,10 +110,10 @@ def predict(
 def features(
     features_step: Callable, params: Tree, part: Split, resident: Any, *, batch_size: int, put: Put
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (features float32 [N, ...], labels int32 [N]) of all examples of a part, seen as an evaluation sees them.
+    """Returns (features float32 [N, ...], labels int32 [N]) of all examples of a part, preprocessed as in evaluation.
 
     Args:
-      features_step: of `eval_steps.make_features_step`. params: parameters and statistics.
+      features_step: from `eval_steps.make_features_step`. params: parameters and statistics.
     """
     found, labels = [], []
     for batch in part.test_batches(batch_size):
@@ -149,7 +152,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, part: Split, *, confu
 
 
 def _metrics(total: Tree, part: Split) -> dict:
-    """Returns the metrics of sums over a part; see `eval_steps.make_eval_step`."""
+    """Returns the metrics from sums over a part; see `eval_steps.make_eval_step`."""
     examples = total["examples"]
     check(examples > 0, NOTHING)
     with np.errstate(invalid="ignore"):
@@ -171,10 +174,10 @@ def _metrics(total: Tree, part: Split) -> dict:
 
 
 def is_near_chance(metrics: dict) -> bool:
-    """Returns whether a network does hardly better than one that names the largest class for every example.
+    """Returns whether a network is hardly better than always predicting the largest class.
 
-    Up to twice the share of that class, and at most a tenth of the way from it to 1: 19% of ten equal classes, 55% of
-    two, 0.2% of a thousand.
+    The limit is twice the share of that class, but at most a tenth of the way from that share to 1: an accuracy of 19%
+    for ten equal classes, 55% for two, 0.2% for a thousand.
     """
     share = metrics["largest_class"]
     return 1 - metrics["error"] <= share + min(share, (1 - share) / 10)
@@ -207,9 +210,9 @@ def recompute_statistics(
     batches: int,
     put: Put,
 ) -> Tree:
-    """Returns BatchNorm statistics averaged, all alike, over the first training batches.
+    """Returns BatchNorm statistics averaged with equal weights over the first training batches.
 
-    The step's augmentations are left out; the random crops of a stream are not.
+    The augmentations of the training step are left out; the random crops of a streamed data set are not.
 
     This is what the ResNet authors did after training, instead of the running averages
     (github.com/KaimingHe/deep-residual-networks, "Disclaimer and known issues").

@@ -1,6 +1,6 @@
 """A page of the errors of a network: the worst examples with their pictures, the classes that are confused most.
 
-The page is one file: pictures are inside of it, nothing is loaded and no script runs.
+The page is one file: pictures are embedded, nothing else is loaded and no script runs.
 """
 
 import base64
@@ -38,7 +38,7 @@ class WrongExample:
     """An example and its wrong prediction.
 
     confidence: the probability of the predicted class. of_true: that of the true one.
-    image: uint8 [H, W, C] as the network saw it; None where there is nothing to see.
+    image: uint8 [H, W, C] as the network saw it; None for a sequence.
     """
 
     name: str
@@ -50,7 +50,7 @@ class WrongExample:
 
 
 def picture(split: Split, index: int) -> np.ndarray | None:
-    """Returns an example as the network sees it in a single view, uint8 [H, W, C]; of a clip the frame in the middle.
+    """Returns an example as the network sees it in a single view, uint8 [H, W, C]; for a clip, the middle frame.
 
     None for a sequence.
     """
@@ -65,7 +65,7 @@ def page(summary: Mapping[str, Any], worst: Sequence[WrongExample], plots: Seque
     """Returns the page as HTML.
 
     Args:
-      summary: of `results.Results`. worst: the worst first. plots: PNG files that are shown, too.
+      summary: from `results.Results`. worst: sorted, the worst first. plots: PNG files to show as well.
     """
     title = f"{summary['network']} on {summary['data']}, {summary['part']} part"
     wrong = round((1 - summary["top1_accuracy"]) * summary["examples"])
@@ -85,14 +85,14 @@ def page(summary: Mapping[str, Any], worst: Sequence[WrongExample], plots: Seque
         "<h2>Worst errors</h2>",
         *_section(
             [_figure(one) for one in worst],
-            "Wrong predictions, those of the highest confidence first.",
+            "Wrong predictions, the highest confidence first.",
             '<div class="gallery">',
             "</div>",
         ),
         "<h2>Most confused classes</h2>",
         *_section(
             pairs,
-            "How many examples of a class are taken for another, and which share of the class they are.",
+            "How many examples of one class are predicted as another, and what share of the class they are.",
             '<table><tr><th>true class</th><th>predicted class</th><th class="number">examples</th>'
             '<th class="number">of the class</th></tr>',
             "</table>",
@@ -144,5 +144,5 @@ def _uri(content: bytes, form: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Returns a text that a browser shows as it is."""
+    """Returns a text escaped for HTML."""
     return html.escape(printable(text))

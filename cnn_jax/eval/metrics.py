@@ -2,7 +2,7 @@
 
 Every example has a label from 0 to K-1; K is the number of classes. All shares are in [0, 1].
 
-Each raises UserError for other shapes, labels of no class, and probabilities that are not finite.
+Each raises UserError for other shapes, labels out of range, and probabilities that are not finite.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ import numpy as np
 
 from cnn_jax.core.errors import check
 
-BLOCK = 4096  # examples that are ranked at once
-SMALLEST = float(np.finfo(np.float32).tiny)  # probabilities below count as this one in a logarithm
-SHARPEST, FLATTEST = 1e-2, 1e2  # temperatures that are tried
+BLOCK = 4096  # examples that are ranked in one go
+SMALLEST = float(np.finfo(np.float32).tiny)  # in a logarithm, smaller probabilities count as this one
+SHARPEST, FLATTEST = 1e-2, 1e2  # the range of temperatures
 
 
 def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -37,9 +37,9 @@ def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray,
 
 
 def ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Returns how many classes come before the label of each example, int [N]: 0 is a top-1 hit, below k a top-k hit.
+    """Returns the rank of each example's label, int [N]: 0 is a top-1 hit, below k a top-k hit.
 
-    Of classes with equal probabilities the first comes first, as in `argmax`.
+    Of classes with equal probabilities, the one with the lower number ranks first, as in `argmax`.
     """
     labels, shares = _checked(labels, probabilities)
     found = np.empty(len(labels), np.int64)
@@ -98,8 +98,8 @@ class ClassMetrics:
     def macro(self) -> dict[str, float]:
         """The plain means over the classes that have examples: {"precision", "recall", "f1"}.
 
-        The precision of one of them that is never predicted counts as 0, as scikit-learn has it. f1 is the mean of the
-        F1 of the classes (Opitz and Burst 2019, "Macro F1 and Macro F1").
+        The precision of a class that is never predicted counts as 0, as in scikit-learn. f1 is the mean of the classes'
+        F1 (Opitz and Burst 2019, "Macro F1 and Macro F1").
         """
         here = self.examples > 0
         return {
@@ -122,7 +122,7 @@ def class_metrics(confusion: np.ndarray) -> ClassMetrics:
 
 
 class Confused(NamedTuple):
-    """count: examples of class `true` that are predicted as class `predicted`. share: of the examples of `true`."""
+    """count: examples of class `true` that are predicted as class `predicted`. share: count / examples of `true`."""
 
     true: int
     predicted: int
@@ -131,7 +131,7 @@ class Confused(NamedTuple):
 
 
 def most_confused(confusion: np.ndarray, most: int = 20) -> list[Confused]:
-    """Returns the largest entries outside of the diagonal, largest first; equal ones with the larger share first."""
+    """Returns the largest off-diagonal entries, largest first; of equal counts, the larger share comes first."""
     off = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
     examples = confusion.sum(1)
     true, predicted = np.nonzero(off)
@@ -184,8 +184,8 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Returns softmax(log p / T), [N, K]: what softmax(z / T) is for scores z with softmax(z) = p.
 
-    Guo et al. 2017, section 4.2. The order of the classes stays. Probabilities that were averaged over views or
-    networks are treated as if one softmax had made them.
+    Guo et al. 2017, section 4.2. The ranking of the classes does not change. Probabilities that were averaged over
+    views or networks are treated as if one softmax had made them.
     """
     scores = np.log(np.maximum(np.asarray(probabilities, np.float64), SMALLEST)) / temperature
     scores = np.exp(scores - scores.max(1, keepdims=True))
@@ -195,8 +195,8 @@ def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarra
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Returns the temperature T for which the log loss of `with_temperature` is lowest (Guo et al. 2017, section 4.2).
 
-    Fit it on examples that are not tested. T is between 0.01 and 100: where all predictions are right, the lowest loss
-    is that of T = 0.
+    Fit it on examples other than the test examples. T is limited to 0.01 to 100: if all predictions are right, the loss
+    is lowest at T = 0.
 
     The loss is convex in b = 1 / T: its slope, mean(E_q[log p] - log p(label)) with q = softmax(b log p), has one root.
     """

@@ -1,6 +1,6 @@
 """Evaluation protocols by name: which views of a test image the network sees. Their class probabilities are averaged.
 
-single      the view that config.data.test_crop says
+single      the view that config.data.test_crop sets
 flip        that view and its mirror image
 10-crop     of the central square of the resized image the four corners and the center, each with its mirror image
             (Krizhevsky et al. 2012, section 4.1)
@@ -10,7 +10,7 @@ dense       the image, its longer side cut to a multiple of 32, and its mirror i
             with the network applied at all positions (Simonyan and Zisserman 2015, section 3.2; He et al. 2016, section
             3.4)
 
-Validation during training is always "single". Nothing here imports jax: reports use it, too.
+Validation during training is always "single". Nothing here imports jax, because reports use this module, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ GOOGLENET_SCALES = (256, 288, 320, 352)  # pixels of the shorter side, for crops
 
 
 def is_mirrored(protocol: str) -> bool:
-    """Returns whether every view is seen a second time, left to right."""
+    """Returns whether every view is also seen as its mirror image."""
     return protocol != "single"
 
 
 def scales(config: Any) -> tuple[int, ...]:
-    """Returns the shorter sides that images are resized to, pixels, one after another; of a whole configuration."""
+    """Returns the lengths in pixels that an image's shorter side is resized to; `config` is a whole configuration."""
     if config.eval.protocol == "144-crop":
         return GOOGLENET_SCALES
     return tuple(config.eval.scales) or (config.data.test_resize,)
@@ -69,7 +69,7 @@ def check_protocol(config: Any) -> None:
 
 
 def describe(config: Mapping[str, Any]) -> str:
-    """Returns in words how a test example is seen; `config` has dotted names."""
+    """Returns a description of the views of a test example; `config` has dotted names."""
     protocol, size = config["eval.protocol"], _size(config["data.image_size"])
     resized = config["data.test_resize"]
     single = f"shorter side to {resized}, center crop of {size}" if config["data.test_crop"] == "center" else "whole"
@@ -84,7 +84,7 @@ def describe(config: Mapping[str, Any]) -> str:
 
 
 def view(config: Mapping[str, Any]) -> str:
-    """Returns the class of protocols in which published results compare; see `cnn_jax.reporting.published`."""
+    """Returns the group of protocols whose published results are comparable; see `cnn_jax.reporting.published`."""
     protocol = config["eval.protocol"]
     if protocol == "dense":
         return "multi-scale" if len(config["eval.scales"]) > 1 else "dense"

@@ -20,18 +20,18 @@ from cnn_jax.display import plots, tables, terminal
 from cnn_jax.eval import gallery, metrics
 from cnn_jax.eval.evaluation import NOTHING
 
-MOST_CLASSES = 20  # in a table; of more the worst
+MOST_CLASSES = 20  # in a table; if there are more, it has the worst ones only
 WORST_CLASSES = 10
-LONGEST_NAME = 40  # letters, in a table
-BINS = 15  # of confidence (Guo et al. 2017)
+LONGEST_NAME = 40  # of a class in a table, characters
+BINS = 15  # of a reliability diagram (Guo et al. 2017)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says of all examples of a part.
+    """A network's predictions for all examples of a part.
 
-    network: its SOURCE. data: the data set or its folder. protocol: how examples were seen, in words.
-    probabilities: float64 [N, K]. labels: int [N], -1 of an example that could not be read.
+    network: its SOURCE. data: the data set or its folder. protocol: a description of the views.
+    probabilities: float64 [N, K]. labels: int [N], -1 for an example that could not be read.
     """
 
     network: str
@@ -64,7 +64,7 @@ class Results:
     """The metrics of predictions.
 
     Args:
-      validation: predictions of the validation part, to which the temperature is fitted; None: it is not.
+      validation: predictions of the validation part, to fit the temperature to; None: no temperature is fitted.
     """
 
     def __init__(self, predictions: Predictions, validation: Predictions | None = None):
@@ -91,7 +91,7 @@ class Results:
 
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
-        """All numbers as JSON has them; None where there is none, as for the recall of a class without examples."""
+        """All numbers for JSON; None where a number is undefined, such as the recall of a class without examples."""
         predictions, classes = self.predictions, self.classes
         labels, shares = predictions.known
         names = predictions.class_names
@@ -165,7 +165,7 @@ class Results:
             title += f": the {WORST_CLASSES} of {len(rows):,} with the lowest F1; --json has all"
         text = tables.render([tables.Sheet(title, ["class", "examples", "precision", "recall", "F1"], lines)], "text")
         without = len(found["classes"]) - len(rows)
-        notes = [f"{without:,} classes have no examples: they are in no mean"] if without else []
+        notes = [f"{without:,} classes have no examples: the means leave them out"] if without else []
         return [text.rstrip("\n"), *notes, f"balanced accuracy {found['balanced_accuracy']:.2%} (the mean recall)"]
 
     def _calibration(self) -> list[str]:
@@ -221,7 +221,7 @@ class Results:
         return tables.Sheet("", ["name", "true", "predicted", "probability", *further], lines)
 
     def worst_errors(self, most: int = gallery.MOST) -> list[gallery.WrongExample]:
-        """Returns the examples that are wrong with the highest confidence, the highest first."""
+        """Returns the wrong predictions with the highest confidence, the highest first."""
         names, (labels, shares) = self.predictions.class_names, self.predictions.known
         predicted, confidence = shares.argmax(1), shares.max(1)
         wrong = np.flatnonzero(predicted != labels)
@@ -248,7 +248,7 @@ def report(
     folder: Path | None = None,
     accuracy: bool = True,
 ) -> Results:
-    """Prints the results of a part and writes those files that are named; returns the results.
+    """Prints the results of a part and writes the files that are asked for; returns the results.
 
     Args:
       found: of the part, and of "validation", if there is one.

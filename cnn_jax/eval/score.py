@@ -31,7 +31,7 @@ from cnn_jax.pretrained.source import Pretrained
 
 
 def configuration(source: Pretrained, data: str, overrides: Sequence[str] = ()) -> Configuration:
-    """Returns how a network is evaluated on data: its images are seen as the network's own test images were.
+    """Returns the configuration that evaluates a network on data, preprocessed as the network's own test images were.
 
     Args:
       data: a data set, as behind the colon of a recipe; a folder of class folders in train, val and test, or of class
@@ -61,7 +61,7 @@ def configuration(source: Pretrained, data: str, overrides: Sequence[str] = ()) 
     for field in sorted(changed.overridden & {f"data.{name}" for name in ("channels", "normalize", "mean", "std")}):
         raise UserError(f"--config.{field} comes with {source.name}, which was trained so: leave it out")
     if changed.config.eval.protocol not in ("single", "flip") and "data.placement" not in changed.overridden:
-        changed.config.data.placement = "stream"  # which has all pixels of an image
+        changed.config.data.placement = "stream"  # because it keeps all pixels of an image
     return changed
 
 
@@ -81,7 +81,7 @@ def score(
 ) -> dict:
     """Returns the metrics of a network on a part of a data set; see `evaluation.evaluate`.
 
-    The images are seen as the network's own test images were, in single views.
+    Images are preprocessed as the network's own test images were, in single views.
 
     Args:
       dataset: see `configuration`; or a mapping, see `custom.open_parts`, whose labels count the classes of the
@@ -112,10 +112,10 @@ def score(
 
 
 def predict(source: Pretrained, config: Any, part: str = "test") -> dict[str, Predictions]:
-    """Returns what a network says of a part and, if there is one, of the validation part, which calibrates it.
+    """Returns a network's predictions for a part and, if there is one, for the validation part, which calibrates it.
 
     Args:
-      config: of `configuration`; config.eval.protocol says how examples are seen.
+      config: from `configuration`; config.eval.protocol sets the views.
 
     Raises:
       UserError: the data set is not there, its classes are not those of the network, or the protocol does not fit.
@@ -168,7 +168,7 @@ def _open(
     check(part in splits.parts, f"part is {part!r}, but {config.data.name!r} has {', '.join(splits.parts)}")
     names, classes = list(splits.class_names), source.classes
     if classes is None and len(names) == source.num_classes:
-        classes = names  # in their order, which is all that is known
+        classes = names  # the network has no names: assume the same order
     check(
         classes is not None and set(names) <= set(classes),
         f"{source.name} tells {source.num_classes} classes apart ({', '.join((classes or ['?'])[:5])}, ...), but "

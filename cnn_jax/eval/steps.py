@@ -16,16 +16,16 @@ from cnn_jax.data import augment
 from cnn_jax.nn import cpu
 from cnn_jax.nn.graph import Graph
 
-NO_RANK = jnp.iinfo(jnp.int32).max  # of a label whose scores are not numbers: never a hit
+NO_RANK = jnp.iinfo(jnp.int32).max  # of a label where scores are NaN: never a hit
 
-LANES = 128  # of a TPU's vector unit
+LANES = 128  # lanes of a TPU's vector unit
 
 Tree = Any
 Batch = dict[str, Any]
 
 
 def scores(network: Graph, model: Any, images: jax.Array, mean: Any, std: Any, **options: Any) -> Any:
-    """Returns what the merged `model` makes of images, which are normalized by `mean` and `std`, or of features."""
+    """Returns the output of the merged `model` for images, normalized by `mean` and `std`, or for features."""
     if network.from_features:
         return model.score(images, **options)
     return model(augment.normalize(images, mean, std), **options)
@@ -36,8 +36,8 @@ def scores(network: Graph, model: Any, images: jax.Array, mean: Any, std: Any, *
 class Rows:
     """Examples of `shape` that stay on the devices, each a row of `values` [N, V]; `rows[indices]` are examples.
 
-    A TPU would lay images out with the examples in its lanes, and to gather some of them transpose all of them in every
-    step. V is a multiple of `LANES`, which a TPU gathers without a copy.
+    A TPU would lay out images with the examples along its lanes; to gather some of them, every step would transpose
+    all. V is a multiple of `LANES`, so a TPU gathers rows without a copy.
     """
 
     values: Any
@@ -48,12 +48,12 @@ class Rows:
 
 
 def row_size(shape: Sequence[int]) -> int:
-    """Returns how many values an example of `shape` takes among those that `in_rows` returns."""
+    """Returns how many values an example of `shape` takes in what `in_rows` returns."""
     return math.prod(shape) if len(shape) < 2 else -(-math.prod(shape) // LANES) * LANES
 
 
 def in_rows(examples: Batch) -> Batch:
-    """Returns arrays [N, ...] with `Rows` instead of those of images, sequences and clips, which have several axes."""
+    """Returns arrays [N, ...]; those with several axes, of images, sequences and clips, become `Rows`."""
 
     def rows(array: Any) -> Any:
         shape = tuple(array.shape[1:])
@@ -80,7 +80,7 @@ def example_losses(logits: jax.Array, labels: jax.Array, label_smoothing: float 
 
 
 def label_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns how many classes stand before the label, int32 [B]: 0 is a top-1 hit, below 5 a top-5 hit.
+    """Returns the rank of the label among the classes, int32 [B]: 0 is a top-1 hit, below 5 a top-5 hit.
 
     Ties count as `argmax` breaks them, so that equal scores for all classes do not count as right; nor does a row with
     NaN.
@@ -162,7 +162,7 @@ def make_predict_step(
 def make_statistics_step(network: Graph, *, mean: Any, std: Any) -> Callable[[Tree, Tree, Batch, Batch | None], Tree]:
     """Returns the jitted step (params, others, batch, resident) -> the BatchNorm statistics of that batch alone.
 
-    Those of frozen layers are as they were. For `others` see `make_eval_step`.
+    The statistics of frozen layers do not change. For `others` see `make_eval_step`.
     """
 
     @cpu.fast(network.kernels)

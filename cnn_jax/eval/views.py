@@ -10,9 +10,9 @@ from cnn_jax.data import crops
 from cnn_jax.data.loader import Batch, Split
 
 # The longer side of a dense image is cropped to a multiple of this, so that few shapes are compiled: networks for
-# ImageNet move by 32 pixels between positions.
+# ImageNet have a total stride of 32 pixels.
 DENSE_MULTIPLE = 32
-MOST_WAITING = 8  # batches
+MOST_WAITING = 8  # batches of images that wait for others of their shape
 
 
 def views(image: np.ndarray, config: Any, protocol: str, shorter_side: int) -> np.ndarray:
@@ -21,7 +21,7 @@ def views(image: np.ndarray, config: Any, protocol: str, shorter_side: int) -> n
     V is 5 for "10-crop", 18 at each size of "144-crop", else 1.
 
     Args:
-      config: config.data. shorter_side: that the image is resized to, pixels; unused by "flip" and "single".
+      config: config.data. shorter_side: its length in pixels after resizing; unused by "flip" and "single".
     """
     size, how = config.image_size, config.interpolation
     if protocol == "10-crop":
@@ -47,7 +47,7 @@ def corners_and_center(image: np.ndarray, size: Sequence[int]) -> list[np.ndarra
 
 
 def squares(image: np.ndarray) -> list[np.ndarray]:
-    """Returns the left, central and right square of an image; of an upright one the top, central and bottom one."""
+    """Returns the left, central and right square of an image; of an upright one, the top, central and bottom square."""
     side, longer = min(image.shape[:2]), max(image.shape[:2])
     starts = (0, round((longer - side) / 2), longer - side)
     if image.shape[0] > image.shape[1]:
@@ -60,8 +60,8 @@ def batches(part: Split, protocol: str, scales: Sequence[int], batch_size: int, 
 
     A batch holds "image" uint8 [B, V, h, w, C], "label" and "index" int32 [B], and "mask" float32 [B], 0 where a place
     is filled up. It has about as many pixels as `batch_size` single views, and B is a multiple of `devices`. Examples
-    that cannot be read are left out. Those that wait for others of their shape have the pixels of `MOST_WAITING`
-    batches at most.
+    that cannot be read are left out. Images that wait for others of their shape have at most as many pixels as
+    `MOST_WAITING` batches.
     """
     pixels = batch_size * math.prod(part.config.image_size)
 

@@ -1,7 +1,7 @@
 """Builds the kernels with the machine's C++ compiler when they are first used, and keeps the library.
 
-The library's name is a hash of its source, the compiler, its flags, the processor and jaxlib, so that another of these
-builds another library. CXX names a compiler; CNN_JAX_KERNELS=0 in the environment turns the kernels off.
+The library's name is a hash of its source, the compiler, its flags, the processor and jaxlib, so that a change of any
+of these builds a new library. CXX names a compiler; CNN_JAX_KERNELS=0 in the environment turns the kernels off.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ _lock = threading.Lock()
 
 
 class BuildError(Exception):
-    """There is no library; the message says why and what helps."""
+    """There is no library; the message says why and how to get one."""
 
 
 def target() -> str | None:
@@ -80,7 +80,7 @@ def compiler() -> list[str]:
 
 
 def key_of(command: list[str]) -> str:
-    """Returns the hash of all that the library follows from."""
+    """Returns the hash of everything that the library depends on."""
     try:
         version = subprocess.run([command[0], "--version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -111,7 +111,7 @@ def folder() -> Path:
 def load(command: list[str], path: Path) -> ctypes.CDLL:
     """Returns the library at `path`, which is built if it is missing or damaged; raises BuildError if that fails."""
     try:
-        with filelock.FileLock(path.with_suffix(".lock")):  # of several processes one builds
+        with filelock.FileLock(path.with_suffix(".lock")):  # only one of several processes builds
             if not is_whole(path):
                 build(command, path)
             return ctypes.CDLL(str(path))
@@ -140,16 +140,16 @@ def build(command: list[str], path: Path) -> None:
         if result.returncode:
             errors = [text for text in result.stderr.splitlines() if "error" in text] or result.stderr.splitlines()
             reason = errors[0] if errors else f"exit code {result.returncode}"
-            raise BuildError(f"{name} fails: {reason}. Another compiler may do: apt-get install g++, and CXX=g++")
+            raise BuildError(f"{name} fails: {reason}. Another compiler may work: apt-get install g++, and CXX=g++")
         content = partial.read_bytes()
-        with partial.open("ab") as file:  # behind the last section, where no loader looks
+        with partial.open("ab") as file:  # after the last section, where no loader looks
             file.write(hashlib.sha256(content).digest())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except subprocess.TimeoutExpired:
         taken = time.perf_counter() - started
-        raise BuildError(f"{name} is stopped after {taken:.0f} s. Another compiler may do: CXX names it") from None
+        raise BuildError(f"{name} is stopped after {taken:.0f} s. Another compiler may work: name it by CXX") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -161,5 +161,5 @@ def register(library: ctypes.CDLL, key: str) -> None:
 
 
 def name_of(handler: str, key: str) -> str:
-    """Returns the name of a handler in XLA's programs, which a program of another library does not have."""
+    """Returns the name of a handler in XLA's programs; it is another one for each library."""
     return f"cnn_jax_{handler}_{key}"

@@ -1,8 +1,8 @@
 """A convolution as a JAX primitive that is fast on a CPU, with forward and reverse mode of any order and `vmap`.
 
 For an input x, a kernel w and an output y, the sum of y * convolution(x, w) is linear in each of the three. Its
-derivatives are the convolution (by y), the gradient by the input (by x) and the gradient by the kernel (by w): so the
-three are one primitive, `result` says which one it is, and each is the transpose of the two others.
+derivatives with respect to y, x and w are the convolution, its input gradient and its kernel gradient. So the three are
+one primitive: `result` says which one it computes, and each is the transpose of the two others.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ LETTERS = "DHW"
 
 
 class Convolution(NamedTuple):
-    """The sizes that are not those of an operand, and the window; tuples have one entry for each spatial axis."""
+    """The sizes that no operand shows, and the window; tuples have one entry for each spatial axis."""
 
     sizes: tuple[int, ...]  # of the input
     kernel: tuple[int, ...]
@@ -55,7 +55,7 @@ def convolve(
     """Returns the convolution [B, *spatial', C_out] in the type of x, summed in float32.
 
     Args:
-      precision: of XLA's operation where that is what runs. target: of `build.target`.
+      precision: for XLA's operation, where it runs instead. target: from `build.target`.
     """
     pads = tuple((int(low), int(high)) for low, high in padding)
     window = Convolution(x.shape[1:-1], kernel.shape[:-2], tuple(strides), pads, tuple(dilation), groups, precision)
@@ -127,7 +127,7 @@ def _abstract(a: Any, b: Any, *, result: int, window: Convolution, target: str) 
 
 
 def _transpose(operand: int) -> Any:
-    """Returns the rule by the first or the second operand: that operand is now the result."""
+    """Returns the transpose rule for the first or the second operand: that operand is now the result."""
 
     def rule(cotangent: jax.Array, a: Any, b: Any, *, result: int, **parameters: Any) -> jax.Array:
         wanted, other = OPERANDS[result][operand], OPERANDS[result][1 - operand]
@@ -143,7 +143,7 @@ ad.defbilinear(convolution_p, _transpose(0), _transpose(1))
 def _batch(
     arrays: Sequence[jax.Array], axes: Sequence[int | None], *, result: int, window: Convolution, target: str
 ) -> tuple[jax.Array, int]:
-    """Batches are more examples where all share a kernel, and more groups of channels where they do not."""
+    """A batch becomes more examples if all share one kernel, and more groups of channels if they do not."""
     size = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
     kinds = OPERANDS[result]
     if axes[1] is None and kinds[1] == W:

@@ -1,9 +1,9 @@
 // Convolutions and max pooling for CPUs, channels last, called by XLA through its foreign function interface.
 //
-// A convolution, its gradient by the input and its gradient by the kernel are sums of products, and each is computed
+// A convolution, its input gradient and its kernel gradient are sums of products, and each is computed
 // in blocks of rows x vectors that stay in registers. Read from top to bottom: vectors and types, threads, the
-// geometry, the sums over elements of the kernel (forward and by input), the sums over positions (by kernel), the same
-// three for convolutions of single channels, max pooling, and the handlers that XLA calls.
+// geometry, the sums over elements of the kernel (forward and input gradient), the sums over positions (kernel
+// gradient), the same three for convolutions of single channels, max pooling, and the handlers that XLA calls.
 //
 // Sums are float32, also of bfloat16. The order of every sum follows from the shapes alone, so that results have the
 // same bits on any number of threads. NaN and infinity pass through.
@@ -29,7 +29,7 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int L = 16, WIDEST = 4;                                // floats in a vector, vectors in a block
-constexpr int rows_of(int V) { return V >= 3 ? 6 : V == 2 ? 10 : 12; }  // of a block: 32 registers hold its sums
+constexpr int rows_of(int V) { return V >= 3 ? 6 : V == 2 ? 10 : 12; }  // in a block: 32 registers hold its sums
 #elif defined(__AVX__)
 constexpr int L = 8, WIDEST = 2;
 constexpr int rows_of(int V) { return V == 2 ? 6 : 8; }          // 16 registers
@@ -69,7 +69,7 @@ template <class T> INLINE void narrow(const float* from, T* to, int64_t n) {
 
 INLINE vec load(const float* from) { return *(const vec*)from; }
 INLINE void store(vec value, float* to) { *(vec*)to = value; }
-template <class T> INLINE vec load(const T* from, int64_t n) {  // the first n of L, zeros behind them
+template <class T> INLINE vec load(const T* from, int64_t n) {  // the first n of L, then zeros
   if (std::is_same_v<T, float> && n >= L) return load((const float*)from);
   float wide[L] = {};
   widen(from, wide, std::min<int64_t>(n, L));
@@ -108,7 +108,7 @@ float* at_least(std::vector<float>& buffer, int64_t n) {
 
 // ---------------------------------------------------------------- threads
 
-// Calls work(i) for i in [0, n) on XLA's threads and this one. It waits for calls that have begun only, never for a
+// Calls work(i) for i in [0, n) on XLA's threads and this one. It waits only for calls that have begun, never for a
 // thread that is busy with something else.
 template <class F> void parallel(ffi::ThreadPool& pool, int64_t n, const F& work) {
   struct Shared {
@@ -172,7 +172,7 @@ Axes forward_axes(const Convolution& g) {
   return axes;
 }
 
-// The gradient by an input position sees those elements of the kernel only that a stride brings over it: positions
+// The gradient of an input position sees only those elements of the kernel that a stride brings over it: positions
 // of one phase, base modulo the stride, see the same ones. So no product with a zero between strides is computed.
 Axes phase_axes(const Convolution& g, const int64_t (&phase)[3]) {
   Axes axes;
@@ -189,8 +189,8 @@ Axes phase_axes(const Convolution& g, const int64_t (&phase)[3]) {
 // Result positions that one task computes: images, planes, lines; lines are never cut.
 struct Box { int64_t from[3], to[3]; };
 
-// An operand [N, in, channels] cut into what boxes of result positions see of it. Where that reaches over its edges,
-// or is not float32, it is copied, with zeros around it.
+// An operand [N, in, channels] cut into the parts that boxes of result positions see. A part that reaches past the
+// edges, or is not float32, is copied, with zeros around it.
 template <class T> struct Operand {
   const T* data;
   int64_t channels, most[3], boxes[3], stride[4];  // stride: floats from image, plane, line, pixel to the next
@@ -316,8 +316,8 @@ template <class T> struct Operand {
   }
 };
 
-// One element of the kernel alone, at every position: the positions are one long line, which any box may cut. Where
-// the others see padding only it is the middle one.
+// A single element of the kernel, at every position: the positions are one long line, which any box may cut. It is the
+// middle element if the others see padding only.
 bool is_pointwise(const Axes& axes) {
   return std::all_of(axes.begin(), axes.end(), [](const Axis& a) {
     return a.at.size() == 1 && a.at[0] == 0 && a.step == 1 && a.every == 1 && a.in == a.count;
@@ -334,7 +334,7 @@ void flatten(Axes& axes, int64_t& N, int64_t (&out)[3]) {
 
 // ---------------------------------------------------------------- sums over elements of the kernel
 
-// Elements that stand one behind the other: of one position its channels, of neighbors in a line all of theirs.
+// Elements that are contiguous in memory: the channels of one position, or of several neighbors in a line.
 struct Run { int64_t offset, length; };
 constexpr int64_t CHUNK = 512;  // elements whose weights stay in the first cache while a box is computed
 
@@ -478,7 +478,7 @@ INLINE void add_outer_products(const float* const* rows, int64_t shift, int64_t 
     UNROLL for (int v = 0; v < V; v++) store(own[r][v], sums + (r * V + v) * L);
 }
 
-// Parts of the positions, each of which has sums of its own: as many as keep adding them cheap.
+// The number of parts of the positions, each with its own sums: few enough that adding them up is cheap.
 int64_t parts_of(int64_t positions, int64_t boxes) {
   return std::clamp<int64_t>(positions / 1024, 1, std::min<int64_t>(boxes, 16));
 }
@@ -557,7 +557,8 @@ template <class T> void sum_over_positions(ffi::ThreadPool& pool, Convolution g,
 
 // ---------------------------------------------------------------- convolutions of single channels
 
-// y [N, out, G] = sums over the elements of the kernel of x [N, in, G] times weights [kernel, G], forward or by input.
+// y [N, out, G] = sums over the elements of the kernel of x [N, in, G] times weights [kernel, G], forward or input
+// gradient.
 template <class T>
 void sum_over_elements_of_channels(ffi::ThreadPool& pool, const T* x, const T* w, T* y, int64_t N, int64_t G,
                                    const Axes& axes, const int64_t (&out)[3], const int64_t (&kernel)[3]) {
@@ -651,7 +652,7 @@ template <class F> void each_window(const Convolution& g, int64_t n, std::vector
       }
 }
 
-// Largest value of a window, NaN if it has one, and which one it is: the first.
+// The largest value of a window, NaN if it has one, and the place of the first such value.
 template <class T>
 INLINE vec largest(const T* x, int64_t stride, int64_t n, int64_t count, const int64_t* at, mask& which) {
   which = mask{};
@@ -693,7 +694,7 @@ template <class T> void max_pool(ffi::ThreadPool& pool, const Convolution& g, co
 template <class T> void max_pool_by_x(ffi::ThreadPool& pool, const Convolution& g, const T* x, const T* dy, T* dx) {
   int64_t size = product(g.in);
   bool narrow_sums = !std::is_same_v<T, float>;
-  // Sums of bfloat16 are of one vector of channels: they are small, and stay in a cache.
+  // For bfloat16, the sums are of one vector of channels: they are small, and stay in a cache.
   each_image(pool, g, narrow_sums ? g.G : 4 * pool.num_threads() / g.N, [&](int64_t n, int64_t from, int64_t to) {
     const T* image = x + n * size * g.G;
     T* result = dx + n * size * g.G + from;
@@ -719,7 +720,7 @@ template <class T> void max_pool_by_x(ffi::ThreadPool& pool, const Convolution& 
 
 typedef ffi::Span<const int64_t> Numbers;
 
-// Spatial axes are the last ones of three; those that are missing have size 1.
+// Of three spatial axes, the first ones have size 1 if there are fewer.
 void spatial(ffi::Span<const int64_t> dimensions, int64_t skip, int64_t (&sizes)[3]) {
   int64_t axes = dimensions.size() - 2;
   for (int64_t a = 0; a < 3; a++) sizes[a] = a < 3 - axes ? 1 : dimensions[skip + a - (3 - axes)];
@@ -732,7 +733,7 @@ void per_axis(Numbers numbers, int64_t missing, int64_t (&values)[3]) {
 template <class T>
 void convolve(ffi::ThreadPool& pool, Convolution g, int64_t result, const T* a, const T* b, T* to) {
   int64_t outputs = g.G * g.K;
-  bool linear = g.G == 1;  // a kernel as large as the input sees one position of many channels
+  bool linear = g.G == 1;  // a kernel as large as the input: treat it as one position with many channels
   for (int axis = 0; axis < 3; axis++)
     linear &= g.out[axis] == 1 && g.low[axis] == 0 && g.kernel[axis] == g.in[axis] &&
               (g.kernel[axis] == 1 || g.dilation[axis] == 1);
@@ -747,9 +748,9 @@ void convolve(ffi::ThreadPool& pool, Convolution g, int64_t result, const T* a, 
     Weights<T> weights{b, g.C * outputs, outputs, 1, g.K};
     return sum_over_elements(pool, a, weights, to, g.N, g.G, g.C, g.K, axes, g.out, g.kernel);
   }
-  if (result == 2)  // the gradient by the kernel from x and that by y
+  if (result == 2)  // the kernel gradient, from x and the gradient of y
     return single ? sum_over_positions_of_channels(pool, g, a, b, to) : sum_over_positions(pool, g, a, b, to);
-  int64_t phase[3];  // the gradient by x from that by y and the kernel
+  int64_t phase[3];  // the input gradient, from the gradient of y and the kernel
   for (phase[0] = 0; phase[0] < std::min(g.stride[0], g.in[0]); phase[0]++)
     for (phase[1] = 0; phase[1] < std::min(g.stride[1], g.in[1]); phase[1]++)
       for (phase[2] = 0; phase[2] < std::min(g.stride[2], g.in[2]); phase[2]++) {

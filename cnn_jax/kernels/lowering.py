@@ -26,8 +26,8 @@ def define(
     parameters is `target`, of `build.target`; without one, it computes `xla` everywhere.
 
     Args:
-      xla: (*arrays, **parameters) -> array. gpu: the same on GPUs, where another form is better there.
-      attributes: (**parameters) -> those of the handler: tuples of ints, ints.
+      xla: (*arrays, **parameters) -> array. gpu: the same for GPUs, if another form is better there.
+      attributes: (**parameters) -> the handler's attributes: ints and tuples of ints.
     """
     primitive = Primitive(name)
 

@@ -47,7 +47,7 @@ def max_pool(
     The first maximum of a window, in row-major order, receives its gradient: XLA's rule.
 
     Args:
-      target: of `build.target`, or "" for none.
+      target: from `build.target`, or "" for none.
     """
     pads = tuple((int(low), int(high)) for low, high in padding)
     return largest_p.bind(x, windows=Windows(tuple(kernel), tuple(strides), pads), target=target)
@@ -101,9 +101,9 @@ def _attributes(*, windows: Windows) -> dict[str, Any]:
 
 
 largest_p = lowering.define("cnn_jax_max_pool", "MaxPool", xla=_largest, attributes=_attributes)
-# Of x and another array of its shape: that one where x is the largest of its window.
+# (x, another array of its shape) -> the values of that array where x is the largest of its window.
 pick_p = lowering.define("cnn_jax_max_pool_pick", None, xla=_pick, attributes=_attributes)
-# Of x and an array of the output's shape: its values at the largest of x, added up; zero elsewhere.
+# (x, an array of the output's shape) -> its values added up at the largest x of each window; zero elsewhere.
 scatter_p = lowering.define(
     "cnn_jax_max_pool_scatter", "MaxPoolByX", xla=_scatter, attributes=_attributes, gpu=_sum_of_shifts
 )

@@ -14,7 +14,7 @@ from cnn_jax.core.rules import options as options_of
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A network's family, as "module:class", and the fields that its name settles: other values are other networks."""
+    """A network's family, as "module:class", and the fields that its name fixes; other values make another network."""
 
     family: str
     settles: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -62,7 +62,7 @@ MODELS = {
     "flattened": Row("flattened:FlattenedNet"),
 }
 
-# Fields that config.model does not have: the data set and the precision settle them.
+# Fields that config.model does not have: the data set and the precision set them.
 FROM_DATA = ("num_classes", "input_shape", "dtype")
 
 
@@ -85,7 +85,7 @@ def family(name: str) -> Any:
 
 
 def settled(name: str) -> Mapping[str, Any]:
-    """Returns the fields that a network's name settles, with their values."""
+    """Returns the fields that a network's name fixes, with their values."""
     return MODELS[name].settles if name in MODELS else {}
 
 
@@ -97,7 +97,7 @@ def fields(name: str) -> dict[str, Any]:
 def options(name: str) -> dict[str, Field]:
     """Returns the fields that config.model has: default, meaning, rule and type of each.
 
-    They are those that neither the network's name nor the data set or the precision settles.
+    These are the fields that are not fixed by the network's name, the data set or the precision.
     """
     cls = family(name)
     given = {*settled(name), *FROM_DATA, *cls.one_form}
@@ -120,11 +120,11 @@ def check_model(model: Any) -> None:
 def create(name: str, *, seed: Any = 0, **kwargs: Any) -> Any:
     """Builds a network, an `nnx.Module` that maps images [B, *spatial, C] to class scores [B, num_classes] (float32).
 
-    With `num_classes=0` it has no classifier and returns the features that one would see, [B, F] (float32).
+    With `num_classes=0` it has no classifier and returns the features that the classifier would get, [B, F] (float32).
 
     Args:
       name: a key of `MODELS`, or the import path of a network of your own, "mypackage.nets:MyNet".
-      seed: of the initial parameters: an int or a key of `jax.random.key`.
+      seed: for the initial parameters: an int, or a key from `jax.random.key`.
       **kwargs: of `fields(name)`: `num_classes`, `input_shape` (without batch), `dtype` (of the computation) and the
         network's own, such as `head` or `residual`.
 

@@ -22,7 +22,7 @@ STEPS = Rule("at least 1 step", lambda steps: steps >= 1)
 class ConvNet1D(Family):
     """Stages of convolution, activation and pooling along time: sequences [B, L, C] -> class scores [B, num_classes].
 
-    The padding is that of both sides; pools do not overlap.
+    `padding` is added on both sides; pools do not overlap.
     """
 
     channels: tuple[int, ...] = option((32, 64, 128), "Channels of each stage.", NOT_EMPTY)

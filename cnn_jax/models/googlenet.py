@@ -63,7 +63,7 @@ class Inception(nnx.Module):
     """Four branches on one input, concatenated: 1x1; 3x3; 5x5; max pooling (Fig. 2), [B, H, W, C] -> [B, H, W, C'].
 
     row: of `MODULES`. reduction=False: the naive module (Fig. 2a), without reductions and without projection.
-    small: the branch of 5x5 has 3x3. kernel_plan: see `GoogLeNet`.
+    small: the 5x5 branch uses 3x3. kernel_plan: see `GoogLeNet`.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class AuxiliaryNetwork(Network):
     def __init__(self, input_shape: Sequence[int], family: "GoogLeNet"):
         super().__init__(input_shape, family)
         self.auxiliary_weight = family.auxiliary_weight
-        self.deterministic = False  # as that of nnx.Dropout: training
+        self.deterministic = False  # as in nnx.Dropout: starts in training mode
 
     def append(self, name: str, layer: Any) -> None:
         if name in AUXILIARY.values():  # not in the row
@@ -113,7 +113,7 @@ class AuxiliaryNetwork(Network):
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:
         self.check_input(x)
         # Auxiliary classifiers run in evaluation too, so that the layer table has them; a compiled program drops what
-        # nobody uses.
+        # is not used.
         others = []
         for i, name in enumerate(self.order):
             x = getattr(self, name)(x)

@@ -78,7 +78,7 @@ CODES = np.array([[1.0 if c == "#" else -1.0 for row in ROWS for c in row[digit]
 class Subsampling(nnx.Module):
     """The sum over windows of 2x2, times a trainable coefficient of each map, plus a bias: [B, H, W, C] -> half sizes.
 
-    A rest of one row or column is left out.
+    A leftover row or column is dropped.
     """
 
     def __init__(self, channels: int, *, init: str, dtype: Any = None, rngs: InitKeys):

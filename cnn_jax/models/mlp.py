@@ -1,4 +1,4 @@
-"""The multi-layer perceptron: what a convolution saves is counted against it.
+"""The multi-layer perceptron, the baseline that shows how many parameters a convolution saves.
 
 Every unit sees every pixel, so the first layer has (pixels + 1) x units parameters:
 

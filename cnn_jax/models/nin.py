@@ -15,8 +15,8 @@ section 3.1). The last 1x1 convolution has one map for each class, and global av
     4      6x6       3x3 pad 1, 1024   1024, classes
     pool   1x1       global average
 
-Pools reach over the end where the strides leave a rest (Caffe's rule); an average counts only what is there. With
-ceil=False they end before it, as in PyTorch: on 224x224 the maps are 54, 26, 12 and 5.
+Pools round their output sizes up, so the last window may reach past the edge (Caffe's rule); an average counts only
+what is inside. With ceil=False sizes are rounded down, as in PyTorch: on 224x224 the maps are 54, 26, 12 and 5.
 """
 
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ class NiN(Family):
     mlpconv: bool = option(True, "False: the stages without their 1x1 convolutions, plain convolutions.")
     pool: str = option("paper", "paper: the table's; or one kind for all.", Choice("paper", *POOLS))
     overlapping: bool = option(True, "Pooling windows of 3x3 with stride 2; False: 2x2.")
-    ceil: bool = option(True, "Pools reach over the end where strides leave a rest; False: they end before it.")
+    ceil: bool = option(True, "Pools round their output sizes up; False: down.")
     input_shape: tuple[int, ...] = (227, 227, 3)
     head: str = "conv"
     dropout: float = option(0.5, "Dropout rate after the pools of the table, and in head=fc.", DROPOUT)

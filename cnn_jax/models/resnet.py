@@ -148,7 +148,7 @@ class Block(nnx.Module):
 
 
 def normalized(norm: Any, x: jax.Array) -> jax.Array:
-    """Returns what a normalization makes of x; None leaves x."""
+    """Returns the normalized x; without a normalization, x itself."""
     return x if norm is None else norm(x)
 
 

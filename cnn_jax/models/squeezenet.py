@@ -22,7 +22,7 @@ paper's sizes are those of 227x227):
     fire9     13x13     64       256         256           13x13     64       256         256
     conv10    13x13     dropout (50%), 1x1, one map for each class, then global average pooling
 
-Pools reach over the end where the strides leave a rest (Caffe's rule).
+Pools round their output sizes up, so the last window may reach past the edge (Caffe's rule).
 """
 
 from collections.abc import Callable, Iterator, Sequence

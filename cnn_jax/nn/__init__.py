@@ -1,1 +1,1 @@
-"""Layers, and what a network of them is: a `Network` of named layers, made by a `Family`."""
+"""Layers, and networks of them: a `Family` makes a `Network` of named layers."""

@@ -1,9 +1,9 @@
-"""Which form of convolutions and max pooling layers take: XLA's own operations, or kernels that are fast on a CPU.
+"""Chooses how layers compute convolutions and max pooling: XLA's own operations, or kernels that are fast on a CPU.
 
-Layers take the kernels of `cnn_jax.kernels` inside `fast()` only, which the steps of training, evaluation and
-prediction are. So a network that a user calls is stock JAX. Both forms compute the same sums, differ by rounding only,
-and have forward mode, reverse mode and `vmap`. GPUs, TPUs, meshes of several devices and exported programs always have
-XLA's, but for the gradient of max pooling on GPUs (`kernels.pooling`).
+Layers use the kernels of `cnn_jax.kernels` only inside `fast()`, as the steps of training, evaluation and prediction
+do. So a network that a user calls is stock JAX. Both forms compute the same sums, differ by rounding only, and have
+forward mode, reverse mode and `vmap`. GPUs, TPUs, meshes of several devices and exported programs always have XLA's,
+but for the gradient of max pooling on GPUs (`kernels.pooling`).
 """
 
 import contextlib
@@ -30,12 +30,12 @@ def fast(enabled: bool = True) -> Iterator[None]:
 
 
 def target() -> str | None:
-    """Returns the hash of the kernels that `fast()` takes here, None where that is XLA's own operations."""
+    """Returns the hash of the kernels that `fast()` uses here, None where it uses XLA's own operations."""
     return build.target() if jax.default_backend() == "cpu" else None
 
 
 def use_fast_path() -> bool:
-    """Returns whether a layer takes the kernels: inside of `fast()`, on a CPU that has them."""
+    """Returns whether a layer uses the kernels: inside `fast()`, on a CPU that has them."""
     return bool(_target.value)
 
 
@@ -53,7 +53,7 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     **options: Any,
 ) -> jax.Array:
-    """Returns `lax.conv_general_dilated` in channels-last layout; inside of `fast()` by the kernels for CPUs."""
+    """Returns `lax.conv_general_dilated` in channels-last layout; inside `fast()`, computed by the kernels for CPUs."""
     ordinary = not isinstance(padding, str) and set(lhs_dilation or (1,)) == {1}
     ordinary &= preferred_element_type in (None, lhs.dtype) and set(options.values()) <= {None}
     if use_fast_path() and ordinary and convolution.suits(lhs, rhs):

@@ -43,7 +43,7 @@ class Family(abc.ABC):
 
     num_classes: int = option(
         1000,
-        "Number of classes; 0: no classifier, the network returns what it would see.",
+        "Number of classes; 0: no classifier, the network returns the features before it.",
         Rule("0, or at least 2: a classifier needs two classes", lambda number: number == 0 or number >= 2),
     )
     input_shape: tuple[int, ...] = option(
@@ -99,7 +99,7 @@ class Family(abc.ABC):
 
     def __post_init__(self) -> None:
         for name in options(type(self)):
-            if isinstance(value := getattr(self, name), list):  # of JSON
+            if isinstance(value := getattr(self, name), list):  # as read from JSON
                 object.__setattr__(self, name, tuple(value))
         check_fields(options(type(self)).items(), partial(getattr, self), prefix="")
         self.check()
@@ -136,8 +136,8 @@ class Family(abc.ABC):
 class LayerMaker:
     """Makes the layers of a network one after another, with the fields of its family filled in.
 
-    channels: of the maps that the next layer gets. Conv, ConvBlock, norm: make a layer from its numbers of channels as
-    they are, for modules inside of which the maps branch.
+    channels: of the maps that the next layer gets. Conv, ConvBlock, norm: make a layer from explicit numbers of
+    channels, for modules with branches.
     """
 
     def __init__(self, family: Family, network: Network, rngs: InitKeys):

@@ -16,8 +16,8 @@ class Graph:
     """A network's static half: the graphs that merge with its arrays, for training and for evaluation.
 
     from_features: its input is what its head's `reduce` returns, and it computes the rest of the head.
-    kernels: its steps take the kernels for CPUs, where there are any (`nn.cpu`).
-    remat: its training step computes blocks again in the backward pass (`nn.remat`).
+    kernels: its steps use the kernels for CPUs, where there are any (`nn.cpu`).
+    remat: its training step recomputes blocks in the backward pass (`nn.remat`).
     """
 
     train: nnx.GraphDef
@@ -30,7 +30,7 @@ class Graph:
 def split(model: nnx.Module, frozen: Collection[str] = ()) -> tuple[Graph, Tree, Tree]:
     """Returns (graph, parameters, BatchNorm statistics) of a model, the latter two as nested dicts of arrays.
 
-    frozen: names of layers that compute as in evaluation in training, too, with what is inside of them.
+    frozen: names of layers that stay in evaluation mode during training, with all layers inside them.
     """
     modes = dict(raise_if_not_found=False)  # a network without dropout and BatchNorm has no modes
     training = nnx.view(model, deterministic=False, use_running_average=False, **modes)

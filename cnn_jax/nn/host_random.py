@@ -1,6 +1,6 @@
-"""The numbers of `jax.random`, to the bit, without a compilation for each shape.
+"""The same numbers as `jax.random`, bit for bit, without a compilation for each shape.
 
-`jax.random.normal` compiles a program for every shape: ResNet-50 has 24, which take ten seconds of a CPU. Element i of
+`jax.random.normal` compiles a program for every shape: ResNet-50 has 24, which take ten seconds on a CPU. Element i of
 an array of random bits depends on the key and on i alone (`jax_threefry_partitionable`). So one program computes any
 `CHUNK` elements, and arrays are put together from its results.
 """

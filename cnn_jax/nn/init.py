@@ -31,7 +31,7 @@ Initializer = Callable[..., jax.Array]  # key, shape, dtype
 
 
 def _initializer(traced: Initializer, drawn: Callable[[tuple[int, int], Sequence[int]], jax.Array]) -> Initializer:
-    """Returns `traced`; outside of jax's transformations it computes the same values by `drawn`, of `host_random`."""
+    """Returns an initializer: `traced` inside jax's transformations; outside, `drawn`, which gives the same values."""
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, **options: Any) -> jax.Array:
         words = host_random.key_words(key) if jnp.dtype(dtype) == jnp.float32 and not options else None
@@ -116,7 +116,7 @@ def get_init(name: str) -> Callable[..., jax.Array]:
 
 def scaled(channels: int, width: float) -> int:
     """Returns a layer's channels, or hidden units, under a width multiplier, at least 1."""
-    check(channels > 0, f"a layer is to have {channels} channels or units (fc_sizes, maps), but must have at least 1")
+    check(channels > 0, f"a layer would have {channels} channels or units (fc_sizes, maps), but must have at least 1")
     check(width > 0, f"width is {width}, but must be positive: 1 is the paper's network, 0.5 half of its channels")
     return max(1, round(channels * width))
 

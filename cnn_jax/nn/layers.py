@@ -110,14 +110,14 @@ def mean_and_variance(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax
 def add_bias(y: jax.Array, bias: Any) -> jax.Array:
     """Returns [..., C] plus a parameter [C] or None, in the type of `y`.
 
-    The sum is one of float32 or more, and so is that over all positions that is the bias's gradient: in bfloat16 it
+    The sum is computed in float32 or wider, and so is the bias's gradient, a sum over all positions: in bfloat16 it
     would be off by 4% and more.
     """
     return y if bias is None else (wide(y) + bias[...]).astype(y.dtype)
 
 
 def wide(x: jax.Array) -> jax.Array:
-    """Returns an array in float32, or in float64 if it has that."""
+    """Returns an array in float32, or in float64 if that is its type."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
@@ -144,9 +144,10 @@ def _as_they_are(arrays: Any, **_: Any) -> Any:
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch normalization over all axes but the last; statistics are float32 and those of the global batch.
+    """Batch normalization over all axes but the last; statistics are float32, over the global batch.
 
-    With `group` above 0 they are those of so many images in a row, in training; running averages follow their mean.
+    With `group` above 0, training normalizes every `group` consecutive images by their own statistics; the running
+    averages use the mean of these.
 
     `decay` is the weight of the old value in the running averages (torch's momentum is 1 - decay).
     Unlike torch's, the running variance is the biased one: it differs by the factor (n-1)/n. Variances are those of
@@ -165,7 +166,7 @@ class BatchNorm(nnx.BatchNorm):
     ):
         check(0 <= decay < 1, f"norm_decay is {decay}, but must be in [0, 1): the weight of the old running average")
         super().__init__(
-            1,  # for which Flax compiles its zeros and ones, as it would for every number of channels
+            1,  # Flax would compile zeros and ones for every number of channels; this way, it compiles them once
             momentum=decay,
             epsilon=epsilon,
             promote_dtype=_as_they_are,
@@ -179,7 +180,7 @@ class BatchNorm(nnx.BatchNorm):
         self.var = Statistic(ONES(rngs.key, (channels,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Computes in float32 or more: Flax would round scale, bias and their gradients to the computation's type."""
+        """Computes in float32 or wider: Flax would round scale, bias and their gradients to the computation's type."""
         y = self._grouped(wide(x)) if self.group and not self.use_running_average else super().__call__(wide(x))
         return emit(self, x, y.astype(self.compute_dtype or x.dtype))
 

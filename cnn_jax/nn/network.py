@@ -34,8 +34,8 @@ class Head(nnx.Module):
     Maps larger than `in_shape` are scored at every position, and the scores averaged: for "flatten" and "fc" the linear
     layers act as convolutions (Simonyan & Zisserman 2015, section 3.2). The other kinds do so anyway.
 
-    With `num_classes` 0 there is no classifier, and the result is what it would see: the features [B, F], float32, the
-    mean over all positions where there are several.
+    With `num_classes` 0 there is no classifier, and the result is the features [B, F], float32: the mean over all
+    positions if there are several.
 
     A call is `score(reduce(x))`: `reduce` has no parameters, so its result can be cached.
     """
@@ -58,7 +58,7 @@ class Head(nnx.Module):
         check(0 <= dropout < 1, f"dropout is {dropout}, but must be in [0, 1): the share of features set to zero")
         check(
             num_classes == 0 or num_classes >= 2,
-            f"num_classes is {num_classes}, but a classifier needs at least 2 classes; 0 is none, for features",
+            f"num_classes is {num_classes}, but a classifier needs at least 2 classes; 0 gives features instead",
         )
         self.kind = kind
         self.in_shape = tuple(in_shape)
@@ -83,16 +83,16 @@ class Head(nnx.Module):
         return self.score(self.reduce(x), rngs=rngs)
 
     def reduce(self, x: jax.Array) -> jax.Array:
-        """Returns what the first layer with parameters sees of the maps [B, *spatial, C].
+        """Returns the input of the head's first layer with parameters, for maps [B, *spatial, C].
 
-        "gap": their averages [B, C]. "flatten" and "fc": their values in a row, see `flat_windows`. "conv": themselves.
+        "gap": their averages [B, C]. "flatten" and "fc": their values in a row, see `flat_windows`. "conv": the maps.
         """
         if self.kind == "conv":
             return x
         return self.pool(x) if self.pool is not None else flat_windows(x, self.in_shape)
 
     def score(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        """Returns the class scores [B, num_classes], or features without classes, float32, of what `reduce` returns."""
+        """Returns class scores [B, num_classes], or features without classes, float32, from `reduce`'s result."""
         if self.kind == "conv":
             assert self.pool is not None
             maps = self.dropout(x, rngs=rngs)
@@ -108,7 +108,7 @@ class Head(nnx.Module):
 
 
 def flat_windows(x: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """Returns all windows of `shape` [*spatial, C] in x, flattened: [B, *positions, values], or [B, values] of one.
+    """Returns all windows of `shape` [*spatial, C] in x, flattened: [B, *positions, values], or [B, values] for one.
 
     Raises:
       UserError: x is smaller than a window.
@@ -196,7 +196,7 @@ class Network(nnx.Module):
           x: a batch of images, [B, *spatial, C]. rngs: a key for dropout and stochastic depth in the layers.
 
         Raises:
-          UserError: x is no such batch; see `check_input`.
+          UserError: x is not such a batch; see `check_input`.
         """
         self.check_input(x)
         for i, name in enumerate(self.order):
@@ -204,14 +204,14 @@ class Network(nnx.Module):
             if isinstance(layer, nnx.Dropout) or getattr(layer, "skips", False):
                 x = layer(x, rngs=fold_in(rngs, i))
             else:
-                x = layer(x) if isinstance(layer, nnx.List) else remat.call(layer, x)  # a stage has blocks of its own
+                x = layer(x) if isinstance(layer, nnx.List) else remat.call(layer, x)  # stages do it for each block
         return x
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> Any:
         return self.head(self.features(x, rngs=rngs), rngs=fold_in(rngs, len(self.order)))
 
     def score(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        """Returns the class scores of what `head.reduce` returns, as a call with the key `rngs` does."""
+        """Returns the class scores from the result of `head.reduce`, as a call with the key `rngs` would."""
         return self.head.score(x, rngs=fold_in(rngs, len(self.order)))
 
 

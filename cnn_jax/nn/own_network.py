@@ -1,4 +1,4 @@
-"""Networks of the user's own that are no `Family`: any class of Flax modules."""
+"""The user's own networks that are not a `Family`: any class of Flax modules."""
 
 import dataclasses
 import inspect
@@ -57,9 +57,9 @@ def macs_of(jaxpr: Any) -> int:
 
 
 def family_of(found: Any, name: str) -> Any:
-    """Returns a `Family` as it is, or one that stands for a class of modules.
+    """Returns a `Family` as it is, or one that wraps a class of modules.
 
-    The class takes `num_classes` and `rngs` (an `nnx.Rngs`) by keyword and, if it likes, `input_shape` and `dtype`; its
+    The class takes `num_classes` and `rngs` (an `nnx.Rngs`) by keyword and, optionally, `input_shape` and `dtype`; its
     other keyword arguments are the fields of config.model and need defaults. A call maps images, normalized float32
     [B, *spatial, C], to class scores [B, num_classes]; for dropout it may take the keyword `rngs`, a key or None.
     Such a network trains, evaluates and resumes; what looks at layers (features, CAM, partial fine-tuning) needs a
@@ -94,7 +94,7 @@ def _stand_in(make: Callable[..., Any], own: dict[str, Any], given: tuple[str, .
             module = make(**values, rngs=nnx.Rngs(params=rngs.key))
             check(
                 not jax.tree.leaves(nnx.state(module, nnx.RngState)),
-                "the network keeps random state, which training does not: give dropout its key in the call, by rngs",
+                "the network keeps random state, which training does not support: give dropout its key in the call",
             )
             return CustomNetwork(module)
 

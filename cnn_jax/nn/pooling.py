@@ -23,9 +23,9 @@ POOLS = ("max", "average", "conv")
 class Pool(nnx.Module):
     """Max or average pooling, [B, *spatial, C] -> [B, *spatial', C].
 
-    Padding is never the maximum; averages count it, and are summed in float32. `ceil` adds a last window that reaches
-    over the end, where the strides leave a rest (Caffe's rule, and torch's `ceil_mode`); averages do not count what
-    lies beyond the padding.
+    Padding is never the maximum; averages count it, and are summed in float32. `ceil` rounds the output sizes up: the
+    last window may reach past the edge (Caffe's rule, and torch's `ceil_mode`); averages do not count what lies beyond
+    the padding.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Pool(nnx.Module):
         return emit(self, x, y)
 
     def _counts(self, sizes: Sequence[int], padding: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Returns how many values each window averages, broadcastable to the output; `ceil` adds none."""
+        """Returns how many values each window averages, broadcastable to the output, without what `ceil` adds."""
         if not self.ceil:
             return np.array(math.prod(self.kernel_size))
         counts = np.ones(())
@@ -71,11 +71,11 @@ class Pool(nnx.Module):
 
 
 def ceil_padding(sizes: Sequence[int], layer: Any) -> list[tuple[int, int]]:
-    """Returns (before, after) for each axis of an input of `sizes`, with which the last window reaches over a rest."""
+    """Returns the padding (before, after) of each axis of an input of `sizes`, enough for the last window."""
     pads = []
     for size, kernel, stride, pad in zip(sizes, layer.kernel_size, layer.strides, layer.pads, strict=True):
         rest = (size + 2 * pad - kernel) % stride
-        # A window that would begin behind the input and its first padding does not count.
+        # A window that would begin after the input and its leading padding does not count.
         begins = (size + 2 * pad - kernel) // stride * stride + stride
         pads.append((pad, pad + (stride - rest if rest and begins < size + pad else 0)))
     return pads

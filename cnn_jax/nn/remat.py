@@ -15,7 +15,7 @@ _enabled: contextvars.ContextVar[bool] = contextvars.ContextVar("remat", default
 
 @contextlib.contextmanager
 def blocks(enabled: bool = True) -> Iterator[None]:
-    """Inside the block, networks are traced so that gradients keep the inputs of `call`ed modules only.
+    """Inside the block, networks are traced so that modules run by `call` keep only their inputs for the gradient.
 
     Also a decorator of a function that is going to be differentiated. With enabled=False it changes nothing.
     """

@@ -21,7 +21,7 @@ class DoesNotFitError(UserError):
 
 
 def check_window(kernel: int | Sequence[int], stride: int | Sequence[int], padding: int | Sequence[int]) -> None:
-    """Raises UserError unless a layer's windows have a size, move on, and have no negative padding."""
+    """Raises UserError unless a layer's windows have a positive size, a positive stride, and no negative padding."""
     for field, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("padding", padding, 0)):
         values = (value,) if isinstance(value, int) else tuple(value)
         check(min(values) >= least, f"a layer's {field} is {value}, but must be at least {least}")

@@ -18,8 +18,8 @@ def imagenet() -> tuple[str, ...]:
 def words(classes: Sequence[str] | None, num_classes: int) -> list[str]:
     """Returns what to call the classes of a network.
 
-    1,000 classes without names, and 1,000 that are WordNet numbers in their order (n01440764, ...), have the names of
-    ImageNet's; others without names have their numbers, from 0.
+    1,000 classes without names, and 1,000 that are WordNet numbers in their order (n01440764, ...), get ImageNet's
+    names; others without names get their numbers, from 0.
     """
     if is_imagenet(classes, num_classes):
         return list(imagenet())

@@ -21,7 +21,7 @@ from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained.source import NAMES
 
 SUFFIXES = (".safetensors", ".stablehlo")
-PLATFORMS = ("cpu", "cuda", "tpu")  # that a .stablehlo runs on
+PLATFORMS = ("cpu", "cuda", "tpu")  # the platforms that a .stablehlo runs on
 
 
 def write(checkpoint: str, output: str, *, names: str, overwrite: bool) -> None:
@@ -68,7 +68,7 @@ def write_weights(source: pretrained.Pretrained, path: Path, *, names: str = "ou
 
 
 def torchvision_call(model: Mapping[str, Any], given: Mapping[str, Any], num_classes: int) -> str:
-    """Returns the call that builds torchvision's network of the same function, for people.
+    """Returns the call that builds torchvision's network that computes the same, for people.
 
     Args:
       model: config.model. given: the fields of `workdir.INPUT`.
@@ -106,7 +106,7 @@ def torchvision_call(model: Mapping[str, Any], given: Mapping[str, Any], num_cla
 def write_function(source: pretrained.Pretrained, path: Path) -> str:
     """Writes the function from images to probabilities; returns how to use it.
 
-    It has XLA's own operations, on whatever computer it is exported.
+    It uses XLA's own operations, whatever computer it is exported on.
 
     Raises:
       StorageError: the file cannot be written.

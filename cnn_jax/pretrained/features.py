@@ -10,8 +10,8 @@ import numpy as np
 from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import written
 
-LARGEST_RATIO = 100  # of an archive's values to its file: features are not as regular as zeros
-FIELDS = {"features": "f", "files": "U", "labels": "U", "source": "U"}  # of an .npz file, and their kinds of values
+LARGEST_RATIO = 100  # size of an archive's values / size of its file: real features do not compress better
+FIELDS = {"features": "f", "files": "U", "labels": "U", "source": "U"}  # arrays of an .npz file and their NumPy kinds
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Features:
     """Features of pictures.
 
     features: float32 [N, F]. files: their names. labels: the class folder, or person, of each; "" where there is none.
-    source: the SOURCE that computed them; with ":pixels" the values that it is given. exit_code: 1 if files were left
+    source: the SOURCE that computed them; with ":pixels", its input values. exit_code: 1 if files were left
     out.
     """
 
@@ -44,7 +44,7 @@ def read(path: Path) -> Features:
     """Returns what `Features.write` wrote; nothing in the file is executed.
 
     Raises:
-      UserError: it is no such file.
+      UserError: it is not such a file.
     """
     try:
         with path.open("rb") as file:

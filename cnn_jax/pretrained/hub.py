@@ -2,8 +2,8 @@
 
     hub:OWNER/NAME, hub:OWNER/NAME@REVISION
 
-model.safetensors is read, or pytorch_model.bin where there is none, and config.json. What was fetched once is read from
-the library's cache where there is no network.
+model.safetensors is read, or pytorch_model.bin where there is none, and config.json. Files that were fetched before are
+read from the library's cache if there is no network.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def fetch(source: str) -> Fetched:
         raise UserError(f"{source} needs the library huggingface_hub: pip install -e '.[hub]'") from None
 
     def get(file: str) -> Path | None:
-        """Returns where a file lies, or None if the repository has none of this name."""
+        """Returns the path of a file, or None if the repository has none of this name."""
         try:
             with _quiet():
                 return Path(huggingface_hub.hf_hub_download(name, file, revision=revision or None))
@@ -83,7 +83,7 @@ def fetch(source: str) -> Fetched:
     weights = next((path for file in FILES if (path := get(file))), None)
     if weights is None:
         raise UserError(f"{source}: {name} has none of {', '.join(FILES)}")
-    # From here on by commit: what was asked for may move between two files.
+    # From here on by commit: a branch may move between two files.
     revision = weights.parent.name
     path = get("config.json")
     return Fetched(f"{PREFIX}{name}@{revision}", weights, _read(path, source) if path else None)
@@ -109,7 +109,7 @@ def _read(path: Path, source: str) -> dict[str, Any]:
 
 
 def describe(config: Mapping[str, Any], source: str, num_classes: int) -> tuple[dict[str, Any], list[str]]:
-    """Returns the fields of `workdir.INPUT` that timm's config.json tells, and notes for people.
+    """Returns the fields of `workdir.INPUT` that timm's config.json gives, and notes for people.
 
     As timm does it, the shorter side of a test image is resized to floor(size / crop_pct).
 

@@ -1,4 +1,4 @@
-"""What a trained network says of files: the most probable classes of each, or its features."""
+"""Predictions of a trained network for files: the most probable classes of each, or its features."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ def predict(source: str, words: list[str], output: Path | None, *, top: int, for
     """Prints the most probable classes of the pictures that `words` name, or writes them to `output`.
 
     Args:
-      form: table, json or csv. reading: as of `Predictor.compute`.
+      form: table, json or csv. reading: as in `Predictor.compute`.
 
     Returns:
       The exit code: 1 if a file was left out.
@@ -51,7 +51,7 @@ def write_features(source: str, words: list[str], output: Path, *, pixels: bool,
     """Writes the features of the pictures that `words` name to a NumPy archive; returns the exit code.
 
     Args:
-      pixels: the values that the network is given, instead of its features. reading: as of `Predictor.compute`.
+      pixels: write the network's input values instead of its features. reading: as in `Predictor.compute`.
     """
     compilation_cache.enable()
     found = predictor.load(source).embed(words, pixels=pixels, **reading)
@@ -63,7 +63,7 @@ def write_features(source: str, words: list[str], output: Path, *, pixels: bool,
 
 
 def top_classes(probabilities: Any, classes: list[str], top: int) -> list[Best]:
-    """Returns the `top` most probable classes of each row [N, K], the first of equals first."""
+    """Returns the `top` most probable classes of each row [N, K], the first of equal ones first."""
     order = np.argsort(-np.asarray(probabilities), axis=1, kind="stable")[:, :top]
     return [[(classes[k], float(row[k])) for k in best] for row, best in zip(probabilities, order, strict=True)]
 

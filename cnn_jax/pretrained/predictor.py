@@ -36,7 +36,7 @@ from cnn_jax.pretrained.features import Features
 
 @dataclass(frozen=True)
 class Computed:
-    """values: [N, F] of the files that could be read. kept: which these are. unreadable: file -> what is wrong."""
+    """values: [N, F] of the files that could be read. kept: their indices. unreadable: file -> what is wrong."""
 
     values: np.ndarray
     kept: list[int]
@@ -69,11 +69,11 @@ def load(source: str | Path, *, num_classes: int | None = None, channels: int | 
 class Predictor:
     """A trained network: `predictor(images)` are class scores, or features if it is `headless`.
 
-    Images are a batch uint8 [B, *spatial, C] of any size, or a list of examples: files as `data.folder` has them (JPEG,
-    PNG; clips and sequences of networks that take those), pictures of Pillow, or arrays uint8 [*spatial, C]. They are
-    brought to the network's size as in the test of its training, and normalized.
+    Images are a batch uint8 [B, *spatial, C] of any size, or a list of examples: files as `data.folder` reads them
+    (JPEG, PNG; clips and sequences for networks that take those), Pillow images, or arrays uint8 [*spatial, C]. They
+    are resized and cropped as the test images of its training were, and normalized.
 
-    With `prepared` they are what `prepare` returned, which threads may call.
+    With `prepared`, images are the result of `prepare`, which may run in other threads.
 
     model: the `nnx.Module` in evaluation mode. classes: the names of the classes, see `class_names.words`.
     """
@@ -171,11 +171,11 @@ class Predictor:
         return jax.nn.softmax(self(images, prepared=prepared))
 
     def features(self, images: Any, *, prepared: bool = False) -> jax.Array:
-        """Returns what the last layer sees of each image, float32 [B, F]; of maps the average over positions."""
+        """Returns the input of the last layer for each image, float32 [B, F]; of maps, the average over positions."""
         return self._features(self._state, images if prepared else self.prepare(images))
 
     def outputs(self, images: Any, layer: str) -> jax.Array:
-        """Returns what a layer makes of each image, float32 [B, ...].
+        """Returns the output of a layer for each image, float32 [B, ...].
 
         Args:
           layer: its name in the layer table, such as "conv2".
@@ -195,7 +195,7 @@ class Predictor:
         return self._outputs[layer](self._state, self.prepare(images))
 
     def pixels(self, images: Any, *, prepared: bool = False) -> jax.Array:
-        """Returns the values that the network gets of each image, float32 [B, F]: what features are compared with."""
+        """Returns the network's input values of each image, float32 [B, F]: the baseline for features."""
         return self._pixels(self._state, images if prepared else self.prepare(images))
 
     def compute(
@@ -257,10 +257,10 @@ class Predictor:
         """Returns the features of the pictures that `words` name: files, folders, patterns (see `data.find`).
 
         Args:
-          pixels: the values that the network is given, instead of its features. reading: as of `compute`.
+          pixels: return the network's input values instead of its features. reading: as in `compute`.
 
         Raises:
-          UserError: as `compute`; a word names nothing.
+          UserError: as in `compute`; a word matches no file.
         """
         examples = find(words, len(self.image_size))
         if examples.note:

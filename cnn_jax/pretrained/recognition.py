@@ -1,6 +1,7 @@
-"""Which network weights are of, from their names and shapes: torchvision's names, and timm's.
+"""Recognizes which network weights belong to, by their names and shapes: torchvision's names, and timm's.
 
-Names do not show what has no parameters. A network is taken to be the plain one of its names: torchvision's.
+Names do not show layers without parameters. So the network is assumed to be the plain one with these names,
+torchvision's.
 """
 
 import re
@@ -17,7 +18,8 @@ KNOWN = (
     "AlexNet, VGG-11, 13, 16, 19 (with and without BatchNorm), GoogLeNet, SqueezeNet 1.0 and 1.1, and ResNet-18, 34, "
     "50, 101, 152 with their ResNeXt and wide forms, with the names of torchvision or timm"
 )
-# timm's architectures that compute as the plain network of their names; resnetblur50, for one, has those of resnet50
+# timm's architectures that compute the same as the plain network with their names; resnetblur50, for one, has the names
+# of resnet50
 PLAIN = (
     r"(tv_|gluon_|ssl_|swsl_|ig_)?(resnet(18|34|50|101|152)(_v1b)?|resnext\d+_\d+x\d+d|wide_resnet\d+_2)|"
     r"vgg(11|13|16|19)(_bn)?|alexnet|googlenet|squeezenet1_[01]"
@@ -26,13 +28,13 @@ PLAIN = (
 
 @dataclass(frozen=True)
 class Recognized:
-    """What weights are of.
+    """The network that weights belong to.
 
     name, fields: of `models.create`, without num_classes and input_shape.
-    num_classes, channels: of scores and images; 0 classes without a head that is the network's.
-    names: torchvision's name -> the name there, for those that are others.
+    num_classes: 0 if the weights have no head, or one of another form. channels: of images.
+    names: torchvision's name -> the name in the file, where they differ.
     head: names of a head of another form, which is left out.
-    prefix: what stands before all names of the network.
+    prefix: what comes before all names of the network.
     """
 
     name: str
@@ -45,12 +47,12 @@ class Recognized:
 
 
 def recognize(shapes: Shapes) -> Recognized:
-    """Returns what the weights of these names and shapes are of, from a few of them; whether all fit is left open.
+    """Returns the network that weights belong to, by a few of their names and shapes; it does not check that all fit.
 
-    Any one prefix may stand before all names of the network, as `backbone.`; other names may stand next to them.
+    All names of the network may have any one prefix, such as `backbone.`; there may be other names, too.
 
     Raises:
-      UserError: they are of no network that is known here; the message lists what was found and what is known.
+      UserError: they belong to no known network; the message lists what was found and what is known.
     """
     for prefix in _prefixes(shapes):
         inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
@@ -65,7 +67,7 @@ def recognize(shapes: Shapes) -> Recognized:
 
 
 def _prefixes(shapes: Shapes) -> list[str]:
-    """Returns "" and what stands before one of the first names of `FAMILIES`, the shortest first."""
+    """Returns "" and the prefixes of the first names of `FAMILIES`, the shortest first."""
     found = {name.removesuffix(first) for name in shapes for first in FAMILIES if name.endswith(f".{first}")}
     return ["", *sorted(found, key=lambda prefix: (len(prefix), prefix))]
 

@@ -1,4 +1,4 @@
-"""Trained networks from anywhere: their weights under our names, and what they take and give.
+"""Trained networks from anywhere: their weights under our names, and their inputs and outputs.
 
 A SOURCE is
 
@@ -72,7 +72,7 @@ class Pretrained:
 
 
 def is_file_or_name(source: str) -> bool:
-    """Returns whether a SOURCE is weights alone, bundled, on the Hub or in a file, and no run."""
+    """Returns whether a SOURCE is only weights (bundled, on the Hub or in a file) and not a run."""
     if source.startswith((BUNDLED, hub.PREFIX)):
         return True
     path = files.expanded(source)
@@ -180,13 +180,13 @@ def save(
     given: Mapping[str, Any],
     names: str = NAMES[0],
 ) -> None:
-    """Writes a safetensors file of weights that says which network they are of.
+    """Writes a safetensors file of weights that says which network they belong to.
 
     Args:
       model: config.model. given: the fields of `run_folder.INPUT`. names: whose names the arrays have, one of `NAMES`.
 
     Raises:
-      StorageError: the file cannot be written; one that was there before is still there.
+      StorageError: the file cannot be written; an earlier file is still there.
     """
     from safetensors.numpy import save as serialize
 
@@ -208,7 +208,7 @@ OF_TRAINING = {
 
 
 def structure(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns all fields of a network that say what it computes, those that are not given at their defaults."""
+    """Returns all fields of a network that say what it computes, with defaults for those that are not given."""
     left_out = OF_TRAINING.union(models.settled(name))
     fields = {field: value for field, value in models.fields(name).items() if field not in left_out}
     fields |= {field: value for field, value in given.items() if field in fields}
@@ -225,7 +225,7 @@ def _recognized(found: StateDict, source: str) -> Recognized:
 def _converted(
     found: StateDict, source: str, network: Recognized, image_size: Any
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns (our name -> array, names of what is left out); what does not fit is one message before it is read."""
+    """Returns (our name -> array, names left out); one message lists all that does not fit, before values are read."""
 
     headless = network.num_classes == 0
 
@@ -254,10 +254,10 @@ def _converted(
 
 
 def _own_names(shapes: Mapping[str, Any], network: Recognized, model: nnx.Module) -> dict[str, str]:
-    """Returns the names of the network's weights without their prefix -> the whole names.
+    """Returns {name of a weight without the prefix: its full name} for the network's weights.
 
-    Left out are a head of another form, and what stands next to the network: names whose first part, such as `queue` of
-    `queue.weight`, is that of none of its layers.
+    A head of another form is left out, and so are arrays outside the network: names whose first part, such as `queue`
+    of `queue.weight`, names none of its layers.
     """
     inside = {name.removeprefix(network.prefix): name for name in shapes if name.startswith(network.prefix)}
     theirs = {network.names.get(name, name) for name in torchvision_weights.names(model).values()}
@@ -266,7 +266,7 @@ def _own_names(shapes: Mapping[str, Any], network: Recognized, model: nnx.Module
 
 
 def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) -> Pretrained:
-    """Returns the network that weights of others are of.
+    """Returns the network that third-party weights belong to.
 
     Args:
       config: what timm wrote about them on the Hub, or None.
@@ -276,7 +276,7 @@ def _foreign(found: StateDict, source: str, config: Mapping[str, Any] | None) ->
     given |= {"interpolation": "bilinear"}
     usual_input = HALVES if network.name == "googlenet" else IMAGENET  # torchvision's was trained elsewhere
     assumed = network.channels != 3
-    if assumed:  # of grey pictures, or with a further channel: the mean over the colors
+    if assumed:  # for grayscale pictures, or with a further channel: the mean over the colors
         usual_input = {name: [round(float(np.mean(x)), 4)] * network.channels for name, x in usual_input.items()}
     given |= usual_input
     told, notes = ({}, []) if config is None else hub.describe(config, source, network.num_classes)

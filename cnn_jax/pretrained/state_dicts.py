@@ -1,6 +1,6 @@
-"""Weights in files of others: .safetensors, and what torch.save writes. The files are foreign: nothing is executed.
+"""Weights in third-party files: .safetensors, and what torch.save writes. They are untrusted: nothing is executed.
 
-What a file says of itself is believed only where it fits the file's size, before memory is asked for.
+The sizes that a file declares are checked against the file's own size before memory is allocated.
 """
 
 import mmap
@@ -20,17 +20,17 @@ from cnn_jax.core.files import storage_errors
 SUFFIXES = (".pth", ".pt", ".bin", ".pth.tar")  # of files that torch.save writes
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # entries that training scripts put a state dict in
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
-DEPTH = 4  # of mappings in which a state dict is looked for
-IGNORED = ".num_batches_tracked"  # names that end so are not weights: a count of BatchNorm, an integer
-SAFE = (2, 6)  # of PyTorch: earlier ones can be made to execute code even so (CVE-2025-32434)
+DEPTH = 4  # how deep in nested mappings a state dict is looked for
+IGNORED = ".num_batches_tracked"  # names with this ending are not weights but BatchNorm's step counter
+SAFE = (2, 6)  # of PyTorch: earlier versions can be made to execute code even with weights_only (CVE-2025-32434)
 TYPES = dict(F16="float16", BF16="bfloat16", F32="float32", F64="float64")  # safetensors' names, NumPy's
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """The weights in a file, of which the names and shapes are known and the values are read when asked for.
+    """The weights in a file: names and shapes are known, values are read on demand.
 
-    shapes: name -> shape. dtypes: the types that are there, by NumPy's names. note: how they were found, for people.
+    shapes: name -> shape. dtypes: the types in the file, by NumPy's names. note: how they were found, for people.
     metadata: that of a .safetensors file.
     """
 
@@ -62,7 +62,7 @@ def read(path: Path) -> StateDict:
     """
     check(path.is_file(), f"there is no file {str(path)!r}")
     found = _safetensors(path) if _is_safetensors(path) else _torch(path)
-    # Without such shapes, of which one size can be any number, no size is larger than the file.
+    # Empty shapes may claim a size of any number; without them, no size is larger than the file.
     empty = [f"{name} {list(shape)}" for name, shape in found.shapes.items() if 0 in shape]
     check(not empty, f"{path} holds arrays without values: {', '.join(empty)}")
     return found
@@ -135,7 +135,7 @@ def _check_types(path: Path, types: Mapping[str, str]) -> None:
 
 
 def _unprefixed(names: Iterable[str]) -> tuple[list[str], str]:
-    """Returns the names without the prefixes that all of them have, and a note of those."""
+    """Returns the names without the prefixes that all of them have, and a note that lists these."""
     names, found = list(names), ""
     inner = [re.sub(r"\.module\.", ".", name) for name in names]  # DataParallel around a part, as AlexNet's features
     if inner != names and len(set(inner)) == len(names):
@@ -180,7 +180,7 @@ def _torch(path: Path) -> StateDict:
 
 
 def _load(path: Path, torch: Any, size: int) -> Any:
-    """Returns what is in a file of torch.save, by its loader that builds tensors and containers and nothing else."""
+    """Returns the content of a file of torch.save, by the loader that builds nothing but tensors and containers."""
     try:
         zipped = zipfile.is_zipfile(path)
         if zipped:
@@ -200,7 +200,7 @@ def _load(path: Path, torch: Any, size: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats
             # Mapped, an entry cannot reach beyond the file; the format before 2020 has no entries.
-            if path.suffix == ".safetensors":  # PyTorch goes by the name
+            if path.suffix == ".safetensors":  # PyTorch decides by the name
                 with path.open("rb") as file:
                     return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -227,9 +227,10 @@ def _mentions(path: Path, word: bytes) -> bool:
 
 
 def _unwrapped(path: Path, loaded: Any, torch: Any) -> tuple[dict[str, Any], str]:
-    """Returns the state dict in what a file holds, and a note of where in it: the mapping with the most tensors.
+    """Returns the state dict in what a file holds, and a note that says where: the mapping with the most tensors.
 
-    Of equal ones those of `WRAPPERS` come first. A script may save tensors next to it, or a second network.
+    Of equal ones, those under a name in `WRAPPERS` come first. A script may save tensors next to it, or a second
+    network.
     """
     found: list[tuple[int, int, str, dict[str, Any]]] = []
 
@@ -260,6 +261,6 @@ def _unwrapped(path: Path, loaded: Any, torch: Any) -> tuple[dict[str, Any], str
 
 
 def _kind(value: Any, torch: Any) -> str:
-    """Returns the type of a tensor's values; of a tensor that is not a plain array of numbers, what it is."""
+    """Returns the type of a tensor's values, or what the tensor is if it is not a plain array of numbers."""
     plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
     return str(value.dtype).removeprefix("torch.") if plain else f"{value.layout} on {value.device}, {value.dtype}"

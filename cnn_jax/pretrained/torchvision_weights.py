@@ -61,7 +61,7 @@ def _vgg(leaves: Leaves) -> dict[str, str]:
 
 
 def _squeezenet(leaves: Leaves) -> dict[str, str]:
-    first = leaves["conv1/conv/kernel"].shape[0] == 7  # version 1.0; the pools of 1.1 stand elsewhere
+    first = leaves["conv1/conv/kernel"].shape[0] == 7  # version 1.0; the pools of 1.1 are in other places
     numbers = (3, 4, 5, 7, 8, 9, 10, 12) if first else (3, 4, 6, 7, 9, 10, 11, 12)
     found = {"conv1/conv": "features.0", "head/classifier": "classifier.1"}
     for i, number in enumerate(numbers, start=2):
@@ -159,7 +159,7 @@ def _is_head(path: str) -> bool:
 
 
 def misfits(model: nnx.Module, shapes: Mapping[str, tuple[int, ...]], *, headless: bool = False) -> str:
-    """Returns what of torchvision's weights does not fit the network, in one line; empty if all of them do.
+    """Returns one line that lists which of torchvision's weights do not fit the network; empty if all fit.
 
     Args:
       model: our network, or its shapes only (`nnx.eval_shape`). shapes: torchvision's name -> shape.

@@ -542,7 +542,7 @@ def test_a_width_scales_channels_to_the_nearest_number_but_not_to_none():
     for width in (0, -1):
         with pytest.raises(UserError, match=f"width is {width}"):
             init.scaled(64, width)
-    with pytest.raises(UserError, match="a layer is to have 0 channels"):
+    with pytest.raises(UserError, match="a layer would have 0 channels"):
         init.scaled(0, 1.0)
 
 
