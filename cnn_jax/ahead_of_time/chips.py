@@ -1,4 +1,4 @@
-"""Facts of accelerators, each with its source: bytes and FLOP/s of one chip, FLOP/s dense and in bfloat16."""
+"""Facts about accelerators, each with its source: bytes and FLOP/s of one chip; FLOP/s are dense, in bfloat16."""
 
 from dataclasses import dataclass, replace
 
@@ -9,10 +9,11 @@ GIB = 2**30
 class TPU:
     """A TPU chip.
 
-    memory: bytes that a program may use: what libtpu 0.0.52 names when a program exceeds it; the rest is reserved.
+    memory: bytes that a program may use, as libtpu 0.0.52 reports when a program exceeds them; the rest is reserved.
     peak: FLOP/s. bandwidth: of the memory, bytes/s. link: to all neighbors, both ways together, bytes/s.
-    clock: Hz; the peak over the multiplications of a cycle. None where it is not known.
-    axes: of the topology. per_host: chips of one machine in a slice of several. options: of the topology, for libtpu.
+    clock: Hz; the peak / the FLOPs of a cycle. None where it is not known.
+    axes: of the topology. per_host: chips of one machine in a slice of several machines. options: of the topology, for
+    libtpu.
     """
 
     title: str
@@ -32,8 +33,8 @@ class TPU:
 class GPU:
     """A GPU. total: bytes of its memory. link: NVLink, both ways together, bytes/s; others as in `TPU`.
 
-    multiprocessors, shared, cache, gigahertz, capability: what XLA's compiler asks for; `shared` is bytes of a
-    multiprocessor, `cache` of the L2 cache.
+    multiprocessors, shared, cache, gigahertz, capability: what XLA's compiler asks for; `shared` is the shared memory
+    of a multiprocessor and `cache` the L2 cache, bytes.
     """
 
     title: str
@@ -47,7 +48,7 @@ class GPU:
     cache: int
     gigahertz: float
     capability: tuple[int, int]
-    accelerated: bool  # has instructions that only this capability has, such as sm_90a
+    accelerated: bool  # "a": with the instructions that only this capability has, such as sm_90a
     source: str
     clock: float | None = None  # the compiler counts no cycles
     per_host: int = 8
@@ -111,7 +112,7 @@ CHIPS: dict[str, TPU | GPU] = {
         *("TPU v5p", int(95.73 * GIB), 459e12, 2765e9, 1200e9, 459e12 / (8 * _UNIT), 3, 4),
         f"{_CLOUD}/v5p",
     ),
-    # Its peak over two matrix units of 256 x 256 would be 3.5 GHz, which no source has: the clock stays open.
+    # Its peak / two matrix units of 256 x 256 would give 3.5 GHz, which no source confirms: the clock is left unknown.
     "v6e": TPU("TPU v6e", int(31.24 * GIB), 918e12, 1638e9, 800e9, None, 2, 4, f"{_CLOUD}/v6e"),
     "a100": GPU(
         *("NVIDIA A100-SXM4-80GB", 85_100_068_864, 312e12, 2039e9, 600e9, 108, 64, 167_936, 40 * 2**20, 1.41),

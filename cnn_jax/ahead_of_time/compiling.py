@@ -1,4 +1,4 @@
-"""Compiles programs for a target and keeps what the compiler says of them."""
+"""Compiles programs for a target and stores what the compiler reports about them."""
 
 import contextlib
 import hashlib
@@ -22,19 +22,19 @@ from cnn_jax.core.errors import UserError
 
 # The optimization level of XLA that is quick for TPUs, and jax's own, with which training compiles.
 QUICK, THOROUGH = "O1", "UNKNOWN"
-FORMAT = 1  # of what is kept on the disk
+FORMAT = 1  # of the reports stored on disk
 
 
 @dataclass(frozen=True)
 class Account:
-    """What the compiler says of one program on one device; bytes, and FLOPs of one call.
+    """What the compiler reports about one program on one device; bytes, and FLOPs of one call.
 
-    fits: False where the compiler refuses for memory; then `needed` is all that is known.
-    arguments: with the padding of their layouts; of them `donated` bytes are reused for the result.
+    fits: False if the compiler refuses for lack of memory; then only `needed` is known.
+    arguments: with the padding of their layouts; `donated` bytes of them are reused for the result.
     temporaries: all else, such as activations. output: the result, donated bytes included. code: the program itself.
     flops, cycles: None where the compiler gives none. exchanges: see `hlo.Exchange`.
     convolutions: their number by type. host_transfers: instructions that exchange data with the host.
-    seconds: that it took to compile.
+    seconds: the compile time.
     """
 
     fits: bool
@@ -53,13 +53,13 @@ class Account:
 
 
 def compile_for(program: Program, target: Target, *, thorough: bool) -> Account:
-    """Returns the compiler's account of a program; that of the same program is kept in `cache_folder()/preflight`.
+    """Returns the compiler's account of a program; accounts are cached in `cache_folder()/preflight`.
 
     Args:
       thorough: compile as training does; else at the optimization level that is quick for TPUs.
 
     Raises:
-      UserError: the compiler refuses the program for another reason than memory.
+      UserError: the compiler refuses the program for a reason other than memory.
     """
     level = THOROUGH if thorough or target.chip.kind == "gpu" else QUICK
     lowered = program.lower()
@@ -116,7 +116,7 @@ def _options(level: str) -> Iterator[None]:
     try:
         for name, value in wanted.items():
             jax.config.update(name, value)
-        compilation_cache.reset_cache()  # whether it is used is decided once
+        compilation_cache.reset_cache()  # jax decides once whether it is used
         yield
     finally:
         for name, value in before.items():
@@ -125,7 +125,7 @@ def _options(level: str) -> Iterator[None]:
 
 
 def _needed(message: str) -> int | None:
-    """Returns the bytes that XLA's message of too little memory names; None for another message."""
+    """Returns the bytes that XLA's out-of-memory message names; None for another message."""
     if "RESOURCE_EXHAUSTED" not in message and "hbm" not in message.lower():
         return None
     found = re.search(r"total memory required[^(]*\(([\d.]+)([KMGT]?)\)|Used ([\d.]+)([KMGT]?) of", message)
@@ -150,7 +150,7 @@ def _version(package: str) -> str:
 
 
 def compiler(target: Target) -> str:
-    """Returns the name and version of what compiles for a target."""
+    """Returns the name and version of the compiler for a target."""
     package = "libtpu" if target.chip.kind == "tpu" else "jax-cuda13-pjrt"
     return f"{package} {_version(package)}"
 

@@ -1,4 +1,4 @@
-"""What the compiler's accounts of a configuration come to: memory, speed, input, checkpoints, the largest batch."""
+"""What the compiler's accounts say about a configuration: memory, speed, input, checkpoints, the largest batch."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from cnn_jax.ahead_of_time.compiling import Account, compile_for, compiler
 from cnn_jax.ahead_of_time.programs import Program, Programs
 from cnn_jax.ahead_of_time.targets import Target, devices
 
-STORAGE = 1e9  # bytes/s that a checkpoint is assumed to be written with
+STORAGE = 1e9  # assumed speed of writing a checkpoint, bytes/s
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Step:
-    """One program, compiled. macs: of one image. devices: that share its images."""
+    """One compiled program. macs: of one image. devices: how many share its images."""
 
     program: Program
     account: Account
@@ -50,24 +50,25 @@ class Step:
 
     @property
     def not_donated(self) -> int:
-        """Bytes of the state that training copies, but for a few kilobytes that a compiler may leave."""
+        """Bytes of the state that training copies instead of donating; a few kilobytes do not count."""
         rest = self.program.state - self.account.donated
         return rest if self.program.passes == 3 and rest > 4096 else 0
 
     @property
     def model_flops(self) -> float:
-        """FLOPs of one device by the layer table: 2 x MACs of each pass, three passes in training."""
+        """FLOPs of one device according to the layer table: 2 x MACs for each pass, three passes in training."""
         return 2 * self.program.passes * self.macs * self.program.images / self.devices
 
     def seconds(self, target: Target) -> float | None:
-        """Returns the time of the step by the compiler's estimate, communication left out; None where it has none."""
+        """Returns the compiler's estimate of the step time, without communication; None if there is none."""
         cycles, clock = self.account.cycles, target.chip.clock
         return cycles / clock if cycles and clock else None
 
 
 @dataclass(frozen=True)
 class Examination:
-    """A configuration for a target. largest: the largest batch that fits. is_compiled: it was compiled, not estimated.
+    """A configuration for a target. largest: the largest batch that fits. is_compiled: found by compiling, not
+    estimated.
 
     parameters, statistics: their numbers. checkpoint: bytes of all arrays of a state. image_bytes: of an example as the
       devices receive it.
@@ -93,7 +94,7 @@ class Examination:
 
     @property
     def speed(self) -> float | None:
-        """Images/s of training by the compiler's estimate, of all devices."""
+        """Images/s of training on all devices, by the compiler's estimate."""
         seconds = self.train.seconds(self.target)
         return self.config.batch_size / seconds if seconds else None
 
@@ -104,7 +105,7 @@ class Examination:
         return self.train.model_flops / seconds / self.target.chip.peak if seconds else None
 
     def as_json(self) -> dict[str, Any]:
-        """Returns all numbers as JSON has them; bytes, seconds and FLOPs are those of one device."""
+        """Returns all numbers for JSON; bytes, seconds and FLOPs are those of one device."""
         config, target = self.config, self.target
         steps = {"training": self.train, "evaluation": self.evaluation, "protocol": self.protocol}
         return {
@@ -210,7 +211,7 @@ def examine(config: Any, target: Target, *, thorough: bool = False, search: bool
 
 
 def _own_resident(program: Program) -> int:
-    return program.resident if program.passes == 3 else 0  # those of an evaluation are gathered before
+    return program.resident if program.passes == 3 else 0  # an evaluation's images are gathered before its step
 
 
 def _resident_bytes(programs: Programs) -> int:
@@ -218,9 +219,9 @@ def _resident_bytes(programs: Programs) -> int:
 
 
 def estimated_batch(train: Step, unit: int, most: int) -> int | None:
-    """Returns about how large a batch fits, if what is not state or data on the device grows with it; None if unknown.
+    """Returns about how large a batch fits, if all but state and resident data grows with it; None if unknown.
 
-    At most `most`: a multiple of `unit`, and of 128 images a device where there are as many.
+    At most `most`; a multiple of `unit`, and of 128 images a device if it is that large.
     """
     memory, images = train.memory, train.program.images
     grows = memory.batch + memory.padding + memory.temporaries
@@ -233,10 +234,11 @@ def estimated_batch(train: Step, unit: int, most: int) -> int | None:
 
 
 def largest_batch(fits: Callable[[int], bool | None], start: int, unit: int, most: int) -> int | None:
-    """Returns the largest batch that fits, to an eighth: a multiple of `unit` up to `most`, or None if none does.
+    """Returns the largest batch that fits, to within an eighth: a multiple of `unit` up to `most`, or None if none
+    fits.
 
     Args:
-      fits: whether a batch size does; called for few of them, `start` first.
+      fits: whether a batch size fits; called for few sizes, `start` first.
     """
     good, bad = 0, 0
     size = start

@@ -15,7 +15,7 @@ _CALLED = re.compile(
 )
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 HOST = ("infeed", "outfeed", "send", "recv")
-# What computes nothing that could hide a transfer.
+# Operations that compute nothing: they cannot hide a transfer.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "after-all", "partition-id"),
     *("async-start", "async-update", "async-done", "copy-start", "copy-done", "opt-barrier"),
@@ -23,7 +23,7 @@ _FREE = {
 
 
 def bits(dtype: str) -> int:
-    """Returns the size of a value of HLO's type, such as bf16, f8e4m3fn or pred."""
+    """Returns the bytes of one value of an HLO type, such as bf16, f8e4m3fn or pred."""
     if dtype in _BITS:
         return _BITS[dtype]
     number = re.search(r"\d+", dtype)
@@ -52,7 +52,7 @@ class Instruction:
     attributes: str
 
     def called(self) -> list[tuple[str, str]]:
-        """Returns (how, name) of the computations that it runs, such as ("body", "region_1")."""
+        """Returns (role, name) of the computations that it runs, such as ("body", "region_1")."""
         return [
             (how, name.strip().lstrip("%"))
             for how, several, alone in _CALLED.findall(self.attributes)
@@ -70,7 +70,7 @@ class Instruction:
 class Exchange:
     """Collectives of one kind and type in one step of one device.
 
-    count: how often they run, those in a loop as often as it turns. bytes: of the whole arrays that they exchange.
+    count: how often they run, with the iterations of loops. bytes: of the whole arrays that they exchange.
     overlapped: how many of them run while the device computes.
     """
 
@@ -82,7 +82,7 @@ class Exchange:
 
 
 class Module:
-    """A compiled program by its text, as `jax.stages.Compiled.as_text()` returns it."""
+    """A compiled program, parsed from the text that `jax.stages.Compiled.as_text()` returns."""
 
     def __init__(self, text: str):
         self.computations, self.entry = _computations(text)
@@ -90,7 +90,7 @@ class Module:
         self._times = self._count_runs()
 
     def exchanges(self) -> list[Exchange]:
-        """Returns the collectives of a step, those of most bytes first."""
+        """Returns the collectives of a step, sorted by bytes, the most first."""
         found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         beside = self._run_beside()
         for name, lines in self.computations.items():
@@ -101,7 +101,7 @@ class Module:
                 if kind not in KINDS or not times:
                     continue
                 given = sum(nbytes(self._types.get(operand, "")) for operand in one.operands)
-                # Of a gather the whole is its result; a started one returns its operands, too.
+                # A gather's whole array is its result; an asynchronous start returns its operands, too.
                 size = nbytes(one.type) - (given if one.opcode != kind else 0) if kind == "all-gather" else given
                 types = {dtype for operand in one.operands for dtype in dtypes(self._types.get(operand, ""))}
                 sums = found[kind, "+".join(sorted(types))]
@@ -112,7 +112,7 @@ class Module:
         return sorted(rows, key=lambda row: -row.bytes)
 
     def cycles(self) -> int | None:
-        """Returns the sum of the compiler's estimates, as TPUs' programs have them; None where there are none."""
+        """Returns the sum of the compiler's estimates, which programs for TPUs have; None if there are none."""
         total = 0
         for name in self._control():
             for one in self.computations[name]:
@@ -121,7 +121,7 @@ class Module:
         return total or None
 
     def convolutions(self) -> dict[str, int]:
-        """Returns how many convolutions the program has by the type of what they multiply."""
+        """Returns how many convolutions the program has, by the type of their operands."""
         counts: Counter[str] = Counter()
         for lines in self.computations.values():
             for one in lines:
@@ -154,7 +154,7 @@ class Module:
 
     def _count_runs(self) -> Counter[str]:
         """Returns how often each computation runs in a step."""
-        # A computation stands before the ones that call it.
+        # A computation is listed before the ones that call it.
         times: Counter[str] = Counter({self.entry: 1})
         for name in reversed(self.computations):
             for one in self.computations[name]:
@@ -165,7 +165,7 @@ class Module:
         return times
 
     def _hidden(self, lines: list[Instruction]) -> set[str]:
-        """Returns the names of instructions that start something which ends after other work has been done."""
+        """Returns the names of instructions that start something asynchronous, with other work before its end."""
         found = set()
         places = {one.name: i for i, one in enumerate(lines)}
         for end, one in enumerate(lines):
@@ -226,7 +226,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, start: int = 0) -> int:
-    """Returns the place behind the parenthesis that closes the one at `start`."""
+    """Returns the position after the parenthesis that closes the one at `start`."""
     depth = 0
     for place in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[place], 0)

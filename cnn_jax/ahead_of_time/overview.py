@@ -13,7 +13,7 @@ from cnn_jax.config.configuration import Configuration
 from cnn_jax.core.errors import UserError, check_choice
 from cnn_jax.display.tables import Code, Sheet, render
 
-# The data sets on which recipes are not their bundled default.
+# The data sets of the papers, instead of the bundled default.
 DATA = {
     "imagenet2012": (
         *("alexnet", "zfnet", "vgg11", "vgg11_lrn", "vgg13", "vgg16c", "vgg16", "vgg19", "nin", "googlenet"),
@@ -22,13 +22,13 @@ DATA = {
     "cifar10": ("nin_cifar", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202"),
     "mnist": ("lenet5", "lenet5_1998"),
 }
-# 400 blocks take minutes of their own.
+# Its 400 blocks take minutes to compile.
 LONGEST = ("resnet1202",)
 NO_NETWORKS = ("finetune", "replay", "resnet50_slide")  # the last is another recipe of resnet50
 
 
 def networks() -> list[str]:
-    """Returns the names of all recipes that are networks, but for `LONGEST`."""
+    """Returns the names of all recipes of networks, except `LONGEST`."""
     return [name for name in recipes.names() if name not in (*NO_NETWORKS, *LONGEST)]
 
 

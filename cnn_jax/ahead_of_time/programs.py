@@ -1,4 +1,4 @@
-"""The programs of a run and the shapes that they take, as training and evaluation call them. No array is made."""
+"""The programs of a run and the shapes of their arguments, as training and evaluation call them. No array is made."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ Tree = Any
 class Program:
     """A jitted function and the shapes of its arguments.
 
-    images: of all devices in one call. passes: over the network; three of training, one of evaluation.
+    images: on all devices in one call. passes: through the network: three in training, one in evaluation.
     state, batch, resident: bytes of the arguments on one device, without the padding of its layouts.
     """
 
@@ -72,12 +72,12 @@ class Programs:
         return self._program("training", step, (state, batch, resident), size, 3, (state, batch, resident))
 
     def evaluation(self) -> Program:
-        """Returns the step of validation, and of the test where it sees single views."""
+        """Returns the step of validation, and of the test if it uses single views."""
         size = self.config.eval.batch_size
         batch = {**self._images(size, mesh.EVERYWHERE), "mask": self._split((size,), np.float32)}
         if self.is_resident:
             batch["index"] = self._split((size,), np.int32)
-        # The images are gathered by a program of their own; all parts stay on the devices meanwhile.
+        # A separate program gathers the images; all parts stay on the devices meanwhile.
         known = [self._resident(len(part)) for part in self.setup.data.parts.values()]
         step = eval_steps.make_eval_step(
             self.setup.network, **self.setup.data.normalization, confusion=self.config.eval.confusion_matrix
@@ -88,7 +88,7 @@ class Programs:
         return self._program("evaluation", step, arguments, size, 1, ((params, others), batch, resident))
 
     def protocol(self) -> Program | None:
-        """Returns the step of the test where it sees several views, for the largest of their shapes; else None."""
+        """Returns the step of the test if it uses several views, for the largest of their shapes; else None."""
         config, data = self.config, self.config.data
         if config.eval.protocol == "single":
             return None
@@ -116,7 +116,7 @@ class Programs:
         return Program(name, step, arguments, images, passes, state, batch, resident)
 
     def _parameters(self) -> tuple[Tree, Tree]:
-        """Returns what an evaluation takes of the state: (trained parameters, all others)."""
+        """Returns the part of the state that an evaluation takes: (trained parameters, all others)."""
         shapes, shardings = self.states.shapes, self.states.shardings
         state = self._placed(shapes, shardings)
         return state.params, trees.merged(state.stats, state.frozen)

@@ -9,14 +9,14 @@ from cnn_jax.ahead_of_time.examination import STORAGE, Examination, Step
 from cnn_jax.ahead_of_time.targets import Target
 from cnn_jax.display.tables import Share, Sheet, Short, human
 
-RECOMPUTED = 1.05  # FLOPs by 6 x MACs above which XLA computes something twice
+RECOMPUTED = 1.05  # FLOPs / (6 x MACs) above which XLA computes something twice
 
 
 def lines(found: Examination, arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns (heading, text) of what one screen shows.
+    """Returns the lines of one screen: (heading, text).
 
     Args:
-      arguments: the options of training, from which the command to launch is made.
+      arguments: the options of training, for the launch command.
     """
     target, config, train = found.target, found.config, found.train
     level = (
@@ -56,7 +56,7 @@ def _fits(step: Step) -> str:
     memory = step.memory
     if not step.compiles:
         needed = f"{human(step.account.needed)}B of temporaries" if step.account.needed else "more"
-        return f"NO: the compiler refuses it, which needs {needed}; a device has {human(memory.limit)}B"
+        return f"NO: the compiler refuses it, because it needs {needed}; a device has {human(memory.limit)}B"
     answer = "yes" if step.fits else "NO"
     share = memory.total / memory.limit
     return f"{answer}: {human(memory.total)}B of {human(memory.limit)}B on each device, {share:.1%}"

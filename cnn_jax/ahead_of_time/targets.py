@@ -1,4 +1,4 @@
-"""What --for names: chips and how many, as devices that a program can be compiled for but not run on."""
+"""The targets of --for: a kind of chip and a number, as devices that programs can be compiled for but not run on."""
 
 import contextlib
 import importlib.util
@@ -19,7 +19,7 @@ EXAMPLES = "v5e:4x4 or h100x8"
 
 @dataclass(frozen=True)
 class Target:
-    """name: as it was given. shape: of a TPU slice, or (machines, GPUs of each)."""
+    """name: as given by --for. shape: of a TPU slice, or (machines, GPUs of each)."""
 
     name: str
     chip: TPU | GPU
@@ -46,7 +46,7 @@ def parse(text: str, flag: str = "--for") -> Target:
     """Returns the target of `CHIP:AxB` or `CHIP:AxBxC` for TPUs, and of `CHIPxN` for GPUs.
 
     Raises:
-      UserError: no such chip, a topology of another number of axes, or a part of a machine next to whole ones.
+      UserError: no such chip, a topology with a wrong number of axes, or machines that are not full.
     """
     match = re.fullmatch(r"([a-z]+\d+[a-z]*?)(?::(\d+(?:x\d+)*)|x(\d+))", text)
     name = match.group(1) if match else re.split(r"[:x]", text)[0]
@@ -92,7 +92,7 @@ def devices(target: Target) -> Sequence[Any]:
                     topology="x".join(map(str, (1, *target.shape))),
                 )
             else:
-                # Another process may use libtpu, which has no device here; nor is there a server of metadata to ask.
+                # Another process may use libtpu, too, since no device is used; and there is no metadata server to ask.
                 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
                 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
                 topology = topologies.get_topology_desc(target.name, platform="tpu", **dict(target.chip.options))

@@ -1,7 +1,7 @@
-"""Published results of the networks: numbers as literals, each with how it was evaluated and where it stands.
+"""Published results of the networks: numbers as literals, each with its evaluation protocol and its source.
 
-A result without a number for something has None there. Results whose network the source does not name are left out.
-Ensembles stand with the network that most of them are, in views of their own.
+A number that the source does not give is None. Results whose network the source does not name are left out. An ensemble
+is listed under the network that most of its members are, and its `views` say that it is one.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class PublishedResult:
     by: str  # "paper" or "torchvision"
     network: str  # a key of cnn_jax.models.MODELS
     dataset: str  # a key of cnn_jax.config.datasets.DATASETS, or the name of a set that has no row there
-    view: str  # what the network sees of an image; numbers of different views do not compare
+    view: str  # what the network sees of an image; numbers of different views are not comparable
     top1: float | None  # error, %
     top5: float | None  # error, %
     evaluation: str
@@ -26,7 +26,7 @@ class PublishedResult:
 def _rows(
     by: str, dataset: str, view: str, evaluation: str, source: str, *rows: tuple[Any, ...]
 ) -> list[PublishedResult]:
-    """Returns results that share all but (network, top1, top5, fields)."""
+    """Returns results that differ only in (network, top1, top5, fields)."""
     return [PublishedResult(by, row[0], dataset, view, row[1], row[2], evaluation, source, *row[3:]) for row in rows]
 
 

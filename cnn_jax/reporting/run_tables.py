@@ -16,9 +16,9 @@ from cnn_jax.tracking import run_record
 
 FORMS = ("text", "markdown", "csv", "json")
 
-# What text and Markdown leave out, besides columns that are empty: other columns say nearly the same.
+# Columns that text and Markdown leave out, as they do empty ones: other columns say nearly the same.
 ALSO = ("steps", "top-5, %", "mean")
-# What text and Markdown say once, below the table, where it is the same in all lines.
+# Columns that text and Markdown replace by one line below the table if all rows are equal.
 FACTS = ("data set", "image", "evaluation", "hardware", "versions", "commit")
 
 
@@ -144,19 +144,19 @@ def _cell(value: Any) -> Any:
     if isinstance(value, list):
         return ", ".join(f"{item:.2f}" if isinstance(item, float) else str(item) for item in value)
     if isinstance(value, float):
-        return round(value) if value >= 1000 else round(value, 2)  # seconds of long runs, too, as plain numbers
+        return round(value) if value >= 1000 else round(value, 2)  # also the seconds of long runs, as plain numbers
     return value
 
 
 def tables(
     groups: Sequence[Group], form: str, *, grouped: bool, columns: Sequence[str] = ()
 ) -> tuple[Sheet, dict[str, Any]]:
-    """Returns what is printed of the groups, or of each run of them: a table, and what is the same in all its lines.
+    """Returns a table of the groups, or of each of their runs, and what is the same in all its rows.
 
     With the form "csv" the table has all columns.
 
     Args:
-      columns: beginnings of the headings to print; (): those that have something to say.
+      columns: beginnings of the headings to print; (): the columns that are not redundant.
 
     Raises:
       UserError: no heading begins so.

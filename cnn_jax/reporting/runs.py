@@ -24,7 +24,7 @@ FILES = ("config.json", "data.json", "metrics.jsonl")
 
 
 class LeftOut(Exception):
-    """A run does not count. The message says what is missing."""
+    """A run that does not count. The message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class Finished:
 
     @property
     def killed(self) -> int:
-        """How many starts were killed: their time after the last save is in no record."""
+        """How many starts were killed: their time after the last save is not recorded."""
         return sum(start["ended"] is None for start in self.starts)
 
     @property
     def time(self) -> str:
-        """The seconds, with > where more is in no record."""
+        """The seconds, with > if some time is not recorded."""
         return "?" if self.seconds is None else f"{'>' if self.killed else ''}{self.seconds:.0f}"
 
     @property
@@ -80,7 +80,7 @@ class Finished:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that makes its numbers, but the seed."""
+        """Everything that determines its numbers, except the seed."""
         config = {
             name: value for name, value in self.config.items() if name != "seed" and not is_one_of(name, RESUMABLE)
         }
@@ -105,7 +105,7 @@ class Finished:
 
     @property
     def view(self) -> str:
-        """The class of protocols in which published results compare."""
+        """The group of protocols whose published results are comparable."""
         return protocols.view(self.config)
 
 
@@ -196,7 +196,7 @@ class Group:
 def group(runs: Iterable[Finished]) -> tuple[list[Group], dict[Path, str]]:
     """Returns the groups, in the order of their first runs, and why runs are left out of them.
 
-    A seed that comes again is left out: it is not a further sample.
+    A run that repeats a seed is left out: it is not another sample.
     """
     found: dict[str, dict[int, Finished]] = {}
     left_out = {}
@@ -226,7 +226,7 @@ def _settings(run: Finished, others: Sequence[Finished]) -> str:
 
 
 def commands(runs: Sequence[Finished]) -> list[str]:
-    """Returns the command lines that repeat runs: of several, with SEED instead of the seed."""
+    """Returns the command lines that repeat runs; of several runs, with SEED instead of the seed."""
     found = []
     for run in runs:
         if run.arguments is not None:

@@ -16,7 +16,7 @@ Row = dict[str, Any]  # heading -> value, or list of values
 def scorecard(groups: Sequence[Group]) -> list[Row]:
     """Returns lines of published results and ours, side by side where network, data set and view are the same.
 
-    Errors in %; ours are medians over seeds. What has no number is None.
+    Errors in %; ours are medians over seeds. Missing numbers are None.
     """
     cells: dict[tuple[str, str, str, str], dict[str, list[Row]]] = {}
 
@@ -56,7 +56,7 @@ def scorecard(groups: Sequence[Group]) -> list[Row]:
 
 
 def without_equal_variant(network: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns fields without a variant that makes no difference: blocks of two 3x3 have no 1x1 to stride in."""
+    """Returns the fields without a `variant` that makes no difference: blocks of two 3x3 have no 1x1 with a stride."""
     return {n: v for n, v in fields.items() if n != "variant" or network not in ("resnet18", "resnet34")}
 
 

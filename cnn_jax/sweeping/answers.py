@@ -22,7 +22,7 @@ class Comparison:
 
     test, train, gap: other - reference of the error on the test part, on the training part, and of test - train,
       points, over the seeds that both have; None where there are none.
-    verdict: "better", "worse", or why neither can be said. why: more of it, "" where there is nothing more to say.
+    verdict: "better", "worse", or why it is neither. why: details, or "".
     """
 
     field: str
@@ -54,7 +54,7 @@ def compare(experiment: Experiment, results: Sequence[ArmResult]) -> list[Compar
 
 
 def compare_pair(field: str, reference: ArmResult, other: ArmResult) -> Comparison:
-    """Returns what two arms say of a field."""
+    """Returns the answer of two arms about a field."""
     test, train, gap = (
         paired_difference(getattr(reference, values), getattr(other, values))
         for values in ("test_errors", "train_errors", "gaps")
@@ -63,7 +63,7 @@ def compare_pair(field: str, reference: ArmResult, other: ArmResult) -> Comparis
 
 
 def verdict(test: Mean | None, reference: ArmResult, other: ArmResult) -> tuple[str, str]:
-    """Returns (what a difference of test errors says, why that is all): an arm must be done learning to be worse."""
+    """Returns (verdict on a difference of test errors, why not more): an arm must be done learning to be worse."""
     if test is None:
         diverged = [one.arm.name for one in (reference, other) if one.diverged and not one.runs]
         return (DIVERGED, " and ".join(diverged)) if diverged else (NOT_FINISHED, "")
@@ -89,7 +89,7 @@ def told_difference(difference: Mean) -> str:
 
 
 def answer(comparisons: Sequence[Comparison], seeds: int) -> list[str]:
-    """Returns a sentence for each pair of arms: what all its recipes say, the differences and their intervals."""
+    """Returns a sentence for each pair of arms: the verdict over all recipes, the differences and their intervals."""
     pairs: dict[tuple[str, str, str], list[Comparison]] = {}
     for one in comparisons:
         pairs.setdefault((one.field, one.reference.without_recipe, one.arm.without_recipe), []).append(one)
@@ -97,7 +97,7 @@ def answer(comparisons: Sequence[Comparison], seeds: int) -> list[str]:
 
 
 def sentence(pair: Sequence[Comparison], seeds: int) -> str:
-    """Returns the answer of one pair of arms, which stands here once for each recipe."""
+    """Returns the answer of one pair of arms, from its answers with each recipe."""
     verdicts = list(dict.fromkeys(one.verdict for one in pair))
     if len(pair) == 1:
         said = verdicts[0]
@@ -110,7 +110,7 @@ def sentence(pair: Sequence[Comparison], seeds: int) -> str:
         parts = [part for part in (one.differences, one.why) if part]
         if one.test is not None and one.test.count < seeds:
             parts.append(
-                f"only {one.test.count} of {seeds} pairs are finished: what failed is left out, not counted as bad"
+                f"only {one.test.count} of {seeds} pairs are finished: failed runs are left out, not counted as bad"
             )
         if parts:
             told.append((f"{one.arm.recipe}: " if len(pair) > 1 else "") + "; ".join(parts))
@@ -118,7 +118,7 @@ def sentence(pair: Sequence[Comparison], seeds: int) -> str:
 
 
 def subject(one: Comparison) -> str:
-    """Returns what is compared: "depth=20: residual=False for True"."""
+    """Returns what is compared, such as "depth=20: residual=False for True"."""
     name = one.field.split(".")[-1]
     value, beside = (
         arm.changes[one.field] if arm.changes[one.field] != "" else "none" for arm in (one.arm, one.reference)

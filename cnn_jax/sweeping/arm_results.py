@@ -16,7 +16,7 @@ from cnn_jax.tracking.recorder import read_jsonl
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What there is of an arm."""
+    """The results of an arm so far."""
 
     planned: Planned
     runs: dict[int, runs.Finished]  # seed -> its finished run
@@ -57,7 +57,7 @@ class ArmResult:
 
 
 def read(planned: Sequence[Planned], folder: Path, seeds: Iterable[int]) -> list[ArmResult]:
-    """Returns what there is of the arms in the folder of a sweep: finished runs of their configurations only."""
+    """Returns the results of the arms in the folder of a sweep: only finished runs of their configurations count."""
     results = {one.arm.name: ArmResult(one, {}, {}, {}, {}, []) for one in planned}
     for task in tasks(planned, seeds, folder):
         run, result = task.finished(), results[task.arm.name]

@@ -2,8 +2,8 @@
 
     cnn_jax sweep bottlenecks --cost
 
-What is compared runs in turn, several times each, on random numbers; times are medians. Bytes are XLA's account of what
-a compiled function needs besides its arguments.
+The compared parts run in turn, several times each, on random numbers; times are medians. Bytes are XLA's account of
+what a compiled function needs besides its arguments.
 """
 
 import functools
@@ -18,7 +18,7 @@ from cnn_jax.sweeping.question import Part
 from cnn_jax.tracking import run_record
 
 ROUNDS = 9
-SECONDS = 0.1  # of each round of each function, at least
+SECONDS = 0.1  # at least, for each round of each function
 
 
 def measure(parts: Sequence[Part], *, batch: int = 8) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def record(parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def place(costs: dict[str, Any]) -> str:
-    """Returns on what and with what a record was measured."""
+    """Returns the machine and the versions of a record."""
     machine = costs["machine"]
     versions = f"jax {machine['versions']['jax']}, flax {machine['versions']['flax']}"
     commit = (costs["commit"] or "")[:10]
@@ -103,7 +103,7 @@ def fits(costs: dict[str, Any], parts: Sequence[Part]) -> bool:
 
 
 def sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
-    """Returns what was measured as a table; ratios are to the first part of a group."""
+    """Returns the measurements as a table; ratios are to the first part of a group."""
     headings = ("part", "form", "weights", "MACs", "forward, ms", "and backward, ms", "bytes forward", "bytes both")
     lines = []
     for row in rows:

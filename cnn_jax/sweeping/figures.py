@@ -39,7 +39,7 @@ def facets(experiment: Experiment, results: Sequence[ArmResult], **options: Any)
 
 
 def band(axis: Any, series: Sequence[tuple[np.ndarray, np.ndarray]], *, log: bool = False, **style: Any) -> None:
-    """Draws the mean over seeds with a band of one standard deviation, both of the logarithms with `log`.
+    """Draws the mean over seeds with a band of one standard deviation; with `log`, both are of the logarithms.
 
     Args:
       series: (x, y) of each seed.
@@ -48,7 +48,7 @@ def band(axis: Any, series: Sequence[tuple[np.ndarray, np.ndarray]], *, log: boo
     if not length:
         return
     x, values = series[0][0][:length], np.array([y[:length] for _, y in series])
-    # Squares of less are not float32: such norms come as 0.
+    # Squares of smaller values underflow in float32: such norms are recorded as 0.
     values = np.log(np.maximum(values, np.sqrt(np.finfo(np.float32).tiny))) if log else values
     center, deviation = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(length)
     low, middle, high = (np.exp(y) if log else y for y in (center - deviation, center, center + deviation))
@@ -115,7 +115,7 @@ def draw_cost(experiment: Experiment, results: Sequence[ArmResult], path: Path) 
 
 
 def draw_trend(experiment: Experiment, results: Sequence[ArmResult], path: Path) -> tuple[Path, str]:
-    """Draws the test error over the numbers of the field `trend`: a line for arms that are alike in all others."""
+    """Draws the test error over the values of the field `trend`, a line for arms that are equal in all other fields."""
     figure, axis = subplots(1, figsize=(6.4, 4.2), layout="constrained")
     lines: dict[str, list[tuple[float, Any]]] = {}
     for result in results:

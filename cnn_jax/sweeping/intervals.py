@@ -21,9 +21,9 @@ class Mean:
 
     @property
     def is_noise(self) -> bool:
-        """Of a difference: whether zero is inside the interval, or there is none.
+        """Whether a difference may be zero: zero is inside the interval, or there is no interval.
 
-        Two seeds that differ by the same number of images have an interval without width, which says nothing.
+        Two seeds that differ by the same number of images have an interval of width zero, which says nothing.
         """
         return not (self.low > 0 or self.high < 0) or (self.count < 3 and self.deviation == 0)
 

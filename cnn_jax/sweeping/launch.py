@@ -18,8 +18,8 @@ from cnn_jax.display.tables import duration
 from cnn_jax.sweeping.plan import NOT_FINITE, Task
 from cnn_jax.training import preemption
 
-ATTEMPTS = 2  # of a run that crashed or was killed
-FINAL = (NotFiniteError.exit_code, UserError.exit_code)  # of a run that would fail again
+ATTEMPTS = 2  # tries of a run that crashed or was killed
+FINAL = (NotFiniteError.exit_code, UserError.exit_code)  # exit codes of a run that would fail again
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Slot:
 
 
 def slots(jobs: int | None) -> list[Slot]:
-    """Returns the shares for `jobs` runs at once; None: one for each GPU, on CPUs one for each four cores."""
+    """Returns the shares for `jobs` runs at once; None: one for each GPU, or one for every four CPU cores."""
     gpus = visible_gpus()
     if gpus:
         jobs = jobs or len(gpus)
@@ -43,7 +43,7 @@ def slots(jobs: int | None) -> list[Slot]:
     cores = sorted(os.sched_getaffinity(0))
     jobs = jobs or max(1, len(cores) // 4)
     check(
-        jobs <= len(cores), f"--jobs is {jobs}, but this process may use {len(cores)} cores: one is the least of a run"
+        jobs <= len(cores), f"--jobs is {jobs}, but this process may use {len(cores)} cores: a run needs at least one"
     )
     return [Slot(tuple(cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs]), {}) for i in range(jobs)]
 
@@ -59,7 +59,7 @@ def visible_gpus() -> list[str]:
 
 
 def start(task: Task, slot: Slot) -> subprocess.Popen:
-    """Starts a run in the background; what it prints goes into its log."""
+    """Starts a run in the background; its output goes into its log."""
     task.log.parent.mkdir(parents=True, exist_ok=True)
     task.attempts += 1
     task.log_start = task.log.stat().st_size if task.log.exists() else 0
@@ -79,7 +79,7 @@ def start(task: Task, slot: Slot) -> subprocess.Popen:
 
 
 def run_here(pending: Sequence[Task], places: Sequence[Slot], say: Callable[[str], None]) -> None:
-    """Runs tasks until none is left; of those that fail, the reason is kept.
+    """Runs tasks until none is left; if one fails, the reason is stored.
 
     Raises:
       Stopped: a signal came; the runs under way have saved their states.
@@ -124,7 +124,7 @@ def run_here(pending: Sequence[Task], places: Sequence[Slot], say: Callable[[str
 
 
 def is_tried_again(task: Task, code: int, say: Callable[[str], None]) -> bool:
-    """Says that a run failed and returns whether it is tried again; if not, the reason is kept."""
+    """Prints that a run failed and returns whether it is tried again; if not, the reason is stored."""
     words = task.last_words()
     if code == StorageError.exit_code:
         raise StorageError(f"{task.name}: {words}")
@@ -157,7 +157,7 @@ def submit(pending: Sequence[Task], folder: Path, *, cluster: str, options: dict
     """Submits tasks as one job array through submitit and returns its jobs, whose numbers are kept in submitted.json.
 
     Args:
-      cluster: "slurm", or "local" for processes of this machine (a test of the way there).
+      cluster: "slurm", or "local" for processes on this machine (to test submission).
       options: of submitit: timeout_min, which has no default here, slurm_partition, gpus_per_node, cpus_per_task,
         slurm_array_parallelism, ...
 
@@ -182,7 +182,7 @@ def submit(pending: Sequence[Task], folder: Path, *, cluster: str, options: dict
 
 
 def check_not_submitted(folder: Path, pending: Sequence[Task]) -> None:
-    """Raises UserError if tasks that are not finished are with a cluster; a list that is done with is removed."""
+    """Raises UserError if a cluster still has unfinished tasks; a list that is no longer needed is removed."""
     path = folder / "submitted.json"
     if path.exists() and pending:
         jobs = read_json(path)

@@ -8,10 +8,10 @@ import numpy as np
 
 from cnn_jax.sweeping.arm_results import ArmResult
 
-LAST = 0.2  # the share of training, at its end, over which the training error must have come to rest
-REST = 1.0  # points that it may still fall by there
-LITTLE = 0.5  # of the error of guessing: above it an arm is not trained, also where its curve has come to rest
-POINTS = 3  # of the curve that the last fifth must have
+LAST = 0.2  # the last share of training, over which the training error must have leveled off
+REST = 1.0  # points that it may still fall there
+LITTLE = 0.5  # of the error of guessing: above this an arm is not trained, even if its curve has leveled off
+POINTS = 3  # points of the curve that the last fifth must have
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Learning:
 
     @property
     def learned_little(self) -> bool:
-        """Whether it is still nearer to guessing than to no error; a low learning rate makes any curve rest."""
+        """Whether it is still nearer to guessing than to no error: with a low learning rate, any curve is flat."""
         return self.error > LITTLE * self.chance
 
     @property

@@ -20,7 +20,7 @@ from cnn_jax.tracking import run_folder
 
 @dataclass(frozen=True)
 class Planned:
-    """An arm with what is known of it before it runs."""
+    """An arm with what is known about it before it runs."""
 
     arm: Arm
     config: Any
@@ -34,7 +34,7 @@ def plan(experiment: Experiment) -> list[Planned]:
 
     Raises:
       UserError: a field that does not exist, an impossible value, two arms of one configuration, or arms of a group
-        that differ in what the experiment demands to be equal.
+        that differ in what the experiment requires to be equal.
     """
     import jax
 
@@ -110,7 +110,7 @@ def plan_sheet(planned: Sequence[Planned]) -> Sheet:
 
 NOT_FINITE = "not finite"  # how the reason of a run that diverged begins
 
-# Of what may change when a run resumes, these decide what it leaves for the report.
+# Fields that may change when a run resumes, but decide what it records for the report.
 NEEDED = ("eval.train_part", "eval.layers")
 MAY_DIFFER = tuple(field for field in RESUMABLE if field not in NEEDED)
 
@@ -124,7 +124,7 @@ class Task:
     folder: Path
     config: Any  # with the seed
     attempts: int = 0
-    log_start: int = 0  # where in its log the last attempt begins, bytes
+    log_start: int = 0  # offset in its log where the last attempt begins, bytes
 
     @property
     def name(self) -> str:
@@ -143,7 +143,7 @@ class Task:
         """Returns a line for each field in which the run in its folder, if there is one, has another configuration."""
         if not (self.folder / "config.json").exists():
             return []
-        data = self.config.data  # what it leaves to the data set, the run has written down
+        data = self.config.data  # the run recorded the values that it took from the data set
         left_open = ["num_classes", *(part for part in ("train", "validation", "test") if not data[part])]
         may_differ = (*MAY_DIFFER, *(f"data.{field}" for field in left_open))
         return differences(run_folder.stored_config(self.folder), _plain(self.config), may_differ=may_differ)
@@ -167,7 +167,7 @@ class Task:
         return (self.failure or "").startswith(NOT_FINITE)
 
     def fail(self, why: str | None) -> None:
-        """Notes why it failed, or with None that it did not."""
+        """Stores why it failed, or with None that it did not."""
         path = self.folder.with_name(f"{self.folder.name}.failed")
         if why is None:
             path.unlink(missing_ok=True)
@@ -184,7 +184,7 @@ class Task:
 
 
 def tasks(planned: Sequence[Planned], seeds: Iterable[int], folder: Path) -> list[Task]:
-    """Returns the runs of a sweep, seed by seed, so that a sweep that is stopped has something of every arm."""
+    """Returns the runs of a sweep, seed by seed, so that a stopped sweep has results of every arm."""
     found = []
     for seed in seeds:
         for one in planned:
@@ -215,5 +215,5 @@ def check_fit(every: Sequence[Task]) -> None:
 
 
 def seeds_in(folder: Path) -> set[int]:
-    """Returns the seeds of which the folder of a sweep has runs."""
+    """Returns the seeds of the runs in the folder of a sweep."""
     return {int(path.name[5:]) for path in folder.glob("*/seed-*/") if path.name[5:].isdecimal()}

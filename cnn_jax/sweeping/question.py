@@ -18,8 +18,8 @@ from cnn_jax.core import imports
 from cnn_jax.core.errors import UserError, check, near
 
 PACKAGE = Path(__file__).parents[1]
-FOLDERS = (PACKAGE / "questions", PACKAGE.parent / "experiments")  # of a wheel, of a clone
-EQUAL = ("parameters", "macs")  # what an experiment can demand to be equal
+FOLDERS = (PACKAGE / "questions", PACKAGE.parent / "experiments")  # in a wheel, in a clone
+EQUAL = ("parameters", "macs")  # what an experiment can require to be equal
 FIGURES = ("curves", "cost", "layers", "trend")
 
 
@@ -30,7 +30,7 @@ class Arm:
     name: str
     config: str  # FILE:DATASET, as --config takes it
     changes: Mapping[str, Any]  # dotted field -> value
-    recipe: str = ""  # the name of the one of the experiment's recipes that it is trained with
+    recipe: str = ""  # the name of the recipe of the experiment that it is trained with
     found: Mapping[str, Any] = field(default_factory=dict)  # dotted field -> value that a search found best for it
 
     @property
@@ -45,7 +45,7 @@ class Arm:
 
     @property
     def without_recipe(self) -> str:
-        """Its name, but for its recipe."""
+        """Its name without its recipe."""
         return self.name.removesuffix(f", {self.recipe}")
 
     def arguments(self, seed: int | str) -> list[str]:
@@ -72,17 +72,17 @@ class Part:
 class Experiment:
     """A question, the arms that answer it, and what to compare.
 
-    compare: fields. For each of them, arms that are alike in all others make a group, and each is compared with the
-      first one. Pictures show the groups of the first field.
-    equal: what the arms of a group of the first field must have in common, of `EQUAL`; else a sweep refuses to run.
-    seeds: of every arm, from 0; arms of one seed see the same examples in the same order.
-    figures: of `FIGURES`. trend: the field with numbers on the horizontal axis of the figure of that name.
+    compare: fields. For each of them, arms that are equal in all other fields make a group, and each arm is compared
+    with the first one. Pictures show the groups of the first field.
+    equal: names in `EQUAL`: what the arms of a group of the first field must have in common, or a sweep refuses to run.
+    seeds: their number for each arm, from 0; with the same seed, arms see the same examples in the same order.
+    figures: names in `FIGURES`. trend: the field with numbers on the horizontal axis of the figure of that name.
     parts: what `cost` measures besides the runs.
-    first: folder -> an arm that is trained there once, with seed 0, before the others, which start from it.
+    first: folder -> an arm that is trained there once, with seed 0, before the others start from it.
     search: (field, values): each arm is trained once with each of these numbers, with a seed of its own, and takes the
-      one with the lowest validation error, so that none is handicapped by what suits another. Where the best one is
-      the smallest or largest, the search continues beyond it.
-    recipes: name -> changes. Every arm is trained with each of them, and an answer is one that they all give.
+    one with the lowest validation error, so that no arm runs with a value that suits another. If the best one is the
+    smallest or largest, the search continues beyond it.
+    recipes: name -> changes. Every arm is trained with each of them, and only an answer that all recipes give counts.
     """
 
     arms: tuple[Arm, ...]
@@ -116,19 +116,19 @@ class Experiment:
 
 
 def word(field: str, value: Any) -> str:
-    """Returns how the name of an arm says a value: depth=20."""
+    """Returns a value as it appears in an arm's name: depth=20."""
     return f"{field.split('.')[-1]}={value}".replace(" ", "")
 
 
 def without(arm: Arm, field: str) -> str:
-    """Returns the name of an arm but for a field: what it has in common with those of its group."""
+    """Returns the name of an arm without a field: what it has in common with its group."""
     own = word(field, arm.changes[field])
     words = " ".join(part for part in arm.without_recipe.split(" ") if part != own)
     return ", ".join(filter(None, (words, arm.recipe)))
 
 
 def with_recipes(experiment: Experiment) -> list[Arm]:
-    """Returns the arms of an experiment, each with each of its recipes."""
+    """Returns every arm of an experiment with every recipe."""
     if not experiment.recipes:
         return list(experiment.arms)
     return [
@@ -139,7 +139,7 @@ def with_recipes(experiment: Experiment) -> list[Arm]:
 
 
 def two_recipes(epochs: int) -> dict[str, dict[str, Any]]:
-    """Returns two reasonable ways to train for so many epochs: they differ in schedule, batch and weight decay."""
+    """Returns two reasonable recipes for this many epochs: they differ in schedule, batch and weight decay."""
     duration = f"{epochs} epochs"
     boundaries = tuple(f"{round(share * epochs)} epochs" for share in (0.5, 0.75))
     schedule = {"optim.schedule.name": "steps", "optim.schedule.boundaries": boundaries}
@@ -152,7 +152,7 @@ def two_recipes(epochs: int) -> dict[str, dict[str, Any]]:
 def grid(
     config: str, fields: Mapping[str, Sequence[Any]], *, fixed: Mapping[str, Any] | None = None, label: str = ""
 ) -> list[Arm]:
-    """Returns an arm for each combination of values of `fields`, which name it; `fixed` are those of all."""
+    """Returns an arm for each combination of values of `fields`, which name it; all arms have the values `fixed`."""
     arms = []
     for values in itertools.product(*fields.values()):
         changes = dict(zip(fields, values, strict=True))

@@ -19,7 +19,7 @@ from cnn_jax.sweeping.question import Experiment, load
 class SweepOptions:
     """How a sweep runs.
 
-    only: regular expression; only arms whose names have it. seeds: of every arm, from 0; None: as the experiment says.
+    only: regular expression that the names of arms must match. seeds: for every arm, from 0; None: the experiment's.
     folder: of runs and report; None: runs/sweeps/NAME. jobs: runs at once; None: see `launch.slots`.
     launcher: "here" or "slurm". submit: NAME=VALUE of submitit.
     """
@@ -34,7 +34,7 @@ class SweepOptions:
 
 
 def sweep(spec: str, options: SweepOptions, *, command: str) -> int:
-    """Runs what is not finished of a sweep, and makes its report; returns 1 if a run failed, else 0.
+    """Runs the unfinished runs of a sweep and writes its report; returns 1 if a run failed, else 0.
 
     Args:
       spec: see `question.load`. command: what was called, for the report.
@@ -84,7 +84,7 @@ def sweep(spec: str, options: SweepOptions, *, command: str) -> int:
 
 
 def report(spec: str, options: SweepOptions, *, command: str) -> None:
-    """Makes the report of the runs that are there; arguments as of `sweep`."""
+    """Writes the report of the finished runs; arguments as in `sweep`."""
     experiment = load(spec)
     folder = folder_of(experiment, options)
     check(folder.is_dir(), f"there is no {folder}: run the sweep first, or give its --folder")
@@ -106,7 +106,7 @@ def say(text: str) -> None:
 
 
 def chosen_arms(planned: list[Planned], only: str | None) -> list[Planned]:
-    """Returns the arms whose names have the regular expression `only`; raises UserError if there is none."""
+    """Returns the arms whose names match the regular expression `only`; raises UserError if there is none."""
     if only is None:
         return planned
     try:
@@ -135,10 +135,11 @@ def run_search(
     launcher: str,
     settings: dict[str, Any],
 ) -> list[search.Search]:
-    """Runs what is not finished of the search, and returns it; with a cluster it is submitted, and still pending.
+    """Runs the unfinished runs of the search and returns its findings; on a cluster they are submitted and stay
+    pending.
 
     Raises:
-      UserError: of an arm no value could be tried.
+      UserError: all runs of an arm's search failed.
     """
     tried: set[Path] = set()
     while True:

@@ -1,7 +1,7 @@
 """The search of each arm's own value of a field, such as its learning rate, on the validation part.
 
-What a search trains is an ordinary run of the arm with one of the values and a seed of its own, in ARM/search/VALUE of
-the sweep's folder. Nothing but the value enters the comparison.
+A search trains ordinary runs of the arm, each with one of the values and with a seed that the comparison does not use,
+in ARM/search/VALUE of the sweep's folder. Only the value that is found enters the comparison.
 """
 
 import math
@@ -15,17 +15,17 @@ from cnn_jax.sweeping.plan import Planned, Task, tasks, with_found
 from cnn_jax.sweeping.question import Arm, Experiment
 from cnn_jax.tracking.recorder import read_jsonl
 
-SEED = 1000  # none of those that are compared
-BEYOND = 3  # values that are tried beyond each end, at most
+SEED = 1000  # not one of the compared seeds
+BEYOND = 3  # values tried beyond each end, at most
 DIVERGED = (math.inf, math.inf)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is known of the values of one arm.
+    """What is known about the values of one arm.
 
-    scores: value -> (error, loss) on the validation part after training; error is of 1, both infinite where training
-      diverged. pending: runs that it needs to say more. failed: runs that ended otherwise.
+    scores: value -> (error, loss) on the validation part after training; error in [0, 1]; both infinite if training
+    diverged. pending: runs that are still needed. failed: runs that ended otherwise.
     """
 
     arm: Arm
@@ -35,12 +35,12 @@ class Search:
 
     @property
     def best(self) -> float:
-        """The value with the lowest error; of equal errors the one with the lowest loss."""
+        """The value with the lowest error; of equal errors, the one with the lowest loss."""
         return min(self.scores, key=lambda value: (*self.scores[value], value))
 
 
 def search(experiment: Experiment, planned: Sequence[Planned], folder: Path) -> list[Search]:
-    """Returns what is known of the values of each arm, and which runs would say more."""
+    """Returns what is known about the values of each arm, and which runs are still needed."""
     if experiment.search is None:
         return []
     field, values = experiment.search
@@ -48,7 +48,7 @@ def search(experiment: Experiment, planned: Sequence[Planned], folder: Path) -> 
 
 
 def search_arm(one: Planned, field: str, values: Sequence[float], folder: Path) -> Search:
-    """Returns what is known of the values of an arm; where the best is at an end, the search continues beyond it."""
+    """Returns what is known about the values of an arm; if the best is at an end, the search continues beyond it."""
     found = Search(one.arm, {}, [], [])
     queue = list(values)
     while queue:
@@ -63,7 +63,7 @@ def search_arm(one: Planned, field: str, values: Sequence[float], folder: Path) 
 
 
 def beyond(found: Search, values: Sequence[float]) -> list[float]:
-    """Returns the value beyond the end at which the best one is; [] where it has neighbors, or it is far enough out."""
+    """Returns the next value beyond the end if the best one is there; [] if it has neighbors or is far enough out."""
     low, high = min(found.scores), max(found.scores)
     if found.best == low and sum(value < values[0] for value in found.scores) < BEYOND:
         further = low * values[0] / values[1]
@@ -88,7 +88,7 @@ def score_of(task: Task) -> tuple[float, float] | None:
     if task.finished() is None:
         return DIVERGED if task.has_diverged else None
     records = [record for record in read_jsonl(task.folder / "metrics.jsonl") if record["kind"] == "validation"]
-    check(bool(records), f"{task.folder} has no validation, which a search chooses by: give the arm a validation part")
+    check(bool(records), f"{task.folder} has no validation, but a search chooses by it: give the arm a validation part")
     return records[-1]["error"], records[-1]["loss"]
 
 
@@ -101,7 +101,7 @@ def with_best(planned: Sequence[Planned], searches: Sequence[Search], field: str
 
 
 def sheet(field: str, searches: Sequence[Search]) -> Sheet:
-    """Returns a line for each arm: validation error by value, and which was taken."""
+    """Returns a line for each arm: validation error by value, and which value was chosen."""
     lines = []
     for found in searches:
         tried = ", ".join(

@@ -25,7 +25,7 @@ from cnn_jax.tracking import run_record
 
 
 def with_deviation(values: Sequence[float]) -> str:
-    """Returns "1.23 ± 0.45" of values of several seeds, or what there is."""
+    """Returns "1.23 ± 0.45" for values of several seeds, the value for one seed, or ""."""
     if not values:
         return ""
     found = mean(values)
@@ -104,7 +104,7 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
     """Writes report.md, its pictures, answers.json and report.html into `folder` and returns the path of the page.
 
     Args:
-      seeds: how many of each arm there should be. Others that the folder has count as well.
+      seeds: how many each arm should have. Others in the folder count as well.
       command: that made it.
     """
     searches = search.search(experiment, planned, folder)
@@ -134,7 +134,7 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
         "Intervals are of 95% (Student's t) over paired seeds: they cover initial weights, order of the examples and "
         "augmentation, not the choice of the test examples"
         + (f", and each of {len(comparisons)} pairs by itself." if len(comparisons) > 1 else ".")
-        + ("" if experiment.recipes else " All arms have one recipe: another one may answer otherwise."),
+        + ("" if experiment.recipes else " All arms share one recipe: with another, the answer may differ."),
         *("\n\n".join(f"![{caption}]({path.name})\n\n*{caption}.*" for path, caption in pictures),),
         "## Numbers",
         render([pairs_sheet(comparisons)], "markdown"),
@@ -150,7 +150,7 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
             costs = read_json(path)
             parts += [render([cost.sheet(costs["rows"])], "markdown"), f"Measured on {cost.place(costs)}."]
         else:
-            lacking.append("the cost of the parts: the sweep measures it where it runs without --launcher")
+            lacking.append("the cost of the parts: the sweep measures it if it runs without --launcher")
     parts += ["## What was asked", "\n\n".join(rest), render([differing(experiment, planned)], "markdown")]
     if lacking:
         parts += ["## What is missing", "\n".join(f"- {line}" for line in lacking)]
@@ -158,7 +158,7 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
     parts.append("\n".join(f"- {name}: {markdown('; '.join(values))}" for name, values in distinct.items() if values))
     mixed = [name for name in ("hardware", "versions", "commit") if len(distinct[name]) > 1]
     if mixed:
-        parts.append(f"**Runs differ in {', '.join(mixed)}: what is compared may not be the arms alone.**")
+        parts.append(f"**Runs differ in {', '.join(mixed)}: differences may not come from the arms alone.**")
     text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
     write_text(folder / "report.md", text)
     facts = {"question": " ".join(question.split()), "answers": sentences, "command": command, **distinct}
@@ -170,7 +170,7 @@ def make(experiment: Experiment, planned: Sequence[Planned], folder: Path, *, se
 def measure_cost(experiment: Experiment, spec: str, folder: Path, say: Callable[[str], None]) -> None:
     """Measures the parts of an experiment in a process of its own and keeps the numbers in costs.json of `folder`.
 
-    What was measured of the same parts with the same machine and versions is not measured again.
+    Nothing is measured again if the parts, the machine and the versions are the same.
 
     Raises:
       UserError: it fails.

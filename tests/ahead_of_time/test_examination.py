@@ -74,7 +74,7 @@ def test_what_is_wrong_is_said():
     large = examination(memory=replace(MEMORY, temporaries=2 * 10**10))
     assert "fits: NO: 20.1 GB of 16.9 GB" in text(large) and not large.fits
     refused = examination(account=Account(fits=False, needed=19 * 10**9))
-    assert "NO: the compiler refuses it, which needs 19 GB of temporaries" in text(refused) and not refused.fits
+    assert "NO: the compiler refuses it, because it needs 19 GB of temporaries" in text(refused) and not refused.fits
     assert "no estimate" in text(examination("h100x8", account=replace(ACCOUNT, cycles=None)))
 
 

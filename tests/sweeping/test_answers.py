@@ -30,7 +30,7 @@ def test_the_answer_has_the_paired_difference_and_its_interval(tmp_path):
         (((0.10, 0.12, 0.11), (0.05, 0.07, 0.06)), ": better; test error -5.00 points"),
         (((0.10,), (0.20,)), r"one seed says nothing about the noise; test error \+10.00 points, training"),
         (((0.10,), ()), "no seed of both is finished"),
-        (((0.10, 0.12, 0.11), (0.05, 0.07)), r"only 2 of 3 pairs are finished: what failed is left out, not counted"),
+        (((0.10, 0.12, 0.11), (0.05, 0.07)), r"only 2 of 3 pairs are finished: failed runs are left out, not counted"),
     ],
 )
 def test_the_answer_says_when_it_is_none(tmp_path, errors, words):

@@ -61,7 +61,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(tmp_path):
     ):
         assert words in text and words in page, words
     assert "2026-01-02" in text and "width=0.1, seed 3: killed \\<b\\>" in text and "killed &lt;b&gt;" in page
-    assert "only 3 of 4 pairs are finished" in text and "may not be the arms alone" not in text
+    assert "only 3 of 4 pairs are finished" in text and "may not come from the arms alone" not in text
     assert page.count('src="data:image/png;base64,') == 2 and "https://" not in page and "http://" not in page
     assert set(re.findall(r'src="(\w+)', page)) == {"data"} and "viewport" in page and "@media print" in page
     assert {png.name for png in tmp_path.glob("*.png")} == {"curves.png", "cost.png"}
@@ -74,7 +74,8 @@ def test_a_change_of_machine_or_code_between_runs_is_told(tmp_path):
     path.write_text(path.read_text().replace("0123456789abcdef-dirty", "fedcba9876543210"))
     report.make(experiment, planned, tmp_path, seeds=3, command="x")
     assert (
-        "**Runs differ in commit: what is compared may not be the arms alone.**" in (tmp_path / "report.md").read_text()
+        "**Runs differ in commit: differences may not come from the arms alone.**"
+        in (tmp_path / "report.md").read_text()
     )
 
 
