@@ -1,1 +1,1 @@
-"""What a network is, without training it: layer tables, receptive fields, the maps of its layers."""
+"""Analysis of a network without training: layer tables, receptive fields, the maps of its layers."""

@@ -2,8 +2,8 @@
 
 All functions are pure: `model` is a network in evaluation mode, x are its images, normalized, [B, H, W, C].
 
-A layer has the name that the layer table gives it, and then its output is meant: `conv1/conv` is the convolution alone.
-The members of a network's row have names, too, whose output is that of the whole: `conv1` is the convolution with its
+A name stands for the output of a layer. Names are those of the layer table: `conv1/conv` is the convolution alone. The
+blocks of a network have names, too, for the output of the whole block: `conv1` is the convolution with its
 normalization and activation, `conv3_x/0` a residual block.
 """
 
@@ -25,7 +25,7 @@ from cnn_jax.nn.pooling import AdaptiveAveragePool, Pool
 
 
 def members(model: Any) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
-    """Yields (name, layer) of the network's row before the head; a stage is its blocks."""
+    """Yields (name, layer) of the network's layers before the head; a stage yields its blocks."""
     for name in model.order:
         layer = getattr(model, name)
         if isinstance(layer, nnx.List):
@@ -72,7 +72,7 @@ def output_shapes(model: Any, shape: Sequence[int]) -> dict[str, tuple[int, ...]
 
     def traced(state: Any, x: jax.Array) -> list[jax.Array]:
         found = outputs(nnx.merge(graphdef, state), x)
-        names.extend(found)  # a dict would come back in the order of its names
+        names.extend(found)  # jax would return a dict sorted by its names
         return list(found.values())
 
     return {name: y.shape[1:] for name, y in zip(names, jax.eval_shape(traced, state, image), strict=True)}
@@ -92,8 +92,8 @@ def check_maps(layer: str, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def last_maps(model: Any, shapes: dict[str, tuple[int, ...]]) -> str:
-    """Returns the layer whose maps Grad-CAM takes by default: the last before the head that has positions to tell apart
-    and does more than to pool or normalize them (Selvaraju et al. 2017, section 3: "the last convolutional layer").
+    """Returns the layer whose maps Grad-CAM takes by default: the last one before the head that has several positions
+    and does more than pool or normalize (Selvaraju et al. 2017, section 3: "the last convolutional layer").
 
     Raises:
       UserError: there is none.
@@ -121,7 +121,7 @@ def class_activation_maps(model: Any, x: jax.Array) -> jax.Array:
     its bias (Zhou et al. 2016, eq. 2). With "conv": the class's own map, whose mean is the score (Lin et al. 2013).
     """
     maps, head = model.features(x), model.head
-    check(head.classifier is not None, "num_classes is 0: class activation maps are of classes")
+    check(head.classifier is not None, "num_classes is 0, but class activation maps need classes")
     if head.kind == "conv":
         return head.activation(head.classifier(maps)).astype(jnp.float32)
     assert head.kind == "gap"
@@ -133,10 +133,10 @@ def grad_cam(model: Any, x: jax.Array, layer: str, classes: jax.Array) -> jax.Ar
     """Returns Grad-CAM of a layer's maps, float32 [B, H', W', N] (Selvaraju et al. 2017, eq. 1 and 2).
 
     The maps are weighted by the mean gradient of the class's score, before the softmax, with respect to each of them;
-    what is negative is cut off.
+    negative values are set to zero.
 
     Args:
-      classes: int [B, N], of each image.
+      classes: int [B, N], the classes of each image.
     """
 
     def scores(added: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -172,22 +172,22 @@ _rectify_both_ways.defvjp(lambda x: (jax.nn.relu(x), None), lambda _, signal: (j
 
 
 def _pass_back(layer: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Lets the signal pass a local response normalization as it is."""
+    """Passes the signal through a local response normalization unchanged."""
     return x + jax.lax.stop_gradient(y - x) if isinstance(layer, LocalResponseNorm) else y
 
 
 def deconvolve(model: Any, x: jax.Array, layer: str, channels: jax.Array, positions: jax.Array) -> jax.Array:
-    """Returns what of each image caused one activation, by a deconvolutional network: [B, H, W, C].
+    """Returns the part of each image that caused one activation, by a deconvolutional network: [B, H, W, C].
 
-    Zeiler & Fergus 2014, section 2.1. All activations of the layer but one are set to zero; then the signal goes back
-    through transposed filters, through a maximum to where it was (the switches), and is rectified where the network
-    rectifies, whatever was positive on the way forward. That is the gradient with another rule for ReLU. The paper's
-    network has no more; here an average pools back evenly, batch normalization, in evaluation a factor, belongs to the
-    filters, local response normalization lets the signal pass, and signals of paths that part, as before a shortcut,
-    add up.
+    Zeiler & Fergus 2014, section 2.1. All activations of the layer but one are set to zero. Then the signal goes back
+    through transposed filters, through max pooling to the position of the maximum (the switches), and is rectified
+    where the network rectifies, regardless of the sign in the forward pass. That is the gradient with another rule for
+    ReLU. The paper's network has no other layers. Here average pooling spreads the signal evenly, batch normalization,
+    a factor in evaluation, counts as part of the filters, local response normalization passes the signal unchanged, and
+    where paths branch, as before a shortcut, their signals add up.
 
     Args:
-      channels: of the activation in each image, int [B]. positions: (row, column) of it, int [B, 2].
+      channels, positions: of the activation in each image: int [B], and (row, column), int [B, 2].
 
     Raises:
       UserError: the activation function is not ReLU.
@@ -220,7 +220,7 @@ def strongest(model: Any, x: jax.Array, layer: str) -> tuple[jax.Array, jax.Arra
 
 
 def seen_by(model: Any, shape: Sequence[int], layer: str) -> receptive_field.ReceptiveField:
-    """Returns what a layer's first position sees of images of `shape` [H, W, C], and how far its neighbor's is."""
+    """Returns what a layer's first position sees of images of `shape` [H, W, C], and the step to the next position."""
     graphdef, state = nnx.split(model)
     traced = jax.make_jaxpr(lambda state, x: outputs(nnx.merge(graphdef, state), x)[layer])(
         state, jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -234,8 +234,8 @@ def seen_by(model: Any, shape: Sequence[int], layer: str) -> receptive_field.Rec
 def patch(field: receptive_field.ReceptiveField, position: Sequence[int], sizes: Sequence[int]) -> tuple[slice, ...]:
     """Returns the part of an image of `sizes` that one position sees: (rows, columns).
 
-    A receptive field that reaches over a border is moved inside, so that all parts have one size; one that is larger
-    than the image is the image.
+    A receptive field that reaches past a border is moved inside, so that all parts have one size; if it is larger than
+    the image, the part is the whole image.
     """
     parts = []
     for seen, i, size in zip(field.seen, position, sizes, strict=True):

@@ -19,7 +19,7 @@ from cnn_jax.display.tables import Share, Sheet, Short, render, screen
 
 @dataclass(frozen=True)
 class TracedNetwork:
-    """A configuration's network, as it is printed."""
+    """A configuration's network, for printing."""
 
     label: str
     input_shape: tuple[int, ...]
@@ -70,7 +70,7 @@ def network(config: Any, rows: Sequence[LayerRow], changes: Sequence[str] = ()) 
 
 
 def write(config: Any, rows: Sequence[LayerRow], path: Path) -> None:
-    """Writes what the command prints of a configuration's network as a text file."""
+    """Writes what the command prints about a configuration's network to a text file."""
     write_text(path, render(sheets(network(config, rows)), "text"))
 
 
@@ -198,9 +198,9 @@ def comparison(networks: Sequence[TracedNetwork]) -> list[Sheet]:
 
 
 def beside(title: str, heading: str, labels: Sequence[str], columns: Sequence[dict[str, Any]]) -> Sheet:
-    """Returns a table of columns side by side, with the ratio of each to the first; without lines of zeros alone."""
+    """Returns a table of columns side by side, with the ratio of each to the first, without rows of zeros only."""
     names: list[str] = []
-    for column in columns:  # what one column alone has stands behind what is before it there
+    for column in columns:  # a row that only one column has follows the row before it in that column
         place = 0
         for name in column:
             if name not in names:
@@ -217,7 +217,7 @@ def beside(title: str, heading: str, labels: Sequence[str], columns: Sequence[di
 
 
 def ratio(value: Any, first: Any) -> float | None:
-    """Returns the ratio of two counts; None where it says nothing: of shares and sizes, to zero."""
+    """Returns the ratio of two counts; None for shares and sizes, and if the divisor is zero."""
     return value / first if isinstance(value, int) and isinstance(first, int) and first else None
 
 

@@ -2,9 +2,9 @@
 
 Nothing is computed, only traced. All numbers are for one image. MACs are multiply-accumulates of convolutions and
 linear layers (FLOPs = 2 x MACs). Activations are the outputs of convolutions, pooling and linear layers, and the image;
-normalization, activation functions, additions and concatenations count as done in place. Kept for the gradient is the
-input of every layer, each array once: a convolution needs it for its kernel's gradient, normalization and pooling for
-their own, and it is the output of the activation function before.
+normalization, activation functions, additions and concatenations count as done in place. The input of every layer is
+kept for the gradient, each array once: a convolution needs it for its kernel's gradient, normalization and pooling need
+it for their own gradients, and it is the output of the activation function before.
 """
 
 import math
@@ -26,7 +26,7 @@ class LayerRow:
     output_shape: tuple[int, ...]  # without batch
     parameters: int
     macs: int  # multiply-accumulates for one example: convolutions and linear layers only (FLOPs = 2 x MACs)
-    biases: int = 0  # of the parameters, those of convolutions and linear layers
+    biases: int = 0  # the parameters of convolutions and linear layers
     statistics: int = 0  # running averages of BatchNorm
     kept: int = 0  # elements of the input that the gradient needs, if no layer before has the same input
     receptive_field: tuple[int, ...] | None = None  # pixels along each spatial axis of the image
@@ -55,14 +55,14 @@ def stage_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the layers of a network, for one image. What a layer that is called twice has counts once."""
+    """Sums over the layers of a network, for one image. The parameters of a layer that is called twice count once."""
 
     parameters: int
     weights: int  # kernels of convolutions and linear layers
     biases: int
     norm_parameters: int  # scales and offsets
     norm_statistics: int  # running averages
-    conv_parameters: int  # of all that is not a linear layer
+    conv_parameters: int  # of everything except linear layers
     linear_parameters: int
     macs: int
     conv_macs: int
@@ -99,7 +99,7 @@ def layer_table(create: Callable[[], Any], input_shape: Sequence[int]) -> list[L
             merged(x)
         paths = {id(node): trees.path_name(path) for path, node in nnx.iter_graph(merged)}
         called.extend((paths[id(layer)], layer) for layer, _, _ in calls)
-        return [(inp, out) for _, inp, out in calls]  # so that the jaxpr's outputs are what goes through the layers
+        return [(inp, out) for _, inp, out in calls]  # so that the jaxpr's outputs are the layers' arrays
 
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     traced = jax.make_jaxpr(forward)(state, image)
@@ -133,7 +133,7 @@ def _describe(layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int, ...])
     """Returns (kind, detail, MACs)."""
     from cnn_jax.nn import layers, pooling
 
-    if hasattr(layer, "describe"):  # a layer that stands in a family's own file
+    if hasattr(layer, "describe"):  # a layer that a family defines in its own file
         return layer.describe(in_shape, out_shape)
     if isinstance(layer, layers.Linear):
         return "linear", "", in_shape[-1] * out_shape[-1]
@@ -164,7 +164,7 @@ def _describe(layer: Any, in_shape: tuple[int, ...], out_shape: tuple[int, ...])
 def _dropped(layer: Any, in_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns how many positions at the end of each axis no window of a layer reaches, because its stride skips them.
 
-    Padding that is not reached is not a position; a window smaller than its stride leaves positions out by design.
+    Padding does not count as a position; a window smaller than its stride leaves positions out by design.
     """
     from cnn_jax.nn import layers, pooling
 
@@ -183,7 +183,7 @@ def _along(values: Any, axes: int) -> tuple[int, ...]:
 
 
 def dropped(rows: Sequence[LayerRow]) -> str:
-    """Returns where positions are dropped, in words: "conv1 (1), pool2 (0x1)"; "" if they are nowhere."""
+    """Returns which layers drop positions, such as "conv1 (1), pool2 (0x1)"; "" if none does."""
     return ", ".join(f"{row.name} ({_axes(row.dropped)})" for row in _distinct(rows) if row.dropped)
 
 
@@ -252,12 +252,13 @@ def training_bytes(
 ) -> int:
     """Returns an estimate of a device's memory during training, bytes.
 
-    All layer outputs are kept for the backward pass, which needs about the same again at its widest point; parameters
-    are float32, in `copies_of_parameters` (the parameters, their gradient, the optimizer's state, moving average).
+    All layer outputs are kept for the backward pass, which needs about as much again at its widest point; parameters
+    are float32, with `copies_of_parameters` copies (the parameters, their gradient, the optimizer's state, moving
+    average).
 
     Args:
       images: of one micro-batch on one device. bytes_per_value: of the activations.
-      remat: the outputs of blocks alone are kept, and those of the layers of one block at a time.
+      remat: only the outputs of blocks are kept, and those of the layers of one block at a time.
     """
     outputs = sum(row.outputs for row in rows)
     if remat:

@@ -1,4 +1,4 @@
-"""Which part of the input each array of a traced function sees, read off its jaxpr. Nothing is computed.
+"""Finds which part of the input each array of a traced function sees, from its jaxpr. Nothing is computed.
 
 Along each spatial axis of the input, the element at position i of an array sees the interval
 [low + i*jump, high + i*jump] (without the borders of the image: padding counts as seen; and without the few numbers
@@ -7,8 +7,8 @@ high - low + 1, and its jump is the distance in the input between two neighbors,
 Norris, Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks"). Where paths meet (additions,
 concatenations), an element sees all that it sees on any of them.
 
-What mixes the positions of an axis (a reduction, a flattened map in a matrix product, an operation that is not known
-here) sees all that these positions see together, and has no jump along it from there on: a linear layer on 5x5
+An operation that mixes the positions of an axis (a reduction, a matrix product of a flattened map, an unknown
+operation) sees all that these positions see together, and its result has no jump along this axis: a linear layer on 5x5
 positions has the receptive field of the 5x5 convolution that computes the same.
 """
 
@@ -120,18 +120,18 @@ def _outputs(eqn: Any, given: list[ReceptiveField | None]) -> list[ReceptiveFiel
         axis = eqn.params["dimension"]
         parts = [field and field.mixed(shape, [axis]) for field, shape in zip(given, shapes, strict=True)]
         return [_union(zip(parts, shapes, strict=True), len(shapes[0]))]
-    # Everything else mixes all that it gets.
+    # Everything else mixes all of its inputs.
     fields = [field.mixed(shape, range(len(shape))) for field, shape in zip(given, shapes, strict=True) if field]
     union = _union(((ReceptiveField(field.seen, ()), ()) for field in fields), 0)
     return [union and ReceptiveField(union.seen, (None,) * len(out.aval.shape)) for out in eqn.outvars]
 
 
 def _union(fields: Iterable[tuple[ReceptiveField | None, Sequence[int]]], rank: int) -> ReceptiveField | None:
-    """Returns the field of an array whose elements see what those of all (field, shape) see."""
+    """Returns the field of an array whose elements see all that the elements of every (field, shape) see."""
     present = [(field, shape) for field, shape in fields if field is not None]
     if not present:
         return None
-    # An axis of the input along which not all move in the same way has no positions any more.
+    # An axis of the input along which the arrays move differently has no positions anymore.
     for source in range(len(present[0][0].seen)):
         ways = {(field.seen[source].jump, _axis_of(field, source)) for field, _ in present}
         if len(ways) > 1:
@@ -224,7 +224,7 @@ def _broadcast(field: ReceptiveField, eqn: Any) -> ReceptiveField:
 def _reshape(field: ReceptiveField, eqn: Any) -> ReceptiveField:
     """Axes that stay as they are keep their positions; those that are merged or split mix them."""
     old, new = eqn.invars[0].aval.shape, eqn.params["new_sizes"]
-    kept = {  # the elements before and after it are as many as they were
+    kept = {  # with as many elements before and after it as in the input
         axis: target
         for axis in range(len(old))
         for target in range(len(new))
@@ -248,7 +248,7 @@ def _product(field: ReceptiveField, eqn: Any, operand: int = 0) -> ReceptiveFiel
 
 
 REDUCTIONS = ("sum", "max", "min", "prod", "and", "or", "xor")
-# Rules of operations whose first operand sees the image and whose others do not.
+# Rules for operations of which only the first operand sees the image.
 RULES: dict[str, Callable[[ReceptiveField, Any], ReceptiveField]] = {
     "conv_general_dilated": _convolution,
     "pad": _pad,
@@ -263,7 +263,7 @@ RULES: dict[str, Callable[[ReceptiveField, Any], ReceptiveField]] = {
     "argmax": _reduce,
     "argmin": _reduce,
 }
-# Calls of another jaxpr with the same operands.
+# Operations that call another jaxpr with the same operands.
 NESTED = (
     "jit",
     "pjit",

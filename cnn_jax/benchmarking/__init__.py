@@ -1,1 +1,1 @@
-"""Speed: this step and this input compared with others, in one run."""
+"""Speed of training steps and input, compared with other implementations in one run."""

@@ -1,7 +1,7 @@
-"""What a training speed is compared with: the loop of Flax's tutorial, and PyTorch, on the same network.
+"""References for the training speed: the loop of Flax's tutorial, and PyTorch, on the same network.
 
 A contender is a pair of functions: `start() -> state`, which is not timed, and `run(state, steps) -> mean loss`,
-which returns when all is computed. PyTorch is imported inside functions only: nothing else needs it.
+which returns when everything is computed. PyTorch is imported inside functions only: nothing else needs it.
 """
 
 import copy
@@ -28,7 +28,7 @@ from cnn_jax.training.step import with_auxiliary
 
 Contender = tuple[Callable[[], Any], Callable[[Any, int], Any]]
 
-# The references are plain SGD: settings that they do not have, with the value that they can be compared at.
+# The references are plain SGD: the settings that they lack, with the values at which they can be compared.
 PLAIN = {
     "accumulation": 1,
     "norm_group": 0,
@@ -63,7 +63,7 @@ def check_comparable(config: Any) -> None:
 
 
 def flax_loop(setup: Setup, batches: Callable[[int], Iterable[Batch]], examples: Batch | None) -> Contender:
-    """Returns the loop of Flax's MNIST tutorial: nnx.jit over modules, one batch of the host at a time.
+    """Returns the loop of Flax's MNIST tutorial: nnx.jit over modules, one batch from the host at a time.
 
     The network is ours with XLA's own operations; learning rate, momentum and decay are the
     configuration's. Images are normalized, but not augmented.
@@ -107,7 +107,7 @@ def flax_loop(setup: Setup, batches: Callable[[int], Iterable[Batch]], examples:
     graphdef, initial = nnx.split(create())
 
     def start() -> Any:
-        return nnx.merge(graphdef, jax.tree.map(lambda array: array, initial))  # in variables of its own
+        return nnx.merge(graphdef, jax.tree.map(lambda array: array, initial))  # in separate variables
 
     def steps(state: Any, count: int) -> Any:
         model, optimizer, metrics = state
@@ -140,7 +140,7 @@ def torch_device() -> str:
 
 
 def twin(setup: Setup, device: str) -> Any:
-    """Returns the same network in PyTorch, channels last, in training mode; raises UserError if it has no twin."""
+    """Returns the same network in PyTorch, channels last, in training mode; raises UserError if there is no twin."""
     import torch  # pyright: ignore[reportMissingImports]
 
     network = torch_twins.network(setup.config, setup.data.image_shape)
@@ -156,8 +156,8 @@ def torch_loops(setup: Setup, examples: Batch) -> dict[str, Contender]:
     """Returns the same "training" and "evaluation" in PyTorch: channels last, eager on a CPU, compiled on a GPU.
 
     Batches are taken in turn from `examples` ("image" and "label", NumPy arrays), which are on the device before the
-    first step; images are normalized, but not augmented. Decay is on all parameters and the learning rate constant,
-    which costs the same.
+    first step; images are normalized, but not augmented. All parameters decay and the learning rate is constant, which
+    costs the same.
 
     Raises:
       UserError: there is no PyTorch here, or none for jax's device; the network has no twin.

@@ -1,9 +1,9 @@
-"""What a GPU does in a few minutes, in one file: the commands that anybody with one can run to compare.
+"""Measures a GPU in a few minutes and writes one file, by commands that anybody can run to compare.
 
 ResNet-50 in bfloat16 next to compiled, channels-last PyTorch and the measured peak of matrix products; ResNet-20 at
-batch 128, where a step is so short that the host matters, also with steps fused into one program; then as many seeds
-of the paper's recipe of ResNet-20 on CIFAR-10 (He et al. 2016, section 4.2: 64,000 steps) as time is left for.
-Each is a process of its own, which has all memory of the device.
+batch 128, where a step is so short that the host matters, also with steps fused into one program; then as many seeds of
+the paper's recipe of ResNet-20 on CIFAR-10 (He et al. 2016, section 4.2: 64,000 steps) as time allows. Each runs in its
+own process, which has all memory of the device.
 """
 
 import json
@@ -20,13 +20,13 @@ from typing import Any
 from cnn_jax.core.files import write_text
 from cnn_jax.tracking.recorder import read_jsonl
 
-LEAST = 20  # seconds that a process needs to begin at all
-SHARE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # PyTorch has to find memory, too
+LEAST = 20  # seconds: with less time left, nothing is started
+SHARE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # leave memory for PyTorch
 
 
 @dataclass(frozen=True)
 class Part:
-    """A command of `cnn_jax`; what it measured is the JSON that it prints, or of a run the records in its folder."""
+    """A command of `cnn_jax`. Its result is the JSON that it prints; for a run, the records in its folder."""
 
     name: str
     words: tuple[str, ...]
@@ -38,10 +38,10 @@ class Part:
 
 
 def parts(folder: Path, *, small: bool, seconds: float) -> list[Part]:
-    """Returns what is measured, in order.
+    """Returns the parts to measure, in order.
 
     Args:
-      folder: of the runs. small: tiny sizes, so that any machine can try it. seconds: of one measurement of speed.
+      folder: of the runs. small: use tiny sizes, to try it on any machine. seconds: of one measurement of speed.
     """
     size, classes, count = ("(32,32)", 10, 8) if small else ("(224,224)", 1000, 1024)
     against = ["--against=torch"] if find_spec("torch") else []
@@ -76,10 +76,10 @@ def parts(folder: Path, *, small: bool, seconds: float) -> list[Part]:
 def measure(
     output: Path, *, minutes: float, small: bool, seconds: float, say: Callable[[str], None]
 ) -> Mapping[str, Any]:
-    """Runs the parts until `minutes` are over and returns what they measured; writes it after each.
+    """Runs the parts until `minutes` are over and returns their results, which are written after each part.
 
     {"minutes", "parts": [{"name", "command", "seconds", "result" or "why"}]}: "why" says why there is no result. A run
-    that time is over for resumes with its command. Where PyTorch is missing, it is left out.
+    that is cut off resumes with its command. If PyTorch is missing, its part is left out.
     """
     began = time.monotonic()
     found: dict[str, Any] = {"minutes": minutes, "small": small, "parts": []}
@@ -108,12 +108,12 @@ def one(part: Part, limit: float) -> dict[str, Any]:
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """Returns the last record of each kind of a run: what it had reached."""
+    """Returns a run's last record of each kind."""
     return {record["kind"]: record for record in read_jsonl(folder / "metrics.jsonl")}
 
 
 def lines(found: Mapping[str, Any]) -> Sequence[tuple[str, str, str]]:
-    """Returns the rows (part, number, what it is) of a table for people."""
+    """Returns the rows (part, number, its meaning) of a table for people."""
     rows: list[tuple[str, str, str]] = []
     for part in found["parts"]:
         result = part.get("result") or {}

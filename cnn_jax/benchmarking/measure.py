@@ -1,8 +1,8 @@
 """Training speed, compile time, memory and the machine's peak.
 
-What is compared runs in turn, `ROUNDS` times each, and the result is the median with the smallest and the largest
-value. Every segment starts from the initial parameters and trains on random labels: labels that can be learned would
-drive gradients into denormal numbers, which are slow on CPUs.
+The contenders run in turn, `ROUNDS` times each, and the result is the median with the smallest and the largest value.
+Every segment starts from the initial parameters and trains on random labels: labels that can be learned would drive
+gradients into denormal numbers, which are slow on CPUs.
 """
 
 import functools
@@ -36,9 +36,9 @@ from cnn_jax.training.state import States
 ROUNDS = 5
 PARTS = ("step", "data", "both", "evaluation", "fused")
 DEFAULT = PARTS[:3]
-STREAMED_BATCHES = 8  # of random images next to a stream
-FUSED = 16  # steps in one program
-FLOPS_PER_MAC = 2 * 3  # a multiplication and an addition; forward, gradient by the input, gradient by the parameters
+STREAMED_BATCHES = 8  # batches of random images, if the data set is a stream
+FUSED = 16  # steps fused into one program
+FLOPS_PER_MAC = 2 * 3  # a multiplication and an addition; forward pass, input gradient, parameter gradient
 
 
 def benchmark(
@@ -49,12 +49,12 @@ def benchmark(
     seconds: float = 2.0,
     progress: Console,
 ) -> dict[str, Any]:
-    """Returns everything that was measured, as it is printed with --json; what `only` leaves out is None.
+    """Returns all measurements, as --json prints them; what `only` leaves out is None.
 
     Args:
-      only: of `PARTS`. against: "flax", "torch", "full" (the step of all parameters)
-        or None; torch's DataLoader is measured, too, where "data" is a folder of pictures.
-      seconds: of one segment; at least two steps are made.
+      only: one of `PARTS`. against: "flax", "torch", "full" (the step of all parameters) or None; torch's DataLoader is
+        measured, too, if "data" is a folder of pictures.
+      seconds: of one segment; it has at least two steps.
       progress: the console that shows what is going on, if it is a terminal.
 
     Raises:
@@ -64,7 +64,7 @@ def benchmark(
         not config.cache_features, "config.cache_features is True: a benchmark computes everything, leave it at False"
     )
     setup = build(config)
-    config = setup.config  # with the number of classes of a folder
+    config = setup.config  # it has the number of classes of a folder
     check_comparison(setup, only, against)
     trains = trains_in(only)
     with terminal.waiting(progress, "reading the data and compiling"):
@@ -74,7 +74,7 @@ def benchmark(
         compiled, contenders = ours(setup, examples, compiles=trains)
         contenders = {name: contenders[name] for name in PARTS if name in only}
         counts = {name: calibrate(name, contender, seconds) for name, contender in contenders.items()}
-        memory = {"step_bytes": compiled["step_bytes"]} | peak_memory()  # before the reference takes its own
+        memory = {"step_bytes": compiled["step_bytes"]} | peak_memory()  # before the reference allocates its own
         references = reference_loops(setup, examples, only, against)
         counts |= {name: calibrate(name, contender, seconds) for name, contender in references.items()}
         contenders |= references
@@ -107,7 +107,8 @@ def benchmark(
         "seconds": seconds,
         "steps": counts,
         "images_per_second": {name: speed.get(name) for name in dict.fromkeys((*PARTS, *speed))},
-        # Of all threads of this process, with the start from initial parameters; workers that decode are not in it.
+        # CPU time of all threads of this process, including the start from initial parameters; decoding workers are
+        # left out.
         "cpu_seconds_per_image": {name: summarize(values) for name, values in work.items()},
         "ratios": ratios(speeds, against if trains else None),
         "stream": stream(setup),
@@ -115,7 +116,7 @@ def benchmark(
         "memory": memory,
         "flops_per_image": flops,
         "matmul_peak_flops_per_second": peak,
-        # Of a network that is trained in part, fewer are computed.
+        # A network that is trained in part computes fewer FLOPs.
         "share_of_matmul_peak": trained["median"] * flops / peak
         if trained and peak and setup.trainable.is_all
         else None,
@@ -129,17 +130,17 @@ def trains_in(only: Sequence[str]) -> bool:
 
 
 def steps_in(name: str, count: int) -> int:
-    """Returns how many steps a contender makes that is asked for `count`: fused ones are whole programs."""
+    """Returns how many steps a contender makes for `count`: fused steps come in whole programs."""
     return math.ceil(count / FUSED) * FUSED if name == "fused" else count
 
 
 def loads_in(setup: Setup, only: Sequence[str], against: str | None) -> bool:
-    """Returns whether torch's loader is measured, next to ours."""
+    """Returns whether torch's loader is measured along with ours."""
     return against == "torch" and "data" in only and setup.config.data.source == "folder"
 
 
 def check_comparison(setup: Setup, only: Sequence[str], against: str | None) -> None:
-    """Raises UserError if what is measured has no counterpart in `against`."""
+    """Raises UserError if something to measure has no counterpart in `against`."""
     config, evaluates = setup.config, "evaluation" in only
     check(
         not evaluates or against in (None, "torch"),
@@ -149,7 +150,7 @@ def check_comparison(setup: Setup, only: Sequence[str], against: str | None) -> 
         baselines.check_comparable(config)
     check(
         against != "full" or not setup.trainable.is_all,
-        "--against=full compares with a step that trains everything, but so does this one: set config.trainable",
+        "--against=full compares with the step that trains all parameters, as this one does: set config.trainable",
     )
     check(
         not against or trains_in(only) or loads_in(setup, only, against) or evaluates,
@@ -159,7 +160,7 @@ def check_comparison(setup: Setup, only: Sequence[str], against: str | None) -> 
 
 
 def reference_loops(setup: Setup, examples: Batch, only: Sequence[str], against: str | None) -> dict[str, Contender]:
-    """Returns what is measured next to ours, by name."""
+    """Returns the contenders that are measured along with ours, by name."""
     config, part, found = setup.config, setup.data.parts["train"], {}
     if loads_in(setup, only, against):
         found["torch data"] = torch_data.loader(part, config)
@@ -179,7 +180,7 @@ def reference_loops(setup: Setup, examples: Batch, only: Sequence[str], against:
 
 
 def reference_name(against: str | None) -> str | None:
-    """Returns what is compared with, in words."""
+    """Returns the reference in words."""
     if against == "full":
         return "full: the step that trains all parameters"
     return f"{against} {importlib.metadata.version(against)}" if against else None
@@ -196,9 +197,9 @@ def random_examples(size: int, image_shape: Sequence[int], num_classes: int) -> 
 
 
 def stream(setup: Setup) -> dict[str, Any] | None:
-    """Returns what reads a streamed training part and the most that it holds, None for a resident one.
+    """Returns how a streamed training part is read and how much is held in memory at most; None for a resident part.
 
-    {"workers", "scaled_decoding", "held_batches", "held_bytes"}; besides these, each worker has one decoded example.
+    {"workers", "scaled_decoding", "held_batches", "held_bytes"}; besides, each worker holds one decoded example.
     """
     part, data = setup.data.parts["train"], setup.config.data
     if part.is_resident:
@@ -229,7 +230,7 @@ def host_batches(setup: Setup) -> Callable[[int], Iterator[Batch]]:
 
 
 def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, Any], dict[str, Contender]]:
-    """Returns what `compilation` does of the step, and the contenders of `PARTS` (see `baselines`).
+    """Returns the result of `compilation` for the step, and the contenders of `PARTS` (see `baselines`).
 
     Args:
       examples: the random ones; all of them stay on the devices if the part is resident.
@@ -262,13 +263,13 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
     def steps_in_one(state: Any, batch: Any, images: Any) -> Any:
         return jax.lax.scan(lambda state, _: (train_step(state, batch, images), None), state, length=FUSED)[0]
 
-    def fused(state: Any, count: int) -> Any:  # what a step takes without the host between two
+    def fused(state: Any, count: int) -> Any:  # the time of a step without the host in between
         for _ in range(math.ceil(count / FUSED)):
             state = steps_in_one(state, batch, images)
         return mean_loss(state)
 
     def data(_: Any, count: int) -> float:
-        for _ in batches(count):  # on the host, as a DataLoader's; their way to the device is part of "both"
+        for _ in batches(count):  # on the host, as a DataLoader's; the transfer to the device is part of "both"
             pass
         return 0.0
 
@@ -300,12 +301,12 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
 def compilation(train_step: Any, *arguments: Any) -> dict[str, Any]:
     """Compiles without the persistent cache; returns {"seconds": {"trace_and_lower", "compile"}, "step_bytes"}.
 
-    Bytes are XLA's account for one device, None where it has none: arguments + outputs - those that share memory with
-    arguments + temporaries.
+    Bytes are XLA's account for one device, or None: arguments + temporaries + outputs that do not share memory with
+    arguments.
     """
     was_enabled = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # jax asks the configuration once only
+    compilation_cache.reset_cache()  # jax reads the configuration only once
     try:
         started = time.perf_counter()
         lowered = train_step.lower(*arguments)
@@ -329,7 +330,7 @@ def compilation(train_step: Any, *arguments: Any) -> dict[str, Any]:
 
 
 def peak_memory() -> dict[str, Any]:
-    """Returns {"peak_bytes", "peak_of"}: the most that a device has used, or this process where jax does not count."""
+    """Returns {"peak_bytes", "peak_of"}: the peak memory of a device, or of this process if jax does not know it."""
     used = [stats["peak_bytes_in_use"] for device in jax.devices() if (stats := device.memory_stats())]
     if used:
         return {"peak_bytes": max(used), "peak_of": "the fullest device"}

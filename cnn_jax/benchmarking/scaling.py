@@ -1,7 +1,7 @@
 """How the training step scales with the number of devices.
 
-Each number of devices has a process of its own, because jax fixes it at its first use. All of them stay, and are asked
-in turn, `measure.ROUNDS` times; ratios are taken within a round.
+Each number of devices has its own process, because jax fixes the number at its first use. All processes keep running
+and measure in turn, `measure.ROUNDS` times; ratios are taken within a round.
 """
 
 import contextlib
@@ -25,12 +25,13 @@ KINDS = ("strong", "weak")
 
 
 def batch_sizes(batch_size: int, counts: Sequence[int]) -> dict[str, list[int]]:
-    """Returns the global batch of each number of devices: "strong" leaves it alone, "weak" that of each device.
+    """Returns the global batch of each number of devices: "strong" keeps it constant, "weak" keeps the batch per
+    device.
 
     Both are `batch_size` for the largest number.
 
     Raises:
-      UserError: numbers that are not 1 and then growing, or do not divide the batch.
+      UserError: the numbers do not start with 1 and grow, or do not divide the batch.
     """
     check(
         len(counts) > 1 and counts[0] == 1 and all(a < b for a, b in itertools.pairwise(counts)),
@@ -45,7 +46,7 @@ def batch_sizes(batch_size: int, counts: Sequence[int]) -> dict[str, list[int]]:
 
 
 def scaling(config: Any, counts: Sequence[int], *, seconds: float, progress: Console) -> dict[str, Any]:
-    """Returns what was measured of the training step, as it is printed with --json.
+    """Returns the measurements of the training step, as --json prints them.
 
     On a CPU the devices are forced: they are threads of one machine, whose cores they share.
 
@@ -53,7 +54,7 @@ def scaling(config: Any, counts: Sequence[int], *, seconds: float, progress: Con
       config: its batch size is that of all devices together. counts: numbers of devices. seconds: of one segment.
 
     Raises:
-      UserError: see `batch_sizes` and `measure.benchmark`; there are not so many devices.
+      UserError: see `batch_sizes` and `measure.benchmark`; there are fewer devices.
     """
     batches = batch_sizes(config.batch_size, counts)
     workers: list[_Worker] = []
@@ -86,7 +87,7 @@ def scaling(config: Any, counts: Sequence[int], *, seconds: float, progress: Con
 
 
 def rows(counts: Sequence[int], batches: Sequence[int], speeds: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """Returns a row for each number of devices: images/s, its ratio to one device, and that by the number of devices.
+    """Returns a row for each number of devices: images/s, the ratio to one device, and that ratio / number of devices.
 
     Args:
       speeds: images/s of each number of devices, in each round.
@@ -107,7 +108,7 @@ def rows(counts: Sequence[int], batches: Sequence[int], speeds: Sequence[Sequenc
 
 
 class _Worker:
-    """The process that has a number of devices."""
+    """A process with a given number of devices."""
 
     def __init__(self, config: Any, count: int, batches: dict[str, int], seconds: float):
         context = multiprocessing.get_context("spawn")
@@ -119,7 +120,7 @@ class _Worker:
         self.facts: dict[str, Any] = {}
 
     def receive(self) -> Any:
-        """Returns what the process sends; at first that is what devices it has."""
+        """Returns what the process sends; the first message describes its devices."""
         try:
             found = self._connection.recv()
         except (EOFError, OSError):
@@ -132,7 +133,7 @@ class _Worker:
 
     def speed(self, kind: str) -> float:
         """Returns the images/s of a segment."""
-        with contextlib.suppress(OSError):  # of a process that has ended: `receive` says it
+        with contextlib.suppress(OSError):  # the process has ended: `receive` reports it
             self._connection.send(kind)
         return self.receive()["images_per_second"]
 
@@ -143,7 +144,7 @@ class _Worker:
 
 
 def _serve(connection: Connection, config: Any, count: int, batches: dict[str, int], seconds: float) -> None:
-    """Measures what it is asked for, in a process of its own."""
+    """Measures on request, in its own process."""
     try:
         facts = _take_devices(count)
         compilation_cache.enable()
@@ -161,7 +162,7 @@ def _serve(connection: Connection, config: Any, count: int, batches: dict[str, i
 
 
 def _take_devices(count: int) -> dict[str, Any]:
-    """Makes `count` devices those that jax sees, before it looks for any, and returns what they are."""
+    """Makes jax see `count` devices, before it looks for any, and returns a description of them."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share each GPU
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     jax.config.update("jax_cuda_visible_devices", ",".join(map(str, range(count))))
@@ -187,10 +188,10 @@ def _contender(config: Any, batch_size: int) -> measure.Contender:
 
 
 def note(result: dict[str, Any]) -> str:
-    """Returns what the numbers mean."""
+    """Returns a note on what the numbers mean."""
     if result["forced"]:
         return (
-            f"The devices are forced, and share {result['cores']} cores: nothing here says how a network scales. A "
+            f"The devices are simulated, and share {result['cores']} cores: this does not show how a network scales. A "
             "ratio below 1 is the overhead of splitting the step and of its communication."
         )
-    return "Efficiency is the ratio by the number of devices: 100% is perfect scaling."
+    return "Efficiency is the ratio / the number of devices: 100% is perfect scaling."

@@ -1,9 +1,9 @@
-"""A model of the step time at N accelerators, on paper: put your own numbers in.
+"""A model of the step time on N accelerators, on paper: put in your own numbers.
 
     cnn_jax benchmark scaling --model
     cnn_jax benchmark scaling --model --network=vgg16 --devices=1,8,64 --peak=125e12 --utilization=0.4
 
-Each accelerator computes its part of the batch, and the gradients are added up by a ring all-reduce, which sends and
+Each accelerator computes its part of the batch, and a ring all-reduce adds up the gradients: it sends and
 receives 2 (N - 1) / N times their bytes over each link, in 2 (N - 1) messages (Patarasu and Yuan 2009). The backward
 pass, two thirds of the computation, hides a part of that: the gradients of the last layers are ready first.
 
@@ -13,12 +13,12 @@ pass, two thirds of the computation, hides a part of that: the gradients of the 
     efficiency   = compute / step, and compute / (compute + all-reduce) where nothing is hidden
 
 Parameters and MACs are those of the layer table. What the model leaves out: input that comes late, BatchNorm over all
-devices, stragglers, links that are shared, and the optimizer. It is as good as `utilization`, which one device can
-measure: `share` of `cnn_jax benchmark`. How much of the communication is hidden is not known before: real
-systems lie between the two efficiencies, or below both where something that is left out counts.
+devices, stragglers, links that are shared, and the optimizer. It is as good as `utilization`, which can be measured on
+one device: `share` of `cnn_jax benchmark`. How much of the communication is hidden is not known in advance: real
+systems lie between the two efficiencies, or below both if something that is left out matters.
 
-With `--preflight`, compute, bytes and the number of all-reduces are those that a compiler says, in a file that `cnn_jax
-preflight --json` wrote: BatchNorm over all devices counts, and utilization matters only where a compiler gives no time.
+With `--preflight`, compute, bytes and the number of all-reduces come from a compiler, in a file that `cnn_jax preflight
+--json` wrote: BatchNorm over all devices counts, and utilization matters only if the compiler gives no time.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from cnn_jax.core import files
 from cnn_jax.core.errors import check
 from cnn_jax.display.tables import Share, Sheet, Short, render, screen
 
-PASSES = 3  # forward, gradient by the input, gradient by the parameters
+PASSES = 3  # forward pass, input gradient, parameter gradient
 BACKWARD = 2 / 3
 IMAGES = 1_281_167  # ILSVRC 2012's training part
 
@@ -41,7 +41,7 @@ def _number(default: float, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class System:
-    """What the model knows of the hardware and the training; by default the system of Goyal et al.
+    """What the model knows about the hardware and the training; by default the system of Goyal et al.
 
     P100 with 10.6 TFLOP/s in float32, eight in a server, and 50 Gbit/s between servers, which the ring crosses once.
     Their 32,000 images/s at 90% are 139 images/s of a GPU, 0.32 of its peak.
@@ -60,34 +60,34 @@ class System:
 
 @dataclass(frozen=True)
 class Workload:
-    """What the model knows of a network."""
+    """What the model knows about a network."""
 
     name: str
     parameters: int
     macs: int  # of one image
     statistics: int = 0  # of BatchNorm
-    compute: float | None = None  # seconds of a step of one device; None: by peak and utilization
+    compute: float | None = None  # seconds of a step on one device; None: from peak and utilization
     exchanged: int | None = None  # bytes that a step adds up over devices; None: all gradients
     all_reduces: int = 1  # of a step
 
 
 @dataclass(frozen=True)
 class Step:
-    """The step on a number of devices: seconds, and what follows of them."""
+    """The step on a number of devices: seconds, and what follows from them."""
 
     devices: int
     compute: float
     all_reduce: float
     step: float
     images_per_second: float
-    efficiency: float  # images/s by those of as many devices that do not communicate
-    efficiency_unhidden: float  # if the devices computed nothing meanwhile
+    efficiency: float  # images/s / the images/s of as many devices without communication
+    efficiency_unhidden: float  # if no communication is hidden
     bytes_per_second: float  # from storage
     epoch: float  # seconds of an epoch of ImageNet
 
 
 def predict(network: Workload, system: System, devices: int) -> Step:
-    """Returns what the formulas above say."""
+    """Evaluates the formulas above."""
     flops = PASSES * 2 * network.macs * system.images
     compute = network.compute or flops / (system.peak * system.utilization)
     gradients = network.parameters * system.gradient_bytes if network.exchanged is None else network.exchanged
@@ -116,13 +116,13 @@ def known(name: str) -> Workload:
 
 
 def compiled(path: Path) -> tuple[Workload, dict[str, float]]:
-    """Returns (network, numbers of a `System`) of a file that `cnn_jax preflight --json` wrote.
+    """Returns (network, numbers of a `System`) from a file that `cnn_jax preflight --json` wrote.
 
-    A gather or a scatter of all bytes sends half of what an all-reduce does. The bandwidth is that of one axis of the
+    A gather or a scatter sends half as many bytes as an all-reduce. The bandwidth is that of one axis of the
     torus of a TPU, or of the NVLink of a GPU, in one direction.
 
     Raises:
-      UserError: it is another file, one of several configurations, or one of a single device, which exchanges nothing.
+      UserError: it is another kind of file, has several configurations, or is for one device, which exchanges nothing.
     """
     found = files.read_json(path)
     check(
@@ -150,7 +150,7 @@ def compiled(path: Path) -> tuple[Workload, dict[str, float]]:
     return network, dict(peak=chip["peak"], images=images, bandwidth=chip["link"] / 2 / chip.get("axes", 1))
 
 
-# What others measured, each as its source has it; None where it has no number.
+# Published measurements, each as its source gives it; None where it has no number.
 @dataclass(frozen=True)
 class Published:
     """One published run."""
@@ -194,7 +194,7 @@ PUBLISHED = (
 
 
 def sheets(network: Workload, system: System, counts: Sequence[int]) -> list[Sheet]:
-    """Returns the tables: of the model, and of what others measured."""
+    """Returns the tables: of the model, and of published measurements."""
     steps = [predict(network, system, count) for count in counts]
     headings = ("devices", "global batch", "compute, ms", "all-reduce, ms", "step, ms", "efficiency", "nothing hidden")
     lines = [
@@ -225,7 +225,7 @@ def sheets(network: Workload, system: System, counts: Sequence[int]) -> list[She
 
 
 def draw(networks: Sequence[Workload], system: System, path: Path) -> None:
-    """Draws efficiency and images/s over the number of devices, with nothing to all of the backward pass hidden."""
+    """Draws efficiency and images/s over devices, with none to all of the backward pass hiding communication."""
     from cnn_jax.display.plots import save, subplots
 
     counts = [2**i for i in range(13)]
@@ -259,7 +259,7 @@ def show(
     """Prints the tables of networks, and draws the picture if `plot` names a file.
 
     Args:
-      workloads: networks instead of those that `names` name.
+      workloads: networks to use instead of those in `names`.
 
     Raises:
       UserError: a value of `system` or a number of devices is impossible, or there is no such network.

@@ -1,7 +1,7 @@
-"""torch's DataLoader over the same pictures with the same work: full decode, random resized crop, batches of uint8.
+"""torch's DataLoader on the same pictures with the same work: full decode, random resized crop, batches of uint8.
 
-The transform is that of torchvision on Pillow's images, number for number, so that torch alone is needed. Its workers
-are new processes (`spawn`), which import this module but not jax: forks of a process that has started jax can hang.
+The transform gives the same numbers as torchvision's on Pillow images, so that only torch is needed. Its workers are
+new processes (`spawn`), which import this module but not jax: forks of a process that has started jax can hang.
 """
 
 import math
@@ -60,7 +60,7 @@ def random_resized_crop(picture: Image.Image, size: Sequence[int]) -> Image.Imag
 
 
 class Batches:
-    """A batch sampler: the indices of the batches that are asked for next."""
+    """A batch sampler: yields the indices of the batches to read next."""
 
     def __init__(self) -> None:
         self.indices: list[list[int]] = []
@@ -76,7 +76,7 @@ def loader(part: Any, config: Any) -> tuple[Callable[[], None], Callable[[Any, i
       part: the `loader.Split` whose examples it reads in the same order.
 
     Raises:
-      UserError: there is no PyTorch, or the data are not pictures in a folder that training crops at random.
+      UserError: there is no PyTorch, or the data set is not a folder of pictures that training crops at random.
     """
     try:
         import torch  # pyright: ignore[reportMissingImports]

@@ -13,11 +13,11 @@ from cnn_jax.nn.init import scaled, scaled_sizes
 def network(config: Any, image_shape: Sequence[int]) -> Any:
     """Returns the network of `config` as a torch.nn.Module, float [B, C, *spatial] -> class scores [B, num_classes].
 
-    Layers stand in the order in which ours are called; initial values are PyTorch's. With auxiliary classifiers it
-    returns in training what ours does: (scores, their scores, weight).
+    Layers are in the order in which ours are called; initial values are PyTorch's. With auxiliary classifiers, it
+    returns the same as ours in training: (scores, their scores, weight).
 
     Raises:
-      UserError: there is no twin of this network, or it lacks a field.
+      UserError: there is no twin of this network, or the twin lacks a field.
     """
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
@@ -68,7 +68,7 @@ def network(config: Any, image_shape: Sequence[int]) -> Any:
 
 
 def _linear_layers(nn: Any, fields: dict[str, Any], size: int) -> list[Any]:
-    """Returns the layers of a head behind the features, `size` numbers: hidden ones, dropout and classifier."""
+    """Returns the layers of a head on `size` features: hidden layers, dropout and classifier."""
     layers = []
     for units in scaled_sizes(fields["fc_sizes"], fields["width"]) if fields["head"] == "fc" else ():
         layers += [nn.Linear(size, units), _activation(nn, fields), nn.Dropout(fields["dropout"])]
@@ -84,7 +84,7 @@ def _activation(nn: Any, fields: dict[str, Any]) -> Any:
     return activations[name]()
 
 
-# What the twins of a family cannot change.
+# Fields that the twins of a family cannot change.
 LENET_FIELDS = dict(norm="none", kernel_plan="single", connections="full", output="linear")
 
 
@@ -163,7 +163,7 @@ def _resnet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:
 
 
 def _block(nn: Any, fields: dict[str, Any], conv: Any, norm: str) -> list[Any]:
-    """Returns a convolution with normalization and activation: ours is `nn.layers.ConvBlock`."""
+    """Returns a convolution with normalization and activation, like our `nn.layers.ConvBlock`."""
     activation = _activation(nn, fields)
     if norm == "batch":
         kind = nn.BatchNorm3d if isinstance(conv, nn.Conv3d) else nn.BatchNorm2d
@@ -278,6 +278,6 @@ def _googlenet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:
             self.auxiliary_is_known = True
             return (x, tuple(others)) if self.auxiliary and self.training else x
 
-        auxiliary_is_known = False  # their first linear layers take the sizes of the first call
+        auxiliary_is_known = False  # sets the sizes of their lazy linear layers
 
     return Features()

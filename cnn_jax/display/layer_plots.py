@@ -1,4 +1,4 @@
-"""Pictures of layers.jsonl: what becomes of every layer during training."""
+"""Pictures of layers.jsonl: how every layer changes during training."""
 
 from pathlib import Path
 from typing import Any

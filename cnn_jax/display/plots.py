@@ -1,4 +1,4 @@
-"""From recorded files to plots. Reads files only, so a report can be made again without running anything."""
+"""Plots from recorded files. It only reads files, so plots can be drawn again without running anything."""
 
 import functools
 import sys
@@ -12,7 +12,7 @@ from cnn_jax.core import files
 from cnn_jax.core.text import printable, shortened
 from cnn_jax.tracking.recorder import read_jsonl
 
-LONGEST_NAME = 24  # letters of a class next to a matrix
+LONGEST_NAME = 24  # characters of a class name next to a matrix
 
 
 def plot_curves(workdir: Path) -> Path:
@@ -56,7 +56,7 @@ def plot_curves(workdir: Path) -> Path:
 
 
 def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) -> Path:
-    """Draws a confusion matrix, int [K, K] with true classes as rows; shares of each row are shown by color."""
+    """Draws a confusion matrix, int [K, K] with true classes as rows; colors show the shares within each row."""
     confusion = np.asarray(confusion)
     classes = len(class_names)
     side = min(20.0, max(5.0, 0.45 * classes))
@@ -79,10 +79,11 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) ->
 def plot_reliability(
     counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, path: Path, *, title: str
 ) -> Path:
-    """Draws a reliability diagram (Guo et al. 2017, figure 1): accuracy over confidence, the examples of bins below.
+    """Draws a reliability diagram (Guo et al. 2017, figure 1): accuracy over confidence, with the examples in each bin
+    below.
 
     Args:
-      counts, confidence, accuracy: [bins], of bins of equal width of the confidence; means are NaN in empty bins.
+      counts, confidence, accuracy: [bins], for bins of equal width; means are NaN in empty bins.
 
     Returns:
       The path of the picture, 900 x 1050 pixels.
@@ -111,11 +112,11 @@ def plot_reliability(
 
 
 def plot_layers(networks: dict[str, list[tuple[str, int, int, int, int]]], path: Path) -> Path:
-    """Draws parameters (above) and MACs (below) of the parts of networks, which stand side by side on the same scale.
+    """Draws parameters (above) and MACs (below) of the parts of networks, side by side on the same scale.
 
     Args:
       networks: for each network (name, parameters, parameters of linear layers, MACs, MACs of linear layers) of its
-        parts, in their order. Linear layers have a color of their own.
+        parts, in their order. Linear layers have their own color.
 
     Returns:
       The path of the picture, 16:9, wider with more parts.
@@ -205,7 +206,7 @@ def subplots(
     layout: str = "constrained",
     **options: Any,
 ) -> Any:
-    """Returns (figure, axes) as `matplotlib.pyplot.subplots` does, without pyplot, whose state a program may use."""
+    """Returns (figure, axes) like `matplotlib.pyplot.subplots`, without pyplot's global state."""
     from matplotlib.figure import Figure
 
     figure: Any = Figure(figsize=figsize, layout=layout)  # pyright: ignore[reportArgumentType]
@@ -213,7 +214,7 @@ def subplots(
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Writes a figure as PNG and returns the path. All texts are drawn as they are: names of classes are not markup.
+    """Writes a figure as PNG and returns the path. All text is drawn literally: class names are not markup.
 
     Raises:
       StorageError: it cannot be written.
@@ -222,7 +223,7 @@ def save(figure: Any, path: Path) -> Path:
 
     note = _prepare_texts(figure)
     with files.written(path) as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the note says it
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the returned note reports it
         figure.savefig(partial, dpi=150, format="png")
     if note:
         print(f"{path}: {note}", file=sys.stderr)
@@ -230,12 +231,12 @@ def save(figure: Any, path: Path) -> Path:
 
 
 def plain(text: str) -> str:
-    """Returns a text that matplotlib draws as it is: for labels of ticks, which `save` leaves alone."""
-    return printable(text).replace("$", r"\$")  # between two of them it reads mathematics
+    """Returns a text that matplotlib draws literally: for tick labels, which `save` does not change."""
+    return printable(text).replace("$", r"\$")  # between two of them matplotlib reads mathematics
 
 
 def _prepare_texts(figure: Any) -> str:
-    """Makes the texts of a figure plain and chooses fonts; returns what no font here draws, or ""."""
+    """Makes the texts of a figure literal and chooses fonts; returns a note on characters that no font has, or ""."""
     from matplotlib.axis import Tick
     from matplotlib.text import Text
 
@@ -255,7 +256,7 @@ def _prepare_texts(figure: Any) -> str:
 
 @functools.cache
 def _letters(file: str | None) -> frozenset[str]:
-    """Returns what the font in a file can draw; None: the default font."""
+    """Returns the characters that the font in a file can draw; None: the default font."""
     from matplotlib import font_manager
 
     return frozenset(
@@ -269,7 +270,7 @@ def _font_with(letters: frozenset[str]) -> tuple[str, frozenset[str]]:
     from matplotlib.font_manager import fontManager
 
     best, lacking = "", letters
-    for font in (font for font in fontManager.ttflist if "Last Resort" not in font.name):  # it draws boxes for all
+    for font in (font for font in fontManager.ttflist if "Last Resort" not in font.name):  # it only draws boxes
         try:
             left = letters - _letters(font.fname)
         except (OSError, RuntimeError):  # a font that was removed or is damaged

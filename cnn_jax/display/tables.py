@@ -15,7 +15,7 @@ FORMS = ("text", "markdown", "csv")
 
 
 class Short(int):
-    """A number that people read with three digits: 1.85 G. CSV has all of them."""
+    """A number that people read with three digits: 1.85 G. CSV has all digits."""
 
 
 class Code(str):
@@ -30,7 +30,7 @@ class Share(float):
 class Sheet:
     """A table of raw values under headings.
 
-    A value is a str, an int, a float (a ratio), `Short`, `Share`, a tuple of sizes, or None where there is none.
+    A value is a str, an int, a float (a ratio), `Short`, `Share`, a tuple of sizes, or None for no value.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Sheet:
 
     @property
     def numeric(self) -> list[bool]:
-        """Which columns hold no words: these stand at the right."""
+        """Which columns hold no words: these are aligned to the right."""
         return [not any(isinstance(line[i], str) for line in self.lines) for i in range(len(self.headings))]
 
 
@@ -66,7 +66,7 @@ def render(sheets: Sequence[Sheet], form: str, *, width: int | None = None) -> s
     """Returns tables in one of `FORMS`; "csv" has the first table only, with plain numbers, and nothing for None.
 
     Args:
-      width: of "text", columns: of a wider table the columns that do not fit follow below, with the first one again.
+      width: of "text", in characters: columns that do not fit follow below, after the first column again.
     """
     if form == "csv":
         return _csv(sheets[0])
@@ -95,7 +95,7 @@ def _markdown(sheet: Sheet) -> str:
 
 
 def _text(sheet: Sheet, width: int | None) -> str:
-    """Returns the title and aligned columns; headings of numbers are broken, so that columns stay narrow."""
+    """Returns the title and aligned columns; headings above numbers are wrapped, so that columns stay narrow."""
     body = [[_cell(value) for value in line] for line in sheet.lines]
     columns = list(zip(*body, strict=True)) or [()] * len(sheet.headings)
     headings = [
@@ -116,7 +116,7 @@ def _text(sheet: Sheet, width: int | None) -> str:
 
 
 def _blocks(columns: list[list[str]], width: int | None) -> list[list[list[str]]]:
-    """Returns the columns in blocks that fit into `width`; the first column begins each."""
+    """Returns the columns in blocks that fit into `width`; each begins with the first column."""
     if width is None:
         return [columns]
     first, *rest = columns
@@ -130,7 +130,7 @@ def _blocks(columns: list[list[str]], width: int | None) -> list[list[list[str]]
 
 
 def _broken(heading: str, width: int) -> list[str]:
-    """Returns the lines of a heading over a column of at least `width`, broken behind spaces and / : = only."""
+    """Returns the lines of a heading over a column of at least `width`, wrapped only after spaces and / : =."""
     pieces = re.findall(r"[^ /:=]*[ /:=]|[^ /:=]+", heading)
     width, lines = max(width, *(len(piece.rstrip()) for piece in pieces), 0), [""]
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""What the terminal shows of a run: the facts before it starts, the progress, the short table at the end."""
+"""What the terminal shows about a run: the facts before it starts, the progress, the short table at the end."""
 
 import textwrap
 import time
@@ -51,7 +51,7 @@ class ProgressLine:
         self.bar.stop()
 
     def advance(self, done: int) -> None:
-        """Shows that `done` steps are done."""
+        """Shows progress after `done` steps."""
         self.bar.update(self.task, completed=done, epoch=done / self.steps_per_epoch)
 
     def numbers(self, done: int, metrics: dict[str, Any]) -> None:
@@ -68,12 +68,12 @@ class ProgressLine:
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a line as it is, but for control characters."""
+    """Prints a line literally, except for control characters."""
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def facts(console: Console, lines: Iterable[tuple[str, str]]) -> None:
-    """Prints names, in bold, and values in two columns; a terminal gets long values in several lines."""
+    """Prints names, in bold, and values in two columns; in a terminal, long values are wrapped."""
     for name, value in lines:
         text = printable(value)
         fits = console.width - LABEL
@@ -85,7 +85,7 @@ def facts(console: Console, lines: Iterable[tuple[str, str]]) -> None:
 
 @contextmanager
 def waiting(console: Console, text: str) -> Iterator[None]:
-    """Shows that something takes its time."""
+    """Shows that something slow is running."""
     if console.is_terminal:
         with console.status(text):
             yield

@@ -10,7 +10,7 @@ from cnn_jax.pretrained import predictor
 from cnn_jax.visualization import pictures, visualize_data, visualize_network
 from cnn_jax.visualization.visualize_network import DrawOptions
 
-# How many examples of a data set each picture takes by default; filters takes none.
+# How many examples of a data set each picture uses by default; filters uses none.
 EXAMPLES = {"filters": 0, "features": 1, "cam": 4, "deconv": 1000, "embedding": 1000}
 
 
@@ -29,10 +29,11 @@ def draw(
     Args:
       picture: "data", or one of `EXAMPLES`. source: the SOURCE of the network.
       config: whose data set is shown, or None. files: files and folders of pictures.
-      numbers: of the test examples of `config` to show, or None for the first.
+      numbers: which test examples of `config` to show, or None for the first ones.
 
     Raises:
-      UserError: no network, or pictures from no place or two. StorageError: `path` cannot be written.
+      UserError: no network is named, or pictures are named in no way or in two ways.
+      StorageError: `path` cannot be written.
     """
     compilation_cache.enable()
     try:
@@ -54,7 +55,7 @@ def network(
     numbers: Sequence[str] | None,
     options: DrawOptions,
 ) -> str:
-    """Draws what is inside a network and returns what the picture shows; arguments as of `draw`."""
+    """Draws the inside of a network and returns what the picture shows; arguments as in `draw`."""
     check(source is not None, "name the trained network: --checkpoint=SOURCE, such as --checkpoint=runs/mine")
     default = EXAMPLES[picture]
     if default:

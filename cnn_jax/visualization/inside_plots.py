@@ -1,4 +1,4 @@
-"""Draws what happens inside a network. Grey is where nothing is: of what has signs, zero is the middle grey."""
+"""Draws what happens inside a network. For values with signs, the middle gray is zero."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def mosaic(tiles: np.ndarray, columns: int, gap: int) -> np.ndarray:
 
 
 def signed(values: np.ndarray, largest: float) -> np.ndarray:
-    """Returns values from -largest to largest as brightness from 0 to 1: zero is the middle grey."""
+    """Returns values from -largest to largest as brightness from 0 to 1: zero is the middle gray."""
     return np.clip(0.5 + 0.5 * values / (largest or 1.0), 0, 1)
 
 
@@ -48,14 +48,14 @@ def _interpolation(picture: np.ndarray) -> str:
 
 
 def short(text: str, inches: float) -> str:
-    """Returns a text that is at most about as wide, in small letters; what does not fit is left out in its middle."""
+    """Returns a text that is at most about that wide in small print; if it is too long, its middle is left out."""
     most = max(5, int(15 * inches))
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[-half:]}"
 
 
 def _grid(count: int, aspect: float = 1.0) -> int:
-    """Returns how many columns make a grid of `count` tiles, about `aspect` times as wide as high, that is full."""
+    """Returns the number of columns of a full grid of `count` tiles, about `aspect` times as wide as high."""
     wanted = max(1, round(math.sqrt(count * aspect)))
     near = range(max(1, wanted - wanted // 4), min(count, wanted + wanted // 2 + 1) + 1)
     return min(near, key=lambda columns: (-count % columns, columns < wanted, abs(columns - wanted)))
@@ -63,12 +63,12 @@ def _grid(count: int, aspect: float = 1.0) -> int:
 
 def plot_filters(kernels: np.ndarray, path: Path, *, title: str) -> Path:
     """Draws kernels [h, w, C, N] of 1 or 3 channels as a grid, all on one scale, in their order (as in Krizhevsky et
-    al. 2012, Fig. 3); the numbers at the left and above add up to that of the kernel."""
+    al. 2012, Fig. 3); the number of a kernel is the sum of the numbers to the left and above."""
     height, width, channels, count = kernels.shape
     tiles = np.moveaxis(kernels, -1, 0)
     largest = float(np.abs(tiles).max())
     columns = _grid(count, 1.8)
-    zoom = -(-24 // max(height, width))  # so that the gap is a part of a small kernel's pixel
+    zoom = -(-24 // max(height, width))  # so that the gap is narrower than a pixel of a small kernel
     tiles = signed(tiles, largest).repeat(zoom, axis=1).repeat(zoom, axis=2)
     picture = mosaic(tiles, columns, gap=3)
     rows = -(-count // columns)
@@ -158,7 +158,7 @@ def plot_cams(
         for axis, (name, share, values) in zip(row[1:], maps, strict=False):
             enlarged = _enlarged(values, (height, width))
             show(axis, overlay(image, enlarged, colors))
-            if values.max() > 0:  # so that it can be seen without colors
+            if values.max() > 0:  # so that it is visible without colors
                 line = axis.contour(enlarged, levels=[0.5 * float(values.max())], colors="white", linewidths=1)
                 line.set_path_effects([withStroke(linewidth=2, foreground="black")])
             axis.set_xlabel(f"{short(name, side - 0.5)}  {share:.1%}", fontsize=8)
@@ -177,9 +177,9 @@ def _enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, values: np.ndarray, colors: Any) -> np.ndarray:
-    """Returns an image, uint8 [H, W, C], in grey under the colors of values [H, W]: from 0 to 1, [H, W, 3].
+    """Returns an image, uint8 [H, W, C], in gray under the colors of values [H, W]: from 0 to 1, [H, W, 3].
 
-    They cover the more of it the larger they are; what is below zero covers nothing.
+    The larger a value, the more its color covers; values below zero cover nothing.
     """
     share = 0.65 * np.clip(colors.norm(values), 0, 1)[..., None]
     grey = image.mean(axis=-1, keepdims=True) / 255
@@ -189,11 +189,12 @@ def overlay(image: np.ndarray, values: np.ndarray, colors: Any) -> np.ndarray:
 def plot_deconvolutions(
     maps: Sequence[tuple[str, np.ndarray, np.ndarray]], path: Path, *, title: str, columns: int
 ) -> Path:
-    """Draws of each map the deconvolved signals next to the parts of the images that caused them (as in Zeiler & Fergus
-    2014, Fig. 2). Every signal has a scale of its own.
+    """Draws, for each map, the deconvolved signals next to the parts of the images that caused them (as in Zeiler &
+    Fergus 2014, Fig. 2). Every signal has its own scale.
 
     Args:
-      maps: (caption, signals [N, h, w, C], parts uint8 [N, h, w, C]) of each map. columns: of the N of a map.
+      maps: (caption, signals [N, h, w, C], parts uint8 [N, h, w, C]) of each map. columns: of the grid of a map's N
+        signals.
     """
     across = min(2, len(maps))
     down = -(-len(maps) // across)
@@ -217,7 +218,7 @@ def plot_deconvolutions(
     return save(figure, path)
 
 
-MARKERS = "os^vDPX*<>"  # with ten colors, so that ten classes differ in grey, too
+MARKERS = "os^vDPX*<>"  # along with ten colors, so that ten classes differ in gray, too
 
 
 def plot_embedding(
@@ -232,7 +233,7 @@ def plot_embedding(
     """Draws points [N, 2] in the colors of their classes.
 
     Args:
-      labels: the class of each. axes: what stands at the axes, or "" where they have no meaning.
+      labels: the class of each. axes: the labels of the axes, or "" if they have no meaning.
       images: uint8 [N, H, W, C], drawn instead of the points.
     """
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage

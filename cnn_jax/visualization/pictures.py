@@ -1,4 +1,4 @@
-"""The pictures that are looked at with a trained network: files, folders, test examples of a data set."""
+"""The pictures that a trained network is shown: files, folders, test examples of a data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from cnn_jax.training.config_check import check_config
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images as the network sees them, uint8 [B, H, W, C], what they are called, and the names of their classes."""
+    """Images as the network sees them, uint8 [B, H, W, C], their names, and the names of their classes."""
 
     images: np.ndarray
     names: list[str]
@@ -30,7 +30,7 @@ def check_images(predictor: Predictor) -> None:
 
 
 def from_files(predictor: Predictor, operands: Sequence[str]) -> Pictures:
-    """Returns the pictures that are named, and all in the folders that are; the class of each is its folder.
+    """Returns the pictures in the given files and folders; the class of each is its folder.
 
     Raises:
       UserError: there is no such file, no picture in a folder, or one cannot be read.
@@ -47,7 +47,7 @@ def from_files(predictor: Predictor, operands: Sequence[str]) -> Pictures:
 
 
 def natural_path(path: Path) -> list[Any]:
-    """Returns the key of natural order of whole paths."""
+    """Returns the key that sorts whole paths in natural order."""
     return [natural(Path(part)) for part in path.parts]
 
 

@@ -39,7 +39,7 @@ def data(config: Any, path: Path) -> str:
         check(example is not None, f"example {index} of the train part cannot be read: leave config.data.on_error out")
     tested = [crops.crop(example["image"], given, train=False) for example in examples if example]
 
-    # Where each of them stands in every epoch.
+    # The position of each of them in every epoch.
     epochs = [np.arange(epoch * size, (epoch + 1) * size) for epoch in range(EPOCHS)]
     positions = np.stack([epoch[np.argsort(part.order.indices(epoch))[chosen]] for epoch in epochs], axis=1)
     images, labels, shares = as_trained(config, part, positions.ravel())
@@ -68,10 +68,10 @@ def as_trained(config: Any, part: Any, positions: Any) -> tuple[Any, Any, Any]:
       part: the train part. positions: in the run, int [N].
 
     Returns:
-      (images uint8 [N, H, W, C], labels int [N, 2]: the own one and that of the partner that it is mixed with, the
-      share of the own one [N]).
+      (images uint8 [N, H, W, C], labels int [N, 2]: its own and that of the partner that it is mixed with, the share of
+      its own [N]).
     """
-    # Each behind its partner, which mixing expects there: in a run the one before it in its micro-batch.
+    # Each after its partner, where mixing expects it: in a run, the one before it in its micro-batch.
     slots = positions % config.batch_size
     partners = positions - slots + (slots - config.accumulation) % config.batch_size
     pairs = np.stack([partners, positions], axis=1).ravel()

@@ -23,7 +23,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """What the command line says: the flags of `cnn_jax.visualize`; the number of maps is 0 if none is given."""
+    """The flags of `cnn_jax.visualize`; the number of maps is 0 if none is given."""
 
     layer: str | None = None
     classes: Sequence[str] = ()
@@ -70,13 +70,14 @@ def filters(predictor: Predictor, _: Pictures | None, __: DrawOptions, path: Pat
     check(channels in (1, 3), f"the kernels of {name} have {channels} channels, but 1 or 3 can be drawn")
     about = f"{_about(predictor)}: the {count} filters of {name}, {height}x{width}x{channels}"
     largest = float(np.abs(kernels).max())
-    scale = "" if channels == 1 else f"\none scale for all, from -{largest:.2g} to {largest:.2g}; grey is 0"
+    scale = "" if channels == 1 else f"\none scale for all, from -{largest:.2g} to {largest:.2g}; gray is 0"
     inside_plots.plot_filters(kernels, path, title=about + scale)
     return about
 
 
 def features(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
-    """Draws the strongest maps of a layer, those of the largest mean value (of values with signs, of their amounts).
+    """Draws the strongest maps of a layer, those of the largest mean value (for values with signs, of the absolute
+    values).
 
     Raises:
       UserError: several pictures, no such layer, or one without maps.
@@ -102,7 +103,8 @@ def features(predictor: Predictor, pictures: Pictures, options: DrawOptions, pat
 
 
 def cam(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
-    """Draws class activation maps over pictures: exact ones of a head that averages, else, or with a layer, Grad-CAM.
+    """Draws class activation maps over pictures: exact ones for a head that averages; otherwise, or for a layer,
+    Grad-CAM.
 
     Raises:
       UserError: too many pictures, an unknown class, no such layer, or one without maps.
@@ -131,7 +133,7 @@ def cam(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Pa
         how, scale = f"Grad-CAM at {layer}", "share of the map's largest"
         draw = introspection.applied(model, lambda model, x, classes: introspection.grad_cam(model, x, layer, classes))
         maps = np.asarray(draw(x, jnp.asarray(classes)))
-        maps = maps / np.maximum(maps.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)  # classes do not compare
+        maps = maps / np.maximum(maps.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)  # own scale for each class
     rows = [
         (
             pictures.images[i],
@@ -143,13 +145,13 @@ def cam(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Pa
     height, width = maps.shape[1:3]
     about = f"{_about(predictor)}: {how}, {height}x{width}"
     if height * width == 1:
-        about += ": one value for the whole picture shows no place; --layer names an earlier layer"
+        about += ": one value for the whole picture shows no position; choose an earlier layer with --layer"
     inside_plots.plot_cams(rows, path, title=about, scale=scale)
     return about
 
 
 def deconv(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
-    """Draws what caused the strongest activations of a layer's maps, in the pictures where they are strongest.
+    """Draws what caused the strongest activations of a layer's maps, in the pictures in which they are strongest.
 
     Raises:
       UserError: no such layer, one without maps or whose maps are all zero, or the network does not rectify.

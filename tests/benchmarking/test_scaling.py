@@ -37,7 +37,7 @@ def test_each_number_of_devices_is_measured(call):
         assert rows[0]["ratio"] == {"median": 1, "min": 1, "max": 1}
         for row in rows:
             assert 0 < row["images_per_second"]["min"] <= row["images_per_second"]["max"]
-    assert "nothing here says how a network scales" in scaling.note(found)
+    assert "this does not show how a network scales" in scaling.note(found)
 
 
 @pytest.mark.parametrize(

@@ -72,5 +72,5 @@ def test_auxiliary_classifiers_need_classes():
 
 def test_class_activation_maps_need_classes():
     model = cnn_jax.create("cifar_resnet", depth=8, width=0.25, input_shape=(8, 8, 3), num_classes=0)
-    with pytest.raises(UserError, match="num_classes is 0: class activation maps are of classes"):
+    with pytest.raises(UserError, match="num_classes is 0, but class activation maps need classes"):
         class_activation_maps(nnx.view(model, **EVAL), noise(1, 8, 8, 3))
