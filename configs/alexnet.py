@@ -37,7 +37,7 @@ def get_config(
         return config
 
     # The paper's initial values are for its width and images: small ones start from those of He et al. 2015.
-    config.data.image_size = small_image_size  # the smallest images leave one position after the last pooling
+    config.data.image_size = small_image_size  # with the smallest images, one position is left after the last pooling
     config.model.init = "he_fan_in"
     config.model.initial_bias = 0.0
     config.duration = "60 epochs"

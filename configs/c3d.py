@@ -6,8 +6,8 @@
 
 Moving digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 96.5, 97.7, 96.6% in about 170 s each. A
 linear model reaches 26.8%.
-The recipe for moving digits is ours. That for a folder and for noise is the one by which the paper compares smaller
-networks on UCF101 (section 3): batch 30, learning rate 0.003, divided by 10 after every 4 epochs, 16 epochs.
+The recipe for moving digits is ours. The recipe for a folder and for noise is the one with which the paper compares
+smaller networks on UCF101 (section 3): batch 30, learning rate 0.003, divided by 10 after every 4 epochs, 16 epochs.
 """
 
 from ml_collections import ConfigDict

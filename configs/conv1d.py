@@ -28,6 +28,6 @@ def get_config(dataset: str = "sequences") -> ConfigDict:
     if dataset in ("folder", "synthetic"):
         config.data.image_size = (128,)
         config.data.channels = 1
-    if dataset == "folder":  # few bytes: all of them stay on the device, where mean and std are measured
+    if dataset == "folder":  # the data set is small: it stays on the device, where mean and std are measured
         config.data.update(placement="device", mean=(), std=(), train_crop="resize", test_crop="resize", augment=())
     return config

@@ -1,9 +1,9 @@
-"""A trained network on data of your own; `cnn_jax finetune SOURCE --data=DATASET --regime=REGIME` says the same.
+"""A trained network on data of your own; `cnn_jax finetune SOURCE --data=DATASET --regime=REGIME` does the same.
 
     cnn_jax finetune --config=finetune:resnet50,folder --checkpoint=SOURCE --config.data.dir=photos
 
-The network is one that has a recipe, the data set one that --config=NETWORK:DATASET takes. The network's fields, image
-size and normalization come from SOURCE. For few data, with the features of the images computed once:
+NETWORK is any network with a recipe, DATASET any data set that --config=NETWORK:DATASET takes. The network's fields,
+image size and normalization come from SOURCE. For small data sets, with the features of the images computed once:
 
     --config.trainable=head --config.cache_features=True --config.data.augment="()" --config.data.train_crop=resize
 """
@@ -21,5 +21,5 @@ def get_config(names: str = "resnet50,folder") -> ConfigDict:
     """
     network, dataset, *trainable = [*names.split(","), *(["digits"] if "," not in names else [])]
     if len(trainable) > 1 or not network.isidentifier():
-        raise ValueError(f"name a network and a data set, as finetune:resnet50,folder does: not {names!r}")
+        raise ValueError(f"name a network and a data set, such as finetune:resnet50,folder: not {names!r}")
     return finetune_recipe.get_config(network, dataset, *trainable)

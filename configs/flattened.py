@@ -1,4 +1,4 @@
-"""Flattened convolutions (Jin et al. 2014), and with separable=False the dense twin.
+"""Flattened convolutions (Jin et al. 2014); with separable=False, the dense twin.
 
     cnn_jax train --config=flattened           bundled digits, enlarged to 16x16
     cnn_jax train --config=flattened:cifar10   CIFAR-10

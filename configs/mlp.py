@@ -20,7 +20,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.optim.weight_decay = 1e-4
     config.optim.schedule.name = "cosine"
     config.optim.schedule.warmup = "1 epochs"
-    config.data.augment = ()  # a shifted image is another one to a network without shared weights
+    config.data.augment = ()  # to a network without shared weights, a shifted image is a different one
     if dataset == "digits":
         config.data.image_size = (16, 16)
         config.duration = "40 epochs"

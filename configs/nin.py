@@ -3,9 +3,9 @@
     cnn_jax train --config=nin                bundled digits, enlarged to 67x67
     cnn_jax train --config=nin:imagenet2012   ImageNet, 227x227
 
-The recipe of ImageNet is ours: the paper has none, but says that it trains as Krizhevsky et al. 2012 (section 4), whose
-crops and colors it has, too.
-Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 99.44, 99.44, 98.61% in about 35 s each.
+The ImageNet recipe is ours: the paper gives none, but says that it trains like Krizhevsky et al. 2012 (section 4),
+whose crops and colors we use, too. Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 99.44, 99.44,
+98.61% in about 35 s each.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from cnn_jax.config import fields
 
 def get_config(dataset: str = "digits") -> ConfigDict:
     config = fields.get_config(dataset, "nin")
-    config.data.image_size = (67, 67)  # conv1 leaves 15x15 of it
+    config.data.image_size = (67, 67)  # conv1 reduces it to 15x15
     config.batch_size = 128
     config.optim.learning_rate = 0.01
     config.optim.weight_decay = 5e-4
@@ -35,7 +35,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     config.duration = "100 epochs"
     config.optim.schedule.boundaries = ("60 epochs", "90 epochs")
     if dataset == "digits":
-        # The ReLU of head="conv" can leave a class without a gradient for good, and in so short a training it does.
+        # The ReLU of head="conv" can leave a class without a gradient for good, and in such a short training it does.
         config.model.head = "gap"
         config.model.norm = "batch"
         config.model.width = 0.25

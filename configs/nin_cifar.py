@@ -3,9 +3,9 @@
     cnn_jax train --config=nin_cifar            bundled digits, enlarged to 16x16
     cnn_jax train --config=nin_cifar:cifar10    CIFAR-10
 
-Section 4 of the paper: batches of 128; the learning rate falls to a tenth when training stops to improve, twice. It
-gives no learning rate and no weight decay, and whitens its images, which this does not.
-Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 95.54, 97.49, 96.66% in about 57 s each.
+Section 4 of the paper: batches of 128; the learning rate falls to a tenth, twice, when training stops improving. It
+gives no learning rate and no weight decay. It whitens its images, which this recipe does not. Digits, seeds 0, 1, 2 on
+two CPU cores (float32, November 2026): 95.54, 97.49, 96.66% in about 57 s each.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +27,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
     elif dataset == "imagenet2012":
         config.data.image_size = (64, 64)
     elif dataset == "digits":
-        # The ReLU of head="conv" can leave a class without a gradient for good, and in so short a training it does.
+        # The ReLU of head="conv" can leave a class without a gradient for good, and in such a short training it does.
         config.model.head = "gap"
         config.model.norm = "batch"
         config.model.width = 0.5

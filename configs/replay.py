@@ -1,4 +1,4 @@
-"""Runs a recorded configuration again; `--from=runs/NAME` says the same.
+"""Runs a recorded configuration again; `--from=runs/NAME` does the same.
 
     cnn_jax train --config=replay:runs/NAME/config.json
 

@@ -1,7 +1,7 @@
 """ResNet-20 for small images (He et al. 2016, section 4.2), the base of other depths.
 
     cnn_jax train --config=resnet20            bundled digits, enlarged to 16x16
-    cnn_jax train --config=resnet20:cifar10    CIFAR-10, the paper's recipe: 8.75% error there
+    cnn_jax train --config=resnet20:cifar10    CIFAR-10, the paper's recipe (8.75% error in the paper)
 
 The paper chose its schedule on 45k/5k images and then trained on all 50k:
 add --config.data.train_on=train+validation for that final run.
@@ -29,11 +29,11 @@ def get_config(dataset: str = "digits", name: str = "resnet20") -> ConfigDict:
         config.optim.schedule.name = "steps"
         config.optim.schedule.boundaries = ("32000 steps", "48000 steps")
         config.log.every = "100 steps"
-        if name in ("resnet110", "resnet1202"):  # 400 steps at 0.01: until the training error is below 80%
+        if name in ("resnet110", "resnet1202"):  # 400 steps at 0.01, after which the training error is below 80%
             config.optim.schedule.warmup = "400 steps"
             config.optim.schedule.warmup_shape = "constant"
             config.optim.schedule.warmup_start = 0.1
-        config.remat = name == "resnet1202"  # 18 GB otherwise, for a batch of 128
+        config.remat = name == "resnet1202"  # without it, a batch of 128 takes 18 GB
         return config
 
     config.duration = "40 epochs"

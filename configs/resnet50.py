@@ -1,4 +1,4 @@
-"""ResNet-50, and with `name` the other networks of Table 1 (He et al. 2016).
+"""ResNet-50; with `name`, the other networks of Table 1 (He et al. 2016).
 
     cnn_jax train --config=resnet50                bundled digits, enlarged to 16x16
     cnn_jax train --config=resnet50:imagenet2012   ImageNet, 224x224
@@ -6,7 +6,7 @@
 
 Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): ResNet-18 97.77% in 49 s, 34 98.89% in 78
 s, 50 98.33% in 87 s, 101 97.49% in 184 s, 152 98.61% in 243 s.
-The recipes of ImageNet and CIFAR-10 were not run to the end here. For ImageNet crops are Goyal et al.'s, those of
+The recipes for ImageNet and CIFAR-10 were not run to the end here. For ImageNet, crops are those of Goyal et al. and
 GoogLeNet; for those of the ResNet paper (section 3.4) add --config.data.train_crop=random
 --config.data.train_resize="(256,480)" --config.data.augment="('flip','pca_color:0.1')".
 """

@@ -1,12 +1,12 @@
-"""ResNet-50 by the recipe of the lecture's slide, and with `name` the other depths.
+"""ResNet-50 with the recipe of the lecture's slide; with `name`, the other depths.
 
     cnn_jax train --config=resnet50_slide                bundled digits, enlarged to 16x16
     cnn_jax train --config=resnet50_slide:imagenet2012   ImageNet, 224x224
 
 The slide: BatchNorm after every convolution, initial values of He et al., SGD with momentum 0.9, a learning rate of 0.1
 that is divided by 10 when the validation error plateaus, batches of 256, weight decay 1e-5, no dropout. That is section
-3.4 of He et al. 2016 but for the weight decay, which is 1e-4 there: --config.optim.weight_decay=1e-4. The slide does
-not say how long: 600,000 steps are the paper's. It was not run here on ImageNet.
+3.4 of He et al. 2016 except for the weight decay, which is 1e-4 there: --config.optim.weight_decay=1e-4. The slide
+gives no duration: the 600,000 steps are the paper's. The recipe was not run on ImageNet here.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ def get_config(dataset: str = "digits", name: str = "resnet50") -> ConfigDict:
     config.optim.decay_rule = ".*"
     config.optim.schedule.name = "plateau"
     config.optim.schedule.warmup = "0 steps"
-    if dataset == "digits":  # whose 1,258 images make 4 batches of 256: they keep theirs of 64
+    if dataset == "digits":  # 1,258 images make only 4 batches of 256: keep batches of 64
         config.eval.every = "1 epochs"  # the plateau counts validations
     else:
         config.batch_size = 256

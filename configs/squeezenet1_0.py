@@ -1,13 +1,13 @@
-"""SqueezeNet 1.0, and with `name` 1.1 (Iandola et al. 2016).
+"""SqueezeNet 1.0 (Iandola et al. 2016); with `name`, 1.1.
 
     cnn_jax train --config=squeezenet1_0                bundled digits, enlarged to 32x32
     cnn_jax train --config=squeezenet1_0:imagenet2012   ImageNet, 224x224
     cnn_jax train --config=squeezenet1_0:cifar10        CIFAR-10, our recipe
 
 The paper's own images are 227x227: add --config.data.image_size="(227,227)". It does not say how they are cropped; the
-authors' files for Caffe take random crops of 256x256 and do not mirror them, ours crop the central 256x256 and do.
-Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): SqueezeNet 1.0 98.05% in 31 s, 1.1 97.21%
-in 24 s.
+authors' files for Caffe take random crops of the whole 256x256 image and do not mirror them; ours crop the central
+256x256 and do. Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): SqueezeNet 1.0 98.05% in 31
+s, 1.1 97.21% in 24 s.
 """
 
 from ml_collections import ConfigDict
@@ -38,7 +38,7 @@ def get_config(dataset: str = "digits", name: str = "squeezenet1_0") -> ConfigDi
     config.optim.weight_decay = 2e-4
     config.optim.schedule.warmup = "2 epochs"
     if dataset == "digits":
-        # The ReLU of head="conv" can leave a class without a gradient for good, and in so short a training it does.
+        # The ReLU of head="conv" can leave a class without a gradient for good, and in such a short training it does.
         config.model.head = "gap"
         config.model.norm = "batch"
         config.model.width = 0.5

@@ -6,8 +6,9 @@
 
 Digits, medians of seeds 0, 1, 2 on two CPU cores (float32, November 2026): VGG-11 98.89% in 20 s, 11 with LRN 98.61%
 in 22 s, 13 98.89% in 39 s, 16 (C) 98.61% in 45 s, 16 (D) 98.89% in 46 s, 19 98.05% in 56 s.
-For ImageNet the shorter side has a random length between 256 and 512, and crops are mirrored or not, with shifted
-colors: the paper's best of Table 3. For its fixed scale add --config.data.train_resize="(256,256)", or "(384,384)".
+For ImageNet the shorter side has a random length between 256 and 512, and crops are mirrored at random, with
+shifted colors: the best recipe of the paper's Table 3. For its fixed scale add
+--config.data.train_resize="(256,256)", or "(384,384)".
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +32,7 @@ def get_config(dataset: str = "digits", name: str = "vgg16") -> ConfigDict:
         return config
 
     # Small images, trained from scratch: BatchNorm and one hidden layer are ours.
-    config.data.image_size = (32, 32)  # one position is left after the fifth pooling
+    config.data.image_size = (32, 32)  # with one position left after the fifth pooling
     if name != "vgg11_lrn":
         config.model.norm = "batch"
     config.model.fc_sizes = (512,)

@@ -1,11 +1,11 @@
-"""ZFNet (Zeiler, Fergus 2013), with `variant` the same class as AlexNet.
+"""ZFNet (Zeiler, Fergus 2013): the class of AlexNet with another `variant`.
 
     cnn_jax train --config=zfnet                bundled digits, enlarged to 64x64, our recipe
     cnn_jax train --config=zfnet:imagenet2012   ImageNet, 224x224
 
 Digits, seeds 0, 1, 2 on two CPU cores (float32, November 2026): 97.21, 95.26, 98.33% in about 47 s each.
-The recipe for ImageNet takes random crops of the central 256x256, where the paper takes those of the corners and of the
-middle, and lacks the paper's rescaling of filters whose root mean square exceeds 0.1.
+The recipe for ImageNet takes random crops of the central 256x256, while the paper takes those at the corners and in the
+middle. It lacks the paper's rescaling of filters whose root mean square exceeds 0.1.
 """
 
 from ml_collections import ConfigDict

@@ -1,1 +1,1 @@
-"""Questions, one in each file: `cnn_jax sweep NAME` answers one with runs of the ordinary loop."""
+"""Questions, one in each file: `cnn_jax sweep NAME` answers one with ordinary training runs."""

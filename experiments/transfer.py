@@ -18,7 +18,7 @@ CLASSES = {
     "digits": tuple("0123456789"),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
-# Of whole data sets, so that source and target see images alike.
+# Of the whole data sets, so that source and target normalize images in the same way.
 STATISTICS = {
     "digits": {"data.mean": (0.306,), "data.std": (0.376,)},
     "cifar10": {
@@ -31,7 +31,7 @@ STATISTICS = {
 
 def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     if dataset not in CLASSES:
-        raise ValueError(f"this question is asked of {' and '.join(CLASSES)}, not of {dataset!r}")
+        raise ValueError(f"this question is for {' and '.join(CLASSES)}, not for {dataset!r}")
     names = CLASSES[dataset]
     common = {"model.width": 1.0 if full else 0.5, "batch_size": 32, "optim.learning_rate": 0.02}
     common |= STATISTICS[dataset] | ({"data.image_size": (8, 8)} if dataset == "digits" else {})

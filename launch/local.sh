@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Trains with several processes of this machine, which share its GPUs or its CPUs:
+# Trains with several processes on this machine, which share its GPUs or its CPUs:
 #
 #   PROCESSES=2 launch/local.sh --config=configs/lenet5.py --workdir=runs/two
 #   DRY_RUN=1 PROCESSES=2 launch/local.sh --config=configs/lenet5.py    # prints the commands
 #   DRY_RUN=1 TOPOLOGY=a100x2 launch/local.sh ...                       # compiles for two GPUs first; see preflight.sh
 #
 # One process uses all devices of a machine: start several to try what a cluster will do. With GPUS_PER_PROCESS=1 each
-# process sees GPUs of its own. PORT (4321) is that of process 0.
+# process sees its own GPU. PORT (4321) is the port of process 0.
 #
 # SIGTERM and Ctrl-C go to all processes, which save. If one fails, jax's runtime ends the others within GRACE (120) seconds;
-# those that are left then are killed. The first exit code that is not 0 is that of this script.
+# any that are left then are killed. The script exits with the first exit code that is not 0.
 
 set -euo pipefail
 
 processes=${PROCESSES:-2}
 gpus=${GPUS_PER_PROCESS:-0}
 if [[ ! $processes =~ ^[1-9][0-9]*$ || ! $gpus =~ ^[0-9]+$ ]]; then
-  echo "PROCESSES is '$processes' and GPUS_PER_PROCESS is '$gpus', but they must be numbers, the first of at least 1" >&2
+  echo "PROCESSES is '$processes' and GPUS_PER_PROCESS is '$gpus', but they must be numbers, and PROCESSES at least 1" >&2
   exit 2
 fi
 if [[ ${DRY_RUN:-} && ${TOPOLOGY:-} ]]; then
   "$(dirname "$0")/preflight.sh" "$@"
 fi
-set -m # processes in groups of their own: Ctrl-C reaches them through this script only, as one signal
+set -m # separate process groups: Ctrl-C reaches the processes only through this script, as one signal
 
 running=()
 for ((process = 0; process < processes; process++)); do
@@ -60,7 +60,7 @@ while ((${#running[@]})); do
     fi
   done
   running=(${left[@]+"${left[@]}"})
-  if ((code && ${#running[@]} && SECONDS - failed > ${GRACE:-120})); then # SECONDS is whole: never a part of one short
+  if ((code && ${#running[@]} && SECONDS - failed > ${GRACE:-120})); then # SECONDS counts whole seconds: > never ends early
     pass_on KILL
   fi
   sleep 0.2

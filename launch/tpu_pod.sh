@@ -6,12 +6,12 @@
 #
 # With DRY_RUN=1 and TOPOLOGY, that of the slice (v5e:4x4, v4:2x2x4), training is compiled for it first; see preflight.sh.
 #
-# Before: the same clone at DIRECTORY (cnn_jax, below the home folder) of every host, and there
+# First, put the same clone at DIRECTORY (cnn_jax, below the home folder) of every host, and run there
 # `pip install -e '.[tpu]'`, by the same `gcloud compute tpus tpu-vm ssh ... --worker=all`. The processes find each other
 # by the pod's metadata. --workdir is a folder that all hosts see, such as Filestore, or one in a bucket (gs://).
 #
-# gcloud's exit code is that of a host: 75 asks for the same command again, which resumes from the latest checkpoint. A
-# preempted pod has to be created anew before.
+# gcloud's exit code is that of a host. After 75, run the same command again: it resumes from the latest checkpoint. A
+# preempted pod must be created again first.
 
 set -euo pipefail
 
@@ -19,7 +19,7 @@ if [[ ${DRY_RUN:-} && ${TOPOLOGY:-} ]]; then
   "$(dirname "$0")/preflight.sh" "$@"
 fi
 
-arguments=$(printf '%q ' "$@") # quoted once more, for the hosts' shells
+arguments=$(printf '%q ' "$@") # quoted again, for the hosts' shells
 remote="cd $(printf '%q' "${DIRECTORY:-cnn_jax}") && exec python3 -u -m cnn_jax.main $arguments"
 command=(gcloud compute tpus tpu-vm ssh "${TPU:?set it to the name of the TPU}" "--zone=${ZONE:?set it to the zone of the TPU}"
   --worker=all "--command=$remote")

@@ -26,7 +26,7 @@ class LayerRow:
     output_shape: tuple[int, ...]  # without batch
     parameters: int
     macs: int  # multiply-accumulates for one example: convolutions and linear layers only (FLOPs = 2 x MACs)
-    biases: int = 0  # the parameters of convolutions and linear layers
+    biases: int = 0  # the biases of convolutions and linear layers
     statistics: int = 0  # running averages of BatchNorm
     kept: int = 0  # elements of the input that the gradient needs, if no layer before has the same input
     receptive_field: tuple[int, ...] | None = None  # pixels along each spatial axis of the image

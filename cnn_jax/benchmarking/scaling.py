@@ -54,7 +54,7 @@ def scaling(config: Any, counts: Sequence[int], *, seconds: float, progress: Con
       config: its batch size is that of all devices together. counts: numbers of devices. seconds: of one segment.
 
     Raises:
-      UserError: see `batch_sizes` and `measure.benchmark`; there are fewer devices.
+      UserError: see `batch_sizes` and `measure.benchmark`; or there are fewer devices than `counts` asks for.
     """
     batches = batch_sizes(config.batch_size, counts)
     workers: list[_Worker] = []

@@ -278,6 +278,6 @@ def _googlenet_features(nn: Any, fields: dict[str, Any], channels: int) -> Any:
             self.auxiliary_is_known = True
             return (x, tuple(others)) if self.auxiliary and self.training else x
 
-        auxiliary_is_known = False  # sets the sizes of their lazy linear layers
+        auxiliary_is_known = False  # whether their first linear layers have their sizes
 
     return Features()

@@ -1,1 +1,1 @@
-"""Faces: do two pictures show the same person, and who of those known is it? By the features of a trained network."""
+"""Faces: do two pictures show the same person, and which known person? By the features of a trained network."""

@@ -1,4 +1,4 @@
-"""What `verify` and `identify` share: their flags, features of pictures, and how a mistake ends them."""
+"""What `verify` and `identify` share: their flags, features of pictures, and the handling of mistakes."""
 
 import argparse
 import json
@@ -40,13 +40,13 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-Found = tuple[dict[str, Any], str, int]  # what was found, the text that says it, and the exit code
+Found = tuple[dict[str, Any], str, int]  # results, a text that describes them, and the exit code
 
 
 def call(parser: Parser, run: Callable[[argparse.Namespace], Found], argv: Sequence[str] | None) -> int:
-    """Runs a command, prints what it found and returns its exit code; a mistake is one message, with 2.
+    """Runs a command, prints its results and returns its exit code; a user's mistake gives one message and 2.
 
-    A picture that cannot be written ends it with 74, as the commands of cnn_jax.
+    If a picture cannot be written, the exit code is 74, as in the commands of cnn_jax.
     """
     try:
         given = parser.parse_intermixed_args(argv)
@@ -87,7 +87,7 @@ def persons(given: argparse.Namespace, word: str) -> Features:
     """Returns the features of FOLDER/PERSON/..., or of an .npz file, which needs no network; each with a label.
 
     Raises:
-      ValueError: it is neither, or pictures lie in no person's folder.
+      ValueError: it is neither, or pictures are outside of persons' folders.
     """
     path = Path(word).expanduser()
     if path.suffix == ".npz":

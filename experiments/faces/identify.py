@@ -1,4 +1,4 @@
-"""Identification: which of K known persons does a picture show, or none of them? By the nearest features.
+"""Identification: which of K known persons does a picture show, if any? Answered by the nearest features.
 
     python -m experiments.faces.identify query.png gallery --checkpoint=runs/faces --threshold=0.2
     python -m experiments.faces.identify faces --checkpoint=runs/faces --gallery=1 --plot=cmc.png
@@ -7,7 +7,7 @@
 The first looks for pictures (files, folders, patterns) among those in GALLERY/PERSON/..., the last word: the nearest
 picture names the person, and nobody is named if even that one is beyond the threshold. The others measure, on
 FOLDER/PERSON/... or on features that `cnn_jax predict --features` wrote: the first pictures of each person are the
-gallery, all others are looked for.
+gallery, all others are queries.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from experiments.faces.command import Found, Parser, call, check, embed, persons
 def look_up(
     queries: Features, known: Features, gallery: str, kind: str, threshold: float | None
 ) -> tuple[dict[str, Any], str]:
-    """Names the persons on pictures by those that are known, called `gallery` in messages.
+    """Names the persons on pictures, among the known persons, which messages call `gallery`.
 
     Returns:
       What was found, and the text that says it.
@@ -78,7 +78,7 @@ def measure(
         "--gallery, or more pictures",
     )
     check(len(names) > 1, f"{word} has pictures of one person: at least two are needed")
-    seen = np.array([np.sum(labels[:i] == label) for i, label in enumerate(labels)])  # earlier ones of the same person
+    seen = np.array([np.sum(labels[:i] == label) for i, label in enumerate(labels)])  # earlier ones of that person
     gallery, queries = np.flatnonzero(seen < first), np.flatnonzero(seen >= first)
     between = metrics.distances(embedded.features[queries], embedded.features[gallery], kind)
     nearest = metrics.to_persons(between, labels[gallery], len(names))

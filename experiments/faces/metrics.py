@@ -72,7 +72,7 @@ class Roc:
 
     @property
     def equal(self) -> int:
-        """The index of the threshold with the smallest difference of the two rates, the strictest of equals."""
+        """The index of the threshold with the smallest difference of the two rates, the strictest of equal ones."""
         return int(np.argmin(np.abs(self.false_accepts - self.false_rejects)))
 
 
@@ -99,7 +99,8 @@ def to_persons(between: np.ndarray, gallery: np.ndarray, persons: int) -> np.nda
 
 
 def ranks(nearest: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the rank of the right person of each query, int [Q] from 1; of equally near ones the right one is last.
+    """Returns the rank of the right person of each query, int [Q] from 1; among equally near persons, the right one
+    counts as last.
 
     Args:
       nearest: distances to persons, [Q, K]. labels: the right person of each query, int [Q].
@@ -114,12 +115,12 @@ def cmc(found: np.ndarray, persons: int) -> np.ndarray:
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], groups: np.ndarray) -> float:
-    """Returns the standard error of a statistic over groups (Efron 1982, chapter 3): each is left out once.
+    """Returns the standard error of a statistic over groups by the jackknife (Efron 1982, chapter 3).
 
     Pairs of pictures of one person are not independent observations, so the groups are the persons.
 
     Args:
-      statistic: of the indices of the examples that are left, int [n]. groups: of each example, [N].
+      statistic: indices of the examples without one group, int [n] -> number. groups: the group of each example, [N].
     """
     groups = np.asarray(groups)
     values = np.array([statistic(np.flatnonzero(groups != group)) for group in np.unique(groups)])

@@ -1,15 +1,15 @@
-"""Verification: do two pictures show the same person? By the distance between their features.
+"""Verification: do two pictures show the same person? Answered by the distance between their features.
 
     python -m experiments.faces.verify a.png b.png --checkpoint=runs/faces --threshold=0.2
     python -m experiments.faces.verify a.png gallery --claim=ann --checkpoint=runs/faces --threshold=0.2
     python -m experiments.faces.verify faces --checkpoint=runs/faces --plot=roc.png
     python -m experiments.faces.verify faces.npz
 
-The first two decide: the same if the distance is at most the threshold; of a claimed person, that to the nearest of his
-or her pictures in GALLERY/PERSON/... or in an .npz file. The others measure, on the pairs of pictures in
-FOLDER/PERSON/... or of features that `cnn_jax predict --features` wrote: how often each threshold errs, and where it
-errs either way as often (EER), which is a threshold for the first. Persons should be others than those that the
-network learned.
+The first two decide: it is the same person if the distance is at most the threshold. For a claimed person, the distance
+is that to the nearest of the person's pictures in GALLERY/PERSON/... or in an .npz file. The others measure, on the
+pairs of pictures in FOLDER/PERSON/... or of features that `cnn_jax predict --features` wrote: how often each threshold
+errs, and the threshold at which both errors are equally frequent (EER), which suits the first two. Use persons that the
+network was not trained on.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from cnn_jax.pretrained.features import Features
 from experiments.faces import figures, metrics
 from experiments.faces.command import Found, Parser, call, check, embed, persons
 
-MOST = 10_000  # pictures, whose pairs fit into memory
+MOST = 10_000  # pictures, so that their pairs fit into memory
 
 
 def compare(embedded: Features, kind: str, threshold: float | None) -> tuple[dict[str, Any], str]:
@@ -64,7 +64,7 @@ def measure(embedded: Features, word: str, kind: str, plot: Path | None) -> tupl
     curve = metrics.roc(distance, same)
 
     def error(measure: str) -> float | None:
-        """Returns the standard error over persons, or None where leaving one out leaves no pairs of both kinds."""
+        """Returns the standard error over persons, or None if without one of them there are not pairs of both kinds."""
 
         def without(left: np.ndarray) -> float:
             pairs = metrics.pairs(between[np.ix_(left, left)], labels[left])

@@ -1,1 +1,1 @@
-"""The lectures, run: `python -m experiments.lectures` has their numbers, each file here one of their examples."""
+"""The lectures, recomputed: `python -m experiments.lectures` prints their numbers; each file is one example."""

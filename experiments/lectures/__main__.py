@@ -1,4 +1,4 @@
-"""Numbers of the lectures, computed anew: the slide's, ours, and whether they agree.
+"""The numbers of the lectures, recomputed: the slide's, ours, and whether they agree.
 
     python -m experiments.lectures
     python -m experiments.lectures --lecture=002 --format=html --output=lectures.html
@@ -38,7 +38,7 @@ def shown(value: object) -> str:
 
 
 def differing(fact: Fact, ours: Any) -> str:
-    """Returns in how many cells a map of the slide is another, or ""."""
+    """Returns in how many cells a map of the slide differs from ours, or ""."""
     if not isinstance(fact.slide, list) or not isinstance(fact.slide[0], list) or fact.slide == ours:
         return ""
     cells = [a != b for one, other in zip(fact.slide, ours, strict=True) for a, b in zip(one, other, strict=True)]
@@ -56,7 +56,7 @@ def lines(facts: Sequence[Fact]) -> list[tuple[str, ...]]:
 
 
 def as_text(table: Sequence[Sequence[str]]) -> str:
-    """Returns the table for a terminal; 100 columns where there is none. Why is in the line below what."""
+    """Returns the table for a terminal; 100 columns if there is none. Each number's explanation is below it."""
     styles = {"wrong on the slide": "yellow", "CONTRADICTION": "bold red", "agrees": "green"}
     drawn = Table(box=None, pad_edge=False)
     for heading in HEADINGS[:-1]:

@@ -2,8 +2,8 @@
 
     python -m experiments.lectures.backprop --plot=gradient.png
 
-The slide moves each weight up and down and looks at the error. That is the gradient, 2 evaluations for each weight;
-backpropagation has all of them for the price of a few. Both agree.
+The slide moves each weight up and down and looks at the error. That gives the gradient, with 2 evaluations for each
+weight; backpropagation gives all of it for the price of a few evaluations. Both agree.
 """
 
 import jax
@@ -27,7 +27,8 @@ def errors() -> dict[str, float]:
 def gradients(step: float = 1e-2) -> tuple[np.ndarray, np.ndarray]:
     """Returns (by moving each weight up and down by `step`, by backpropagation) of the toy's squared error on an X.
 
-    The features are the lecture's with a little noise: among equal answers, which the X has, the largest is not one.
+    The features are the lecture's with a little noise: the X gives equal answers, among which the largest is not
+    unique.
     """
     graph, state = nnx.split(cnn_jax.create("toy", features_from="lecture"))
     weights, restore = ravel_pytree(state)

@@ -1,4 +1,4 @@
-"""Edge filters by hand on the lecture's images, and one learned by gradient descent (lecture 001).
+"""Edge filters made by hand on the lecture's images, and one learned by gradient descent (lecture 001).
 
     python -m experiments.lectures.convolution --plot=edges.png
 
@@ -31,7 +31,7 @@ FILTERS = {
 
 
 def learn(steps: int = 2000, rate: float = 0.05) -> np.ndarray:
-    """Returns a 3x3 filter that gradient descent has found from random images and their maps under the vertical one."""
+    """Returns a 3x3 filter that gradient descent finds from random images and their maps under the vertical filter."""
     images = jax.random.normal(jax.random.key(0), (64, 6, 6, 1))
     wanted = jnp.asarray(FILTERS["vertical"], jnp.float32)[:, :, None, None]
 

@@ -3,7 +3,7 @@
     python -m experiments.lectures.dilation --plot=dilation.png
 
 With rates 1, 2, 4, 8, ... the receptive field doubles with each layer, with 9 weights each and no pixel lost. The
-picture is the gradient of one output by the image: what it sees.
+picture is the gradient of one output with respect to the image: what the output sees.
 """
 
 import jax

@@ -2,8 +2,8 @@
 
     python -m experiments.lectures.feedforward --plot=matrix.png
 
-36 pixels and 16 outputs have 576 weights where each output sees each pixel. Of these a 3x3 convolution leaves 144 that
-are not zero, and 9 that differ.
+36 pixels and 16 outputs have 576 weights if each output sees each pixel. In a 3x3 convolution, 144 of these are not
+zero, and only 9 of them differ.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What a first layer learns, compared with filters by hand (lecture 002).
+"""What a first layer learns, compared with filters made by hand (lecture 002).
 
     python -m experiments.lectures.filters --plot=filters.png
 

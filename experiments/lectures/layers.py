@@ -1,4 +1,4 @@
-"""Convolution and pooling of single arrays by the layers of the networks, and how the examples show them."""
+"""Convolution and pooling of single arrays by the layers of the networks, and functions that show the results."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def convolve(image: Any, *filters: Any, stride: int = 1, padding: int = 0, dilat
       image: [*spatial] or [*spatial, C]. filters: each [*kernel] or [*kernel, C], with the axes of the image.
 
     Returns:
-      [*spatial'] of one filter, [*spatial', number of filters] of several.
+      [*spatial'] for one filter, [*spatial', number of filters] for several.
 
     Raises:
       UserError: a filter is larger than its padded image.
@@ -87,7 +87,7 @@ def draw(maps: dict[str, Any], title: str, *, numbers: bool = True) -> Draw:
 
 
 def call(run: Callable[[], Draw], doc: str | None, argv: Sequence[str] | None = None) -> None:
-    """Runs an example, which prints and returns what it draws; --plot=FILE.png draws it."""
+    """Runs an example, which prints its results and returns what to draw; --plot=FILE.png draws it."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG file for the picture")
     given = parser.parse_args(argv)

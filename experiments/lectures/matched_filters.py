@@ -3,7 +3,7 @@
     python -m experiments.lectures.matched_filters --plot=curve.png
 
 y = w1*x1 + w2*x2 with (w1, w2) = (1, -1) is largest, among inputs of 0 and 1, at (1, 0). A filter in the form of a
-curve answers where the image has that curve.
+curve answers most strongly where the image has that curve.
 """
 
 import numpy as np

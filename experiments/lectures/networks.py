@@ -49,7 +49,7 @@ def macs(found: Sequence[LayerRow]) -> int:
 
 
 def outputs(found: Sequence[LayerRow], kinds: Sequence[str] = ("conv", "pool", "linear")) -> list[int]:
-    """Returns how many values each layer of these kinds puts out."""
+    """Returns how many values each layer of these kinds outputs."""
     return [row.outputs for row in found if row.kind in kinds]
 
 

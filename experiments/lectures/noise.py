@@ -1,9 +1,9 @@
-"""The X/O network learns: from X's and O's that are shifted, turned, thickened and noisy (lecture 002).
+"""The X/O network learns from X's and O's that are shifted, rotated, thickened and noisy (lecture 002).
 
     python -m experiments.lectures.noise --plot=noise.png
 
 Two networks see the same drawn pictures. One learns its features, the other keeps the lecture's three and learns the
-votes only. Both are tested on other pictures, with more and more noise: of 0.3 they have seen, of the rest not.
+votes only. Both are tested on other pictures, with more and more noise; in training they saw noise of 0.3 only.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ NOISE = (0.0, 0.3, 0.6, 0.9, 1.2, 2.0)  # largest change of a pixel, where black
 
 
 def train(folder: Path, *, kept: bool) -> None:
-    """Trains the toy by its recipe, from learned features or with the lecture's kept."""
+    """Trains the toy network by its recipe, with learned features or with the lecture's fixed ones."""
     config: Any = recipes.load("toy")
     if kept:
         config.model.features_from = "lecture"

@@ -1,9 +1,9 @@
-"""Why not a network of linear layers: its weights grow with the pixels (lectures 001 and 002).
+"""Why not a network of linear layers? Its weights grow with the pixels (lectures 001 and 002).
 
     python -m experiments.lectures.pixels --plot=pixels.png
 
-And how much can be thrown away: digits of which a part of the pixels is set to black, or which are made smaller, still
-named by the bundled LeNet-5.
+It also shows how much can be thrown away: the bundled LeNet-5 still recognizes digits with a part of the pixels set to
+black, or made smaller.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def mlp(pixels: int, hidden: int, classes: int) -> int:
 
 
 def accuracies(count: int = 500) -> dict[float, float]:
-    """Returns the accuracy of the bundled LeNet-5 on digits of which a share of the pixels is black."""
+    """Returns the accuracy of the bundled LeNet-5 on digits with a share of the pixels set to black."""
     lenet = cnn_jax.load("bundled:lenet5-digits")
     digits: Any = load_digits()
     images = np.asarray(digits.images[-count:] * (255 / 16), np.uint8)[..., None]
@@ -44,7 +44,7 @@ def run() -> layers.Draw:
     print(f"16x16 pixels, 100 hidden, 26 letters: {mlp(256, 100, 26):,} parameters (the slide: 28236)")
     for side, channels in ((28, 1), (256, 1), (256, 3)):
         print(f"{side}x{side}x{channels} pixels to 100 units: {side * side * channels * 100:,} weights")
-    print("a convolution of 6 filters 5x5 on grey images of any size: 156 parameters")
+    print("a convolution of 6 filters 5x5 on gray images of any size: 156 parameters")
     found = accuracies()
     print("\npixels thrown away   accuracy of the bundled LeNet-5")
     for share, accuracy in found.items():

@@ -3,7 +3,7 @@
     python -m experiments.lectures.pooling --plot=pooling.png
 
 A pool keeps the largest value of each window, or its mean. It has no parameters, and a small shift of the image changes
-little behind it.
+its output little.
 """
 
 from experiments.lectures import layers

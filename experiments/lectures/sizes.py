@@ -2,8 +2,8 @@
 
     python -m experiments.lectures.sizes --plot=padding.png
 
-An input of W pixels, a filter of F, padding P and stride S give (W - F + 2P) / S + 1 outputs. Where that is not a whole
-number the filter does not fit: the last step would reach over the end. Programs round down and leave pixels out.
+An input of W pixels, a filter of F, padding P and stride S give (W - F + 2P) / S + 1 outputs. If that is not a whole
+number, the filter does not fit: the last step would reach past the edge. Programs round down and leave pixels out.
 """
 
 from cnn_jax.core.errors import check
@@ -15,12 +15,12 @@ CROSS = ((1, 0, 1), (0, 1, 0), (1, 0, 1))
 
 
 def quotient(size: int, kernel: int, stride: int = 1, padding: int = 0) -> float:
-    """Returns (size - kernel + 2 * padding) / stride + 1, which need not be whole."""
+    """Returns (size - kernel + 2 * padding) / stride + 1, which may be a fraction."""
     return (size - kernel + 2 * padding) / stride + 1
 
 
 def output(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
-    """Returns the outputs along an axis; raises UserError where the filter does not fit exactly, with the rule."""
+    """Returns the number of outputs along an axis; raises UserError with the rule if the filter does not fit."""
     found = quotient(size, kernel, stride, padding)
     check(
         found >= 1 and found.is_integer(),

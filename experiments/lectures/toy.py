@@ -3,7 +3,7 @@
     python -m experiments.lectures.toy --plot=toy.png
 
 White is 1, black is -1. A feature's answer at a place is the mean of the products with the pixels there: 1 where all 9
-agree. How the network learns, and what it makes of noise, is in `noise.py`.
+agree. `noise.py` shows how the network learns, and how it handles noise.
 """
 
 import numpy as np
@@ -35,12 +35,12 @@ def relu(array: np.ndarray) -> np.ndarray:
 
 
 def pooled(array: np.ndarray) -> np.ndarray:
-    """Returns the largest answers of windows of 2x2; the last windows reach over the border: 7 -> 4."""
+    """Returns the largest answers of windows of 2x2; the last windows reach past the border: 7 -> 4."""
     return layers.pool(array, "max", 2, 2, ceil=True)
 
 
 def values(image: np.ndarray) -> np.ndarray:
-    """Returns what the convolution, ReLU and pool leave of an image: 3 maps of 4x4, [48]."""
+    """Returns the maps of an image after convolution, ReLU and pooling: 3 maps of 4x4, [48]."""
     return np.concatenate([pooled(relu(answers)).ravel() for answers in maps(image).values()])
 
 

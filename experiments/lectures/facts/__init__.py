@@ -1,6 +1,6 @@
-"""The numbers of the lectures: what a slide says, what is right by an independent count, and what our networks give.
+"""The numbers of the lectures: what a slide says, what an independent count gives, and what our networks give.
 
-`FACTS` is the table, `WORDS` what a slide says that has no number. `ours` is computed from the modules each time;
+`FACTS` is the table, `WORDS` the statements without a number. `ours` is computed from the modules each time;
 `right` is by hand, or the paper's.
 """
 

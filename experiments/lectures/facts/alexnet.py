@@ -63,7 +63,7 @@ def place(name: str) -> str:
 
 
 def difference(name: str, new: dict[str, Any] = ZFNET, old: dict[str, Any] = C) -> int:
-    """Returns how many weights more a layer of ZFNet has than that of AlexNet."""
+    """Returns how many more weights a layer of ZFNet has than that of AlexNet."""
     return weights([layer(place(name), "zfnet", **new)]) - weights([layer(place(name), "alexnet", **old)])
 
 

@@ -27,7 +27,7 @@ def resnet(blocks: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def field(steps: Sequence[tuple[int, int]]) -> int:
-    """Returns the receptive field behind layers of (kernel, stride): each adds kernel - 1 jumps of those before it."""
+    """Returns the receptive field after layers of (kernel, stride): each adds kernel - 1 jumps of those before it."""
     seen, jump = 1, 1
     for kernel, stride in steps:
         seen, jump = seen + (kernel - 1) * jump, jump * stride
@@ -35,7 +35,7 @@ def field(steps: Sequence[tuple[int, int]]) -> int:
 
 
 def seen(name: str, **fields: Any) -> int:
-    """Returns the receptive field of the last convolution, read off the network's program."""
+    """Returns the receptive field of the last convolution, from the network's jaxpr."""
     found = total(name, **fields).receptive_field
     assert found is not None
     return found[0]

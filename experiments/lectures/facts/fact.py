@@ -15,8 +15,8 @@ Value = Any  # int, float, or a list of rows
 class Fact:
     """One number, or one map.
 
-    lectures: by the first three digits of their files, such as "000/004". slide: as it is there, or a map; None
-    where it has none. right: the independent value, by hand or the paper's. ours: computes it from the modules.
+    lectures: the first three digits of their files, such as "000/004". slide: the number as printed, or a map; None if
+    there is none. right: the independent value, by hand or the paper's. ours: computes it from the modules.
     """
 
     lectures: str

@@ -1,4 +1,4 @@
-"""What the slides say that has no number, and the verdict."""
+"""The slides' statements without a number, and whether they are right."""
 
 WRONG, DAMAGED = "wrong on the slide", "unreadable"
 
