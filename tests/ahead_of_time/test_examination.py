@@ -53,7 +53,7 @@ def test_speed_is_that_of_the_cycles():
     assert examination("v6e:4x4").speed is None  # no clock
 
 
-def test_one_screen_says_what_was_found():
+def test_one_screen_shows_the_results():
     said = text(examination())
     for part in (
         *("16 x TPU v5e, 4 machines of 4", "batches of 4,096 = 256 a device, bfloat16, mesh replicated"),
@@ -66,7 +66,7 @@ def test_one_screen_says_what_was_found():
     assert len(said.splitlines()) < 24 and "NOT donated" not in said and "twice" not in said
 
 
-def test_what_is_wrong_is_said():
+def test_problems_are_reported():
     assert "of which 90 MB are NOT donated" not in text(examination())
     assert "90 MB are NOT donated" in text(examination(account=replace(ACCOUNT, donated=10**7)))
     assert "XLA computes a part twice to fit" in text(examination(account=replace(ACCOUNT, flops=9e12)))

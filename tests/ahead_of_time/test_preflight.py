@@ -149,7 +149,7 @@ def test_the_step_of_a_tpu_has_no_kernels_of_cpus(small_config):
 
 @needs_tpu
 @pytest.mark.slow
-def test_a_program_that_does_not_fit_is_said(call, cache):
+def test_a_program_that_does_not_fit_is_reported(call, cache):
     """65,536 images of 512 x 512 for one chip: 17 GB by themselves."""
     arguments = ("--config=lenet5:synthetic", "--for=v5e:1x1", "--config.data.image_size=(512,512)")
     sizes = ("--config.data.num_images=(65536,16,16)", "--config.data.placement=stream", "--config.batch_size=65536")

@@ -93,7 +93,7 @@ def test_views_have_the_shape_that_a_protocol_asks_for(protocol):
     assert program.passes == 1 and program.images >= 2 * shape[0] * shape[1]
 
 
-def test_single_views_have_no_program_of_their_own(small_config):
+def test_single_views_have_no_separate_program(small_config):
     assert programs(small_config).protocol() is None
 
 

@@ -47,7 +47,7 @@ def test_a_target_says_how_many_chips_and_machines(text, count, hosts):
         ("", "must name a chip"),
     ],
 )
-def test_a_text_that_is_no_target_is_refused(text, message):
+def test_an_invalid_target_is_refused(text, message):
     with pytest.raises(UserError, match=message):
         targets.parse(text)
 

@@ -73,7 +73,7 @@ def test_a_member_is_the_layer_with_its_activation_and_a_run_is_a_call():
     np.testing.assert_allclose(found["head/classifier"], model(x), atol=1e-5)
 
 
-def test_a_change_reaches_what_comes_behind_it_and_ends_with_its_block():
+def test_a_change_affects_later_layers_and_ends_with_its_block():
     model = network("lenet5", **LENET)
     x = images((14, 14, 1))
     kernel, bias = (np.asarray(v[...]) for v in (model.head.classifier.kernel, model.head.classifier.bias))
@@ -89,7 +89,7 @@ def test_a_change_reaches_what_comes_behind_it_and_ends_with_its_block():
     np.testing.assert_array_equal(calls[0][2], changed)  # what listeners hear
 
 
-def test_a_layer_that_is_not_there_or_has_no_maps():
+def test_a_missing_layer_or_one_without_maps_is_an_error():
     shapes = introspection.output_shapes(network("lenet5", **LENET), (14, 14, 1))
     introspection.check_maps("conv2", shapes)
     with pytest.raises(

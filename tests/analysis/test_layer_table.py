@@ -55,7 +55,7 @@ def test_every_call_of_a_layer_is_a_row_with_the_numbers_counted_by_hand():
     assert [row.outputs for row in ROWS[:2]] == [280, 48]
 
 
-def test_the_form_that_a_platform_computes_in_does_not_change_the_macs(monkeypatch):
+def test_macs_do_not_depend_on_the_platform(monkeypatch):
     # Inside of `fast` convolutions are calls of a library, elsewhere XLA's.
     macs = {}
     monkeypatch.setattr(cpu, "target", lambda: "0123")
@@ -81,7 +81,7 @@ def test_nothing_is_computed_for_the_table(monkeypatch):
     assert len(created) == 1 and isinstance(created[0], jax.core.Tracer)
 
 
-def test_training_memory_is_what_one_counts_by_hand():
+def test_training_memory_equals_the_count_by_hand():
     rows = [
         LayerRow("conv", "conv", "", (4, 4, 2), 56, 0),
         LayerRow("norm", "norm", "", (4, 4, 2), 4, 0),

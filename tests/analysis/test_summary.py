@@ -83,7 +83,7 @@ def test_stages_are_sums_over_their_layers():
 # ---------------------------------------------------------------- networks side by side
 
 
-def test_networks_stand_side_by_side_with_their_ratios(command):
+def test_networks_are_side_by_side_with_their_ratios(command):
     text = command(
         LENET,
         "--config.model.dropout=0.1",
@@ -105,7 +105,7 @@ def test_networks_stand_side_by_side_with_their_ratios(command):
     assert rows["receptive field of the last convolution"] == ["14x14", "14x14", "", "14x14", ""]
 
 
-def test_stages_of_both_networks_stand_in_their_order():
+def test_stages_of_both_networks_keep_their_order():
     vgg, inception = (network(recipes.get_config(name, "imagenet2012")) for name in ("vgg16", "googlenet"))
     totals, parameters, macs = layer_sheets.comparison([vgg, inception])
     assert totals.headings == ("quantity", "vgg16 for imagenet2012", "googlenet for imagenet2012", "ratio")
@@ -213,7 +213,7 @@ def test_picture_that_cannot_be_written_is_a_storage_error(call):
     assert "error: --plot: '/nowhere/layers.png' cannot be written" in printed.err
 
 
-def test_auxiliary_heads_are_apart_from_the_main_network(command):
+def test_auxiliary_heads_are_listed_separately(command):
     text = command("--config=googlenet:imagenet2012")
     main, auxiliary = 6_998_552, 13_378_280 - 6_998_552
     assert re.search(rf"parameters of the main network +{main:,}\n", text)

@@ -378,7 +378,7 @@ def test_auxiliary_classifiers_of_the_twin_count_in_the_loss():
     assert float(loss) == pytest.approx(sum(weight * float(part.sum()) for weight, part in weighted), abs=1e-4)
 
 
-def test_evaluation_is_measured_beside_pytorch(small_config, console):
+def test_evaluation_is_compared_with_pytorch(small_config, console):
     torch = pytest.importorskip("torch")
     result = measure.benchmark(small_config, only=["evaluation"], against="torch", seconds=0.001, progress=console)
     torch.set_num_threads(1)
@@ -407,7 +407,7 @@ def test_a_network_or_field_without_a_twin_is_named(monkeypatch):
         torch_twins.network(config, (28, 28, 1))
 
 
-def test_another_number_of_parameters_is_noticed(small_config, monkeypatch):
+def test_a_different_number_of_parameters_is_an_error(small_config, monkeypatch):
     torch = pytest.importorskip("torch")
     run = build(small_config)
     monkeypatch.setattr(torch_twins, "network", lambda *_: torch.nn.Linear(2, 3))

@@ -13,7 +13,7 @@ def test_weak_and_strong_batches_meet_at_the_largest_number_of_devices():
 
 
 @pytest.mark.parametrize("counts", [[], [1], [2, 4], [1, 4, 2], [1, 2, 2]])
-def test_numbers_that_are_not_1_and_growing_are_refused(counts):
+def test_device_counts_must_start_at_1_and_grow(counts):
     with pytest.raises(UserError, match="must be 1 and larger numbers of devices"):
         scaling.batch_sizes(64, counts)
 

@@ -42,7 +42,7 @@ def test_two_devices_send_the_gradients_once():
 
 
 @pytest.mark.parametrize("devices", [2, 3, 4, 7])
-def test_a_ring_that_is_played_through_sends_the_bytes_and_messages_of_the_formula(devices):
+def test_a_simulated_ring_sends_the_bytes_of_the_formula(devices):
     random, size = np.random.default_rng(0), 84 * 5  # divisible by all
     held = [np.array_split(random.normal(size=size), devices) for _ in range(devices)]
     total = sum(np.concatenate(parts) for parts in held)
@@ -76,7 +76,7 @@ def test_the_backward_pass_hides_what_fits_into_it():
 
 
 @given(st.integers(1, 4096), st.floats(0, 1), st.floats(1e8, 1e12), st.integers(1, 1024))
-def test_what_holds_for_all_systems(devices, overlap, bandwidth, images):
+def test_properties_of_all_systems(devices, overlap, bandwidth, images):
     system = System(peak=1e13, utilization=0.5, bandwidth=bandwidth, overlap=overlap, images=images)
     step, more = predict(NETWORK, system, devices), predict(NETWORK, system, devices + 1)
     assert 0 < step.efficiency_unhidden <= step.efficiency <= 1 and more.all_reduce > step.all_reduce

@@ -117,7 +117,7 @@ def whole(tmp_path_factory):
     return folder
 
 
-def test_a_run_in_a_bucket_that_goes_through_a_lot_ends_with_the_numbers_of_one_in_a_folder(server, files, whole):
+def test_a_disturbed_run_in_a_bucket_equals_one_in_a_folder(server, files, whole):
     """It is killed, finds half an upload and a flipped byte, and its server stops for a while."""
     with started(1, *LONG, f"--workdir={URL}") as (process,):
         wait_until(process, lambda: latest(files) >= 40 and len(complete(files)) > 1)
@@ -193,7 +193,7 @@ def wait_for_part(process, part):
     raise AssertionError(said + process.stderr.read())
 
 
-def test_two_processes_without_a_common_disk_save_in_a_bucket_and_each_layout_restores_it_exactly(files, tmp_path):
+def test_two_processes_save_in_a_bucket_without_a_shared_disk(files, tmp_path):
     alone = States(build(several_storage.get_config("replicated"))).create()
     with (
         bucket.opened("s3://bucket/one", hold=True) as here,
@@ -228,7 +228,7 @@ def test_two_processes_without_a_common_disk_save_in_a_bucket_and_each_layout_re
     assert names == {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
 
 
-def test_a_loss_that_is_not_finite_leaves_its_evidence_in_the_bucket(files, small_config, console):
+def test_the_report_of_a_nonfinite_loss_is_in_the_bucket(files, small_config, console):
     small_config.optim.learning_rate, small_config.model.activation = 1e20, "relu"
     with pytest.raises(UserError, match=f"are in {URL}/not_finite") as error:
         train.run(small_config, URL, Options(console=console))
@@ -357,7 +357,7 @@ def lease(path):
     return bucket._lease(bucket._Bucket(URL, path))
 
 
-def test_bucket_is_held_by_one_and_free_afterwards(files, tmp_path, monkeypatch):
+def test_bucket_is_locked_by_one_run_and_released(files, tmp_path, monkeypatch):
     monkeypatch.setenv("CNN_JAX_LEASE", "4")
     for _ in range(2):
         with lease(tmp_path):
@@ -367,7 +367,7 @@ def test_bucket_is_held_by_one_and_free_afterwards(files, tmp_path, monkeypatch)
         assert there(files) == set()
 
 
-def test_silent_holder_is_followed_and_stops(files, tmp_path, monkeypatch):
+def test_silent_holder_loses_the_lock_and_stops(files, tmp_path, monkeypatch):
     with pytest.MonkeyPatch.context() as silent:
         silent.setattr(bucket.threading.Thread, "start", lambda self: None)
         silent.setattr(bucket.threading.Thread, "join", lambda self: None)
@@ -382,7 +382,7 @@ def test_silent_holder_is_followed_and_stops(files, tmp_path, monkeypatch):
     assert there(files) == set()
 
 
-def test_of_many_that_start_at_once_one_holds_it(files, tmp_path, monkeypatch):
+def test_of_many_simultaneous_starts_one_gets_the_lock(files, tmp_path, monkeypatch):
     monkeypatch.setenv("CNN_JAX_LEASE", "8")
     with contextlib.ExitStack() as holding, ThreadPoolExecutor(8) as threads:
 

@@ -20,7 +20,7 @@ def shapes(state):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
-def test_what_is_restored_is_what_was_saved_with_the_order_of_long_lists(tmp_path):
+def test_restoring_gives_what_was_saved_in_the_same_order(tmp_path):
     with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(5, tree(7), error=0.5)
     restored = Checkpoints(tmp_path).restore(5, shapes(tree(0)))
@@ -71,7 +71,7 @@ def test_a_save_is_not_touched_by_steps_that_donate_its_arrays(tmp_path):
     ("which", "message"),
     [("3", "must be latest, best or one of the steps 1, 2"), ("newest", "must be latest, best or one of")],
 )
-def test_a_checkpoint_that_is_not_there_is_an_error_with_those_that_are(tmp_path, which, message):
+def test_a_missing_checkpoint_is_an_error_that_lists_the_others(tmp_path, which, message):
     with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, tree(1), error=0.5)
         saved.save(2, tree(2), error=0.6)
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, w
         assert checkpoints.restore(2, shapes(tree(0)))["step"] == 7
 
 
-def test_a_bit_that_orbax_does_not_notice_is_noticed(tmp_path):
+def test_a_flipped_bit_that_orbax_misses_is_noticed(tmp_path):
     """Why there is a manifest: if orbax complains one day, it can go."""
     state = {"x": jax.random.normal(jax.random.key(0), (100_000,))}
     with Saver(Checkpoints(tmp_path), keep=1) as saved:
@@ -154,7 +154,7 @@ def test_a_bit_that_orbax_does_not_notice_is_noticed(tmp_path):
     assert damaged.damage(1) is not None
 
 
-def test_where_no_checkpoint_is_whole_nothing_starts_from_scratch(tmp_path):
+def test_a_run_without_intact_checkpoints_does_not_start_anew(tmp_path):
     with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, tree(1), error=None)
     flip_a_bit(data_file(tmp_path / "checkpoints" / "1"))
@@ -163,7 +163,7 @@ def test_where_no_checkpoint_is_whole_nothing_starts_from_scratch(tmp_path):
             Checkpoints(tmp_path).latest(print, tidy=True)
 
 
-def test_what_a_process_that_died_left_half_written_does_not_count_and_goes(tmp_path):
+def test_half_written_checkpoints_are_removed(tmp_path):
     with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, tree(1), error=None)
     (tmp_path / "checkpoints" / "2.partial" / "state").mkdir(parents=True)
@@ -191,7 +191,7 @@ def test_a_save_that_fails_is_an_error_of_the_next_call_and_leaves_nothing(tmp_p
     assert Checkpoints(tmp_path).select("latest", pytest.fail) == 2
 
 
-def test_a_save_whose_files_are_removed_under_it_is_done_again(tmp_path, monkeypatch):
+def test_a_save_whose_files_are_removed_is_repeated(tmp_path, monkeypatch):
     said = []
     with Checkpoints(tmp_path) as checkpoints, Saver(checkpoints, keep=2, report=said.append) as saver:
         start = saver._start

@@ -33,7 +33,7 @@ def parsed(*arguments):
         (("--config.model.residual=False", "--config=x.py"), ["model.residual=False"], []),
     ],
 )
-def test_overrides_are_told_from_words(arguments, overrides, words):
+def test_overrides_are_distinguished_from_words(arguments, overrides, words):
     flags, found = parsed(*arguments)
     assert (flags.overrides, found) == (overrides, words)
     assert flags.arguments == list(arguments)
@@ -208,7 +208,7 @@ def test_the_last_value_of_a_field_wins(last):
         ("optim.schedule.nam=x", "did you mean 'optim.schedule.name'"),
     ],
 )
-def test_a_field_that_is_not_there_has_a_near_match(override, message):
+def test_an_unknown_field_gets_the_near_match(override, message):
     with pytest.raises(UserError) as raised:
         Configuration.from_recipe("lenet5", [override])
     assert message in str(raised.value)
@@ -267,7 +267,7 @@ def raising(error):
     return run
 
 
-def test_an_import_that_was_interrupted_is_an_interrupt(capsys, monkeypatch):
+def test_an_interrupt_during_an_import_stays_an_interrupt(capsys, monkeypatch):
     monkeypatch.setattr(cli.atexit, "register", lambda *_: None)
     try:
         raise ImportError("numpy") from KeyboardInterrupt()
@@ -286,7 +286,7 @@ def test_an_import_that_was_interrupted_is_an_interrupt(capsys, monkeypatch):
         (">&-", 0, "standard output is closed: what is printed goes nowhere\n"),
     ],
 )
-def test_standard_output_that_takes_nothing(redirection, code, message):
+def test_standard_output_that_cannot_be_written(redirection, code, message):
     line = f"{sys.executable} -m cnn_jax.summary --config=lenet5 {redirection}"
     done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment())
     assert (done.returncode, done.stderr) == (code, message)
@@ -294,7 +294,7 @@ def test_standard_output_that_takes_nothing(redirection, code, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("platform", ["nonsense", "cuda"])
-def test_a_platform_that_is_not_there_is_one_message(platform):
+def test_a_missing_platform_is_one_message(platform):
     line = [sys.executable, "-m", "cnn_jax.main", "--config=lenet5", "--dry-run"]
     variables = environment() | {"JAX_PLATFORMS": platform}
     done = subprocess.run(line, capture_output=True, text=True, env=variables)

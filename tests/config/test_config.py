@@ -314,7 +314,7 @@ def test_an_augmentation_is_a_kind_and_its_numbers(name, parsed):
 
 
 @pytest.mark.parametrize("kind", FORMS)
-def test_the_example_of_every_augmentation_is_one_and_other_counts_of_numbers_are_none(kind):
+def test_examples_of_augmentations_are_valid_other_counts_not(kind):
     example = FORMS[kind].example
     assert parse(example)[0] == kind
     for wrong in (example + ":1", kind + ":", example + ":", kind if ":" in example else f"{kind}:1"):
@@ -325,7 +325,7 @@ def test_the_example_of_every_augmentation_is_one_and_other_counts_of_numbers_ar
 
 @pytest.mark.parametrize("kind", [kind for kind in FORMS if ":" in FORMS[kind].example])
 @pytest.mark.parametrize("text", ["0", "-1", "0.0", "x", "", " 1", "1e0", "nan", "inf", "+1", "٣", "1_0", "9" * 30])
-def test_what_is_no_number_above_zero_is_none_of_an_augmentation(kind, text):
+def test_augmentations_need_numbers_above_zero(kind, text):
     _, first, *others = FORMS[kind].example.split(":")
     if kind == "color_jitter" and text in ("0", "0.0"):
         assert parse(":".join([kind, text, *others]))[1][0] == 0  # no change of it

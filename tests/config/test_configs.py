@@ -215,7 +215,7 @@ def test_any_other_name_is_a_data_set_of_tfds_that_says_its_classes_and_parts(na
         get_config(name, "mnist:3")
 
 
-def test_a_mistyped_name_of_data_that_are_no_images_gets_the_near_match():
+def test_a_mistyped_name_of_other_data_gets_the_near_match():
     with pytest.raises(UserError, match=r"has none: name one .*; did you mean 'sequences'"):
         check_config(get_config("conv1d", "sequence"))
 

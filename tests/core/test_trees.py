@@ -102,7 +102,7 @@ def test_without_rules_every_multiplier_is_one():
     assert set(jax.tree.leaves(trees.multipliers(TREE, (), field="rule"))) == {1.0}
 
 
-def test_every_rule_must_match_even_behind_another():
+def test_every_rule_must_match_even_after_another():
     with pytest.raises(UserError, match=r"^rule: 'haed/"):
         trees.multipliers(TREE, ((".*", 1.0), ("haed/.*", 0.5)), field="rule")
 
@@ -120,7 +120,7 @@ NESTED = {"a": {"b": 1, "c": {0: 2, 1: 3}}, "d": 4}
 MASK = {"a": {"b": True, "c": {0: False, 1: True}}, "d": False}
 
 
-def test_a_tree_is_parted_and_put_together():
+def test_a_tree_is_split_and_merged():
     chosen, others = trees.partition(NESTED, MASK)
     assert chosen == {"a": {"b": 1, "c": {1: 3}}} and others == {"a": {"c": {0: 2}}, "d": 4}
     assert trees.merged(chosen, others) == NESTED

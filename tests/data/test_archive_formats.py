@@ -105,7 +105,7 @@ def test_tar_of_another_form_is_refused(call, monkeypatch, tmp_path, damage, mes
     assert {path for path in tmp_path.parent.rglob("*test_batch*")} == before  # nothing is unpacked
 
 
-def test_member_that_is_there_twice_is_refused(call, monkeypatch, tmp_path):
+def test_duplicate_member_is_refused(call, monkeypatch, tmp_path):
     members = cifar10_members(*examples("cifar10"))
     once = gzip.decompress(tar(members))
     end = once.index(bytes(1024), len(once) - 10240 * 2) if once.endswith(bytes(1024)) else len(once)

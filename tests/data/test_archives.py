@@ -152,7 +152,7 @@ def refused_late(call, name, tmp_path):
     return printed.err
 
 
-def test_another_file_than_the_published_one_is_refused(call, refused, monkeypatch, tmp_path):
+def test_a_file_that_differs_from_the_published_one_is_refused(call, refused, monkeypatch, tmp_path):
     files = mnist_files(*examples("mnist"))
     publish(monkeypatch, "mnist", files, tmp_path / "archives")
     path = tmp_path / "archives" / LABELS
@@ -167,7 +167,7 @@ def test_another_file_than_the_published_one_is_refused(call, refused, monkeypat
     assert "but must be the folder that holds" in one and "from http://127.0.0.1:1/t10k-labels" in one
 
 
-def test_one_archive_may_be_named_itself(call, monkeypatch, tmp_path):
+def test_a_single_archive_may_be_named(call, monkeypatch, tmp_path):
     files = files_of("cifar10", *examples("cifar10"))
     publish(monkeypatch, "cifar10", files, tmp_path / "archives")
     file = (tmp_path / "archives/cifar-10-binary.tar.gz").rename(tmp_path / "copy.tgz")
@@ -225,7 +225,7 @@ def test_archives_are_downloaded_once_and_used(call, monkeypatch, tmp_path):
     assert sorted(served) == sorted(f"/{file.name}" for file in archives.ARCHIVES["mnist"].files)
 
 
-def test_what_a_killed_process_left_does_not_count(call, monkeypatch, tmp_path):
+def test_leftovers_of_a_killed_process_do_not_count(call, monkeypatch, tmp_path):
     publish(monkeypatch, "mnist", mnist_files(*examples("mnist")), tmp_path / "archives")
     words = ("prepare_data", "mnist", f"--dir={tmp_path}", f"--from={tmp_path / 'archives'}")
     left = tmp_path / "mnist/incomplete/3.0.1"

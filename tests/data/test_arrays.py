@@ -89,7 +89,7 @@ def npy(array):
         (npy(np.array([0.0, 1e300])), "values that are not finite"),
     ],
 )
-def test_what_is_no_sequence_is_an_error_that_names_the_file(tmp_path, content, message):
+def test_an_invalid_sequence_is_an_error_that_names_the_file(tmp_path, content, message):
     (tmp_path / "bad.npy").write_bytes(content)
     with pytest.raises(UnreadableError, match=f"bad.npy: .*{message}"):
         sequence = StoredArray(tmp_path / "bad.npy", 1, SEQUENCES)

@@ -44,7 +44,7 @@ sizes = st.tuples(st.integers(1, 33), st.integers(1, 33))
 
 
 @given(sides, sides, st.sampled_from([1, 3]), sizes, st.integers(0, 20), st.integers(0, 1000))
-def test_every_crop_has_the_size_that_was_asked_for(height, width, channels, size, extra, position):
+def test_every_crop_has_the_requested_size(height, width, channels, size, extra, position):
     image = noise(height, width, channels)
     random = np.random.default_rng(position)
     for result in (
@@ -60,7 +60,7 @@ def test_every_crop_has_the_size_that_was_asked_for(height, width, channels, siz
         assert result.min() >= image.min() and result.max() <= image.max()
 
 
-def test_resize_to_the_own_size_changes_nothing_and_a_ramp_stays_a_ramp():
+def test_resizing_keeps_a_ramp_and_the_same_size_changes_nothing():
     image = noise(9, 7, 3)
     np.testing.assert_array_equal(crops.resize(image, (9, 7)), image)
     left, top, right, bottom = box_of(crops.resize(ramp(200, 240), (50, 48)))
@@ -121,7 +121,7 @@ def test_random_crops_lie_anywhere():
         assert place.min() < 0.05 and place.max() > 0.95
 
 
-def test_where_no_box_fits_the_largest_centered_one_with_an_allowed_aspect_is_taken():
+def test_if_no_box_fits_the_largest_centered_one_is_used():
     # 8% of 3x240 are 58 pixels: a box of any allowed aspect is at least 6 high.
     result = crops.random_resized_crop(ramp(3, 240), (30, 30), np.random.default_rng(0))
     left, _, right, _ = box_of(result)

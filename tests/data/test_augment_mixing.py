@@ -132,7 +132,7 @@ def test_the_rectangles_of_cutmix_are_those_of_the_paper():
     assert stats.ks_2samp(*pixels).pvalue > 1e-3
 
 
-def test_the_pixels_beside_the_rectangle_are_the_images_own():
+def test_pixels_outside_of_the_rectangle_are_unchanged():
     images = noise(6, 9, 7, 3) // 2 * 2 + np.arange(6, dtype=np.uint8)[:, None, None, None] % 2  # odd next to even ones
     results, _ = mix(jax.random.key(1), images, np.arange(6, dtype=np.uint32), ("cutmix:1.0",))
     partner = np.roll(images, 1, axis=0)
@@ -152,7 +152,7 @@ def test_a_share_depends_on_the_key_and_the_position_only(name, position):
     np.testing.assert_array_equal(np.asarray(shares)[[2, 0, 1]], others)
 
 
-def test_keys_and_positions_have_shares_of_their_own():
+def test_keys_and_positions_have_different_shares():
     for name in ("mixup:0.5", "cutmix:1.0"):
         _, first = mixed(name, 500)
         _, other = mixed(name, 500, key=1)

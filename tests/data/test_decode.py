@@ -22,7 +22,7 @@ def png(path, picture, **options):
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK"])
-def test_every_mode_becomes_the_channels_that_are_asked_for(tmp_path, mode, channels):
+def test_every_mode_is_converted_to_the_requested_channels(tmp_path, mode, channels):
     picture = Image.fromarray(RAMP).convert(mode)
     name = "JPEG" if mode == "CMYK" else "PNG"
     picture.save(tmp_path / "a.jpg", name)
@@ -100,7 +100,7 @@ def animation(form):
         (animation("TIFF"), "it is several pages"),
     ],
 )
-def test_what_is_no_whole_picture_is_an_error_that_names_the_file(tmp_path, content, message):
+def test_a_damaged_picture_is_an_error_that_names_the_file(tmp_path, content, message):
     file = tmp_path / "a.jpg"
     file.write_bytes(content)
     with pytest.raises(UnreadableError, match=message) as raised:
@@ -108,7 +108,7 @@ def test_what_is_no_whole_picture_is_an_error_that_names_the_file(tmp_path, cont
     assert str(raised.value).startswith(f"{file}: ")
 
 
-def test_a_picture_of_a_hundred_megapixels_is_read_and_a_larger_one_refused_before_it_is_decoded(tmp_path, monkeypatch):
+def test_pictures_above_100_megapixels_are_not_decoded(tmp_path, monkeypatch):
     large = png(tmp_path / "large.png", Image.new("1", (10_000, 10_000)))
     assert decode(large, 1).shape == (10_000, 10_000, 1)
     monkeypatch.setattr(images, "MOST_PIXELS", 10**7)
@@ -116,7 +116,7 @@ def test_a_picture_of_a_hundred_megapixels_is_read_and_a_larger_one_refused_befo
         decode(large, 1)
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(UnreadableError, match="No such file"):
         decode(tmp_path / "a.jpg", 3)
 

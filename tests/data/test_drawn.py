@@ -122,7 +122,7 @@ def test_impossible_fields_are_errors_of_the_configuration(name, fields, message
         ("moving_digits", {"train": "90%"}, "add up to 100%"),
     ],
 )
-def test_what_cannot_be_drawn_is_an_error_that_names_the_field(name, fields, message):
+def test_impossible_drawings_are_errors_that_name_the_field(name, fields, message):
     with pytest.raises(UserError, match=message):
         load(name, **fields)
 
@@ -161,7 +161,7 @@ def test_larger_images_are_the_same_drawing():
 
 
 @pytest.mark.parametrize("degrees", [90.0, 180.0])
-def test_only_the_named_variation_is_there(degrees):
+def test_only_the_named_variation_is_applied(degrees):
     exact = [e["image"].astype(int) for e in load("xo", exact=True).parts["train"].read(range(40))]
     for field, value in dict(noise=0.2, thickness=1.0, scale=0.5, rotation=degrees, shift=1.0).items():
         images = [

@@ -49,7 +49,7 @@ def test_words_keep_their_order_and_count_once(photos):
     assert named(["p/top.jpeg", "p", "p/top.jpeg"]) == [FOLDER[-1], *FOLDER[:-1]]
 
 
-def test_patterns_find_files_and_folders_but_nothing_that_is_no_picture(photos):
+def test_patterns_find_only_pictures_and_folders(photos):
     assert [file for file, _ in named(["p/*"])] == ["p/ants/9.jpg", "p/ants/10.jpg", "p/bees/more/a.PNG", "p/top.jpeg"]
     assert [file for file, _ in named(["p/**/*.jpg"])] == ["p/ants/9.jpg", "p/ants/10.jpg"]
     assert [file for file, _ in named(["p/ants/[0-9].jpg"])] == ["p/ants/9.jpg"]

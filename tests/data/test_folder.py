@@ -58,7 +58,7 @@ def test_pictures_are_sorted_by_class_and_path_and_other_files_counted(tmp_path)
     assert found.labels.tolist() == [0, 0, 0, 1, 1]
 
 
-def test_parts_with_folders_of_their_own(tmp_path):
+def test_parts_with_separate_folders(tmp_path):
     pictures(tmp_path / "train", {"ants": 6, "bees": 4})
     pictures(tmp_path / "val", {"bees": 2})  # a part need not have every class
     found, _, others = folder.list_parts(make_config(tmp_path), PARTS)
@@ -96,7 +96,7 @@ def test_parts_as_shares_of_one_folder_are_disjoint_complete_and_mixed(tmp_path)
         (dict(train="50%", validation="20%", test="20%"), "50%, 20%, 20%: they must add up to 100%"),
     ],
 )
-def test_parts_that_are_none_are_one_message(tmp_path, fields, message):
+def test_impossible_parts_are_one_message(tmp_path, fields, message):
     pictures(tmp_path / "train", {"a": 5, "b": 5})
     pictures(tmp_path / "val", {"a": 1})
     with pytest.raises(UserError, match=message):
@@ -164,7 +164,7 @@ def test_parts_are_taken_by_their_names(tmp_path, folders, chosen):
     assert all(f"{part}: {text}" in opened.description for part, text in zip(PARTS, chosen, strict=True))
 
 
-def test_folders_that_are_no_part_are_named(tmp_path):
+def test_folders_that_are_not_a_part_are_named(tmp_path):
     for name in ("train", "val", "extra"):
         pictures(tmp_path / name, {"a": 10, "b": 10})
     assert sources.open_dataset(make_config(tmp_path)).description.endswith("folders that are left out: extra")
@@ -213,7 +213,7 @@ def test_a_copy_of_the_data_is_the_same_data(tmp_path, cache):
         lambda a, b: (a.write_bytes(a.read_bytes()[::-1]), os.utime(a, ns=(0, 0))),
     ],
 )
-def test_other_data_of_the_same_numbers_are_other_data(tmp_path, cache, change):
+def test_different_data_of_equal_size_are_distinguished(tmp_path, cache, change):
     root = pictures(tmp_path / "one", {"a": 3, "b": 3})
     os.utime(root / "a" / "0.png", ns=(0, 0))
     before = digest(root)
@@ -221,7 +221,7 @@ def test_other_data_of_the_same_numbers_are_other_data(tmp_path, cache, change):
     assert digest(root) != before
 
 
-def test_of_very_large_data_names_and_sizes_are_compared(tmp_path, cache, monkeypatch):
+def test_very_large_data_are_compared_by_names_and_sizes(tmp_path, cache, monkeypatch):
     root = pictures(tmp_path / "one", {"a": 3, "b": 3})
     monkeypatch.setattr(folder, "MOST_READ", 100)
     before = digest(root)
@@ -288,14 +288,14 @@ def make_part(root, *, train, **fields):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_what_cannot_be_read_ends_training_with_the_name_of_the_file(tmp_path, workers):
+def test_an_unreadable_file_ends_training_and_is_named(tmp_path, workers):
     pictures(tmp_path, {"a": 16, "b": 16})
     damage(tmp_path, "a/3.png", "b/7.png", "b/8.png")
     with pytest.raises(UserError, match=r"[ab]/\d.png: it is no JPEG, PNG"):
         list(make_part(tmp_path, train=True, workers=workers).train_batches(0, 4, 8))
 
 
-def test_what_is_skipped_in_training_is_replaced_by_its_neighbor_and_counted_once(tmp_path):
+def test_a_file_skipped_in_training_is_replaced_and_counted_once(tmp_path):
     pictures(tmp_path, {"a": 16, "b": 16})
     whole = make_part(tmp_path, train=True)
     bad = whole.source.files[5]
@@ -313,7 +313,7 @@ def test_what_is_skipped_in_training_is_replaced_by_its_neighbor_and_counted_onc
         np.testing.assert_array_equal(new["label"], old["label"][taken])
 
 
-def test_what_is_skipped_in_an_evaluation_has_no_weight(tmp_path):
+def test_a_file_skipped_in_evaluation_has_no_weight(tmp_path):
     pictures(tmp_path, {"a": 16, "b": 16})
     part = make_part(tmp_path, train=False, on_error="skip")
     damage(tmp_path, part.source.files[0], part.source.files[6])
@@ -325,7 +325,7 @@ def test_what_is_skipped_in_an_evaluation_has_no_weight(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_on_a_folder_takes_its_classes_counts_what_it_skips_and_goes_on(tmp_path, console):
+def test_a_run_on_a_folder_takes_its_classes_and_resumes(tmp_path, console):
     root = pictures(tmp_path / "data", {"a": 16, "b": 16, "c": 16})
     damage(root, "a/3.png", "b/7.png", "c/1.png", "c/2.png")
     config = recipes.get_config("lenet5", "folder")
@@ -370,7 +370,7 @@ def make_clips(root, counts, frames=9):
 
 
 @pytest.mark.parametrize("frames", [9, 12])  # from 10 on, natural order is not alphabetical order
-def test_frames_that_follow_each_other_are_taken_by_position_and_the_middle_ones_in_an_evaluation(tmp_path, frames):
+def test_consecutive_frames_are_taken_by_position(tmp_path, frames):
     make_clips(tmp_path, {"a": 6, "b": 6}, frames)
     options = dict(image_size=(4, 8, 8), augment=())
     train, again = (make_part(tmp_path, train=True, workers=workers, **options) for workers in (1, 3))
@@ -431,7 +431,7 @@ def test_a_clip_that_is_too_short_uneven_or_damaged_is_an_error_or_skipped(tmp_p
         read()
 
 
-def test_values_of_sequences_are_standardised_by_their_own_mean_and_deviation(tmp_path):
+def test_sequences_are_standardized_by_their_statistics(tmp_path):
     random = np.random.default_rng(0)
     values = random.normal(1000, 50, (12, 20, 2))
     for i, sequence in enumerate(values):

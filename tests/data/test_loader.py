@@ -61,7 +61,7 @@ def test_every_epoch_is_a_permutation_of_all_examples(seed, size, epoch):
     assert sorted(indices) == list(range(size))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_epochs_and_seeds_have_different_orders():
     orders = {
         tuple(Order(seed, 30).indices(np.arange(epoch * 30, (epoch + 1) * 30)))
         for seed in range(4)
@@ -146,7 +146,7 @@ def test_the_number_of_threads_changes_nothing_even_with_random_crops():
     assert np.mean([np.array_equal(a, b) for a, b in zip(first, second, strict=True)]) < 0.2
 
 
-def test_resident_and_streamed_training_gives_the_same_parameters_to_the_bit():
+def test_resident_and_streamed_training_are_bit_identical():
     trained = []
     for placement in ("device", "stream"):
         data = splits.Splits(make_config(placement=placement, normalize="none", image_size=(16, 16)), seed=2)
@@ -248,7 +248,7 @@ class Damaged(dataset.ArraySource):
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize(("processes", "workers"), [(1, 5), (2, 1), (3, 2)])
-def test_what_takes_the_place_of_an_example_depends_on_neither_processes_nor_workers(train, processes, workers):
+def test_replacements_do_not_depend_on_processes_or_workers(train, processes, workers):
     source = Damaged(make_source(21).images, np.arange(21))
     fields = dict(placement="stream", source="folder", on_error="skip", train_crop="random_resized", image_size=(5, 5))
 
@@ -287,7 +287,7 @@ def test_no_more_batches_are_read_than_the_part_says():
 
 
 @pytest.mark.parametrize("error", [MemoryError("no memory"), OSError("gone")])
-def test_what_a_source_raises_ends_the_batches_and_their_threads(error):
+def test_an_error_in_a_source_ends_the_batches_and_threads(error):
     class Failing(dataset.ArraySource):
         def read(self, indices):
             if any(self.labels[i] == 13 for i in indices):
@@ -369,7 +369,7 @@ def test_pixel_normalization_takes_the_mean_image():
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
-def test_given_statistics_are_taken_as_they_are(placement):
+def test_given_statistics_are_used_unchanged(placement):
     data = splits.Splits(make_config(mean=(0.25,), std=(0.5,), placement=placement), seed=0)
     assert {name: value.tolist() for name, value in data.normalization.items()} == dict(mean=[0.25], std=[0.5])
     data = splits.Splits(make_config(normalize="none", placement=placement), seed=0)

@@ -108,7 +108,7 @@ def test_check_names_everything_that_is_wrong_by_file(refused, data_dir):
 
 
 @pytest.mark.parametrize(("labels", "code"), [([12], 2), ([-1], 2), ([-1] * 9, 0)])
-def test_check_finds_labels_that_are_no_class_and_knows_splits_without_labels(call, data_dir, labels, code):
+def test_check_finds_invalid_labels_and_splits_without_labels(call, data_dir, labels, code):
     file = data_dir / "mnist/3.0.1/mnist-test.array_record-00000-of-00001"
     records = read_shard(file)
     png, _ = parse(records[0], "")
@@ -122,14 +122,14 @@ def test_check_finds_labels_that_are_no_class_and_knows_splits_without_labels(ca
         assert "the split 'test' has no labels: training cannot use it" in printed.out
 
 
-def test_check_lists_no_more_than_one_can_read(refused, data_dir):
+def test_check_lists_only_the_first_errors(refused, data_dir):
     file = data_dir / "mnist/3.0.1/mnist-train.array_record-00000-of-00001"
     rewrite_shard(file, [b"\xff"] * 30)
     lines = refused("prepare_data", "mnist", f"--dir={data_dir}", "--check").splitlines()
     assert len(lines) == 1 + prepare_data.MOST_LINES + 1 and lines[-1] == "  and 10 more"
 
 
-def test_the_test_part_of_the_real_mnist_is_whole():
+def test_the_test_part_of_the_real_mnist_is_complete():
     folder = Path(os.environ.get("TFDS_DATA_DIR", "")) / "mnist/3.0.1"
     if not folder.is_dir():
         pytest.skip("TFDS_DATA_DIR has no mnist")
@@ -225,7 +225,7 @@ def test_what_is_prepared_can_be_read(registered, tmp_path):
     assert [e["label"] for e in dataset.parts["test"].read(range(12))] == [i % 10 for i in range(12)]
 
 
-def test_an_error_of_tfds_is_one_message_and_leaves_nothing_that_counts(registered, tmp_path):
+def test_an_error_of_tfds_is_one_message_and_leaves_no_data_set(registered, tmp_path):
     registered.fails = True
     with pytest.raises(UserError, match="handmade could not be prepared: ConnectionError: no route to host"):
         prepare_data.prepare("handmade", tmp_path / "data", Console())
@@ -256,7 +256,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_folder_that_is_whole_is_described(call, photos):
+def test_complete_folder_is_described(call, photos):
     printed = call("prepare_data", "check", photos)
     lines = [line.split() for line in printed.out.splitlines()]
     assert "5 pictures" in printed.out and ["train", "ants", "2", "8x9", "9x9"] in lines

@@ -66,7 +66,7 @@ def test_a_wrong_number_of_classes_or_channels_is_an_error_with_both_numbers():
         sources.open_dataset(config)
 
 
-def test_digits_are_grey_in_three_channels_for_a_network_of_color_pictures(digits):
+def test_digits_are_gray_in_three_channels_for_color_networks(digits):
     config = get_config("digits").data
     config.channels = 3
     for part, source in sources.open_dataset(config).parts.items():
@@ -123,7 +123,7 @@ def test_synthetic_needs_three_sizes_above_zero():
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.data())
-def test_concatenated_parts_are_read_in_the_order_that_was_asked_for(first, second, data):
+def test_concatenated_parts_are_read_in_the_requested_order(first, second, data):
     images = np.arange(first + second, dtype=np.uint8).reshape(-1, 1, 1, 1)
     labels = np.arange(first + second) * 10
     joined = dataset.Concatenated(
@@ -156,7 +156,7 @@ def test_classes_are_chosen_by_name_and_counted_anew():
         np.testing.assert_array_equal(found_labels, np.where(labels[kept] == 7, 0, 1))
 
 
-def test_so_many_training_examples_of_each_class_are_drawn_by_the_seed():
+def test_the_seed_draws_the_training_examples_of_each_class():
     first, again, other = (everything(subset(seed, images_per_class=5).parts["train"]) for seed in (0, 0, 1))
     assert np.bincount(first[1]).tolist() == [5] * 10
     np.testing.assert_array_equal(first[0], again[0])
@@ -175,6 +175,6 @@ def test_so_many_training_examples_of_each_class_are_drawn_by_the_seed():
         (dict(images_per_class=500), r"is 500, but class '\d' has 1\d\d in the train part"),
     ],
 )
-def test_classes_and_examples_that_there_are_not_are_refused(fields, message):
+def test_missing_classes_and_examples_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
         subset(**fields)

@@ -72,7 +72,7 @@ def test_a_prepared_data_set_is_read_as_its_split_slices_say(mnist):
         np.testing.assert_array_equal(labels, [i % 10 for i in numbers])
 
 
-def test_a_prepared_data_set_is_read_in_the_order_that_was_asked_for(mnist):
+def test_a_prepared_data_set_is_read_in_the_requested_order(mnist):
     source = sources.open_dataset(mnist_config(mnist)).parts["validation"]
     indices = np.array([3, 9, 0, 3])  # NumPy's integers, as the pipeline has them
     assert [np.asarray(e["image"])[0, 0, 0] for e in source.read(indices)] == [43, 49, 40, 43]
@@ -92,7 +92,7 @@ def test_a_prepared_data_set_is_the_same_resident_and_streamed(mnist):
             np.testing.assert_array_equal(resident.resident[name][ours["index"]], theirs[name])
 
 
-def test_a_data_set_that_is_not_there_is_an_error_with_the_command_that_prepares_it(tmp_path):
+def test_a_missing_data_set_names_the_command_that_prepares_it(tmp_path):
     with pytest.raises(UserError) as error:
         sources.open_dataset(mnist_config(tmp_path / "my data"))
     message = str(error.value)
@@ -113,7 +113,7 @@ def test_a_data_set_that_is_not_there_is_an_error_with_the_command_that_prepares
         (dict(num_classes=12), r"num_classes is 12, but 'mnist' has 10"),
     ],
 )
-def test_what_a_prepared_data_set_does_not_have_is_an_error_that_names_the_field(mnist, fields, message):
+def test_fields_that_a_data_set_lacks_are_errors(mnist, fields, message):
     with pytest.raises(UserError, match=message):
         sources.open_dataset(mnist_config(mnist, **fields))
 
@@ -131,7 +131,7 @@ def test_parts_that_share_examples_are_refused(mnist, train, validation, shared)
         assert len(sources.open_dataset(config).parts["train"]) == 40
 
 
-def test_a_data_set_that_was_prepared_as_tfrecord_is_refused_with_the_command_that_converts_it(mnist, tmp_path):
+def test_tfrecord_is_refused_with_the_command_that_converts_it(mnist, tmp_path):
     data_dir = shutil.copytree(mnist, tmp_path / "data")
     edit(data_dir, "dataset_info.json", '"array_record"', '"tfrecord"')
     with pytest.raises(UserError, match=rf"prepared as 'tfrecord'(?s:.*)mnist --dir={data_dir} --from-tfrecord"):
@@ -202,7 +202,7 @@ def test_parts_that_config_names_are_kept_and_the_others_follow(tmp_path):
         sources.open_dataset(any_config("my_colors", data_dir, train="train"))
 
 
-def test_a_data_set_with_one_split_must_be_told_its_parts(tmp_path):
+def test_a_data_set_with_one_split_needs_its_parts_named(tmp_path):
     data_dir = colors(tmp_path, "my_colors", dict(train=20))
     with pytest.raises(UserError, match=r"config\.data\.test is ''.*has the splits train\. Name its part"):
         sources.open_dataset(any_config("my_colors", data_dir))
@@ -238,7 +238,7 @@ def test_a_data_set_of_another_number_of_channels_is_refused(tmp_path):
         ("mine", "mine2"),
     ],
 )
-def test_a_mistyped_name_gets_the_near_match_among_all_that_there_are(tmp_path, name, meant):
+def test_a_mistyped_name_gets_the_near_match_among_all_data_sets(tmp_path, name, meant):
     (tmp_path / "mine2").mkdir()
     with pytest.raises(UserError, match=rf"no data set is called '{name}'; did you mean '{meant}'\?"):
         sources.open_dataset(any_config(name, tmp_path))
@@ -260,7 +260,7 @@ def test_a_data_set_in_variants_is_tfds_default_unless_one_is_named(tmp_path):
     assert len(sources.open_dataset(any_config("imagenette/320px", tmp_path)).parts["test"]) == 5
 
 
-def test_a_name_that_is_none_is_refused_by_the_configuration():
+def test_an_unknown_name_is_refused_by_the_configuration():
     for name in ("", "../mnist", "a/b/c", "mnist/..", "mnist:3.0.1", "a b"):
         with pytest.raises(ValueError, match="NAME or NAME/VARIANT, not"):
             get_config(name)
@@ -301,7 +301,7 @@ def test_a_label_out_of_range_names_the_file_the_record_and_the_label(tmp_path):
         (lambda file: rewrite_shard(file, [b"record"] * 49), "has 49 records, but dataset_info.json .* says 50"),
     ],
 )
-def test_a_shard_that_is_missing_cut_off_or_another_is_named_before_anything_is_read(broken, damage, message):
+def test_a_missing_truncated_or_wrong_shard_is_named_first(broken, damage, message):
     damage(train_shard(broken))
     for on_error in ("raise", "skip"):  # a file is not a picture
         with pytest.raises(UserError, match=rf"{train_shard(broken)} {message}"):
@@ -318,7 +318,7 @@ def test_a_shard_that_is_missing_cut_off_or_another_is_named_before_anything_is_
     ],
     ids=["damaged", "no-example", "empty", "no-image"],
 )
-def test_a_record_that_cannot_be_read_is_named_or_skipped_and_its_neighbors_are_read(broken, record, message):
+def test_an_unreadable_record_is_named_or_skipped(broken, record, message):
     if record is None:
         flip_a_byte(train_shard(broken), read_shard(train_shard(broken))[5])
     else:

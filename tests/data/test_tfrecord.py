@@ -136,9 +136,7 @@ FILE = "mnist-train.tfrecord-00001-of-00002"
     ],
 )
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_file_that_is_missing_damaged_or_short_is_named_and_nothing_half_done_counts(
-    folder, tmp_path, damage, message, in_place
-):
+def test_a_missing_or_damaged_file_is_named_and_leaves_nothing(folder, tmp_path, damage, message, in_place):
     whole = (folder / FILE).read_bytes()
     damage(folder / FILE)
     to = folder if in_place else tmp_path / "to/mnist/3.0.1"
@@ -152,7 +150,7 @@ def test_a_file_that_is_missing_damaged_or_short_is_named_and_nothing_half_done_
     assert len(everything(to.parents[1])["test"]) == 7
 
 
-def test_a_second_start_goes_on_where_the_first_was_killed(original, folder, tmp_path):
+def test_a_second_start_resumes_where_the_first_was_killed(original, folder, tmp_path):
     to = tmp_path / "to/mnist/3.0.1"
     script = f"""
 import os
@@ -178,7 +176,7 @@ tfrecord.convert(prepared.read_info(folder), folder, Path({str(to)!r}), killed)
     assert not list(to.glob("*.incomplete"))
 
 
-def test_too_little_room_is_seen_before_anything_is_written(folder, tmp_path, monkeypatch):
+def test_too_little_space_is_noticed_before_writing(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(StorageError, match=r" has 1e-06 GB free, but 0\.000\d+ GB are needed: make room"):
         run(folder, tmp_path / "to/mnist/3.0.1")
@@ -190,7 +188,7 @@ def test_only_tfrecord_is_converted(original, tmp_path):
         run(original / "mnist/3.0.1", tmp_path / "to")
 
 
-def test_names_of_files_come_from_no_path_in_the_description(folder, tmp_path):
+def test_file_names_in_the_description_cannot_be_paths(folder, tmp_path):
     text = (folder / "dataset_info.json").read_text().replace('"name": "test"', '"name": "../../test"')
     (folder / "dataset_info.json").write_text(text)
     with pytest.raises(UserError):

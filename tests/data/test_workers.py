@@ -41,7 +41,7 @@ def test_results_come_in_the_order_of_the_items(count, ahead):
     assert list(read_ahead(slow_first, [], workers=count, ahead=ahead, timeout=60)) == []
 
 
-def test_no_more_is_read_than_what_was_taken_and_what_is_ahead():
+def test_reading_ahead_is_bounded():
     started = []
 
     def function(item):
@@ -61,7 +61,7 @@ def test_no_more_is_read_than_what_was_taken_and_what_is_ahead():
 @pytest.mark.parametrize(
     "error", [MemoryError("no memory"), ValueError("a defect"), SystemExit(3), TimeoutError("nfs")]
 )
-def test_what_a_worker_raises_takes_the_place_of_its_result(error):
+def test_an_error_in_a_worker_replaces_its_result(error):
     def function(item):
         if item >= 5:
             raise error

@@ -60,7 +60,7 @@ def test_long_names_of_classes_leave_room_for_the_matrix(tmp_path):
 NAMES = ["$5 and $6", "a $x^{2$", "\\frac{", "caf\udce9", "a\x07"]
 
 
-def test_names_of_classes_are_no_mathematics(tmp_path, capsys):
+def test_class_names_are_not_read_as_mathematics(tmp_path, capsys):
     images = [[np.zeros((4, 4, 3), np.uint8)]]
     plots.plot_confusion(np.eye(len(NAMES), dtype=int), NAMES, tmp_path / "confusion.png")
     for name in NAMES:
@@ -76,7 +76,7 @@ def test_powers_of_ten_are_still_set_as_such(tmp_path):
     assert any(label.get_text().startswith("$") for label in axis.get_yticklabels())
 
 
-def test_letters_that_no_font_has_are_one_line(tmp_path, capsys):
+def test_letters_that_no_font_has_give_one_line(tmp_path, capsys):
     plots.plot_confusion(np.eye(2, dtype=int), ["\U0001f9ff\U000e0021", "\u732b"], tmp_path / "confusion.png")
     err = capsys.readouterr().err
     assert "no font on this machine has" in err and err.count("\n") == 1

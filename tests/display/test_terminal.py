@@ -27,7 +27,7 @@ def test_a_gpu_that_is_not_used_gets_a_plain_warning(small_config, console, tmp_
     assert "pip install -e '.[cuda]'" in console.file.getvalue()
 
 
-def test_without_a_terminal_progress_is_a_line_now_and_then_with_the_time_left(console, monkeypatch):
+def test_without_a_terminal_progress_is_an_occasional_line(console, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(terminal.time, "perf_counter", lambda: now[0])
     line = terminal.ProgressLine(console, first_step=100, total_steps=300, steps_per_epoch=100)
@@ -45,7 +45,7 @@ def test_durations_read_like_a_clock():
     assert terminal.duration(3 * 3600 + 25 * 60 + 7.6) == "3:25:08"
 
 
-def test_a_saturating_activation_and_a_lack_of_memory_are_said(small_config, console, monkeypatch):
+def test_saturation_and_lack_of_memory_are_reported(small_config, console, monkeypatch):
     small_config.model.activation = "sigmoid"
     monkeypatch.setattr(header, "host_memory", lambda: 1000)
     run = build(small_config)

@@ -31,7 +31,7 @@ def test_a_bundled_network_on_a_data_set(call, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_has_the_same_numbers_through_both_doors(call, run, tmp_path):
+def test_a_run_and_its_data_set_by_name_give_the_same_numbers(call, run, tmp_path):
     plain = call("evaluate", str(run)).out
     own = call("evaluate", str(run), f"--json={tmp_path}/own.json", f"--output={tmp_path}/own").out
     assert own.startswith(plain) and "classes of the test part" in own

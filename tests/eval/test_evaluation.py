@@ -278,7 +278,7 @@ def test_flipping_averages_the_probabilities_of_an_image_and_its_mirror_image(pl
     assert np.abs(probabilities - shares()).max() > 0.01
 
 
-def test_what_cannot_be_read_is_left_out_of_the_metrics():
+def test_unreadable_examples_are_left_out_of_the_metrics():
     part, (probabilities, labels) = predicted("device")
     part.config.on_error = "skip"
     labels[[2, 5]] = -1
@@ -288,7 +288,7 @@ def test_what_cannot_be_read_is_left_out_of_the_metrics():
     assert metrics["error"] == pytest.approx(np.mean(probabilities[kept].argmax(1) != arrays()[1][kept]))
 
 
-def test_scores_that_are_no_numbers_are_no_hits():
+def test_nan_scores_are_not_hits():
     part, (probabilities, labels) = predicted("device")
     probabilities[:] = np.nan
     metrics = evaluation.measure(probabilities, labels, part, confusion=True)
@@ -301,7 +301,7 @@ class Unreadable(dataset.ArraySource):
 
 
 @pytest.mark.parametrize("protocol", ["single", "flip"])
-def test_a_part_of_which_nothing_can_be_read_is_an_error(protocol):
+def test_a_part_without_readable_examples_is_an_error(protocol):
     network, params, stats = toy()
     config = get_config("digits").data
     config.update(dict(placement="stream", workers=2, on_error="skip"))

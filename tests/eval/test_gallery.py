@@ -20,7 +20,7 @@ def test_an_image_has_the_size_that_the_network_sees():
     assert np.array_equal(image, split.resident["image"][7])
 
 
-def test_of_a_clip_the_frame_in_the_middle_is_shown():
+def test_the_middle_frame_of_a_clip_is_shown():
     split = part("c3d", num_images=(8, 8, 8))
     assert np.array_equal(picture(split, 3), split.resident["image"][3][8])
 

@@ -44,7 +44,7 @@ def test_accuracy_and_loss_by_hand():
     )
 
 
-def test_equal_probabilities_are_no_hit_of_every_class():
+def test_equal_probabilities_are_not_a_hit_for_every_class():
     assert metrics.accuracy(np.arange(4), np.full((4, 4), 0.25)) == 0.25
 
 
@@ -140,6 +140,6 @@ def test_temperature_is_bounded_where_all_or_none_are_right():
         ([0], [[0.5, 0.5], [0.5, 0.5]], r"shape \[1\]"),
     ],
 )
-def test_what_is_no_prediction_is_an_error(labels, probabilities, message):
+def test_an_invalid_prediction_is_an_error(labels, probabilities, message):
     with pytest.raises(UserError, match=message):
         metrics.accuracy(np.array(labels, int), np.array(probabilities))

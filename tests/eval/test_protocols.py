@@ -40,7 +40,7 @@ def photographs(**fields):
         ),
     ],
 )
-def test_a_protocol_says_what_it_sees_and_which_published_results_compare(fields, words, view):
+def test_a_protocol_names_its_views_and_comparable_results(fields, words, view):
     config = photographs(**fields)
     check_config(config)
     assert protocols.describe(flat(config.to_dict())) == words
@@ -59,7 +59,7 @@ def test_a_protocol_says_what_it_sees_and_which_published_results_compare(fields
         ({"eval.protocol": "dense", "eval.scales": (256.5,)}, "whole numbers"),
     ],
 )
-def test_what_does_not_fit_is_an_error_with_a_way_out(fields, message):
+def test_a_protocol_that_does_not_fit_is_an_error(fields, message):
     with pytest.raises(UserError, match=message):
         check_config(photographs(**fields))
 

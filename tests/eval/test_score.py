@@ -106,7 +106,7 @@ def test_every_protocol_sees_every_example_once(lenet, folder):
         assert np.abs(found.probabilities - single.probabilities).max() > 0.05
 
 
-def test_what_is_no_data_is_one_message(lenet, folder):
+def test_invalid_data_is_one_message(lenet, folder):
     with pytest.raises(UserError, match="there is no such folder"):
         score.configuration(lenet, "./nowhere")
     with pytest.raises(UserError, match="--data is empty"):

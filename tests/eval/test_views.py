@@ -59,7 +59,7 @@ def test_144_crops_are_6_views_of_3_squares(upright):
 
 
 @given(st.integers(20, 200), st.integers(20, 200), st.integers(32, 100))
-def test_a_dense_view_has_the_shorter_side_and_all_but_a_rest_of_the_longer_one(height, width, side):
+def test_a_dense_view_crops_the_longer_side_to_a_multiple(height, width, side):
     image = np.zeros((height, width, 3), np.uint8)
     _, h, w, _ = views.views(image, config_of(image_size=(32, 32)), "dense", side).shape
     assert min(h, w) == side
@@ -125,7 +125,7 @@ def test_every_example_comes_once_at_each_scale_in_batches_that_fit_the_devices(
     assert part.skipped == {i for i in (3, 17) if i < count}
 
 
-def test_a_line_of_pixels_is_no_picture_and_takes_no_memory():
+def test_a_line_of_pixels_is_refused_and_takes_no_memory():
     line = np.zeros((2000, 1, 3), np.uint8)
     assert crops.center_crop(line[:200], (224, 224), 256).shape == (224, 224, 3)
     with pytest.raises(UnreadableError, match=r"2000x1 pixels, and would have 512000x256 .* too long to be a picture"):

@@ -93,7 +93,7 @@ def test_only_the_owner_can_write_to_the_folder(compiler):
 
 @needs_library
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
-def test_a_folder_of_somebody_else_is_not_used(compiler, load, capsys, monkeypatch):
+def test_a_folder_of_another_user_is_not_used(compiler, load, capsys, monkeypatch):
     compiler()
     build.folder()
     monkeypatch.setattr(build.os, "getuid", lambda: 12345)
@@ -101,7 +101,7 @@ def test_a_folder_of_somebody_else_is_not_used(compiler, load, capsys, monkeypat
     assert found is None and "belongs to another user; XDG_CACHE_HOME names another place" in err
 
 
-def test_another_source_compiler_or_processor_is_another_library(compiler, tmp_path, monkeypatch):
+def test_the_library_depends_on_source_compiler_and_processor(compiler, tmp_path, monkeypatch):
     compiler()
     command = build.compiler()
     keys = [build.key_of(command), build.key_of([*command, "-g"])]
@@ -124,7 +124,7 @@ def test_without_a_compiler_one_line_says_how_to_get_one(load, capsys, monkeypat
     )
 
 
-def test_a_compiler_that_is_named_and_missing_is_said(load, capsys, monkeypatch):
+def test_a_named_compiler_that_is_missing_is_reported(load, capsys, monkeypatch):
     monkeypatch.setenv("CXX", "/nonexistent/c++")
     found, err = load(capsys)
     assert found is None and "CXX is '/nonexistent/c++', which is not a program" in err and err.count("\n") == 1
@@ -146,7 +146,7 @@ def test_the_environment_turns_the_kernels_off(monkeypatch):
 
 @needs_library
 @pytest.mark.slow
-def test_of_several_processes_that_start_at_once_one_builds(compiler):
+def test_only_one_of_several_processes_builds(compiler):
     log = compiler(seconds=2)
     line = [sys.executable, "-c", "from cnn_jax.kernels import build; print(build.target())"]
     processes = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]

@@ -142,7 +142,7 @@ def test_bfloat16_rounds_no_more_often_than_in_xlas_convolutions(x_shape, kernel
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_pass_through(value):
+def test_nonfinite_numbers_pass_through(value):
     x, kernel = noise(1, 6, 6, 3).at[0, 2, 2, 1].set(value), noise(3, 3, 3, 20, seed=1)
     options = ((1, 1), ((1, 1), (1, 1)))
     mine, theirs = (value_and_gradients(lambda *a, f=f: f(*a, *options), x, kernel) for f in (ours, xlas))

@@ -83,7 +83,7 @@ def test_the_first_maximum_in_row_major_order_receives_the_gradient():
     np.testing.assert_array_equal(gradients(jnp.full((1, 1, 1, 1), 7.0))[0][0, :, :, 0], [[0, 7, 0], [0, 0, 0]])
 
 
-def test_a_maximum_with_not_a_number_is_not_a_number():
+def test_a_maximum_over_nan_is_nan():
     x = jnp.asarray([1, np.nan, 3, 4, 5, np.nan, np.nan, 2, -np.inf, -np.inf]).reshape(1, 10, 1)
     y = ours(x, (2,), (2,), ((0, 0),))[0, :, 0]
     np.testing.assert_array_equal(np.isnan(y), [True, False, True, True, False])

@@ -56,7 +56,7 @@ def test_a_slide_agrees_is_rounded_cut_off_or_wrong(slide, ours, verdict):
     assert Fact("000", "", slide, ours, lambda: ours).verdict(ours) == verdict
 
 
-def test_a_number_of_ours_that_is_not_the_right_one_is_told(monkeypatch, capsys):
+def test_a_wrong_number_of_ours_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(companion, "FACTS", [Fact("000", "two", "2", 2, lambda: 3)])
     assert companion.main([]) == 1
     assert "CONTRADICTION" in capsys.readouterr().out

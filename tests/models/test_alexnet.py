@@ -195,7 +195,7 @@ def kinds(**fields):
     return [(row.name, row.detail.split()[0] if row.kind == "pool" else row.kind) for row in rows(**(SMALL | fields))]
 
 
-def test_the_normalization_stands_where_it_should():
+def test_the_normalization_is_in_the_right_place():
     convolutions = [(f"conv{i}/conv", "conv") for i in range(1, 6)]
 
     def order(**fields):

@@ -69,7 +69,7 @@ def test_the_defaults_keep_their_own_rules(name):
         ("alexnet", dict(initial_bias="1"), "initial_bias is '1', but must be a number"),
     ],
 )
-def test_a_value_of_another_type_is_one_sentence(name, fields, message):
+def test_a_value_of_another_type_gets_one_message(name, fields, message):
     with pytest.raises(UserError, match=re.escape(message)):
         nnx.eval_shape(lambda: models.create(name, **fields))
 
@@ -121,7 +121,7 @@ class Smaller(Small):
     maps: int = 2
 
 
-def test_a_family_of_ones_own_is_a_table_of_layers():
+def test_the_users_own_family_is_a_table_of_layers():
     model = Small(width=0.5, num_classes=3).build(InitKeys(jax.random.key(0)))
     assert model.order == ("conv1", "pool1", "conv2")
     assert model.conv2.conv.kernel.shape == (3, 3, 2, 4)

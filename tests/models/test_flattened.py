@@ -60,7 +60,7 @@ def test_two_sets_follow_one_another():
     assert not np.allclose(first, second)
 
 
-def test_the_activation_stands_after_a_set_and_not_within():
+def test_the_activation_comes_after_a_set_and_not_within():
     model = nnx.view(models.create("flattened", channels=(4,), input_shape=(6, 6, 3)), deterministic=True)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 6, 3)), jnp.float32)
     maps = np.maximum(np.asarray(model.conv1(x)), 0)

@@ -105,7 +105,7 @@ def test_the_activations_are_those_of_the_reference(fields, elements):
     assert 224 * 224 * 3 + sum(row.outputs for row in table(**fields).values() if row.kind != "norm") == elements
 
 
-def test_lrn_stands_behind_pool1_and_conv2_and_batchnorm_behind_every_convolution():
+def test_lrn_follows_pool1_and_conv2_batchnorm_all_convolutions():
     names = list(table())
     assert names[:8] == ["conv1/conv", "pool1", "norm1", "conv2_reduce/conv", "conv2/conv", "norm2", "pool2", names[7]]
     rows = table(norm="batch")
@@ -127,7 +127,7 @@ def test_the_naive_module_has_no_1x1_convolution_before_others():
     assert output(rows, "3a", BRANCHES[:3])[-1] + rows["inception_3a/pool"].output_shape[-1] == 416
 
 
-def test_torchvisions_modules_have_3x3_in_the_place_of_5x5():
+def test_torchvisions_modules_have_3x3_for_5x5():
     rows = table(norm="batch", variant="torchvision")
     for name, counts in TORCHVISION_BLOCKS.items():
         found = of_module(rows, name)
@@ -181,7 +181,7 @@ def test_the_auxiliary_classifiers_are_the_papers():
     assert (model.head.dropout.rate, model.auxiliary_4a.head.dropout.rate) == (0.4, 0.7)
 
 
-def test_in_training_the_scores_of_both_come_with_the_networks_and_in_evaluation_they_do_not():
+def test_auxiliary_scores_are_returned_only_in_training():
     model = filled(**SMALL, auxiliary=True, dropout=0.0, auxiliary_dropout=0.0)
     graphdef, state = nnx.split(nnx.view(model, deterministic=False))
     evaluation = nnx.split(nnx.view(model, deterministic=True))[0]
@@ -204,7 +204,7 @@ def test_in_training_the_scores_of_both_come_with_the_networks_and_in_evaluation
     assert np.abs(first - second).max() > 0.01 and np.abs(logits - second).max() > 0.01
 
 
-def test_a_compiled_evaluation_does_not_compute_them():
+def test_a_compiled_evaluation_skips_auxiliary_classifiers():
     programs = []
     for auxiliary in (False, True):
         model = nnx.eval_shape(lambda auxiliary=auxiliary: models.create("googlenet", **SMALL, auxiliary=auxiliary))
@@ -230,7 +230,7 @@ BATCH = {
 
 
 @pytest.mark.slow
-def test_the_training_loss_is_that_of_the_network_plus_the_weighted_ones_and_its_gradient_reaches_them():
+def test_the_training_loss_adds_the_weighted_auxiliary_losses():
     fields = SMALL | dict(auxiliary=True, dropout=0.0, auxiliary_dropout=0.0)
     smoothed = functools.partial(eval_steps.example_losses, label_smoothing=0.1)
     loss, params, stats = loss_of(filled(**fields), losses=smoothed)
@@ -264,7 +264,7 @@ def test_the_weight_of_the_auxiliary_losses_is_a_field():
     assert model.auxiliary_weight == 2.0
 
 
-def test_the_three_classifiers_have_dropout_keys_of_their_own(monkeypatch):
+def test_the_three_classifiers_have_separate_dropout_keys(monkeypatch):
     class Spy(nnx.Module):
         def __call__(self, x, *, rngs):
             return jax.random.key_data(rngs)
@@ -277,7 +277,7 @@ def test_the_three_classifiers_have_dropout_keys_of_their_own(monkeypatch):
     assert len({tuple(np.asarray(key)) for key in (first, second, third)}) == 3
 
 
-def test_without_them_the_scores_are_an_array_in_training_too():
+def test_without_auxiliary_classifiers_training_returns_an_array():
     model = nnx.eval_shape(lambda: models.create("googlenet", **SMALL))
     graphdef, state = nnx.split(nnx.view(model, deterministic=False))
     x = jax.ShapeDtypeStruct((1, 80, 80, 3), jnp.float32)

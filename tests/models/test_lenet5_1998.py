@@ -86,7 +86,7 @@ def test_the_initial_weights_have_the_limits_of_the_paper():
     assert np.abs(np.asarray(model.pool2.coefficient[...])).max() > 0.4
 
 
-def test_it_gives_the_distances_of_pytorch(model):
+def test_distances_equal_pytorch(model):
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
 
@@ -128,7 +128,7 @@ def test_the_codes_are_ten_different_bitmaps_of_one_and_minus_one():
     assert (one[1:11, 3] == 1).all()  # rows of 7 after one another: the stem of the 1 is a column
 
 
-def test_codes_are_no_parameters():
+def test_codes_are_not_parameters():
     assert jax.tree.leaves(nnx.state(lenet.RadialBasis(10))) == []
 
 

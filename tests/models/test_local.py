@@ -68,7 +68,7 @@ def test_every_position_has_its_own_weights():
     )
 
 
-def test_the_network_is_the_same_but_for_sharing():
+def test_the_network_is_the_same_except_for_sharing():
     rng = np.random.default_rng(1)
 
     def filled(sharing):  # numpy's random numbers: compiling initializers takes seconds

@@ -21,7 +21,7 @@ def test_the_first_layer_has_the_weights_of_the_lectures(image, weights):
     assert np.prod(abstract(input_shape=image).head.hidden[0].kernel.shape) == weights
 
 
-def test_the_layers_stand_in_the_order_of_the_sizes():
+def test_the_layers_are_in_the_order_of_the_sizes():
     shape = (4, 5, 2)
     create = lambda: models.create("mlp", input_shape=shape, hidden_sizes=(8, 6), num_classes=3)  # noqa: E731
     rows = [(row.name, row.output_shape, row.parameters, row.macs) for row in layer_table(create, shape)]

@@ -50,7 +50,7 @@ def test_the_maps_of_the_cifar_network_are_caffes():
     assert sum(row.parameters for row in rows.values()) == 966_986
 
 
-def test_dropout_stands_behind_the_pools_that_caffe_has_it_at():
+def test_dropout_follows_the_same_pools_as_in_caffe():
     for name, places in (("nin", ["dropout3"]), ("nin_cifar", ["dropout1", "dropout2"])):
         model = nnx.eval_shape(lambda name=name: models.create(name, dropout=0.25))
         assert [name for name in model.order if name.startswith("dropout")] == places
@@ -60,7 +60,7 @@ def test_dropout_stands_behind_the_pools_that_caffe_has_it_at():
             assert model.order[model.order.index(place) - 1] == place.replace("dropout", "pool")
 
 
-def test_dropout_acts_in_training_only_and_each_place_has_a_key_of_its_own(monkeypatch):
+def test_dropout_acts_in_training_only_with_separate_keys(monkeypatch):
     seen = []
     model = nnx.eval_shape(lambda: models.create("nin_cifar", **SMALL))
 

@@ -65,7 +65,7 @@ def test_a_stride_alone_changes_the_shape_too():
 
 
 @pytest.mark.slow
-def test_a_stage_of_many_blocks_is_compiled_as_one_and_computes_the_same(monkeypatch):
+def test_a_stage_compiled_as_one_block_computes_the_same(monkeypatch):
     def parts(unrolled):
         monkeypatch.setattr(resnet, "UNROLLED", unrolled)
         model = nnx.view(small(depth=20, shortcut="B"), **TRAIN)
@@ -107,14 +107,14 @@ def test_a_stage_of_many_blocks_is_compiled_as_one_and_computes_the_same(monkeyp
             np.testing.assert_allclose(value, dict(trees.named_leaves(plain))[name], rtol=1e-3, atol=1e-5)
 
 
-def test_repeated_blocks_start_from_keys_of_their_own_and_with_the_deviation_of_one(monkeypatch):
+def test_repeated_blocks_have_their_own_initial_values(monkeypatch):
     monkeypatch.setattr(resnet, "UNROLLED", 2)
     kernels = small(depth=20).conv4_x[1].block.conv1.kernel[...]
     assert kernels.shape == (2, 3, 3, 16, 16) and not np.allclose(kernels[0], kernels[1])
     np.testing.assert_allclose(np.std(kernels, axis=(1, 2, 3, 4)), (2 / (9 * 16)) ** 0.5, rtol=0.1)
 
 
-def test_repeated_blocks_are_rows_of_their_own_in_the_layer_table(monkeypatch):
+def test_repeated_blocks_have_their_own_rows_in_the_layer_table(monkeypatch):
     tables = []
     for unrolled in (2, 3):
         monkeypatch.setattr(resnet, "UNROLLED", unrolled)
@@ -169,7 +169,7 @@ def test_option_a_subsamples_and_pads_with_zero_channels():
     np.testing.assert_array_equal(y[..., 4:], 0)
 
 
-def test_option_a_is_the_identity_where_shapes_stay():
+def test_option_a_is_the_identity_if_shapes_agree():
     x = noise(2, 5, 5, 4)
     np.testing.assert_array_equal(filled("cifar_resnet", **SMALL, shortcut="A").conv2_x[0].shortcut(x), x)
 

@@ -151,7 +151,7 @@ def test_without_the_squeeze_the_input_itself_is_expanded():
     assert sum(row.parameters for row in found) == 96 * 64 * (1 + 9) + 2 * 64
 
 
-def test_the_last_convolution_starts_from_its_own_distribution_and_dropout_stands_before_it():
+def test_the_last_convolution_has_its_own_start_and_dropout():
     model = nnx.eval_shape(lambda: models.create("squeezenet1_1"))
     assert model.head.dropout.rate == 0.5
     kernel = jax.jit(lambda: models.create("squeezenet1_1", width=0.25).head.classifier.kernel[...])()

@@ -109,7 +109,7 @@ def test_the_hessian_of_a_tiny_network():
         ("googlenet", (2, 3, 96, 96), "which looks like NCHW"),
     ],
 )
-def test_an_input_of_another_layout_is_one_sentence(name, shape, message):
+def test_an_input_of_another_layout_gets_one_message(name, shape, message):
     fields = dict(auxiliary=True, input_shape=(96, 96, 3)) if name == "googlenet" else {}
     model = nnx.view(nnx.eval_shape(lambda: cnn_jax.create(name, **fields)), deterministic=True)
     graphdef, state = nnx.split(model)

@@ -76,7 +76,7 @@ def test_a_jitted_function_is_traced_again_inside_fast():
 
 @needs_kernels
 @pytest.mark.parametrize("where", ["gpu", "switched off", "without a library", "cpu"])
-def test_elsewhere_and_by_default_layers_have_xlas_operations(where, monkeypatch):
+def test_elsewhere_and_by_default_layers_use_xlas_operations(where, monkeypatch):
     if where == "gpu":
         monkeypatch.setattr(cpu.jax, "default_backend", lambda: "gpu")
     if where == "without a library":
@@ -105,7 +105,7 @@ def test_elsewhere_and_by_default_layers_have_xlas_operations(where, monkeypatch
         (noise(0, 4, 4, 3), {}),
     ],
 )
-def test_what_the_kernels_do_not_take_is_left_to_xla(x, options):
+def test_unsupported_inputs_are_left_to_xla(x, options):
     kernel = noise(1, 1, 3, 2).astype(x.dtype)
     with cpu.fast():
         ours = conv(x, kernel, **options)

@@ -71,7 +71,7 @@ def test_initial_values_are_those_of_jax_to_the_bit(name, shape):
     np.testing.assert_array_equal(values, STOCK[name](key, shape, jnp.float32))
 
 
-def test_other_keys_and_types_take_the_way_of_jax():
+def test_other_keys_and_types_use_jax():
     for key in (jax.random.key(0, impl="rbg"), jax.random.split(jax.random.key(0), 2)):
         assert host_random.key_words(key) is None
     rbg = jax.random.key(5, impl="rbg")

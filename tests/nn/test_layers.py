@@ -84,7 +84,7 @@ def test_a_convolution_is_the_sum_over_windows(case):
     np.testing.assert_allclose(y, expected, atol=1e-4)
 
 
-def test_one_number_stands_for_two_axes():
+def test_one_number_is_used_for_two_axes():
     one = nnx.eval_shape(lambda: Conv(4, 6, 3, 2, 1, dilation=2, groups=2, init="he_fan_in", rngs=keys()))
     pair = dict(dilation=(2, 2), groups=2, init="he_fan_in")
     two = nnx.eval_shape(lambda: Conv(4, 6, (3, 3), (2, 2), (1, 1), **pair, rngs=keys()))
@@ -142,7 +142,7 @@ def test_averages_count_the_padding():
     np.testing.assert_allclose(y[0, :, :, 0], [[4 / 9, 6 / 9], [6 / 9, 1]], rtol=1e-6)
 
 
-def test_ceil_adds_a_window_whose_average_counts_only_what_is_there():
+def test_ceil_averages_count_only_existing_values():
     x = np.arange(1.0, 7).reshape(1, 1, 6, 1) * np.ones((1, 6, 1, 1))
     y = Pool("average", 3, 2, ceil=True)(jnp.asarray(x))
     np.testing.assert_allclose(y[0, :, :, 0], [[2, 4, 5.5]] * 3, rtol=1e-6)
@@ -215,14 +215,14 @@ def test_pooling_with_ceil_gives_the_values_of_torch(size, kernel, stride, paddi
     np.testing.assert_array_equal(y, expected.permute(0, 2, 3, 1))
 
 
-def test_ceil_makes_a_window_of_what_is_left():
+def test_ceil_makes_a_window_of_the_remainder():
     x = jnp.arange(6.0).reshape(1, 1, 6, 1)
     assert Pool("max", (1, 3), (1, 2))(x).ravel().tolist() == [2, 4]
     assert Pool("max", (1, 3), (1, 2), ceil=True)(x).ravel().tolist() == [2, 4, 5]
     assert Pool("average", (1, 3), (1, 2), ceil=True)(x).ravel().tolist() == [1, 3, 4.5]  # of what is there
 
 
-def test_what_makes_maps_smaller_can_be_a_convolution():
+def test_a_pool_can_be_a_convolution():
     options = dict(init="glorot_uniform", rngs=keys())
     for kind in ("max", "average"):
         pool = pooling.make_pool(kind, 4, 3, 2, 1, ceil=True, **options)
@@ -345,7 +345,7 @@ def test_normalizations_by_name():
 
 
 @pytest.mark.parametrize("norm", layers.NORMS)
-def test_a_block_normalizes_before_the_activation_or_as_alexnet_after_it(norm):
+def test_a_block_normalizes_before_or_after_the_activation(norm):
     block = ConvBlock(2, 4, 3, 2, 1, groups=2, norm=norm, activation="elu", init="he_fan_in", rngs=keys())
     assert (block.conv.strides, block.conv.pads, block.conv.kernel.shape) == ((2, 2), (1, 1), (3, 3, 1, 4))
     block.conv.bias[...] = jnp.asarray([0.5, -0.5, 1, -1])
@@ -537,7 +537,7 @@ def test_the_activations_are_their_formulas():
         np.testing.assert_allclose(init.get_activation(name)(jnp.asarray(x)), expected, atol=1e-6)
 
 
-def test_a_width_scales_channels_to_the_nearest_number_but_not_to_none():
+def test_a_width_rounds_channels_to_at_least_one():
     assert [init.scaled(64, width) for width in (1, 0.5, 2, 0.13, 0.001)] == [64, 32, 128, 8, 1]
     for width in (0, -1):
         with pytest.raises(UserError, match=f"width is {width}"):
@@ -562,7 +562,7 @@ class Small(nnx.Module):
         return self.conv2(self.norm(self.pool(self.conv1(x))))
 
 
-def test_listening_collects_inputs_and_outputs_in_the_order_of_calls():
+def test_capture_collects_inputs_and_outputs_in_call_order():
     model, x = Small(), jnp.asarray(noise(2, 10, 12, 2))
     with hooks.capture() as calls:
         y = model.features(x)
@@ -574,7 +574,7 @@ def test_listening_collects_inputs_and_outputs_in_the_order_of_calls():
     assert [out.shape for _, _, out in calls] == [(2, 8, 10, 3), (2, 4, 5, 3), (2, 4, 5, 3), (2, 3, 3, 4)]
 
 
-def test_listening_ends_with_an_exception_too():
+def test_capture_ends_after_an_exception_too():
     pool, x = Pool("max", 2, 2), jnp.zeros((1, 2, 2, 1))
     with pytest.raises(RuntimeError), hooks.capture() as calls:
         raise RuntimeError
@@ -597,7 +597,7 @@ def test_an_image_that_is_too_small_names_the_layer():
         assert f"in layer '{layer}'" in str(error.value)
 
 
-def test_a_listener_inside_another_ends_alone():
+def test_a_nested_capture_ends_alone():
     pool, x = Pool("max", 2, 2), jnp.zeros((1, 2, 2, 1))
     with hooks.capture() as outer:
         with hooks.capture() as inner:

@@ -39,7 +39,7 @@ class Stack(Network):
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"), [(5, 1, 2), (5, 1, 0), (7, 1, 3), (7, 2, 3), (7, 2, 1), (11, 4, 0), (3, 1, 1)]
 )
-def test_stacked_3x3_convolutions_see_and_give_what_one_larger_kernel_does(kernel, stride, padding):
+def test_stacked_3x3_have_the_field_and_size_of_a_larger_kernel(kernel, stride, padding):
     rows = {}
     for plan in ("single", "stacked"):
         one = layer_table(lambda plan=plan: Stack(plan, kernel, stride, padding, 23), (23, 23, 2))
@@ -51,7 +51,7 @@ def test_stacked_3x3_convolutions_see_and_give_what_one_larger_kernel_does(kerne
     assert (stacked[-1].receptive_field, stacked[-1].jump) == (single.receptive_field, single.jump)
 
 
-def test_what_has_no_stacked_form_is_an_error():
+def test_a_kernel_without_a_stacked_form_is_an_error():
     with pytest.raises(UserError, match=r"7x7 convolution with padding 4.*at most 3"):
         kernel_plan("stacked", 7, 2, 4)
     with pytest.raises(UserError, match=r"4x4 convolution.*must be odd"):
@@ -74,7 +74,7 @@ GOOGLENET = ((16, 32), (32, 96), (16, 48), (24, 64), (24, 64), (32, 64), (32, 12
         ("googlenet", {}, [(25, n, k) for n, k in GOOGLENET]),
     ],
 )
-def test_two_3x3_stand_in_the_place_of_each_5x5(name, fields, weights):
+def test_two_3x3_replace_each_5x5(name, fields, weights):
     single, stacked = (table(name, **fields, kernel_plan=plan) for plan in ("single", "stacked"))
     groups = 2 if name == "alexnet" and not fields else 1
     saved = sum(area * n * k - 9 * n * k - 9 * k * k // groups for area, n, k in weights)
@@ -154,7 +154,7 @@ def test_a_bottleneck_without_reduction_has_its_3x3_on_all_channels():
 
 
 @pytest.mark.parametrize(("name", "before"), [("resnet50", 3), ("googlenet", 3), ("zfnet", 3)])
-def test_three_3x3_stand_in_the_place_of_a_7x7(name, before):
+def test_three_3x3_replace_a_7x7(name, before):
     single, stacked = (table(name, kernel_plan=plan) for plan in ("single", "stacked"))
     leaf = "" if name == "resnet50" else "/conv"
     one, rows = single[f"conv1{leaf}"], [stacked[f"conv1_{i}{leaf}"] for i in (1, 2, 3)]
@@ -205,7 +205,7 @@ def test_the_activation_of_a_residual_network_is_a_choice():
         ("resnet20", dict(activation="rellu"), "did you mean 'relu'"),
     ],
 )
-def test_what_makes_no_sense_together_is_an_error_that_says_why(name, fields, message):
+def test_fields_that_exclude_one_another_are_an_error(name, fields, message):
     with pytest.raises(UserError, match=message):
         nnx.eval_shape(lambda: models.create(name, **fields))
 

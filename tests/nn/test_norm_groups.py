@@ -38,7 +38,7 @@ def test_one_group_is_the_whole_batch():
     np.testing.assert_allclose(averages(one), averages(whole), rtol=1e-6)
 
 
-def test_running_averages_know_no_groups():
+def test_running_averages_do_not_depend_on_groups():
     layer = nnx.view(norm(4), use_running_average=True)
     np.testing.assert_array_equal(
         layer(noise(3, 2, 2, 3)), nnx.view(norm(), use_running_average=True)(noise(3, 2, 2, 3))

@@ -61,7 +61,7 @@ def test_five_steps_give_the_same_numbers_on_any_number_of_devices_and_processes
 
 
 @pytest.mark.parametrize("process", ["one", "four", "two_by_two0", "two_by_two1"])
-def test_what_one_layout_saved_every_other_restores_to_the_bit_and_evaluates(trained, process):
+def test_every_layout_restores_what_any_other_saved(trained, process):
     _, found = trained
     for layout in LAYOUTS:
         state, metrics = found[process][1][layout]

@@ -101,7 +101,7 @@ def test_a_rule_that_matches_nothing_or_does_not_fit_is_an_error(given, message)
 @pytest.mark.parametrize(
     "rule", ["x", ("x",), ("x", "modl"), ("x", ("data", "data")), ("x", (1,)), (1, "data"), ("x", None)]
 )
-def test_what_is_no_rule_is_refused(rule):
+def test_a_malformed_rule_is_refused(rule):
     config = recipes.get_config("vgg16")
     with config.ignore_type():
         config.mesh.rules = (rule,)
@@ -170,7 +170,7 @@ def test_every_device_holds_the_bytes_that_are_promised_and_printed(trained, nam
 
 
 @pytest.mark.slow
-def test_the_rules_keep_what_they_promise(trained):
+def test_the_rules_split_as_promised(trained):
     _, eight, _ = trained
     state = eight["replicated"]["state"]
     sizes = {name: leaf.nbytes for name, leaf in trees.named_leaves(state.params)}
@@ -183,7 +183,7 @@ def test_the_rules_keep_what_they_promise(trained):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_eight_devices_goes_on_with_two_and_one_and_other_rules(trained):
+def test_a_checkpoint_resumes_on_fewer_devices_with_other_rules(trained):
     folder, eight, two = trained
     jax.tree.map(np.testing.assert_array_equal, two["restored"], eight["fsdp"]["state"])
     assert_close(two["longer"], eight["longer"])

@@ -25,7 +25,7 @@ def test_every_function_has_an_example():
     assert "Args:" in cnn_jax.create.__doc__
 
 
-def test_names_are_no_rooms_or_commands():
+def test_names_differ_from_rooms_and_commands():
     modules = {path.stem for path in PACKAGE.iterdir()}
     assert not modules & set(cnn_jax.__all__)
 

@@ -92,7 +92,7 @@ def test_completion_refuses_another_shell(call, refused):
 # ---------------------------------------------------------------- how a command ends
 
 
-def test_reader_that_has_gone_is_no_error():
+def test_a_closed_pipe_ends_with_141_and_no_message():
     reader, writer = os.pipe()
     os.close(reader)
     line = [sys.executable, "-m", "cnn_jax.benchmark", "--help"]

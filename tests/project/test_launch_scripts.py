@@ -87,7 +87,7 @@ def test_local_trains(tmp_path):
 
 
 @pytest.mark.slow
-def test_local_passes_a_signal_on_to_all_which_save(tmp_path):
+def test_local_passes_a_signal_to_all_processes(tmp_path):
     process = local(*ENDLESS, f"--workdir={tmp_path}")
     wait_for_first_step(process)
     process.send_signal(signal.SIGTERM)
@@ -227,7 +227,7 @@ def slurm(tmp_path):
 
 
 @pytest.mark.nightly
-def test_slurm_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path, slurm):
+def test_slurm_preempted_job_is_queued_again_and_resumes(tmp_path, slurm):
     log = tmp_path / "log"
 
     def wait_for(words, times=1):
@@ -306,7 +306,7 @@ def jobset():
     return yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text(encoding="utf-8"))
 
 
-def test_the_jobset_has_fields_that_there_are():
+def test_the_jobset_has_known_fields():
     found = jobset()
     check_fields(found, JOBSET, "JobSet")
     assert (found["apiVersion"], found["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
@@ -318,7 +318,7 @@ def test_the_jobset_has_fields_that_there_are():
 
 
 @pytest.mark.parametrize("wrong", [{"spec": {"replicas": 2}}, {"spec": {"failurePolicy": {"maxRestarts": "20"}}}])
-def test_a_field_that_is_not_there_or_of_another_type_is_seen(wrong):
+def test_an_unknown_field_or_type_is_detected(wrong):
     with pytest.raises(AssertionError):
         check_fields(wrong, JOBSET, "JobSet")
 
@@ -347,7 +347,7 @@ def test_the_job_of_the_jobset_has_fields_that_kubernetes_knows():
         check_model({"spec": {"completion": 2}}, "V1JobTemplateSpec", client, "template")
 
 
-def test_the_jobset_starts_as_many_pods_as_it_says_with_the_place_of_each(tmp_path):
+def test_the_jobset_starts_its_pods_with_their_indices(tmp_path):
     found = jobset()
     (job,) = found["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]

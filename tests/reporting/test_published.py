@@ -18,7 +18,7 @@ def weights(network, fields):
     return getattr(import_models(), f"{name}{'_BN' if fields.get('norm') == 'batch' else ''}_Weights")
 
 
-def test_torchvisions_numbers_are_those_that_its_weights_carry():
+def test_torchvisions_numbers_equal_those_in_its_weights():
     results = [result for result in published.RESULTS if result.by == "torchvision"]
     assert len(results) == len(published.TORCHVISION_ACCURACY) + 1
     for result in results:
@@ -31,7 +31,7 @@ def test_torchvisions_numbers_are_those_that_its_weights_carry():
 
 
 @pytest.mark.parametrize("result", published.RESULTS, ids=lambda r: f"{r.by}-{r.network}-{r.dataset}-{r.view}")
-def test_a_result_is_of_a_network_that_is_here_with_fields_that_are_not_its_defaults(result):
+def test_results_name_known_networks_and_non_default_fields(result):
     assert result.by in ("paper", "torchvision") and result.evaluation and result.source
     defaults = models.fields(result.network)
     for name, value in result.fields.items():
@@ -52,13 +52,13 @@ def test_the_lectures_ensembles_are_here():
     } <= errors  # slides: 16.4, 15.4 (its validation part), 14.8, 7.3, 6.7, 3.6
 
 
-def test_no_result_stands_twice():
+def test_no_result_is_listed_twice():
     keys = [(r.by, r.network, r.dataset, r.evaluation, r.source, str(r.fields)) for r in published.RESULTS]
     assert len(set(keys)) == len(keys)
     assert len({(r.top1, r.top5) for r in published.RESULTS}) == len(keys)  # nor does a number of another network
 
 
-def test_the_deepest_of_a_paper_are_its_best_in_every_table():
+def test_the_deepest_networks_of_a_paper_are_its_best():
     """Digits that are swapped or rows that have slipped would break the order that the papers point out."""
     by_table = {}
     for result in published.RESULTS:

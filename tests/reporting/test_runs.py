@@ -8,7 +8,7 @@ from cnn_jax.reporting import run_tables, runs
 from run_folders import START, grouped, make, put, seeds
 
 
-def test_seeds_of_one_configuration_make_a_line_with_their_median_mean_and_deviation(tmp_path):
+def test_seeds_of_one_configuration_share_a_line_of_statistics(tmp_path):
     (group,), left_out = grouped(reversed(seeds(tmp_path, 0.10, 0.03, 0.08)))
     row = run_tables.group_row(group)
     assert not left_out and row["seeds"] == [0, 1, 2]
@@ -38,7 +38,7 @@ def test_seeds_of_one_configuration_make_a_line_with_their_median_mean_and_devia
     ],
     ids=str,
 )
-def test_what_differs_in_more_than_the_seed_is_not_pooled_and_shows_the_difference(tmp_path, differs):
+def test_runs_that_differ_beyond_the_seed_are_not_pooled(tmp_path, differs):
     one, other = make(tmp_path / "a"), make(tmp_path / "b", **differs)
     groups, _ = grouped([one, other])
     assert len(groups) == 2
@@ -53,7 +53,7 @@ def test_what_differs_in_more_than_the_seed_is_not_pooled_and_shows_the_differen
 @pytest.mark.parametrize(
     "changes", [{"log.every": "1 steps"}, {"checkpoint.keep": 9}, {"data.dir": "x"}, {"eval.confusion_matrix": True}]
 )
-def test_what_is_only_printed_or_kept_does_not_part_runs(tmp_path, changes):
+def test_fields_that_only_affect_output_do_not_separate_runs(tmp_path, changes):
     groups, _ = grouped([make(tmp_path / "a"), make(tmp_path / "b", changes={"seed": 1} | changes)])
     assert [len(group.runs) for group in groups] == [2]
 
@@ -68,7 +68,7 @@ def test_a_seed_counts_once(tmp_path):
     }
 
 
-def test_the_settings_name_what_is_unusual_of_a_network_that_stands_alone(tmp_path):
+def test_settings_of_a_single_group_name_the_non_default_fields(tmp_path):
     folders = [
         make(
             tmp_path / "a",
@@ -104,7 +104,7 @@ def test_the_settings_name_what_is_unusual_of_a_network_that_stands_alone(tmp_pa
         ),
     ],
 )
-def test_the_evaluation_is_told(tmp_path, changes, text):
+def test_the_evaluation_is_described(tmp_path, changes, text):
     assert runs.read(make(tmp_path / "a", changes=changes)).evaluation == text
 
 
@@ -127,7 +127,7 @@ def test_the_time_of_a_run_is_that_of_all_its_starts(tmp_path):
     assert runs.read(make(tmp_path / "c", starts=())).time == "?"
 
 
-def test_commands_are_as_they_were_typed_and_differing_ones_are_all_there(tmp_path):
+def test_commands_are_as_typed_and_all_different_ones_are_listed(tmp_path):
     words = ["--config=configs/a.py", "--config.data.augment=('flip',)", "--config.duration=5 epochs"]
     forms = (words, [*words, "--config.seed", "1"], ["--config=configs/b.py", "--config.seed=2"])
     found = [
@@ -200,14 +200,14 @@ def put_file(folder, name, field, value):
     (folder / name).write_text(json.dumps(tree))
 
 
-def test_a_run_that_was_not_finite_says_so(tmp_path):
+def test_a_run_with_a_nonfinite_loss_says_so(tmp_path):
     folder = make(tmp_path / "a", step=120, kind="train")
     (folder / "not_finite").mkdir()
     with pytest.raises(runs.LeftOut, match="step 120 of 200, its loss was not finite"):
         runs.read(folder)
 
 
-def test_a_folder_that_is_no_run_is_a_mistake(tmp_path):
+def test_a_folder_that_is_not_a_run_is_a_mistake(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="is not a folder of a run"):
             runs.read(folder)

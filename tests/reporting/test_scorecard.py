@@ -26,7 +26,7 @@ def test_the_scorecard_sets_the_same_network_data_and_view_side_by_side(tmp_path
     assert all(list(other) == list(row) for other in rows)
 
 
-def test_ours_stand_beside_a_number_only_if_they_are_of_that_network_data_and_view(tmp_path):
+def test_ours_match_a_published_number_only_if_setups_are_equal(tmp_path):
     folders = [
         make(tmp_path / "plain", changes={"model.residual": False}, changed={"residual": False, "zero_gamma": True}),
         make(tmp_path / "narrow", changes={"model.width": 0.5}, changed={"width": 0.5}),
@@ -47,7 +47,7 @@ def test_ours_stand_beside_a_number_only_if_they_are_of_that_network_data_and_vi
     assert plain["paper: top-1 error, %"] == 28.54
 
 
-def test_two_groups_of_one_network_are_two_lines_beside_one_published_number(tmp_path):
+def test_two_groups_of_one_network_are_two_lines(tmp_path):
     folders = [make(tmp_path / name, changes={"ema_decay": decay}) for name, decay in (("a", 0.0), ("b", 0.9))]
     groups, _ = grouped(folders)
     first, second = lines(scorecard(groups), network="resnet34", fields="", view="1 crop")
@@ -55,7 +55,7 @@ def test_two_groups_of_one_network_are_two_lines_beside_one_published_number(tmp
     assert first["torchvision: top-1 error, %"] == 26.686 and second["torchvision: top-1 error, %"] is None
 
 
-def test_a_variant_stands_beside_the_network_that_it_is(tmp_path):
+def test_a_variant_is_listed_with_the_network_that_it_equals(tmp_path):
     def run(name, network, **changed):
         changes = {"model.name": network} | {f"model.{field}": value for field, value in changed.items()}
         return make(tmp_path / name, changes=changes, changed=changed)

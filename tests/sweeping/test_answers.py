@@ -33,7 +33,7 @@ def test_the_answer_has_the_paired_difference_and_its_interval(tmp_path):
         (((0.10, 0.12, 0.11), (0.05, 0.07)), r"only 2 of 3 pairs are finished: failed runs are left out, not counted"),
     ],
 )
-def test_the_answer_says_when_it_is_none(tmp_path, errors, words):
+def test_the_answer_says_why_there_is_none(tmp_path, errors, words):
     (sentence,) = answers(tmp_path, dict(zip(ERRORS, errors, strict=True)), len(errors[0]))
     assert re.search(words, sentence), sentence
 
@@ -66,7 +66,7 @@ def test_an_arm_near_guessing_was_not_trained(tmp_path):
     )
 
 
-def test_an_arm_that_diverged_with_every_seed_is_told(tmp_path):
+def test_an_arm_that_always_diverged_is_reported(tmp_path):
     experiment, planned = sweep(tmp_path, {"width=0.1": ERRORS["width=0.1"]})
     for task in tasks(planned, range(3), tmp_path):
         if task.arm.name == "width=0.05":
@@ -75,7 +75,7 @@ def test_an_arm_that_diverged_with_every_seed_is_told(tmp_path):
     assert sentence == "width=0.05 for 0.1: not comparable: diverged with every seed; width=0.05."
 
 
-def test_an_answer_is_one_that_every_recipe_gives(tmp_path):
+def test_an_answer_must_hold_with_every_recipe(tmp_path):
     recipes = {"slow": {"optim.learning_rate": 0.01}, "fast": {"optim.learning_rate": 0.02}}
     small = replace(load(str(SMALL)), recipes=recipes)
     experiment = replace(small, arms=tuple(with_recipes(small)))

@@ -19,7 +19,7 @@ def test_two_seeds_have_the_interval_of_one_degree_of_freedom():
     assert found.is_noise
 
 
-def test_one_seed_has_no_interval_and_counts_as_noise_and_no_seed_is_an_error():
+def test_one_seed_has_no_interval_and_no_seed_is_an_error():
     found = mean([4.0])
     assert found.mean == 4 and math.isnan(found.deviation) and math.isnan(found.low) and found.is_noise
     with pytest.raises(ValueError, match="no values"):
@@ -43,7 +43,7 @@ def test_seeds_pair_by_their_number_and_others_do_not_count():
     assert paired_difference({0: 1.0}, {1: 2.0}) is None
 
 
-def test_a_difference_is_no_noise_when_zero_is_outside_of_its_interval():
+def test_a_difference_counts_if_its_interval_excludes_zero():
     assert not mean([1.0, 1.1, 0.9]).is_noise and not mean([-1.0, -1.1, -0.9]).is_noise
     assert mean([1.0, -1.0, 0.5]).is_noise
     assert mean([0.28, 0.28]).is_noise and not mean([0.28, 0.28, 0.28]).is_noise

@@ -59,7 +59,7 @@ def test_every_task_runs_and_each_that_ends_says_how_much_is_left(tmp_path):
     assert failures(tmp_path) == {}
 
 
-def test_as_many_run_at_once_as_there_are_places(tmp_path):
+def test_as_many_tasks_run_at_once_as_there_are_slots(tmp_path):
     meet = "import pathlib, time\npathlib.Path({folder!r} + '.here').touch()\n"
     meet += "while len(list(pathlib.Path({folder!r}).parent.glob('*.here'))) < 2: time.sleep(0.05)\n"
     assert len(run(tmp_path, meet + FINISH, meet + FINISH, places=2)) == 2
@@ -72,7 +72,7 @@ FLAKY = "import pathlib, sys\nmark = pathlib.Path({folder!r} + '.tried')\nif not
     ("end", "said"),
     [("sys.exit('it broke')", "exit code 1"), ("import os; os.kill(os.getpid(), 9)", "memory is short")],
 )
-def test_what_crashed_or_was_killed_is_tried_again_behind_the_others(tmp_path, end, said):
+def test_crashed_or_killed_tasks_are_retried_last(tmp_path, end, said):
     told = run(tmp_path, FLAKY.replace("{end}", end) + FINISH, FINISH)
     assert said in told[0] and "it is tried again" in told[0]
     assert [line.split(",")[0].split("  ")[-1] for line in told[1:]] == ["arm1", "arm0"]
@@ -88,7 +88,7 @@ def test_what_crashed_or_was_killed_is_tried_again_behind_the_others(tmp_path, e
         ("pass", "no result: it printed nothing", 2),
     ],
 )
-def test_what_fails_for_good_is_recorded_and_the_others_go_on(tmp_path, code, why, attempts):
+def test_final_failures_are_recorded_and_other_tasks_run(tmp_path, code, why, attempts):
     told = run(tmp_path, code, FINISH)
     assert failures(tmp_path) == {"run0": why}
     assert sum("arm0" in line for line in told) == attempts and any("arm1, seed 0: 75.00%" in line for line in told)
@@ -145,7 +145,7 @@ def test_cores_are_shared_out_evenly_and_a_run_needs_one(monkeypatch):
     assert [slot.cores for slot in slots(None)] == [(3,)]
 
 
-def test_each_gpu_has_a_run_of_its_own_and_shares_its_memory_where_there_are_more(monkeypatch):
+def test_each_gpu_has_one_run_or_runs_that_share_its_memory(monkeypatch):
     monkeypatch.setattr(launch, "visible_gpus", lambda: ["0", "3"])
     assert [slot.environment for slot in slots(None)] == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "3"}]
     four = [slot.environment for slot in slots(4)]
@@ -200,7 +200,7 @@ def test_a_job_whose_time_is_over_lets_the_run_save_and_is_queued_again(tmp_path
     assert (tmp_path / "run0.saved").exists() and again.args == (task,)
 
 
-def test_what_a_cluster_does_not_know_or_is_not_there_is_one_message(tmp_path, monkeypatch):
+def test_a_missing_cluster_or_unknown_option_is_one_message(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     time_limit = {"timeout_min": 5}
     monkeypatch.setattr(launch.shutil, "which", lambda name: None)
@@ -215,6 +215,6 @@ def test_what_a_cluster_does_not_know_or_is_not_there_is_one_message(tmp_path, m
         submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options=time_limit)
 
 
-def test_a_run_that_another_process_has_is_no_failure(tmp_path):
+def test_a_run_of_another_process_is_not_a_failure(tmp_path):
     told = run(tmp_path, "import sys; print('error: x is in use by process 5 on y: wait'); sys.exit(2)")
     assert failures(tmp_path) == {} and "runs elsewhere" in told[0]

@@ -29,10 +29,10 @@ def test_a_curve_of_few_points_tells_nothing():
     ("error", "fall", "done"),
     [(5.0, 0.9, True), (5.0, 1.1, False), (46.0, 0.0, False), (44.0, 0.0, True), (5, -2, True)],
 )
-def test_an_arm_is_done_at_rest_and_far_from_guessing(error, fall, done):
+def test_an_arm_is_done_if_its_curve_is_flat_and_far_from_chance(error, fall, done):
     assert Learning(error, fall, epochs=20, chance=90).is_done == done
 
 
-def test_what_it_would_take_is_told():
+def test_the_report_says_how_many_epochs_are_missing():
     state, other = Learning(30, 2, epochs=50, chance=90), Learning(10, 0, epochs=50, chance=90)
     assert state.told(other).endswith("the other's is 100 epochs away, and learning slows")

@@ -31,7 +31,7 @@ def test_arms_of_equal_parameters_pass_and_others_are_refused_with_their_numbers
         plan(unequal)
 
 
-def test_what_differs_is_told_of_every_pair():
+def test_differences_are_listed_for_every_pair():
     (line,) = differing(RESNETS, plan(RESNETS)).lines
     assert line == ("depth=8 residual=False", "depth=8 residual=True", "model.residual: False for True")
 
@@ -45,7 +45,7 @@ def test_what_differs_is_told_of_every_pair():
         ({"duration": ("5 apples",)}, "5 apples"),
     ],
 )
-def test_a_grid_over_what_does_not_exist_is_one_message_before_anything_runs(changes, message):
+def test_a_grid_over_an_unknown_field_is_one_message(changes, message):
     with pytest.raises(UserError, match=message):
         plan(replace(RESNETS, arms=tuple(grid("configs/cifar_resnet.py", changes)), equal=()))
 
@@ -128,7 +128,7 @@ def test_the_last_words_of_a_run_are_the_error_of_its_last_attempt(tmp_path):
     assert task.last_words() == "the end"
 
 
-def test_what_the_arms_start_from_is_a_run_of_its_own():
+def test_the_source_of_the_arms_is_a_separate_run():
     experiment = load(str(Path(__file__).parents[2] / "experiments" / "transfer.py"))
     (task,) = first_tasks(experiment)
     starts = {arm.changes["init_from"] for arm in experiment.arms}
@@ -137,7 +137,7 @@ def test_what_the_arms_start_from_is_a_run_of_its_own():
     assert task.command[2:4] == ["cnn_jax.main", "--config=resnet20:digits"]
 
 
-def test_what_a_configuration_leaves_to_its_data_is_no_difference(tmp_path):
+def test_fields_set_by_the_data_are_not_differences(tmp_path):
     (task, *_) = tasks(plan(SMALL), [0], tmp_path)
     task.folder.mkdir(parents=True)
     written = task.config.copy_and_resolve_references()

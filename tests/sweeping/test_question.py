@@ -96,7 +96,7 @@ TWO = "grid('c', {'a': (1, 2)}), ('a',)"
         ),
     ],
 )
-def test_what_is_no_experiment_is_one_message(tmp_path, text, spec, message):
+def test_an_invalid_experiment_is_one_message(tmp_path, text, spec, message):
     (tmp_path / "a.py").write_text(text)
     with pytest.raises(UserError, match=message):
         load(str(tmp_path / spec))

@@ -47,12 +47,12 @@ def test_a_search_begins_with_the_values_given_as_ordinary_runs_of_another_seed(
         ({0.001: 0.1, 0.0001: 0.08, 0.00001: 0.05, 0.01: 0.2, 0.1: 0.3}, None, 0.00001),  # far enough out
     ],
 )
-def test_a_search_goes_on_beyond_the_end_where_the_best_stands(tmp_path, errors, next_value, best):
+def test_a_search_continues_beyond_the_end_with_the_best_value(tmp_path, errors, next_value, best):
     _, (first, _) = found_after(tmp_path, errors)
     assert values(first.pending) == ([] if next_value is None else [next_value]) and first.best == best
 
 
-def test_equal_errors_are_told_apart_by_the_loss(tmp_path):
+def test_the_loss_breaks_ties_between_equal_errors(tmp_path):
     planned = plan(EXPERIMENT)
     for value, loss in ((0.01, 0.5), (0.1, 0.4), (1.0, 0.6)):
         write(task_of(planned[0], FIELD, value, tmp_path), 0.2, loss=loss)

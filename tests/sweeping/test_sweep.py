@@ -9,7 +9,7 @@ SMALL = "tests/helpers/small_experiment.py"
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_goes_on_and_reports(call, tmp_path):
+def test_a_sweep_runs_resumes_and_reports(call, tmp_path):
     def sweep(*arguments, code=0):
         return call("sweep", *arguments, code=code)
 

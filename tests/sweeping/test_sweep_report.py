@@ -47,7 +47,7 @@ def test_runs_of_another_configuration_do_not_count_and_are_named(tmp_path):
     ]
 
 
-def test_the_page_holds_everything_and_asks_for_nothing(tmp_path):
+def test_the_page_is_self_contained(tmp_path):
     experiment, planned = sweep(tmp_path, ERRORS)
     tasks(planned, [3], tmp_path)[0].fail("killed <b>")
     path = report.make(experiment, planned, tmp_path, seeds=4, command="cnn_jax sweep small.py --seeds=4")
@@ -68,7 +68,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(tmp_path):
     assert page.count("<table>") == page.count('<div class="table">') == 4
 
 
-def test_a_change_of_machine_or_code_between_runs_is_told(tmp_path):
+def test_a_change_of_machine_or_code_is_reported(tmp_path):
     experiment, planned = sweep(tmp_path, ERRORS)
     path = tmp_path / "width=0.1" / "seed-0" / "run.json"
     path.write_text(path.read_text().replace("0123456789abcdef-dirty", "fedcba9876543210"))
@@ -79,7 +79,7 @@ def test_a_change_of_machine_or_code_between_runs_is_told(tmp_path):
     )
 
 
-def test_a_report_can_be_made_of_nothing(tmp_path):
+def test_a_report_can_be_made_without_runs(tmp_path):
     experiment, planned = sweep(tmp_path, {})
     report.make(experiment, planned, tmp_path, seeds=1, command="x")
     text = (tmp_path / "report.md").read_text()

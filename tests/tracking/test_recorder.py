@@ -29,7 +29,7 @@ def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
     assert np.isnan(float(record["loss"]))
 
 
-def test_going_on_cuts_back_to_the_step_and_drops_the_final_test_and_a_torn_line(tmp_path):
+def test_resuming_truncates_the_records_to_the_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [{"kind": "train", "step": step} for step in (1, 2, 3)] + [{"kind": "test", "step": 2}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr')

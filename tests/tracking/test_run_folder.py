@@ -34,7 +34,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path, small_
         pass
 
 
-def test_a_folder_is_held_by_one_and_free_afterwards(tmp_path):
+def test_a_folder_is_locked_by_one_run_and_released(tmp_path):
     holder = rf"run is in use by process {os.getpid()} on "
     with (
         files.locked(tmp_path / "run"),
@@ -156,7 +156,7 @@ def test_an_impossible_input_is_damaged(tmp_path, change):
     ("names", "has"),
     [((), False), (("5.partial",), False), (("5.damaged",), True), (("5.partial", "3"), True), (("05", "٩"), False)],
 )
-def test_a_checkpoint_that_was_never_finished_is_none(tmp_path, names, has):
+def test_an_unfinished_checkpoint_does_not_count(tmp_path, names, has):
     for name in names:
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert run_folder.has_checkpoint(tmp_path) == has
@@ -174,6 +174,6 @@ def test_only_refusals_of_the_storage_become_its_error():
         assert raised.value is defect
 
 
-def test_the_mesh_may_change_when_a_run_goes_on():
+def test_the_mesh_may_change_when_a_run_resumes():
     old, new = ({"mesh": {"model": n, "preset": name}} for n, name in ((1, "fsdp"), (2, "fc")))
     assert differences(old, new) == []

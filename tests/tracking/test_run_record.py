@@ -106,7 +106,7 @@ def test_a_run_that_resumes_with_other_kernels_says_so(tmp_path, small_config, c
     assert said is (cpu.target() is not None)
 
 
-def test_a_disk_that_takes_no_record_does_not_hide_the_error_that_ends_the_run(tmp_path, small_config, monkeypatch):
+def test_an_unwritable_record_does_not_hide_the_runs_error(tmp_path, small_config, monkeypatch):
     def full(*_):
         raise OSError("no space left")
 
@@ -123,7 +123,7 @@ def test_a_damaged_record_is_an_error_that_says_so(tmp_path, text):
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_has_the_time_of_all_its_starts(tmp_path, small_config, console, monkeypatch):
+def test_a_resumed_run_has_the_time_of_all_its_starts(tmp_path, small_config, console, monkeypatch):
     def stopping(batches):
         for i, batch in enumerate(batches, start=1):
             yield batch

@@ -158,7 +158,7 @@ def test_checkpoint_has_the_mean_of_weights_with_its_statistics(trained):
 
 
 @pytest.mark.slow
-def test_run_with_a_mean_of_weights_resumes_to_the_bit(trained, tmp_path):
+def test_run_with_a_mean_of_weights_resumes_bit_identically(trained, tmp_path):
     config, folder, final = trained
     for step in (10, 11, 12):  # as after a kill behind step 9
         assert (folder / "checkpoints" / str(step)).is_dir()

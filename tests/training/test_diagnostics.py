@@ -37,7 +37,7 @@ def test_every_layer_has_its_deviation_and_every_parameter_its_norms(small_confi
     assert conv["name"] == "conv1/conv" and 0.1 < conv["deviation"] < 10
 
 
-def test_repeated_blocks_have_norms_one_by_one_under_the_names_of_the_layer_table(monkeypatch):
+def test_repeated_blocks_have_norms_under_their_layer_names(monkeypatch):
     monkeypatch.setattr(resnet, "UNROLLED", 2)
     config = recipes.get_config("cifar_resnet")
     config.model.width, config.data.image_size = 0.25, (8, 8)

@@ -77,7 +77,7 @@ def test_the_ensemble_is_the_average_of_its_members(members, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_no_ensemble_is_an_error(members, tmp_path):
+def test_impossible_ensembles_are_errors(members, tmp_path):
     with pytest.raises(UserError, match="at least two runs"):
         evaluate_run.evaluate_ensemble(members[:1])
     with pytest.raises(UserError, match="names a run twice"):
@@ -123,7 +123,7 @@ def _changed(config, protocol, *changes):
     return Configuration(config).with_overrides([f"eval.protocol={protocol}", *changes]).config
 
 
-def test_evaluation_takes_another_checkpoint_where_training_removes_one(tmp_path, monkeypatch):
+def test_evaluation_takes_another_checkpoint_if_one_is_removed(tmp_path, monkeypatch):
     config = small(0, **{"checkpoint.every": "6 steps", "checkpoint.keep": 2})
     train.run(config, tmp_path / "run")
     restore, chosen = Checkpoints.restore, []

@@ -58,7 +58,7 @@ def test_error_of_one_process_ends_all(tmp_path):
     assert (code, other_code) == (-signal.SIGABRT, -signal.SIGABRT), err
 
 
-def test_loss_not_finite_ends_all_and_leaves_the_evidence(tmp_path):
+def test_a_nonfinite_loss_ends_all_processes_with_a_report(tmp_path):
     arguments = (
         "--config.optim.learning_rate=1e20",
         "--config.optim.schedule.name=plateau",
@@ -102,7 +102,7 @@ def test_processes_that_would_not_train_the_same_are_refused(tmp_path, last, dif
     assert not (tmp_path / "run").exists()
 
 
-def test_a_coordinator_that_is_not_there_is_reported_in_time(tmp_path):
+def test_a_missing_coordinator_is_reported_in_time(tmp_path):
     where = f"127.0.0.1:{free_port()}"
     line = (f"--coordinator={where}", "--processes=2", "--process=1", "--start-timeout=2", f"--workdir={tmp_path}")
     with started(1, *line) as running:
@@ -110,7 +110,7 @@ def test_a_coordinator_that_is_not_there_is_reported_in_time(tmp_path):
     assert code == 2 and f"process 1 cannot reach process 0 at {where} within 2 s: Connection refused" in err
 
 
-def test_processes_that_do_not_come_are_reported_in_time(tmp_path):
+def test_missing_processes_are_reported_in_time(tmp_path):
     where = f"127.0.0.1:{free_port()}"
     line = (f"--coordinator={where}", "--processes=2", "--process=0", "--start-timeout=2", f"--workdir={tmp_path}")
     with started(1, *line) as running:
@@ -131,7 +131,7 @@ def test_stalled_run_prints_stacks_and_continues(tmp_path):
 
 
 @pytest.mark.parametrize("healed", [True, False])
-def test_refused_save_is_tried_again_a_few_times(tmp_path, healed):
+def test_a_failed_save_is_retried_a_few_times(tmp_path, healed):
     steps = ("--config.duration=600steps", "--config.checkpoint.every=300steps", "--config.model.width=1.0")
     with started(1, *steps, "--config.eval.every=600steps", f"--workdir={tmp_path}") as (process,):
         wait_for(process, "first step")  # compiled programs are written, too

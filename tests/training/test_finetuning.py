@@ -122,7 +122,7 @@ def trained(runs):
 
 
 @pytest.mark.parametrize("name", ["head", "partial:1"])
-def test_what_is_frozen_stays_to_the_bit_and_has_no_momentum(trained, name):
+def test_frozen_parameters_do_not_change_and_have_no_momentum(trained, name):
     before, after = trained[name]
     frozen = dict(trees.named_leaves(before.frozen))
     assert {"conv1/kernel", "norm1/mean", "norm1/var", "conv2_x/0/norm1/mean"} <= set(frozen)
@@ -180,7 +180,7 @@ def test_a_frozen_layer_computes_as_in_evaluation(runs):
     np.testing.assert_allclose(loss, sums["loss"] / 32, rtol=1e-5)
 
 
-def test_dropout_before_what_is_trained_is_off():
+def test_dropout_before_the_trained_layers_is_off():
     model = nnx.eval_shape(lambda: cnn_jax.create("nin", width=0.1))
     _, params, _ = graph.split(model)
     for name, off in (("full", 0), ("partial:1", 1), (r"conv2\w*/.*|head/.*", 0)):
@@ -191,7 +191,7 @@ def test_dropout_before_what_is_trained_is_off():
 
 
 @pytest.mark.slow
-def test_features_that_are_kept_give_the_same_steps():
+def test_cached_features_give_the_same_steps():
     _, plain = steps(build(small(trainable="head")))
     run = build(small(trainable="head", cache_features=True))
     _, kept = steps(run)
@@ -216,7 +216,7 @@ def test_features_that_are_kept_give_the_same_steps():
         ),
     ],
 )
-def test_features_are_kept_only_where_they_stay(fields, message):
+def test_features_are_cached_only_if_they_do_not_change(fields, message):
     config = small(trainable=fields["trainable"], cache_features=True)
     config.data.augment = fields.get("augment", ())
     config.log.layers = fields.get("layers", "0 steps")
@@ -235,7 +235,7 @@ WANTED = {
 OPTIONS = dict(take="all", trained=set(WANTED), classes="", name="there")
 
 
-def test_what_fits_is_taken_and_what_has_no_place_is_left():
+def test_matching_arrays_are_taken_and_others_are_left():
     source = WANTED | {"auxiliary_4a/conv/kernel": (1, 1, 4, 4)}
     found = finetuning.plan(WANTED, source, **OPTIONS)
     assert (list(found.taken), found.new, found.left) == (list(WANTED), {}, ("auxiliary_4a/conv/kernel",))
@@ -264,7 +264,7 @@ def test_all_misfits_of_the_body_are_listed_at_once():
     assert "head/" not in told
 
 
-def test_what_is_trained_can_start_from_scratch():
+def test_trained_layers_can_start_from_scratch():
     trained_names = {"head/hidden/0/kernel", "head/classifier/kernel"}
     found = finetuning.plan(WANTED, WANTED, **OPTIONS | dict(take="frozen", trained=trained_names))
     assert set(found.new) == trained_names
@@ -285,7 +285,7 @@ def source(**fields):
     return Pretrained("runs/x@9", "a network", dict(name="cifar_resnet", depth=8, width=0.25), given | fields, {})
 
 
-def test_a_configuration_becomes_that_of_the_trained_network_but_for_what_was_given():
+def test_the_networks_fields_are_used_unless_others_are_given():
     config = small()
     config.model.depth = 20
     config.data.image_size = (16, 16)
@@ -338,7 +338,7 @@ def test_stages_without_parameters_do_not_count():
     assert factors["head/hidden/0/kernel"] == 1
 
 
-def test_a_rule_may_be_of_what_is_frozen():
+def test_a_rule_may_match_frozen_parameters():
     config = small(trainable="head")
     config.optim.lr_multipliers = (("conv1/.*", 0.1), ("head/.*", 0.5))
     build(config)
@@ -365,7 +365,7 @@ def test_a_head_that_becomes_infinite_is_reported(tmp_path):
     assert (tmp_path / "run" / "not_finite" / "batch.npz").exists()
 
 
-def test_a_normalization_that_somebody_has_given_stays_whole():
+def test_a_given_normalization_is_kept_complete():
     config = small()
     before = tuple(config.data.mean), tuple(config.data.std), config.data.normalize
     changed = finetuning.adapt(config, source(), {"data.normalize"})
@@ -373,7 +373,7 @@ def test_a_normalization_that_somebody_has_given_stays_whole():
     assert not [field for field in changed if field in ("data.mean", "data.std", "data.normalize")]
 
 
-def test_scores_that_are_distances_to_codes_are_new_for_other_classes():
+def test_distance_heads_are_new_for_other_classes():
     wanted = {"conv1/kernel": (5, 5, 1, 6), "head/hidden/0/kernel": (120, 84), "head/hidden/0/bias": (84,)}
     found = finetuning.plan(wanted, wanted, **OPTIONS | dict(classes="other classes", trained=set(wanted)))
     assert found.taken == ("conv1/kernel",) and set(found.new.values()) == {"other classes"}
@@ -399,7 +399,7 @@ def second(first_run, **fields):
 
 
 @pytest.mark.slow
-def test_a_run_starts_from_another_says_so_and_its_record_alone_repeats_it(first_run, tmp_path, console):
+def test_a_run_starts_from_another_and_its_record_repeats_it(first_run, tmp_path, console):
     config = second(first_run, trainable="head")
     train.run(config, tmp_path / "second", Options(console=console))
     told = console.file.getvalue()
@@ -419,7 +419,7 @@ def test_a_run_starts_from_another_says_so_and_its_record_alone_repeats_it(first
     assert json.loads((tmp_path / "second" / "input.json").read_text())["classes"] == ["5", "6", "7", "8", "9"]
 
 
-def test_a_run_goes_on_without_the_source(first_run, tmp_path):
+def test_a_run_resumes_without_its_source(first_run, tmp_path):
     source = Path(shutil.copytree(first_run, tmp_path / "source"))
     config = second(source, trainable="partial:1")
     config.duration = "2 steps"
@@ -432,7 +432,7 @@ def test_a_run_goes_on_without_the_source(first_run, tmp_path):
         assert checkpoints.steps()[-1] == 4
 
 
-def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(first_run, tmp_path):
+def test_a_network_that_does_not_fit_is_refused_before_writing(first_run, tmp_path):
     config = second(first_run)
     config.model.width = 0.5
     with pytest.raises(UserError, match="conv1/kernel"):
@@ -440,7 +440,7 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(first
     assert not (tmp_path / "run").exists()
 
 
-def test_classes_in_another_order_are_not_gone_on_with(first_run):
+def test_a_run_with_classes_in_another_order_is_not_resumed(first_run):
     path = first_run / "input.json"
     text = path.read_text()
     path.write_text(text.replace('"0", "1"', '"1", "0"'))

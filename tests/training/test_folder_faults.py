@@ -43,7 +43,7 @@ def test_a_folder_that_goes_away_ends_the_run(tmp_path, short, console, monkeypa
         train.run(short, folder, Options(console=console))
 
 
-def test_a_source_whose_checkpoint_goes_meanwhile_is_another_one(finished, monkeypatch):
+def test_a_source_whose_checkpoint_disappears_takes_another(finished, monkeypatch):
     """As where a run resumes and removes the checkpoint that is being read."""
     run = Checkpoints.run
 
@@ -69,7 +69,7 @@ def test_a_lock_that_is_removed_and_taken_ends_the_run(tmp_path, short, console,
         train.run(short, tmp_path / "run", Options(console=console))
 
 
-def test_a_picture_that_fails_costs_no_result(tmp_path, short, console, monkeypatch):
+def test_a_failed_picture_loses_no_result(tmp_path, short, console, monkeypatch):
     short.eval.confusion_matrix = True
     for plot in ("plot_curves", "plot_confusion"):
 
@@ -113,7 +113,7 @@ def test_a_damaged_record_is_written_again(finished, short, console, name, text)
     assert (finished / name).read_text() == before
 
 
-def test_records_that_are_missing_or_cut_off_are_said(finished, short, console):
+def test_missing_or_truncated_records_are_reported(finished, short, console):
     path = finished / "metrics.jsonl"
     path.write_text(path.read_text() + '{"kind": "tr')
     train.run(short, finished, Options(console=console))
@@ -141,7 +141,7 @@ def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, finished, short, c
             use()
 
 
-def test_a_checkpoint_that_goes_while_it_is_read_is_chosen_again(finished, monkeypatch):
+def test_a_checkpoint_removed_while_read_is_chosen_again(finished, monkeypatch):
     checkpoints = finished / "checkpoints"
     read, tries = Checkpoints.read_weights, []
 

@@ -26,7 +26,7 @@ def records(folder, kind=None):
     return [r for r in found if kind in (None, r["kind"])]
 
 
-def test_a_run_leaves_everything_that_is_needed_to_look_at_it_and_to_go_on(tmp_path, small_config, console):
+def test_a_run_writes_all_that_inspection_and_resuming_need(tmp_path, small_config, console):
     small_config.log.tensorboard = True
     small_config.eval.confusion_matrix = True
     final = train.run(small_config, tmp_path / "run", Options(console=console))
@@ -75,7 +75,7 @@ def test_layers_are_recorded_without_any_other_number_changing(tmp_path, small_c
 
 
 @pytest.mark.parametrize(("rate", "said"), [(1e-6, 1), (0.1, 0)])
-def test_a_network_that_has_not_learned_is_said(tmp_path, small_config, console, rate, said):
+def test_a_network_that_has_not_learned_is_reported(tmp_path, small_config, console, rate, said):
     small_config.optim.learning_rate = rate
     train.run(small_config, tmp_path, Options(console=console))
     assert console.file.getvalue().count("note: the network has not learned") == said
@@ -94,7 +94,7 @@ def test_a_dry_run_needs_no_prepared_data(tmp_path, console):
     assert "45,000 train, 5,000 validation, 10,000 test; 10 classes" in console.file.getvalue()
 
 
-def test_evaluation_alone_gives_the_numbers_of_training_to_the_last_digit(tmp_path, small_config, console):
+def test_evaluation_alone_gives_exactly_the_numbers_of_training(tmp_path, small_config, console):
     final = train.run(small_config, tmp_path, Options(console=console))
     for which in ("latest", "20"):
         again = evaluate_run.evaluate_run(small_config, tmp_path, which, console=console)
@@ -114,7 +114,7 @@ def test_an_evaluation_at_an_earlier_step_equals_the_record_of_that_step(tmp_pat
 
 
 @pytest.mark.parametrize("stop", quick([13, 20], [13]))
-def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(tmp_path, small_config, console, monkeypatch, stop):
+def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path, small_config, console, monkeypatch, stop):
     whole = train.run(small_config, tmp_path / "whole", Options(console=console))
 
     def stopping(batches):
@@ -138,7 +138,7 @@ def final_state(config, folder, step):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lars", "contrib.muon", "contrib.prodigy"])
-def test_stopped_run_of_another_optimizer_resumes_to_the_bit(tmp_path, small_config, console, monkeypatch, name):
+def test_stopped_run_of_another_optimizer_resumes_exactly(tmp_path, small_config, console, monkeypatch, name):
     small_config.optim.name, small_config.optim.learning_rate = name, 0.01
     small_config.optim.weight_decay, small_config.optim.schedule.name = 0.01, "cosine_restarts"
     small_config.optim.schedule.cycle, small_config.optim.schedule.warmup_start = "6 steps", 0.1
@@ -182,21 +182,21 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_difference
         train.run(small_config, tmp_path, Options(console=console))
 
 
-def test_what_is_only_printed_or_kept_may_change_when_a_run_goes_on(tmp_path, small_config, console):
+def test_output_fields_may_change_when_a_run_resumes(tmp_path, small_config, console):
     train.run(small_config, tmp_path, Options(console=console))
     small_config.log.every = "7 steps"
     small_config.checkpoint.keep = 1
     assert train.run(small_config, tmp_path, Options(console=console))["test"]["examples"] == 359
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, small_config, console):
+def test_a_nonfinite_loss_stops_the_run_and_names_the_step(tmp_path, small_config, console):
     small_config.model.activation = "relu"
     small_config.optim.learning_rate = 1e20
     with pytest.raises(NotFiniteError, match=r"loss is nan .* at step \d+; .*\n.*lower config\.optim\.learning_rate"):
         train.run(small_config, tmp_path, Options(console=console))
 
 
-def test_a_state_that_is_not_finite_is_never_saved(tmp_path, small_config, console):
+def test_a_nonfinite_state_is_never_saved(tmp_path, small_config, console):
     small_config.model.activation = "relu"
     small_config.optim.learning_rate = 1e20
     small_config.log.every = "20 steps"

@@ -26,7 +26,7 @@ def diverging(small_config):
     return small_config
 
 
-def test_the_step_that_failed_is_named_whenever_it_is_noticed_and_its_state_is_kept(tmp_path, diverging, console):
+def test_the_failed_step_is_named_and_its_state_saved(tmp_path, diverging, console):
     diverging.log.every = "1 steps"
     with pytest.raises(NotFiniteError, match="at step") as every:
         train.run(diverging, tmp_path / "every", Options(console=console))
@@ -66,7 +66,7 @@ def test_the_step_that_failed_is_named_whenever_it_is_noticed_and_its_state_is_k
     np.testing.assert_allclose(float(report["gradient_norm"]), np.sqrt(squares), rtol=1e-4)
 
 
-def test_the_report_has_every_layer_and_parameter_and_the_first_layer_that_fails(tmp_path, small_config):
+def test_the_report_has_every_layer_and_the_first_that_fails(tmp_path, small_config):
     run = build(small_config)
     state = States(run).create()
     params = jax.tree.map(lambda x: x, state.params)
@@ -86,7 +86,7 @@ def test_the_report_has_every_layer_and_parameter_and_the_first_layer_that_fails
     assert np.isinf(norms["conv2/conv/kernel"])
 
 
-def test_a_finite_state_passes_and_leaves_nothing(tmp_path, small_config):
+def test_a_finite_state_passes_and_writes_nothing(tmp_path, small_config):
     run = build(small_config)
     with Saver(Checkpoints(tmp_path), keep=1) as saver:
         nan_report.check_finite(run, States(run).create(), tmp_path, tmp_path, saver)

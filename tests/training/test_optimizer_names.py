@@ -30,7 +30,7 @@ def of_optax(name, rate, **options):
 
 
 @pytest.mark.parametrize("name", quick(sorted({*NAMES} - {"sgd"}), {"adamw", "lamb", "lars", "rmsprop", "sm3"}))
-def test_optimizer_equals_optax_with_that_schedule_to_the_bit(name):
+def test_optimizer_equals_optax_with_that_schedule(name):
     decay, mask = optimizer_names.decay_arguments(name)
     rule = ".*kernel" if mask else ".*"
     config = optim_config(name=name, weight_decay=0.01 if decay else 0.0, decay_rule=rule)

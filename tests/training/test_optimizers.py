@@ -16,7 +16,7 @@ from small_problem import RATES, gradient, initial, optim_config, problem, train
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
-def test_without_extras_the_optimizer_is_optax_sgd_to_the_bit(momentum, nesterov):
+def test_without_extras_the_optimizer_is_optax_sgd(momentum, nesterov):
     ours = train(optimizers.make_optimizer(optim_config(momentum=momentum, nesterov=nesterov), initial()))
     rates = jnp.asarray(RATES, jnp.float32)
     theirs = train(optax.sgd(lambda step: rates[step], momentum or None, nesterov), extra=False)
@@ -121,7 +121,7 @@ def test_the_rate_of_each_parameter_is_multiplied_by_the_first_rule_that_matches
 
 
 @pytest.mark.parametrize("style", ["l2", "decoupled"])
-def test_a_multiplier_of_zero_freezes_a_parameter_to_the_bit(style):
+def test_a_multiplier_of_zero_freezes_a_parameter(style):
     config = optim_config(momentum=0.9, weight_decay=0.1, decay_style=style, lr_multipliers=(("fc/kernel", 0.0),))
     after = train(optimizers.make_optimizer(config, initial()))[-1]
     np.testing.assert_array_equal(after["fc"]["kernel"], initial()["fc"]["kernel"])

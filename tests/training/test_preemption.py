@@ -56,7 +56,7 @@ def test_first_signal_waits_second_ends_even_in_a_long_call(number):
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_signal_ends_the_process_where_nothing_is_to_save(number):
+def test_signal_ends_the_process_if_nothing_is_unsaved(number):
     with started(saves=False) as process:
         process.send_signal(number)
         assert process.wait(timeout=30) == -number

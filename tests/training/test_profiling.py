@@ -25,13 +25,13 @@ def test_steps_of_a_trace(first, more):
 
 
 @pytest.mark.parametrize("text", ["", "5", "5:", ":5", "0:5", "6:5", "-1:5", "a:b", "1:2:3", "1.5:2", "1: 2"])
-def test_what_is_no_range_of_steps_is_refused(text):
+def test_an_invalid_range_of_steps_is_refused(text):
     with pytest.raises(UserError, match="must be START:END, the first and the last step"):
         steps_to_trace(text)
 
 
 @pytest.mark.parametrize("steps", [(1, 3), (3, 21), (21, 21)])
-def test_steps_that_a_start_does_not_train_are_refused(tmp_path, steps):
+def test_steps_outside_of_a_start_are_refused(tmp_path, steps):
     with pytest.raises(UserError, match="but this start trains the steps 2 to 20"):
         Trace(steps, tmp_path, first=2, last=20, report=print)
 

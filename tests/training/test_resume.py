@@ -137,7 +137,7 @@ STREAMED = (
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.nightly)])
-def test_a_stream_that_was_killed_goes_on_with_another_number_of_workers(tmp_path, first, second):
+def test_a_killed_stream_resumes_with_another_number_of_workers(tmp_path, first, second):
     assert finish(start(tmp_path / "whole", *STREAMED, "--config.data.workers=3"))[0] == 0
     folder = tmp_path / "killed"
     process = start(folder, *STREAMED, f"--config.data.workers={first}")
@@ -153,7 +153,7 @@ def test_a_stream_that_was_killed_goes_on_with_another_number_of_workers(tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_under_way_and_the_same_command_goes_on(tmp_path, whole, number):
+def test_a_signal_saves_and_the_same_command_resumes(tmp_path, whole, number):
     process = start(tmp_path)
     wait_for_first_step(process)
     process.send_signal(number)
@@ -171,7 +171,7 @@ def test_a_signal_saves_the_step_under_way_and_the_same_command_goes_on(tmp_path
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path)[1], final_state(whole)[1])
 
 
-def test_a_second_run_in_the_same_folder_is_refused_while_the_first_one_lives(tmp_path):
+def test_a_second_run_in_a_locked_folder_is_refused(tmp_path):
     first = start(tmp_path)
     wait_for_first_step(first)
     code, _, err = finish(start(tmp_path))
@@ -183,7 +183,7 @@ def test_a_second_run_in_the_same_folder_is_refused_while_the_first_one_lives(tm
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_the_earlier_checkpoints(tmp_path):
+def test_a_full_disk_stops_the_run_and_keeps_earlier_checkpoints(tmp_path):
     short = ("--config.duration=10steps", "--config.model.width=1.0")
     assert finish(start(tmp_path, *short))[0] == 0
     before = (tmp_path / "checkpoints" / "10" / "manifest.json").read_text()
@@ -209,13 +209,13 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
     assert code == 74 and "file/run cannot be made: Not a directory" in err and "first step" not in printed
 
 
-def test_a_loss_that_is_not_finite_has_its_own_exit_code(tmp_path):
+def test_a_nonfinite_loss_has_its_own_exit_code(tmp_path):
     code, _, err = finish(start(tmp_path, "--config.optim.learning_rate=1e20", "--config.model.activation=relu"))
     assert code == 3
     assert err.startswith("error: the loss is nan ") and str(tmp_path / "not_finite") in err
 
 
-def test_a_longer_duration_needs_extend_and_gives_the_parameters_of_a_run_of_that_length(tmp_path):
+def test_extend_gives_the_parameters_of_a_longer_run(tmp_path):
     constant = ("--config.optim.schedule.name=constant", "--config.model.dropout=0.0")
     longer = (*constant, "--config.duration=24steps")
     assert finish(start(tmp_path / "long", *longer))[0] == 0
@@ -237,7 +237,7 @@ def test_a_longer_duration_needs_extend_and_gives_the_parameters_of_a_run_of_tha
 
 
 @pytest.mark.parametrize(("first", "second"), [(8, 1), pytest.param(1, 8, marks=pytest.mark.nightly)])
-def test_a_checkpoint_goes_on_with_another_number_of_devices(tmp_path, whole, first, second):
+def test_a_checkpoint_resumes_on_another_number_of_devices(tmp_path, whole, first, second):
     short = ("--config.duration=12steps", "--config.log.every=1steps", "--config.data.augment=()")
     reference = ("--config.model.dropout=0.0", "--config.optim.schedule.name=constant")
     assert finish(start(tmp_path / "one", *short, *reference))[0] == 0
@@ -251,7 +251,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_devices(tmp_path, whole, fi
 
 
 @pytest.mark.nightly
-def test_the_second_start_of_a_configuration_compiles_nothing_even_with_another_seed(tmp_path):
+def test_the_second_start_of_a_configuration_compiles_nothing(tmp_path):
     cache = tmp_path / "cache"
     variables = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     variables |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(cache)}

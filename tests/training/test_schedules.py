@@ -279,7 +279,7 @@ def test_the_plateau_drops_after_the_patience_and_then_waits_again():
     assert scales == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
 
 
-def test_an_improvement_must_exceed_the_least_one_and_the_best_moves_with_improvements_only():
+def test_only_sufficient_improvements_update_the_best():
     # From 0.5, neither 0.4375 nor 0.375 is lower by more than 1/8, but 0.3125 is.
     errors = [0.5, 0.4375, 0.375, 0.3125, 0.5, 0.5]
     scales = plateau_scales(errors, patience=3, min_improvement=0.125, factor=0.5)
@@ -299,7 +299,7 @@ sixty_fourths = st.integers(0, 64).map(lambda n: n / 64)
     st.sampled_from([0.5, 0.1]),
     st.integers(0, 15),
 )
-def test_the_plateau_equals_plain_python_and_goes_on_from_what_was_saved(errors, patience, least, factor, saved):
+def test_the_plateau_equals_plain_python_and_resumes(errors, patience, least, factor, saved):
     best, bad, drops, expected = math.inf, 0, 0, []
     for error in errors:
         if best - error > least:

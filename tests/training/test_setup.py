@@ -109,7 +109,7 @@ def test_strict_sizes_refuse_what_strides_drop(small_config):
         check_sizes(small_config, rows)
 
 
-def test_an_evaluation_is_not_filled_beyond_its_part(small_config):
+def test_an_evaluation_batch_is_not_larger_than_its_part(small_config):
     small_config.eval.batch_size = 10**9
     assert build(small_config).config.eval.batch_size == 1258  # the largest part
     assert small_config.eval.batch_size == 10**9

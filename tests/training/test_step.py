@@ -188,7 +188,7 @@ def test_the_state_is_donated():
 RANDOM = dict(fields=(("dropout", 0.5),), augmentations=("pad_crop:1", "flip"))
 
 
-def test_the_same_seed_gives_the_same_state_to_the_bit_and_another_seed_another():
+def test_equal_seeds_give_bit_identical_states():
     batches = [make_batch(number) for number in range(3)]
     make.cache_clear()
     first = train(*run(make(toy, seed=3, **RANDOM)), batches)
@@ -261,7 +261,7 @@ def test_label_ranks_equal_the_place_in_a_stable_sort(classes, data):
     np.testing.assert_array_equal(ranks == 0, np.argmax(logits, axis=1) == labels)
 
 
-def test_equal_scores_are_a_hit_for_the_first_class_only_and_nan_is_a_hit_for_none():
+def test_ties_are_a_hit_for_the_first_class_and_nan_for_none():
     ranks = eval_steps.label_ranks(jnp.zeros((6, 6)), jnp.arange(6))
     np.testing.assert_array_equal(ranks, range(6))
     for place in range(6):  # wherever the NaN is, also under the label
@@ -269,7 +269,7 @@ def test_equal_scores_are_a_hit_for_the_first_class_only_and_nan_is_a_hit_for_no
         assert (eval_steps.label_ranks(logits, jnp.arange(6)) >= 6).all()
 
 
-def test_nan_is_no_top5_hit_with_fewer_than_five_classes_either():
+def test_nan_is_not_a_top5_hit_even_with_fewer_than_five_classes():
     ranks = eval_steps.label_ranks(jnp.full((3, 3), jnp.nan), jnp.arange(3))
     assert (ranks >= 5).all()
 
@@ -370,7 +370,7 @@ def mixed(batch, names):
 
 
 @pytest.mark.parametrize("name", quick(["mixup:0.4", "cutmix:1.0"], ["cutmix:1.0"]))
-def test_the_loss_of_mixed_examples_is_that_of_both_labels_by_their_shares(name):
+def test_the_loss_of_mixed_examples_weights_both_labels(name):
     train_step, fresh = make(toy, losses=SMOOTHED, augmentations=("flip", name))
     network, params, stats = network_of(toy)
     batch = make_batch()
@@ -427,7 +427,7 @@ def test_the_moving_average_does_not_change_the_training():
 # ---------------------------------------------------------------- precision
 
 
-def test_an_update_that_is_not_finite_is_a_failed_step():
+def test_a_nonfinite_update_is_a_failed_step():
     """As where an optimizer divides by a rate of 0: loss and gradient are finite, the parameters would not be."""
     network, params, stats = network_of(resnet8)
     sgd = optimizers.make_optimizer(base.get_config().optim, params)
@@ -445,7 +445,7 @@ def test_an_update_that_is_not_finite_is_a_failed_step():
     jax.tree.map(np.testing.assert_array_equal, state.params, params)
 
 
-def test_in_bfloat16_the_state_stays_float32_and_only_the_computation_is_short():
+def test_in_bfloat16_the_state_stays_float32():
     train_step, fresh = make(resnet8, fields=(("dtype", jnp.bfloat16),))
     network, params, stats = network_of(resnet8, dtype=jnp.bfloat16)
     state = train(train_step, fresh(), [make_batch(number) for number in range(2)])

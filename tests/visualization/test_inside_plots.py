@@ -45,7 +45,7 @@ def test_texts_fit(text, inches):
     assert found == text or (text.startswith(begin) and dots and text.endswith(end))
 
 
-def test_zero_is_the_middle_grey():
+def test_zero_is_the_middle_gray():
     np.testing.assert_allclose(inside_plots.signed(np.array([-2.0, -1, 0, 2, 3]), 2), [0, 0.25, 0.5, 1, 1])
     np.testing.assert_allclose(inside_plots.signed(np.zeros(3), 0), 0.5)
 
@@ -63,7 +63,7 @@ def test_filters_are_on_one_scale(channels, tmp_path):
     assert abs(shares[0] / shares[-0.25] - 2) < 0.2
 
 
-def test_what_a_map_does_not_point_at_stays_grey():
+def test_pixels_outside_of_a_map_stay_gray():
     image = np.full((4, 4, 3), (255, 0, 0), np.uint8)
     values = np.zeros((4, 4), np.float32)
     values[0, 0], values[3, 3] = 2, -1

@@ -91,7 +91,7 @@ def test_pictures_come_from_the_test_part_of_a_data_set(lenet):
         pictures.from_data(lenet, config, [3, 359], 3)
 
 
-def test_pictures_that_are_not_there(files, lenet, tmp_path):
+def test_missing_pictures(files, lenet, tmp_path):
     with pytest.raises(UserError, match="no picture and no folder 'no/such'"):
         pictures.from_files(lenet, ["no/such"])
     with pytest.raises(UserError, match="there are no pictures in"):
@@ -135,9 +135,7 @@ def test_features_are_the_strongest_maps_in_order(lenet, files, drawn, tmp_path)
         visualize_network.features(lenet, photos(lenet, files), DrawOptions(), tmp_path / "a.png")
 
 
-def test_class_activation_maps_of_the_likeliest_classes_or_of_those_that_are_named(
-    small_resnet, files, drawn, tmp_path
-):
+def test_class_activation_maps_of_likely_or_named_classes(small_resnet, files, drawn, tmp_path):
     found = photos(small_resnet, files, "photos/ant")
     told = visualize_network.cam(small_resnet, found, DrawOptions(), tmp_path / "a.png")
     assert "class activation maps, 4x4" in told
@@ -159,7 +157,7 @@ def test_class_activation_maps_of_the_likeliest_classes_or_of_those_that_are_nam
 
 
 @pytest.mark.parametrize(("network", "layer"), [("lenet", None), ("small_resnet", "conv3_x/0")])
-def test_grad_cam_where_the_head_does_not_average_or_a_layer_is_named(network, layer, request, files, drawn, tmp_path):
+def test_grad_cam_for_other_heads_or_a_named_layer(network, layer, request, files, drawn, tmp_path):
     trained = request.getfixturevalue(network)
     found = photos(trained, files, "photos/ant")
     told = visualize_network.cam(trained, found, DrawOptions(layer=layer, classes=["cat"]), tmp_path / "a.png")
