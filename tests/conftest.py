@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-# The processes that tests start inherit these. Programs are compiled fast, not to be fast, and kept between sessions.
+# The processes that tests start inherit these. Programs are compiled quickly, not for speed, and kept between sessions.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
@@ -34,7 +34,7 @@ settings.load_profile("commit")
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_a_module():
-    """Drops compiled programs behind a module, where a worker has gathered many: each keeps its machine code."""
+    """Drops compiled programs after a module if a worker has gathered many: each keeps its machine code in memory."""
     yield
     if os.path.exists("/proc/self/statm") and resident_bytes() > 1e9:
         jax.clear_caches()
@@ -88,7 +88,7 @@ def console():
 
 @pytest.fixture
 def small_config():
-    """LeNet-5 of a quarter of the width on digits: 20 steps of 64."""
+    """LeNet-5 at a quarter of the width on digits: 20 steps of 64 images."""
     config = recipes.get_config("lenet5")
     config.model.width = 0.25
     config.duration = "20 steps"

@@ -1,4 +1,4 @@
-"""What accounts come to: the largest batch, times, and what one screen and the table say."""
+"""Results from accounts: the largest batch, times, one screen and the table."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ def test_the_estimate_of_the_largest_batch_is_linear():
     room = MEMORY.limit - 10**8
     exact = room * 4096 // (10**9 + 10**7)
     assert estimated_batch(train, 16, 10**9) == exact // 2048 * 2048
-    assert estimated_batch(train, 16, 5000) == 4096  # the data has no more: 128 images on each of 16
+    assert estimated_batch(train, 16, 5000) == 4096  # the data set has no more images: 128 on each of 16
     assert estimated_batch(replace(train, account=Account(fits=False, needed=0)), 16, 5000) is None
 
 

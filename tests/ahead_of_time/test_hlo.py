@@ -1,4 +1,4 @@
-"""What the text of a compiled program says, by texts written here and by one that XLA compiles for four CPU devices."""
+"""Reading the text of a compiled program: texts written here, and one that XLA compiles for four CPU devices."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from cnn_jax.ahead_of_time import hlo
 from commands import environment, process
 
-# A loop of three turns with a gather and a reduction in it, an exchange that hides behind a product, one that does not.
+# A loop of three iterations with a gather and a reduction, an exchange hidden by a product, and one that is not hidden.
 TEXT = """
 HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8,4]{1,0:T(8,128)})->f32[8,4]{1,0}}
 
@@ -75,7 +75,7 @@ def test_collectives_are_counted_with_bytes_turns_and_overlap():
 
 
 def test_cycles_are_those_of_what_runs_one_after_another():
-    assert hlo.Module(TEXT).cycles() == 50 + 3 + 3 * 7  # what is inside of a fusion counts with it
+    assert hlo.Module(TEXT).cycles() == 50 + 3 + 3 * 7  # the content of a fusion counts as part of it
 
 
 def test_a_program_without_estimates_has_no_cycles():
@@ -138,7 +138,7 @@ print(json.dumps({name: [vars(one) for one in module.exchanges()] for name, modu
 
 @pytest.mark.slow
 def test_what_xla_compiles_for_four_devices_is_read():
-    """The gradient of a 16 x 8 matrix is summed once, in a loop of five turns five times; a split array is gathered."""
+    """The gradient of a 16 x 8 matrix is summed once, in a loop five times; a split array is gathered."""
     done = process("-c", PROGRAM, env=environment(devices=4))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""`cnn_jax preflight`: its messages, and what it says of programs that libtpu and XLA for CUDA compile."""
+"""`cnn_jax preflight`: its messages, and its results for programs that libtpu and XLA for CUDA compile."""
 
 import importlib.util
 import json
@@ -100,7 +100,7 @@ def test_lenet5_compiles_for_tpus(slice_):
 @pytest.mark.slow
 @pytest.mark.parametrize("slice_", ["1x1", "2x2"])
 def test_a_small_resnet_compiles_for_tpus(slice_):
-    """ResNet-8 in bfloat16: 7 layers of BatchNorm and, at the slowest, a convolution for each of 9 layers and pass."""
+    """ResNet-8 in bfloat16: 7 layers of BatchNorm, and at most one convolution for each of 9 layers and each pass."""
     result = found(*SMALL_RESNET, target=f"v5e:{slice_}")
     train = result.train
     assert result.fits and train.not_donated == 0 and train.account.host_transfers == 0
@@ -139,12 +139,12 @@ def test_groups_of_a_device_exchange_no_statistics():
 @needs_tpu
 @pytest.mark.slow
 def test_the_step_of_a_tpu_has_no_kernels_of_cpus(small_config):
-    """The program is the same whether or not the host may take its own kernels."""
+    """The program is the same whether or not the host may use its own kernels."""
     accounts = []
     for kernels in (True, False):
         small_config.cpu_kernels, small_config.accumulation = kernels, 2
         accounts.append(examine(small_config, targets.parse("v5e:1x1")).train.account)
-    assert accounts[0] == accounts[1]  # the second one is that of the cache
+    assert accounts[0] == accounts[1]  # the second one comes from the cache
 
 
 @needs_tpu
@@ -209,7 +209,7 @@ def test_lenet5_compiles_for_gpus(target):
 @pytest.mark.parametrize("target", [pytest.param("v5e:2x2", marks=needs_tpu), pytest.param("h100x8", marks=needs_cuda)])
 @pytest.mark.parametrize("network", overview.networks())
 def test_every_network_compiles(network, target):
-    """For one target at a time; what does not fit says so and is not an error of the program."""
+    """For one target at a time; a network that does not fit is reported, which is not an error."""
     try:
         result = found(overview.recipe(network), target=target)
     except UserError as error:  # a batch that four chips cannot share

@@ -1,4 +1,4 @@
-"""The shapes that programs are compiled for are those that training and evaluation pass them."""
+"""Programs are compiled for the shapes that training and evaluation pass to them."""
 
 import re
 from collections import Counter
@@ -52,7 +52,7 @@ def test_evaluation_takes_the_shapes_of_a_real_batch(small_config, placement):
 
 
 def test_the_program_is_the_one_that_training_compiles(small_config):
-    """The same operations, but for reshapes to the same shape that shardings leave."""
+    """The same operations, except for reshapes to the same shape, which shardings leave."""
     small_config.data.update(mean=(0.3,), std=(0.4,))
     setup = build(small_config)
     states = States(setup)

@@ -1,4 +1,4 @@
-"""What --for names, without the compilers: parsing, machines, messages."""
+"""The targets of --for, without the compilers: parsing, machines, messages."""
 
 import importlib.util
 import sys

@@ -61,7 +61,7 @@ def test_blocks_that_are_one_array_have_names(monkeypatch):
     assert set(found) >= {row.name for row in rows} >= {"conv2_x/1/0/conv1", "conv2_x/1/1/conv1"}
 
 
-def test_a_member_is_the_layer_with_its_activation_and_a_run_is_a_call():
+def test_a_block_is_the_layer_with_its_activation():
     model = network("cifar_resnet", **RESNET)
     x = images((16, 16, 3))
     found = introspection.applied(model, introspection.outputs)(x)
@@ -86,7 +86,7 @@ def test_a_change_affects_later_layers_and_ends_with_its_block():
     with hooks.intercept(lambda layer, x, y: -y), hooks.capture() as calls:
         changed = Pool("max", 2, 2)(x)
     np.testing.assert_array_equal(changed, -Pool("max", 2, 2)(x))
-    np.testing.assert_array_equal(calls[0][2], changed)  # what listeners hear
+    np.testing.assert_array_equal(calls[0][2], changed)  # what `capture` collects
 
 
 def test_a_missing_layer_or_one_without_maps_is_an_error():
@@ -104,7 +104,7 @@ def test_a_missing_layer_or_one_without_maps_is_an_error():
     ("name", "fields", "expected"),
     [
         ("lenet5", dict(), "conv2"),
-        ("lenet5", dict(c5="conv", input_shape=(28, 28, 1)), "conv2"),  # behind it is one position
+        ("lenet5", dict(c5="conv", input_shape=(28, 28, 1)), "conv2"),  # there is one position after it
         ("cifar_resnet", RESNET, "conv4_x/0"),
         ("zfnet", dict(width=0.05, input_shape=(65, 65, 3)), "conv5"),
     ],
@@ -138,7 +138,7 @@ def test_the_mean_of_a_class_activation_map_is_the_score_without_its_bias(head):
         np.testing.assert_allclose(maps[1, 2, 3, 4], expected, rtol=1e-4)
 
 
-def test_grad_cam_at_the_last_maps_of_an_averaging_head_is_the_class_activation_map():
+def test_grad_cam_at_the_last_maps_is_the_class_activation_map():
     model = network("cifar_resnet", **RESNET)
     x = images((16, 16, 3))
     classes = jnp.array([[0, 3], [4, 1]])
@@ -186,7 +186,7 @@ def convolve(x, kernel, bias, pad):
 
 
 def filter_transposed(signal, kernel, pad):
-    """Returns each position's signal times the filter where the filter saw it."""
+    """Returns the sum of each position's signal times the filter, placed where the filter saw the input."""
     size = kernel.shape[0]
     rows, columns, _ = signal.shape
     y = np.zeros((rows + size - 1, columns + size - 1, kernel.shape[2]))
@@ -197,7 +197,7 @@ def filter_transposed(signal, kernel, pad):
 
 
 def pool(x):
-    """Returns the maxima of 2x2 windows and the switches: where they were."""
+    """Returns the maxima of 2x2 windows and the switches, their positions."""
     rows, columns, channels = x.shape[0] // 2, x.shape[1] // 2, x.shape[2]
     y, switches = np.zeros((rows, columns, channels)), np.zeros((rows, columns, channels), int)
     for i in range(rows):
@@ -245,7 +245,7 @@ def test_the_deconvolution_is_that_of_zeiler_and_fergus(layer):
     found = deconvolve(x, jnp.array([channel]), place[:, channel])
     np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
 
-    if layer != "conv1":  # the gradient stops at what was not positive on the way forward
+    if layer != "conv1":  # the gradient stops where the forward pass was not positive
         gradient = jax.grad(lambda x: introspection.outputs(model, x)[layer][0, row, column, channel])(x)
         assert not np.allclose(gradient[0] * maps[row, column, channel], expected, atol=1e-3)
 
@@ -284,7 +284,7 @@ def test_the_signal_lies_in_the_receptive_field_and_each_image_has_its_own(name,
         assert not outside.any()
 
 
-def test_the_deconvolution_with_strides_and_windows_that_overlap_is_that_of_torch():
+def test_the_deconvolution_with_overlapping_windows_equals_torch():
     torch = pytest.importorskip("torch")
 
     class Rectify(torch.autograd.Function):
@@ -354,5 +354,5 @@ def test_a_part_is_what_a_position_sees_moved_inside(low, length, jump, position
     first = low + position * jump
     if first >= 0 and first + length <= size:
         assert part.start == first
-    else:  # as near as it can be
+    else:  # the nearest position inside
         assert part.start == 0 or part.stop == size

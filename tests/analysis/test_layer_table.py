@@ -56,7 +56,7 @@ def test_every_call_of_a_layer_is_a_row_with_the_numbers_counted_by_hand():
 
 
 def test_macs_do_not_depend_on_the_platform(monkeypatch):
-    # Inside of `fast` convolutions are calls of a library, elsewhere XLA's.
+    # Inside `fast`, convolutions are calls of a library, elsewhere XLA's.
     macs = {}
     monkeypatch.setattr(cpu, "target", lambda: "0123")
     for fast in (True, False):
@@ -93,7 +93,7 @@ def test_training_memory_equals_the_count_by_hand():
     given = dict(images=5, bytes_per_value=2, copies_of_parameters=3)
     assert training_bytes(rows, **given) == activations + parameters == 1380 + 4680
     assert training_bytes(rows, **given, resident_bytes=1000) == 7060
-    assert training_bytes([*rows, rows[2]], **given) == 1380 + 10 * 5 * 2 + 4680  # called twice, its parameters are one
+    assert training_bytes([*rows, rows[2]], **given) == 1380 + 10 * 5 * 2 + 4680  # its parameters count once
 
 
 def test_training_memory_grows_with_everything():
@@ -103,7 +103,7 @@ def test_training_memory_grows_with_everything():
     for field, more in (("images", 65), ("bytes_per_value", 4), ("copies_of_parameters", 4), ("resident_bytes", 1)):
         assert training_bytes(rows, **(given | {field: more})) > base
     assert training_bytes([*rows, ROWS[0]], **given) > base
-    # Not below what must be there: parameters, gradient and momentum, and all outputs once.
+    # At least what must be there: parameters, gradient and momentum, and all outputs once.
     assert base > 3 * 4 * 61_706 + 64 * 2 * sum(row.outputs for row in rows)
 
 
@@ -274,7 +274,7 @@ def test_layers_of_one_block_are_one_stage(name, stage):
     assert row.stage == stage and stages([row, row]) == {stage: [row, row]}
 
 
-def test_a_layer_that_is_called_twice_has_its_parameters_once_and_its_macs_twice():
+def test_a_shared_layer_counts_parameters_once_and_macs_twice():
     found = totals(ROWS, (12, 15, 3))
     assert found.parameters == 608 + 48 + 40 + 8 + 148 + 35
     assert (found.biases, found.norm_parameters, found.norm_statistics) == (8 + 4 + 4 + 7, 8, 8)

@@ -173,7 +173,7 @@ def test_a_picture_has_networks_side_by_side_on_one_scale(tmp_path, monkeypatch)
 # ---------------------------------------------------------------- the command
 
 
-def test_json_has_everything_and_a_plot_is_drawn_and_no_data_set_is_needed(command, tmp_path):
+def test_json_and_plot_need_no_data_set(command, tmp_path):
     path = tmp_path / "layers.png"
     arguments = ("--config=configs/resnet18.py:imagenet2012", "--config.data.dir=/nowhere", f"--plot={path}")
     found = json.loads(command(*arguments, "--format=json"))

@@ -125,7 +125,7 @@ def test_the_contenders_train(small_config, placement):
     for name in ("step", "both"):
         start, steps = contenders[name]
         first, again = (float(steps(start(), 3)) for _ in range(2))
-        assert 2.0 < first < 3.0, name  # about log 10: nothing is known of random labels
+        assert 2.0 < first < 3.0, name  # about log 10: random labels cannot be predicted
         assert first == again if name == "step" else first != again  # the same batch; other batches
     assert contenders["data"][1](None, 3) == 0
 

@@ -1,4 +1,4 @@
-"""The model of the step time against closed forms, and against a ring that is played through."""
+"""The model of the step time against closed forms, and against a simulated ring."""
 
 import dataclasses
 import json
@@ -141,7 +141,7 @@ def test_the_command_prints_the_tables_and_draws(call, tmp_path):
 
 
 def compiled_file(path, **changes):
-    """What `cnn_jax preflight --json` writes of 16 chips of 10 images, as far as the model reads it."""
+    """What `cnn_jax preflight --json` writes for 16 chips with 10 images each, as far as the model reads it."""
     exchanges = [
         dict(kind="all-reduce", dtype="bf16", count=1, bytes=2_000_000, overlapped=0),
         dict(kind="all-gather", dtype="f32", count=9, bytes=1_000_000, overlapped=0),

@@ -51,7 +51,7 @@ def test_the_benchmark_compares_and_says_what_is_held(run, console):
     assert list(result["images_per_second"]) == ["step", "data", "both", "evaluation", "fused", "torch data"]
     found = result["ratios"]["data/torch data"]
     assert 0 < found["min"] <= found["median"] <= found["max"]
-    # 2 batches ahead and one that is put together, each of 4 images.
+    # 2 batches ahead and one being assembled, each of 4 images.
     assert result["stream"] == dict(workers=1, scaled_decoding=False, held_batches=3, held_bytes=3 * 4 * 32 * 32 * 3)
     results.print_result(result, console)
     assert "stream      1 workers, at most 3 batches = 36.9 kB read ahead" in console.file.getvalue()

@@ -93,7 +93,7 @@ def complete(files):
 
 
 def latest(files):
-    """Returns the newest of them, 0 before the first."""
+    """Returns the newest of these steps, 0 if there is none."""
     return max(complete(files), default=0)
 
 
@@ -184,7 +184,7 @@ def test_bucket_that_fails_for_good_ends_the_run(server, files, monkeypatch):
 
 
 def wait_for_part(process, part):
-    """Returns what a process has printed when it has printed a line with `part`."""
+    """Waits until a process prints a line with `part`; returns what it has printed."""
     said = ""
     for line in process.stdout:
         said += line
@@ -239,7 +239,7 @@ def test_the_report_of_a_nonfinite_loss_is_in_the_bucket(files, small_config, co
     assert f"not_finite/checkpoints/{step - 1}/manifest.json" in names
 
 
-def test_a_bucket_with_another_run_is_refused_and_a_dry_run_leaves_nothing_there(files, small_config, console):
+def test_a_bucket_with_another_run_is_refused(files, small_config, console):
     assert train.run(small_config, URL, Options(dry_run=True, console=console)) == {}
     assert there(files) == set()
     save(1)
@@ -261,7 +261,7 @@ def tree(value):
 
 @contextlib.contextmanager
 def saving(*, keep=2):
-    """Yields a saver whose checkpoints are in the bucket afterwards."""
+    """Yields a saver; its checkpoints are in the bucket afterwards."""
     with bucket.opened(URL, hold=True) as here, Saver(Checkpoints(here, shared=False), keep=keep) as saver:
         yield saver
 

@@ -123,7 +123,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("words", DAMAGES)
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, words):
+def test_a_damaged_checkpoint_is_reported_and_an_earlier_used(tmp_path, words):
     with Saver(Checkpoints(tmp_path), keep=3) as saved:
         for step in (1, 2):
             saved.save(step, tree(step), error=0.1)
@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, w
 
 
 def test_a_flipped_bit_that_orbax_misses_is_noticed(tmp_path):
-    """Why there is a manifest: if orbax complains one day, it can go."""
+    """The reason for the manifest: if orbax ever notices this, the manifest can go."""
     state = {"x": jax.random.normal(jax.random.key(0), (100_000,))}
     with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, state, error=None)
@@ -172,7 +172,7 @@ def test_half_written_checkpoints_are_removed(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
-def test_a_save_that_fails_is_an_error_of_the_next_call_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_save_is_an_error_of_the_next_call(tmp_path, monkeypatch):
     with Saver(Checkpoints(tmp_path), keep=1) as saved:
         saved.save(1, tree(1), error=None)
         saved.wait()

@@ -1,4 +1,4 @@
-"""A power cut at any moment leaves a whole checkpoint: what a disk may have lost is lost after each operation."""
+"""A power cut at any moment leaves a complete checkpoint: after each operation, everything a disk may lose is lost."""
 
 import os
 import shutil
@@ -13,10 +13,10 @@ from cnn_jax.checkpoint.saver import Saver
 
 
 class Disk:
-    """What of a folder survives a power cut.
+    """The content of a folder that survives a power cut.
 
-    A file has the content of its last fsync, else none. A folder has the names of its last fsync; later changes of
-    names may have reached the disk as well, in full.
+    A file has the content of its last fsync, or none. A folder has the names of its last fsync; later changes of names
+    may all have reached the disk as well.
     """
 
     def __init__(self, root: Path):
@@ -37,13 +37,13 @@ class Disk:
         return {entry.name: (entry.inode(), entry.is_dir()) for entry in os.scandir(path)}
 
     def cut(self):
-        """Remembers what would be left now: with the names of the last fsync, and with the present ones."""
+        """Records what a cut would leave now: with the names of the last fsync, and with the current ones."""
         present = {place.stat().st_ino: self._listing(place) for place in [self.root, *self.root.rglob("*/")]}
         contents = dict(self.contents)
         self.cuts += [(dict(self.names), contents), (present, contents)]
 
     def restore(self, number, to):
-        """Makes what is left after a cut in the folder `to`."""
+        """Writes what is left after a cut into the folder `to`."""
         names, contents = self.cuts[number]
 
         def make(inode, place):
@@ -96,7 +96,7 @@ def test_a_power_cut_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
 
 
 def test_the_disk_of_this_test_does_lose_what_is_not_synced(tmp_path, monkeypatch):
-    """Else the test above would say nothing."""
+    """Otherwise the test above would prove nothing."""
     root = tmp_path / "run"
     root.mkdir()
     disk = Disk(root)

@@ -86,7 +86,7 @@ def test_whole_steps_are_the_nearest_and_at_least_one(number, unit, batch_size, 
 
 
 @given(st.floats(0.001, 300), st.integers(1, 2000))
-def test_something_periodic_happens_at_the_step_nearest_to_each_multiple(period, steps):
+def test_periods_fall_on_the_step_nearest_to_each_multiple(period, steps):
     due = [step for step in range(1, steps + 1) if is_due(step, period)]
     if period <= 1:
         assert due == list(range(1, steps + 1))
@@ -138,7 +138,7 @@ MEAN = {"data.mean": (0.5,), "data.std": (0.25,)}
             for crop in ("random", "random_central")
             for sides in ((16, 16), (20, 40))
         ),
-        {"data.train_resize": (1, 2)},  # which says nothing without a random crop
+        {"data.train_resize": (1, 2)},  # has no effect without a random crop
         {"data.augment": ("pad_crop:4", "flip")},
         {"data.augment": ("flip", "rand_augment:2:9", "random_erasing:0.25", "mixup:0.2")},
         {"data.augment": ("cutmix:1.0",), "data.channels": 2},
@@ -290,7 +290,7 @@ def test_a_configuration_without_a_network_is_a_users_error():
 
 
 def test_the_command_line_can_only_reach_fields_of_the_network():
-    # The same field may be known to one network and not to another.
+    # One network may have a field that another does not have.
     config = recipes.get_config("lenet5")
     check_config(config)
     config.model.shortcut = "A"

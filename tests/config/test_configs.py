@@ -20,11 +20,11 @@ from recipes import FILES, NETWORKS, get_config
 # Networks whose data set, without a name, is not the digits; and those that do not take images.
 OWN_DATA = {"toy": "xo", "conv1d": "sequences", "c3d": "moving_digits"}
 NOT_IMAGES = {"conv1d": {"sequences", "folder", "synthetic"}, "c3d": {"moving_digits", "folder", "synthetic"}}
-# Values of config.model that differ from the constructor's on purpose: of the recipe, or of the file's network.
+# Values of config.model that differ from the constructor's on purpose: the recipe's, or those of the file's network.
 OVERRIDES = {
     **{name: {"zero_gamma": True} for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
 }
-# And those of a pair of network and data set. Without normalization, small networks of many layers hardly start.
+# And those of a network on one data set. Without normalization, small networks with many layers hardly learn.
 OVERRIDES_FOR_DATA = {
     ("googlenet", "imagenet2012"): {"auxiliary": True},
     **{("googlenet", name): {"norm": "batch"} for name in datasets.DATASETS if name not in ("imagenet2012", "digits")},
@@ -37,7 +37,7 @@ OVERRIDES_FOR_DATA = {
     ("resnet1202", "digits"): {"zero_gamma": True, "width": 0.25},
     ("c3d", "moving_digits"): {"norm": "batch", "width": 0.125, "dropout": 0.0},
 }
-# The same for networks whose recipe for ImageNet has the paper's values and the others have ours.
+# The same for networks whose ImageNet recipe has the paper's values, while the other recipes have ours.
 SMALL_VGG = {"norm": "batch", "fc_sizes": (512,), "init": "he_fan_in"}
 SMALL_OVERRIDES = {
     "alexnet": {"init": "he_fan_in", "initial_bias": 0.0},
@@ -45,7 +45,7 @@ SMALL_OVERRIDES = {
     **{name: SMALL_VGG for name in ("vgg11", "vgg13", "vgg16c", "vgg16", "vgg19")},
     "vgg11_lrn": {name: value for name, value in SMALL_VGG.items() if name != "norm"},
 }
-# Basic blocks have one form: the configurations of networks that can have no others leave these out.
+# Basic blocks have one form: the configurations of networks with only basic blocks leave these out.
 LARGE_IMAGES_ONLY = {"variant", "groups", "width_per_group", "reduction", "kernel_plan", "pool", "overlapping"}
 SMALL_IMAGES = {"cifar_resnet", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202"}
 
@@ -62,7 +62,7 @@ every_pair = pytest.mark.parametrize(("name", "dataset"), [(n, d) for n in NETWO
 
 
 def build(config: ConfigDict):
-    """Returns the network as the training loop builds it, but of shapes only."""
+    """Returns the network as the training loop builds it, but with shapes only."""
     return nnx.eval_shape(
         lambda: models.create(
             config.model.name,
@@ -120,7 +120,7 @@ FITTED: set[str] = set()
 @pytest.mark.parametrize("name", ["lenet5", "resnet20", "resnet50", "alexnet", "zfnet", "vgg16"])
 def test_the_networks_fit_the_images_of_every_data_set(name, dataset):
     config = get_config(name, dataset)
-    config.data.num_classes = config.data.num_classes or 7  # a folder says how many
+    config.data.num_classes = config.data.num_classes or 7  # the folder determines how many
     fitted = json.dumps([config.model.to_dict(), *config.data.image_size, config.data.channels])
     if fitted in FITTED:  # with the images of another data set
         return
@@ -163,7 +163,7 @@ def test_the_fields_of_the_network_have_the_constructors_defaults(name, dataset)
         if name in SMALL_OVERRIDES and dataset == "digits":
             expected |= {"width": 0.25}
     assert differing == expected
-    for field, value in given.items():  # the command line parses a value by the type that is there: 1 is not 1.0
+    for field, value in given.items():  # the command line parses a value by the type of the default: 1 is not 1.0
         assert type(value) is type(defaults[field]), field
 
 
@@ -171,7 +171,7 @@ def test_the_fields_of_the_network_have_the_constructors_defaults(name, dataset)
 def test_every_field_of_the_network_can_be_set_on_the_command_line(name):
     hidden = {*FROM_DATA, "layout", "version"} | (LARGE_IMAGES_ONLY if name in SMALL_IMAGES else set())
     if name != "cifar_resnet":
-        hidden |= {"depth", "configuration"}  # the name says it
+        hidden |= {"depth", "configuration"}  # the name implies it
     assert set(model_fields(get_config(name))) == set(models.fields(name)) - hidden
 
 
@@ -204,7 +204,7 @@ def test_a_mistyped_field_fails_once_the_configuration_is_locked(name):
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet20", "resnet50", "alexnet", "vgg16"])
-def test_any_other_name_is_a_data_set_of_tfds_that_says_its_classes_and_parts(name):
+def test_any_other_name_is_a_data_set_of_tfds(name):
     config = get_config(name, "stanford_dogs")
     check_config(config)
     data = config.data

@@ -12,7 +12,7 @@ from cnn_jax.training.setup import Setup, build
 from cnn_jax.training.state import States
 from recipes import NETWORKS, get_config
 
-# The widths of these cannot change: fields of theirs exclude it.
+# The widths of these cannot change: other fields of theirs exclude it.
 FULL_WIDTH = {"lenet5_1998", "toy"}
 WIDTHS = {"mlp": 0.5, "local": 0.5, "lenet5": 0.5, "dilated": 0.25, "flattened": 0.25, "conv1d": 0.25}
 # One of each kind: distances, linear layers, blocks, branches and auxiliary losses, one and three dimensions.
@@ -20,7 +20,7 @@ EACH_KIND = {"lenet5_1998", "alexnet", "resnet20", "googlenet", "conv1d", "c3d"}
 
 
 def filled(run: Setup) -> step.TrainState:
-    """Returns the first state with NumPy's random numbers: jax compiles an initializer for each shape."""
+    """Returns the first state with NumPy's random numbers: jax would compile an initializer for each shape."""
     random = np.random.default_rng(0)
 
     def fill(name, leaf):
@@ -57,6 +57,6 @@ def test_two_steps_of_every_recipe(name, monkeypatch):
         state = train_step(state, batch, run.resident("train"))
     assert int(state.step) == 2 and int(state.failed) == 0
     assert np.isfinite(float(state.sums["loss"])) and float(state.sums["examples"]) == 16
-    # A unit of ReLUs can be dead at so small a width, most layers cannot.
+    # At such a small width some ReLUs can be dead, but not those of most layers.
     changed = [bool((old != new).any()) for old, new in zip(*map(jax.tree.leaves, (before, state.params)), strict=True)]
     assert np.mean(changed) > 0.5

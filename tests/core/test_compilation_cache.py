@@ -35,7 +35,7 @@ def test_programs_are_kept_in_the_cache_of_the_user(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_place_and_the_switch_of_jax_are_respected(tmp_path):
+def test_jaxs_variables_for_folder_and_switch_are_respected(tmp_path):
     home = tmp_path / "home"
     assert run(XDG_CACHE_HOME=home, JAX_COMPILATION_CACHE_DIR=tmp_path / "other")[0] == str(tmp_path / "other")
     assert not home.exists()

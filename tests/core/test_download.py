@@ -1,4 +1,4 @@
-"""Downloads from a server of this machine that breaks off, ignores ranges, or sends something else."""
+"""Downloads from a server on this machine that breaks off, ignores ranges, or sends something else."""
 
 import hashlib
 import http.server
@@ -36,7 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server: `state` says what it sends, and has the ranges that it was asked for."""
+    """A server: `state` sets what it sends, and records the ranges that were requested."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
         found.state = dict(content=CONTENT, resumes=True, breaks=None, ranges=[])
@@ -93,7 +93,7 @@ def test_partial_file_of_another_size_starts_again(server, file, tmp_path):
     download(file, tmp_path / "set.gz")
     assert (tmp_path / "set.gz").read_bytes() == CONTENT and server.state["ranges"] == [None]
     (tmp_path / "set.gz").rename(tmp_path / "set.gz.partial")
-    download(file, tmp_path / "set.gz")  # complete: nothing is asked for
+    download(file, tmp_path / "set.gz")  # complete: nothing is requested
     assert (tmp_path / "set.gz").read_bytes() == CONTENT and server.state["ranges"] == [None]
 
 

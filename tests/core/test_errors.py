@@ -16,7 +16,7 @@ def test_a_value_must_be_one_of_its_options():
         check_choice("pool", "maks", (name for name in ("max", "average")))
 
 
-def test_a_condition_that_does_not_hold_is_a_users_error():
+def test_a_failed_condition_is_a_users_error():
     check(True, "not raised")
     with pytest.raises(UserError, match=r"^the message$"):
         check(False, "the message")
@@ -29,7 +29,7 @@ def test_a_users_error_is_a_value_error():
 @pytest.mark.parametrize(
     "folder", ["gs://bucket/run", "s3://bucket", "hdfs://host:9000/a", "file:///tmp/a", "GS:/bucket"]
 )
-def test_a_url_is_no_folder(folder):
+def test_a_url_is_not_a_folder(folder):
     with pytest.raises(UserError, match=r"--workdir is '.*', but must be a folder: its URL is not read"):
         check_folder("--workdir", folder)
 
@@ -39,7 +39,7 @@ def test_a_path_is_a_folder(folder):
     check_folder("--workdir", folder)
 
 
-def test_names_that_look_alike_are_told_apart():
+def test_similar_names_are_distinguished():
     from cnn_jax.core.errors import near
 
     assert near("caf\u00e9", ["cafe\u0301"]) == (

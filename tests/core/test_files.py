@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, through links, devices and pipes, and read as foreign ones."""
+"""Files are written whole or not at all, through links, devices and pipes, and read as untrusted ones."""
 
 import os
 import stat
@@ -93,7 +93,7 @@ def test_names_that_are_not_utf8_keep_their_bytes(tmp_path):
         (lambda path: path.write_text("[" * 100_000), "x is damaged: its JSON is nested too deep"),
     ],
 )
-def test_what_is_no_json_file_is_one_message(tmp_path, make, message):
+def test_an_invalid_json_file_is_one_message(tmp_path, make, message):
     make(tmp_path / "x")
     with pytest.raises(UserError, match=message):
         files.read_json(tmp_path / "x")

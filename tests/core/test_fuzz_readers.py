@@ -59,7 +59,7 @@ BYTES = (
 
 @st.composite
 def mutated(draw, whole):
-    """Returns a file with bytes changed, removed or put in."""
+    """Returns a file with bytes changed, removed or inserted."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(0, max(0, len(data) - 1)))
@@ -77,7 +77,7 @@ def mutated(draw, whole):
 
 @contextlib.contextmanager
 def untouched(folder):
-    """Checks that what is next to and in a folder stays as it is."""
+    """Checks that a folder and its neighbors do not change."""
 
     def listing():
         return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}

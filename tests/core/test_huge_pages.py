@@ -1,4 +1,4 @@
-"""A command starts again, once, where huge pages help."""
+"""A command restarts itself once if huge pages help."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def is_new_glibc():
     ],
 )
 @pytest.mark.skipif(not is_new_glibc(), reason="needs glibc 2.35")
-def test_a_command_starts_again_where_huge_pages_help(tmp_path, name, setting, tunables, word, expected):
+def test_a_command_restarts_if_huge_pages_help(tmp_path, name, setting, tunables, word, expected):
     (tmp_path / name).write_text(SCRIPT)
     if setting:
         (tmp_path / "enabled").write_text(setting)

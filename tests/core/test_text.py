@@ -1,4 +1,4 @@
-"""Text of others is shown and never obeyed."""
+"""Untrusted text is shown literally and never interpreted."""
 
 import pytest
 from markdown_it import MarkdownIt

@@ -50,7 +50,7 @@ def test_pixels_and_labels_come_back(call, monkeypatch, tmp_path, name):
         split: [one for part in parts for one in dataset.parts[part].read(range(len(dataset.parts[part])))]
         for split, parts in {"train": ("train", "validation"), "test": ("test",)}.items()
     }
-    for split in SPLITS:  # TFDS's own functions say the order
+    for split in SPLITS:  # TFDS's own functions determine the order
         from tensorflow_datasets.core import hashing
 
         order = sorted(range(SPLITS[split]), key=hashing.Hasher(split).hash_key)

@@ -1,4 +1,4 @@
-"""Arrays in .npy files: what is read is what NumPy reads, and what is no such array is one error with its name."""
+"""Arrays in .npy files: they are read as by NumPy, and other files are one error with the file's name."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""Augmentation: sizes for images of any shape, the distributions that the papers say, and randomness by position."""
+"""Augmentation: sizes for images of any shape, the distributions of the papers, and randomness by position."""
 
 import functools
 
@@ -132,7 +132,7 @@ def test_if_no_box_fits_the_largest_centered_one_is_used():
 
 
 class Chosen:
-    """Stands for a random generator: gives the integers that a test chooses, and checks that they are possible."""
+    """Replaces a random generator: returns the integers that a test chooses, and checks that they are possible."""
 
     def __init__(self, *values):
         self.values = list(values)
@@ -225,7 +225,7 @@ def test_the_test_crop_is_not_random_and_the_configuration_chooses_it(train_crop
 
 
 @pytest.mark.parametrize(("padding", "channels"), [(1, 3), (2, 1)])
-def test_a_padded_crop_is_one_of_all_windows_of_the_padded_image_and_each_is_as_likely(padding, channels):
+def test_padded_crops_are_uniform_over_all_windows(padding, channels):
     image = noise(4, 5, channels) | 1  # no zeros, so that all windows differ
     padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     steps = range(2 * padding + 1)
@@ -270,7 +270,7 @@ def test_shifted_colors_stay_between_black_and_white():
     image = np.stack([np.full((2, 2), value, np.uint8) for value in (0, 128, 255)], axis=-1)
     keys = jax.random.split(jax.random.key(0), 200)
     shifted = np.asarray(jax.vmap(lambda key: augment.pca_color(key, image, 3.0))(keys)).astype(int)
-    assert shifted[..., 0].max() > 50 and shifted[..., 2].min() < 205  # and none jumps from one end to the other:
+    assert shifted[..., 0].max() > 50 and shifted[..., 2].min() < 205  # none wraps around:
     direction = np.sign(shifted[:, 0, 0, 1] - 128)
     assert (shifted[direction > 0, 0, 0, 2] > 200).all() and (shifted[direction < 0, 0, 0, 0] < 55).all()
 
@@ -334,7 +334,7 @@ POLICIES = ("auto_augment:imagenet", "trivial_augment", "augmix:3")
 
 @given(st.permutations(range(8)), st.sampled_from([1, 3, 8]))
 @pytest.mark.slow
-def test_an_augmented_image_depends_neither_on_its_batch_nor_on_its_place_in_it(order, count):
+def test_augmentation_does_not_depend_on_the_batch(order, count):
     key, images = jax.random.key(3), noise(8, 6, 6, 3)
     positions = np.uint32([0, 1, 2, 3, 1000, 1001, 2**20, 2**31 + 5])
     whole = np.asarray(augmented(key, images, positions, ALL))
@@ -371,7 +371,7 @@ def test_without_augmentations_the_images_stay_as_they_are():
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 5, 3), (1,)])
-def test_normalization_subtracts_the_mean_and_divides_by_the_deviation_in_float32(shape):
+def test_normalization_has_its_formula_in_float32(shape):
     random = np.random.default_rng(0)
     images = noise(2, 4, 5, 3)
     mean, std = random.uniform(size=shape).astype(np.float32), random.uniform(0.1, 1, shape).astype(np.float32)

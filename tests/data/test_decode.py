@@ -34,7 +34,7 @@ def test_every_mode_is_converted_to_the_requested_channels(tmp_path, mode, chann
 
 
 def test_resizing_weighs_colors_by_their_transparency(tmp_path):
-    """Two pixels become one: red that is seen and green that is not are red, half seen."""
+    """Two pixels become one: an opaque red and a transparent green give a half-transparent red."""
     pixels = np.array([[[255, 0, 0, 255], [0, 255, 0, 0]]], np.uint8)
     picture = images.Picture(png(tmp_path / "a.png", Image.fromarray(pixels, "RGBA")), 4)
     red, green, blue, seen = picture.resize((1, 1))[0, 0].astype(int)
@@ -230,7 +230,7 @@ def test_other_formats_are_read_as_pillow_reads_them(tmp_path, form, mode, chann
     exact = ("lossless", "tiff", "deflate", "lzw", *(("bmp",) if mode == "RGB" else ()))  # BMP has no transparency
     if form in exact and (mode, channels) in (("RGB", 3), ("RGBA", 4)):
         seen = np.asarray(smooth(mode)).reshape(40, 60, channels)
-        visible = slice(None) if channels == 3 else seen[..., 3] > 0  # WebP drops colors that are not seen
+        visible = slice(None) if channels == 3 else seen[..., 3] > 0  # WebP drops the colors of transparent pixels
         np.testing.assert_array_equal(want[visible], seen[visible])
 
 
@@ -316,9 +316,7 @@ def test_the_shape_is_known_before_the_pixels(tmp_path, orientation, monkeypatch
         ((400, 400), None, 1),
     ],
 )
-def test_scaled_decoding_has_no_fewer_pixels_than_the_crop_and_nearly_the_same(
-    tmp_path, monkeypatch, orientation, size, box, decoded
-):
+def test_scaled_decoding_keeps_enough_pixels_for_the_crop(tmp_path, monkeypatch, orientation, size, box, decoded):
     file = photo(tmp_path / "a.jpg", orientation=orientation)
     exact, scaled = images.Picture(file, 3), images.Picture(file, 3)
     scaled.scaled = True
@@ -327,7 +325,7 @@ def test_scaled_decoding_has_no_fewer_pixels_than_the_crop_and_nearly_the_same(
     monkeypatch.setattr(images, "resample", lambda p, *rest: sizes.append(p.size) or resample(p, *rest))
     found = scaled.resize(size, box)
     height, width, _ = scaled.shape
-    decoded = decoded if orientation == 1 else 1  # what is turned is decoded in full
+    decoded = decoded if orientation == 1 else 1  # rotated pictures are decoded in full
     assert sizes == [(-(-width // decoded), -(-height // decoded))]
     expected = exact.resize(size, box)
     assert found.shape == expected.shape == (*size, 3)

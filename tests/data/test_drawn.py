@@ -1,4 +1,4 @@
-"""Drawn data: the same on every machine, apart between parts, balanced, and with the properties that are claimed."""
+"""Drawn data: the same on every machine, disjoint between parts, balanced, and with the documented properties."""
 
 import hashlib
 import itertools
@@ -22,7 +22,7 @@ every_data_set = pytest.mark.parametrize("name", NAMES)
 
 
 def load(name: str, *, seed: int = 0, exact: bool = False, **fields) -> dataset.Dataset:
-    """Opens small parts; with `exact` nothing varies but what cannot be turned off."""
+    """Opens small parts; `exact` turns off all variation that can be turned off."""
     config = get_config(name).data
     if exact:
         config.update({field: 0.0 for field in VARIATIONS[name]})
@@ -46,7 +46,7 @@ def everything(source: dataset.Source) -> tuple[np.ndarray, np.ndarray]:
         ("moving_digits", (16, 16, 16, 1), "b83f5fbf76ae28db"),
     ],
 )
-def test_examples_are_the_same_everywhere_and_do_not_depend_on_the_seed_of_the_run(name, shape, checksum):
+def test_examples_do_not_depend_on_machine_or_seed(name, shape, checksum):
     images, labels = everything(load(name).parts["train"])
     assert images.shape == (160, *shape) and images.dtype == np.uint8
     assert hashlib.sha256(images.tobytes() + labels.astype("<i4").tobytes()).hexdigest()[:16] == checksum

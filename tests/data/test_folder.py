@@ -103,7 +103,7 @@ def test_impossible_parts_are_one_message(tmp_path, fields, message):
         folder.list_parts(make_config(tmp_path, **fields), PARTS)
 
 
-def test_a_folder_without_classes_an_empty_class_and_an_unknown_one_are_errors(tmp_path):
+def test_missing_empty_and_unknown_classes_are_errors(tmp_path):
     with pytest.raises(UserError, match="has no class folders"):
         folder.list_classes(tmp_path)
     pictures(tmp_path, {"ants": 2, "bees": 0})
@@ -230,14 +230,14 @@ def test_very_large_data_are_compared_by_names_and_sizes(tmp_path, cache, monkey
 
 
 def clip(root, count, *, first=0, size=(8, 8)):
-    """Makes a clip of `count` grey frames in the folder `root`: frame i is all `first` + i."""
+    """Makes a clip of `count` gray frames in the folder `root`: frame i is all `first` + i."""
     root.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         Image.new("L", size, first + i).save(root / f"frame{i}.png")
     return root
 
 
-def test_a_clip_is_a_folder_of_frames_or_an_array_and_a_sequence_is_an_array(tmp_path):
+def test_clips_are_folders_of_frames_or_arrays_sequences_arrays(tmp_path):
     for name in ("a/one", "a/more/two", "b/three"):
         clip(tmp_path / name, 3)
     np.save(tmp_path / "b" / "four.npy", np.zeros((3, 8, 8), np.uint8))
@@ -258,7 +258,7 @@ def test_a_clip_is_a_folder_of_frames_or_an_array_and_a_sequence_is_an_array(tmp
 # ---------------------------------------------------------------- reading
 
 
-def test_the_classes_are_read_from_the_folder_and_a_wrong_number_is_refused(tmp_path):
+def test_classes_come_from_the_folder_and_must_match_in_number(tmp_path):
     pictures(tmp_path, {"a": 8, "b": 8})
     assert sources.open_dataset(make_config(tmp_path, **SHARES)).class_names == ["a", "b"]
     with pytest.raises(UserError, match="num_classes is 10, but 'folder' has 2 classes"):
@@ -348,7 +348,7 @@ def test_a_run_on_a_folder_takes_its_classes_and_resumes(tmp_path, console):
     assert sum(skipped.values()) == 4
     test = records[-1]
     assert test["examples"] + test["skipped"] == 12
-    train.run(config, tmp_path / "run", Options(console=console))  # everything is done
+    train.run(config, tmp_path / "run", Options(console=console))  # all steps are done
     evaluate_run.evaluate_run(config, tmp_path / "run", "latest", console=console)
 
 
@@ -404,7 +404,7 @@ def test_frames_are_resized_as_pictures_are(tmp_path):
         np.testing.assert_array_equal(example, np.stack([np.asarray(frame) for frame in expected]))
 
 
-def test_a_clip_that_is_too_short_uneven_or_damaged_is_an_error_or_skipped(tmp_path):
+def test_a_damaged_or_short_clip_is_an_error_or_skipped(tmp_path):
     make_clips(tmp_path, {"a": 4, "b": 4})
     options = dict(image_size=(4, 8, 8), augment=())
 

@@ -68,7 +68,7 @@ def test_epochs_and_seeds_have_different_orders():
         for epoch in range(4)
     }
     assert len(orders) == 16
-    # On average an example stands anywhere: mean place 14.5, standard deviation of the mean of 16 shuffles 2.2.
+    # An example can be at any position: mean position 14.5, standard deviation of the mean over 16 shuffles 2.2.
     places = np.argsort(np.array(sorted(orders)), axis=1).mean(axis=0)
     assert abs(places - 14.5).max() < 9
 
@@ -109,7 +109,7 @@ def test_batches_from_a_later_start_are_the_tail_of_all_batches(placement):
             assert_same(one, other)
 
 
-def test_training_batches_hold_the_images_labels_and_positions_of_the_order():
+def test_training_batches_follow_the_order():
     source = make_source(21)
     for placement in ("device", "stream"):
         part = make_part(21, placement=placement, seed=4)
@@ -124,7 +124,7 @@ def test_training_batches_hold_the_images_labels_and_positions_of_the_order():
 
 
 @pytest.mark.parametrize("test_crop", ["resize", "center"])
-def test_resident_and_streamed_batches_have_the_same_images_and_labels_in_the_same_order(test_crop):
+def test_resident_and_streamed_batches_are_the_same(test_crop):
     fields = dict(image_size=(6, 10), test_crop=test_crop, test_resize=12)
     resident, stream = (make_part(21, placement=placement, **fields) for placement in ("device", "stream"))
     assert stream.resident is None and resident.resident["image"].shape == (21, 6, 10, 1)
@@ -391,11 +391,11 @@ def test_training_on_both_parts_joins_them_and_leaves_no_validation():
     np.testing.assert_array_equal(all_images(joined.parts["train"]), expected)
     np.testing.assert_array_equal(joined.parts["train"].resident["image"], expected)
     np.testing.assert_array_equal(all_images(joined.parts["test"]), all_images(apart.parts["test"]))
-    # What is measured is measured on all that is trained on.
+    # The statistics are measured on all training examples.
     np.testing.assert_allclose(joined.normalization["mean"], [(expected / 255).mean()], rtol=1e-6)
 
 
-def test_the_seed_of_the_data_reaches_the_order_the_crops_and_the_synthetic_images():
+def test_the_data_seed_sets_order_crops_and_synthetic_images():
     fields = dict(name="synthetic", source="synthetic", num_images=(30, 5, 5), placement="stream", normalize="none")
     for extra in (dict(), dict(train_crop="random_resized", image_size=(6, 6))):
         one, again, other = (

@@ -1,4 +1,4 @@
-"""Published sizes of data sets: the parts that recipes make of them, without any data."""
+"""Published sizes of data sets, and the parts that recipes make of them, without any data."""
 
 import numpy as np
 import pytest

@@ -16,7 +16,7 @@ STRENGTHS = (-1.0, -0.9, -0.5, -0.1, 0.0, 0.3, 0.7, 1.0)
 
 
 def photograph(height, width, channels):
-    """Returns a smooth image with noise: all values, but not all alike often."""
+    """Returns a smooth image with noise: all values occur, but not equally often."""
     random = np.random.default_rng(height * width)
     y, x, c = np.mgrid[:height, :width, :channels]
     smooth = 110 + 80 * np.sin(x / 9 + c) * np.cos(y / 7 - c)
@@ -68,7 +68,7 @@ def test_every_operation_equals_pillow(operation, channels):
             theirs = by_pillow(image, operation, strength).astype(int)
             message = f"{make.__name__}, {strength}"
             if operation in ("shear_x", "shear_y", "rotate"):
-                # Pillow's coordinates have 16 bits behind the point: of two pixels as near it may take the other.
+                # Pillow's coordinates have 16 fractional bits: of two equally near pixels it may take the other.
                 assert np.mean(ours != theirs) < 0.005, message
             else:
                 # A value that is rounded down may be one lower by the rounding of a float.

@@ -55,7 +55,7 @@ def test_the_split_of_the_digits_does_not_depend_on_the_seed(digits):
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_wrong_number_of_classes_or_channels_is_an_error_with_both_numbers():
+def test_a_wrong_number_of_classes_or_channels_is_an_error():
     config = get_config("digits").data
     config.num_classes = 12
     with pytest.raises(UserError, match=r"num_classes is 12, but 'digits' has 10 classes"):

@@ -1,4 +1,4 @@
-"""Prepared TFDS data sets: what each part is, that reading is in order, and that what is damaged is named."""
+"""Prepared TFDS data sets: the parts, the order of reading, and messages that name damaged files."""
 
 import io
 import json
@@ -74,7 +74,7 @@ def test_a_prepared_data_set_is_read_as_its_split_slices_say(mnist):
 
 def test_a_prepared_data_set_is_read_in_the_requested_order(mnist):
     source = sources.open_dataset(mnist_config(mnist)).parts["validation"]
-    indices = np.array([3, 9, 0, 3])  # NumPy's integers, as the pipeline has them
+    indices = np.array([3, 9, 0, 3])  # NumPy's integers, as the pipeline passes them
     assert [np.asarray(e["image"])[0, 0, 0] for e in source.read(indices)] == [43, 49, 40, 43]
 
 
@@ -210,7 +210,7 @@ def test_a_data_set_with_one_split_needs_its_parts_named(tmp_path):
     assert len(sources.open_dataset(any_config("my_colors", data_dir, **parts)).parts["train"]) == 12
 
 
-def test_the_configuration_of_a_run_has_the_classes_and_parts_that_the_data_set_has(tmp_path):
+def test_a_run_takes_classes_and_parts_from_the_data_set(tmp_path):
     config = recipes.get_config("lenet5", "my_colors")
     config.data.dir = str(colors(tmp_path, "my_colors", dict(train=20, validation=5)))
     config.data.image_size, config.batch_size = (28, 28), 4
@@ -368,7 +368,7 @@ def test_a_description_imports_nothing(broken, tmp_path, monkeypatch, field):
 
 @dataclass
 class Slice:
-    """As TFDS has them."""
+    """As TFDS defines them."""
 
     filename: str
     skip: int

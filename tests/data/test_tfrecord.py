@@ -1,4 +1,4 @@
-"""TFRecord files, made by a writer of the tests' own, are read and converted; whatever is wrong with one is named."""
+"""TFRecord files, made by the tests' own writer, are read and converted; every fault in one is named."""
 
 import json
 import shutil
@@ -101,7 +101,7 @@ def test_a_converted_data_set_is_the_one_that_was_prepared(original, folder, tmp
     assert everything(to.parents[1]) == everything(original)
     ours = [record for file in sorted(to.glob("mnist-train.array_record*")) for record in read_shard(file)]
     assert ours == read_shard(original / "mnist/3.0.1/mnist-train.array_record-00000-of-00001")
-    # What was there still is; only dataset_info.json says more, where the new files stand next to the old ones.
+    # The old files are still there; only dataset_info.json has grown, if the new files are next to the old ones.
     after = {file.name: file.read_bytes() for file in folder.iterdir() if file.name in before}
     changed = {name for name in before if before[name] != after[name]}
     assert changed == ({"dataset_info.json"} if in_place else set())

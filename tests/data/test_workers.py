@@ -86,8 +86,8 @@ def test_a_worker_that_hangs_is_reported_and_not_waited_for():
     started = time.monotonic()
     with pytest.raises(UserError, match=r"photo 2.jpg could not be read in 1 s.*--config.data.timeout"):
         list(results)
-    assert time.monotonic() - started < 20  # not for ever
-    assert any(thread.daemon for thread in workers())  # it hangs still
+    assert time.monotonic() - started < 20  # not forever
+    assert any(thread.daemon for thread in workers())  # it still hangs
     release.set()
 
 

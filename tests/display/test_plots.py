@@ -28,7 +28,7 @@ def test_curves_are_drawn_from_the_record_alone(tmp_path):
     assert [file.name for file in tmp_path.glob("*.png")] == ["curves.png"]
 
 
-def test_curves_of_a_run_without_validation_or_with_a_loss_that_is_not_finite(tmp_path):
+def test_curves_without_validation_or_with_a_nonfinite_loss(tmp_path):
     with Recorder(tmp_path, step=0, tensorboard=False) as recorder:
         recorder.write("train", 1, 0.5, loss=1.0, error=0.9, learning_rate=0.1)
         recorder.write("train", 2, 1.0, loss=float("nan"), error=0.9, learning_rate=0.1)

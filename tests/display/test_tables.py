@@ -49,7 +49,7 @@ def test_text_is_aligned_with_numbers_at_the_right_and_narrow_columns():
     ]
 
 
-def test_markdown_is_one_table_with_aligned_columns_whatever_a_cell_holds():
+def test_markdown_is_one_aligned_table_for_any_content():
     title, empty, *table = render([SHEET], "markdown").splitlines()
     assert (title, empty) == ("**A title**", "")
     assert table[0] == "| layer | parameters of a\\|b:c/defghijk | MACs | share | field | ratio |"
@@ -63,7 +63,7 @@ def test_csv_has_all_digits_and_the_first_table_only():
     assert lines == [["conv1", "1234567", "86704128", "0.0625", "3x5", "0.123457"], ["", "0", "", "", "", "1"]]
 
 
-def test_a_table_wider_than_the_screen_continues_below_with_its_first_column():
+def test_a_table_wider_than_the_screen_continues_below():
     sheet = Sheet("T", ("name", "first", "second"), [("a", 1, 22222222), ("bb", 3, 4)])
     first, second = render([sheet], "text", width=18).split("\n\n")
     assert first == "T\nname  first\na         1\nbb        3"

@@ -1,4 +1,4 @@
-"""The command evaluate with any SOURCE: the same door for runs, bundled networks and files."""
+"""The command evaluate with any SOURCE: the same for runs, bundled networks and files."""
 
 import json
 

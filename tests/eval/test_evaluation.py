@@ -115,14 +115,14 @@ def assert_as_expected(metrics: dict) -> None:
     np.testing.assert_array_equal(metrics["confusion"], expected()["confusion"])
 
 
-def test_the_example_has_hits_and_misses_so_that_the_tests_below_can_fail():
+def test_the_example_has_hits_and_misses():
     assert 0 < expected()["error"] < 1 and 0 < expected()["top5_error"] < expected()["error"]
     assert np.isnan(expected()["class_accuracy"]).tolist() == [False] * 9 + [True]
 
 
 # 1, larger than the part, its size, divisors and others: each compiles once.
 @given(st.sampled_from([1, 4, 9, 16, COUNT, 64]), st.sampled_from(["device", "stream"]))
-def test_metrics_equal_those_of_all_examples_at_once_whatever_the_batch_size(batch_size, placement):
+def test_metrics_do_not_depend_on_the_batch_size(batch_size, placement):
     assert_as_expected(evaluated(batch_size, placement))
 
 
@@ -132,7 +132,7 @@ def test_the_confusion_matrix_is_made_on_demand_only():
     assert_as_expected(metrics | {"confusion": expected()["confusion"]})
 
 
-def test_the_confusion_matrix_has_true_classes_as_rows_and_agrees_with_the_accuracies():
+def test_the_confusion_matrix_agrees_with_the_accuracies():
     metrics, labels = evaluated(16), arrays()[1]
     confusion = metrics["confusion"]
     np.testing.assert_array_equal(confusion.sum(1), np.bincount(labels, minlength=10))
@@ -171,7 +171,7 @@ def test_filler_rows_never_count_even_if_their_scores_overflow(brightness, fille
     np.testing.assert_array_equal(sums["confusion"], [[0, 1, 0], [0, 2, 0], [0, 0, 0]])
 
 
-def test_a_counted_row_that_overflows_is_no_hit_and_shows_in_the_loss():
+def test_a_row_that_overflows_is_not_a_hit_and_shows_in_the_loss():
     network, params, stats = graph.split(Explosive())
     one = eval_steps.make_eval_step(network, mean=np.float32([0]), std=np.float32([1]))
     batch = {
@@ -202,7 +202,7 @@ def batch_statistics(indices: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
-def test_recomputed_statistics_are_the_plain_average_over_the_first_training_batches(placement):
+def test_recomputed_statistics_average_the_first_batches(placement):
     network, params, stats = toy()
     statistics_step = eval_steps.make_statistics_step(network, mean=MEAN, std=STD)
     part = make_part(train=True, placement=placement)
@@ -264,7 +264,7 @@ def shares(mirrored: bool = False) -> np.ndarray:
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
-def test_probabilities_of_single_views_measure_as_the_sums_of_an_evaluation_do(placement):
+def test_probabilities_give_the_same_metrics_as_sums(placement):
     part, (probabilities, labels) = predicted(placement)
     np.testing.assert_allclose(probabilities, shares(), rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(labels, arrays()[1])
@@ -272,7 +272,7 @@ def test_probabilities_of_single_views_measure_as_the_sums_of_an_evaluation_do(p
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
-def test_flipping_averages_the_probabilities_of_an_image_and_its_mirror_image(placement):
+def test_flipping_averages_both_mirror_images(placement):
     _, (probabilities, _) = predicted(placement, "flip")
     np.testing.assert_allclose(probabilities, (shares() + shares(mirrored=True)) / 2, rtol=1e-5, atol=1e-7)
     assert np.abs(probabilities - shares()).max() > 0.01

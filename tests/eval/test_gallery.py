@@ -1,4 +1,4 @@
-"""What the page of errors shows of an example: what the network sees of it."""
+"""The page of errors shows an example as the network sees it."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Protocols have the names of the papers, say in words what they see, and refuse what does not fit."""
+"""Protocols have the names of the papers, describe their views, and refuse settings that do not fit."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What an evaluation prints and writes: every number, every example, and names that are never obeyed."""
+"""What an evaluation prints and writes: every number, every example, and names that are never interpreted."""
 
 import csv
 import html.parser
@@ -74,7 +74,7 @@ def test_the_temperature_comes_from_the_validation_part_alone():
     results = Results(test, validation)
     assert 2.4 < results.temperature < 3.6 and results.calibrated_ece < results.reliability.ece / 2
     assert "fitted to the validation part alone" in printed(results)
-    # Other labels of the test part leave it as it is.
+    # Other labels in the test part do not change it.
     other = predictions(np.zeros_like(test.labels), test.probabilities, test.class_names)
     assert Results(other, validation).temperature == results.temperature
     assert Results(validation, validation).temperature is None

@@ -1,4 +1,4 @@
-"""Images that stay on the devices as rows: what is gathered is what a plain array would give."""
+"""Images that stay on the devices as rows: gathering gives the same as a plain array."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The views of a test image lie where the papers have them, and every example comes once at each scale."""
+"""The views of a test image are where the papers place them, and every example comes once at each scale."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_a_photograph_is_resized_and_cropped_exactly_as_by_torchvision(tmp_path)
     torchvision_models.import_models()
     from torchvision import transforms
 
-    assert len(PHOTOGRAPHS) == 2  # of 427x640 pixels, and in sizes that leave rests
+    assert len(PHOTOGRAPHS) == 2  # of 427x640 pixels, and in sizes that leave remainders
     files = list(PHOTOGRAPHS)
     for i, size in enumerate([(375, 500), (500, 375), (333, 251), (257, 1023), (256, 256), (90, 141)]):
         file = tmp_path / f"{i}.jpg"
@@ -105,7 +105,7 @@ class Pictures:
 
 
 @given(st.integers(1, 50), st.integers(1, 16), st.sampled_from([1, 2, 3]), st.sampled_from(["dense", "10-crop"]))
-def test_every_example_comes_once_at_each_scale_in_batches_that_fit_the_devices(count, batch_size, devices, protocol):
+def test_every_example_comes_once_at_each_scale(count, batch_size, devices, protocol):
     config = config_of(image_size=(32, 32), on_error="skip")
     part = loader.Split(Pictures(count, unreadable={3, 17}), config, train=False, seed=0)
     scales = (32, 40) if protocol == "dense" else (40,)
@@ -132,7 +132,7 @@ def test_a_line_of_pixels_is_refused_and_takes_no_memory():
         crops.center_crop(line, (224, 224), 256)
 
 
-def test_images_of_many_shapes_do_not_wait_for_each_other_without_end():
+def test_images_of_many_shapes_wait_only_a_while():
     class Shapes(Pictures):
         def read(self, indices):
             return [{"image": np.full((40 + i, 40, 3), 1, np.uint8), "label": 0} for i in indices]

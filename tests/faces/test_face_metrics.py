@@ -19,7 +19,7 @@ def test_distances_are_scikit_learns(kind):
     )
 
 
-def test_a_row_of_zeros_is_at_right_angles_to_everything_and_long_rows_do_not_overflow():
+def test_zero_rows_have_distance_1_and_long_rows_do_not_overflow():
     zero, long, short = np.zeros((1, 3)), np.full((1, 3), 1e300), np.full((1, 3), 1e-300)
     assert metrics.distances(zero, long, "cosine") == 1
     np.testing.assert_allclose(metrics.distances(long, short, "cosine"), 0, atol=1e-12)
@@ -76,7 +76,7 @@ def test_the_equal_error_rate_lies_on_the_curve(observed):
         ([1, 2, 3, 9], [4, 5, 6, 0], 0.25, 9 / 16),
     ],
 )
-def test_the_equal_error_rate_of_cases_that_one_can_count(same, different, eer, auc):
+def test_the_equal_error_rate_of_small_cases_by_hand(same, different, eer, auc):
     between = np.array([*same, *different], float)
     found = metrics.roc(between, np.arange(len(between)) < len(same))
     assert (found.eer, found.auc) == (pytest.approx(eer), pytest.approx(auc))
@@ -106,5 +106,5 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(1).normal(size=20)
     error = metrics.jackknife(lambda left: values[left].mean(), np.arange(20))
     assert error == pytest.approx(values.std(ddof=1) / np.sqrt(20))
-    twice = np.repeat(values, 2)  # the same persons with two pictures each say no more
+    twice = np.repeat(values, 2)  # two pictures of each person add no information
     assert metrics.jackknife(lambda left: twice[left].mean(), np.repeat(np.arange(20), 2)) == pytest.approx(error)

@@ -1,4 +1,4 @@
-"""The commands verify and identify: what they say of features whose answer is known, and of mistakes."""
+"""The commands verify and identify: their results for features with a known answer, and their messages."""
 
 import contextlib
 import json
@@ -73,7 +73,7 @@ def test_pairs_of_both_kinds_are_needed(labels, message):
         verify.measure(embedded(np.eye(3)[: len(labels)], labels), "faces", "cosine", None)
 
 
-def test_where_leaving_one_person_out_leaves_no_pairs_there_is_no_standard_error():
+def test_without_enough_persons_there_is_no_standard_error():
     found, text = verify.measure(embedded([[1, 0], [1, 0.1], [0, 1]], "aab"), "faces", "cosine", None)
     assert found["EER"] == 0 and found["EER, standard error"] is None and "standard error" not in text
 
@@ -81,7 +81,7 @@ def test_where_leaving_one_person_out_leaves_no_pairs_there_is_no_standard_error
 # ---------------------------------------------------------------- identify
 
 
-def test_identification_is_measured_with_the_first_pictures_as_the_gallery(people, tmp_path):
+def test_the_first_pictures_are_the_gallery_of_identification(people, tmp_path):
     found, text = identify.measure(people, "faces", "euclidean", None, first=2, plot=tmp_path / "cmc.png")
     right = np.zeros(6)
     for i in range(24):

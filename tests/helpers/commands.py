@@ -1,4 +1,4 @@
-"""Commands as users start them: processes of their own."""
+"""Commands as users start them, in separate processes."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """Returns the variables of a process that has that many CPU devices, our package and these helpers."""
+    """Returns the environment of a process that has that many CPU devices, our package and these helpers."""
     return os.environ | {
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}",

@@ -1,4 +1,4 @@
-"""What a compiler could say of ResNet-50, for tests of what is made of it."""
+"""A possible compiler's account of ResNet-50, for tests of what is derived from it."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The images of the lectures, as they are drawn there."""
+"""The images of the lectures, as the slides draw them."""
 
 X = """
 .........

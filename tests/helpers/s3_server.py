@@ -1,4 +1,4 @@
-"""A program of tests/checkpoint/test_storage.py: an S3 server in a process of its own. What it has outlives a stop.
+"""A program of tests/checkpoint/test_storage.py: an S3 server in a separate process. Its objects survive a stop.
 
 python tests/helpers/s3_server.py PORT: reads the words "stop" and "start" from its input, and answers with "done".
 """
@@ -15,7 +15,7 @@ from several_processes import free_port
 
 
 class Server:
-    """A server that a test has started, and a way to its objects that is not the program's."""
+    """A server that a test has started, with access to its objects that does not use the program."""
 
     def __init__(self):
         self.port = free_port()

@@ -1,4 +1,4 @@
-"""Starts the command line as several processes of one run, each with CPU devices of its own."""
+"""Starts the command line as several processes of one run, each with its own CPU devices."""
 
 import contextlib
 import socket
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def slurm(processes, process, port):
-    """Returns what srun says to one process, all on this machine."""
+    """Returns the variables that srun sets for one process, with all processes on this machine."""
     values = dict(JOB_ID="1", STEP_NODELIST="localhost", NTASKS=processes, PROCID=process, LOCALID=process)
     return {f"SLURM_{name}": str(value) for name, value in values.items()} | {"JAX_COORDINATOR_PORT": str(port)}
 
@@ -58,7 +58,7 @@ def program(name, *arguments, devices):
 
 @contextlib.contextmanager
 def started(*arguments, **options):
-    """Yields what `start` does; none of them outlives the block."""
+    """Yields the processes of `start`; none of them outlives the block."""
     running = start(*arguments, **options)
     try:
         yield running
@@ -76,7 +76,7 @@ def finish(running, timeout=240):
 
 
 def wait_for(process, beginning):
-    """Returns when a process has printed a line that begins so."""
+    """Waits until a process has printed a line that begins so."""
     for line in process.stdout:
         if line.startswith(beginning):
             return

@@ -68,7 +68,7 @@ def on_eight(folder):
 
 
 def on_two(folder):
-    """Resumes from what eight have saved under one rule, under another."""
+    """Resumes from what eight devices saved under one rule, under another rule."""
     setup = get_run("fc")
     with Checkpoints(folder / "fsdp") as checkpoints:
         state = States(setup).restore(checkpoints, 4)

@@ -7,7 +7,7 @@ import optax
 
 from cnn_jax.config import fields as base
 
-RATES = [0.1 / (1 + step % 5) for step in range(20)]  # goes down and up: the buffer must not hold the rate
+RATES = [0.1 / (1 + step % 5) for step in range(20)]  # falls and rises: the buffer must not include the rate
 
 
 def optim_config(schedule: dict | None = None, **fields):

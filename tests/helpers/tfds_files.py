@@ -23,7 +23,7 @@ def prepare(
 ) -> Path:
     """Prepares `data_set`/`version` below the returned data_dir; example i has the label i % num_classes.
 
-    TFDS copies an image file as it is: that is why no TensorFlow is needed.
+    TFDS stores an image file unchanged: so no TensorFlow is needed.
     """
     import tensorflow_datasets as tfds
 
@@ -90,7 +90,7 @@ def rewrite_shard(file: Path, records: list[bytes]) -> None:
 
 
 def flip_a_byte(file: Path, content: bytes) -> None:
-    """Flips one bit in the middle of where `content` stands in `file`."""
+    """Flips one bit in the middle of `content` in `file`."""
     data = bytearray(file.read_bytes())
     data[data.index(content) + len(content) // 2] ^= 1
     file.write_bytes(data)

@@ -43,7 +43,7 @@ def import_models() -> Any:
 def random_torch_network(name: str, *, gain: float = 1.0, **fields: Any) -> Any:
     """Returns torchvision's network with random parameters and BatchNorm statistics, in evaluation mode.
 
-    gain: 1 keeps the activations of a plain network near one. Where shortcuts add up, a smaller one does.
+    gain: 1 keeps the activations of a plain network near one; with shortcuts, a smaller gain does.
     """
     models = import_models()
     import torch

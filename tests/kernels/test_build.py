@@ -25,7 +25,7 @@ cp {library} "$output"
 
 @pytest.fixture
 def compiler(tmp_path, monkeypatch):
-    """Makes CXX a program that is fast; returns the file with a line for each library that it made."""
+    """Sets CXX to a fast program; returns a file with one line for each library that it built."""
 
     def make(text=COMPILER, seconds=0):
         path, log = tmp_path / "fast-c++", tmp_path / "log"
@@ -41,7 +41,7 @@ def compiler(tmp_path, monkeypatch):
 
 @pytest.fixture
 def load(monkeypatch):
-    """Loads as a new process does, but leaves XLA's handlers as they are; returns the hash and what was printed."""
+    """Loads as a new process would, without changing XLA's handlers; returns the hash and the printed text."""
 
     def run(capsys):
         monkeypatch.delenv("CNN_JAX_KERNELS", raising=False)

@@ -232,7 +232,7 @@ def test_an_exported_program_has_xlas_operations(platform):
     assert "custom_call" not in text and "stablehlo.convolution" in text
 
 
-def test_a_program_compiled_ahead_for_another_platform_has_xlas_operations():
+def test_a_program_for_another_platform_has_xlas_operations():
     text = jax.jit(gradient).trace(X, KERNEL).lower(lowering_platforms=("tpu",)).as_text()
     assert "cnn_jax" not in text and "stablehlo.convolution" in text
 

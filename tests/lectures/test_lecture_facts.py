@@ -129,7 +129,7 @@ def test_costs_and_heads_are_those_of_the_reference(reference):
         assert RIGHT[what] == expected, what
 
 
-# Topic of the reference -> a number of the table that shows the slide's mistake; None: the slide is right, or said so.
+# Topic of the reference -> a number of the table that shows the slide's mistake; None: the slide is right or admits it.
 MISTAKES = {
     "AlexNet (d) FC1": "AlexNet of 224 pixels, FC1",
     "AlexNet (d) conv2": "AlexNet of 224 pixels, output of conv2",

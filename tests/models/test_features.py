@@ -1,4 +1,4 @@
-"""Networks without a classifier: what it would see, as their result."""
+"""Networks without a classifier return the features that it would get."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from cnn_jax.core.errors import UserError
 from cnn_jax.nn.hooks import capture
 from small_models import EVAL, abstract, noise
 
-# As the papers' tables have it: the width of what the last layer with weights for the classes sees.
+# From the papers' tables: the width of the input of the last layer, which has weights for the classes.
 WIDTHS = {
     "alexnet": 4096,
     "vgg16": 4096,

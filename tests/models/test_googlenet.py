@@ -34,7 +34,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def filled(seed: int = 0, **fields):
-    """Returns a network with numpy's random numbers: they compile nothing, and no bias or statistic is 0 or 1."""
+    """Returns a network with NumPy's random numbers: nothing is compiled, and no bias or statistic is 0 or 1."""
     rng = np.random.default_rng(seed)
 
     def fill(path, leaf):

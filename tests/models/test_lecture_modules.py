@@ -1,4 +1,4 @@
-"""What the modules of the lectures cost, and the sizes of their worked examples, by the layers themselves."""
+"""The costs of the lectures' modules and the sizes of their worked examples, computed from our layers."""
 
 import functools
 from typing import Any

@@ -1,7 +1,7 @@
 """The tables of the lectures, layer by layer, and what our networks are: shapes, parameters, MACs.
 
 Where a slide's number is wrong, the right one is tested; `python -m experiments.lectures` shows both. Nothing is
-computed. Numbers of which the slides make no table, and those of VGG-16's and GoogLeNet's rows, are tested there.
+computed. Numbers that are not in a table of the slides, and the rows of VGG-16 and GoogLeNet, are tested there.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ def outline(found) -> list[tuple[Any, ...]]:
 
 
 def parse(text: str) -> list[tuple[Any, ...]]:
-    """Returns the lines of a table: layer, output, parameters and MACs, which may be missing: none."""
+    """Returns the lines of a table: layer, output, parameters and MACs; missing numbers are none."""
     lines = (line.partition("#")[0].split() for line in text.strip().splitlines())
     return [(name, size(shape), *map(int, numbers or (0, 0))) for name, shape, *numbers in lines]
 

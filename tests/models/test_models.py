@@ -385,7 +385,7 @@ def test_c5_as_a_convolution_has_the_numbers_of_the_linear_layer():
         ("lenet5", dict(activation="tan"), ["activation is 'tan'", "did you mean 'tanh'?"]),
     ],
 )
-def test_an_impossible_network_is_a_users_error_that_says_what_is_possible(name, fields, messages):
+def test_an_impossible_network_names_what_is_possible(name, fields, messages):
     with pytest.raises(UserError) as error:
         abstract(name, **fields)
     for message in messages:
@@ -399,7 +399,7 @@ def test_the_nearest_possible_depth_is_possible():
         resnet.table("cifar", nearest)
 
 
-def test_the_fields_of_a_network_are_its_keyword_arguments_with_their_defaults():
+def test_fields_of_a_network_are_keyword_arguments_with_defaults():
     assert models.fields("lenet5")["padding"] == 2
     assert models.fields("resnet50") | dict(depth=101) == models.fields("resnet101")
     assert models.fields("resnet50")["shortcut"] == "B"
@@ -557,7 +557,7 @@ def test_running_averages_of_bfloat16_networks_are_not_rounded(strict):
 
 @pytest.fixture(scope="module")
 def reference():
-    """The networks as one writes them in PyTorch."""
+    """The networks as one would write them in PyTorch."""
     torch = pytest.importorskip("torch")
     tnn, relu = torch.nn, torch.relu
 
@@ -624,7 +624,7 @@ def reference():
 
 def put(variable, tensor):
     value = tensor.detach().numpy().copy()
-    assert value.shape == variable.shape  # Flax would take another shape in silence
+    assert value.shape == variable.shape  # Flax would silently take another shape
     variable[...] = jnp.asarray(value)
 
 

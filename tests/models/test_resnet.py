@@ -47,7 +47,7 @@ def test_the_plain_twin_has_no_shortcut():
         np.testing.assert_allclose(block(x), jax.nn.relu(body), atol=1e-6)
 
 
-def test_option_c_projects_in_every_block_and_option_b_only_where_shapes_change():
+def test_option_c_projects_always_and_option_b_if_shapes_change():
     for option, projects in (
         ("A", [False] * 6),
         ("B", [False, False, True, False, True, False]),
@@ -174,7 +174,7 @@ def test_option_a_is_the_identity_if_shapes_agree():
     np.testing.assert_array_equal(filled("cifar_resnet", **SMALL, shortcut="A").conv2_x[0].shortcut(x), x)
 
 
-def test_the_classifier_of_a_resnet_starts_small_and_all_other_kernels_as_asked(monkeypatch):
+def test_the_classifier_of_a_resnet_starts_small(monkeypatch):
     for name, value in (("glorot_normal", 3.0), ("normal_0.01", 7.0)):
         monkeypatch.setitem(INITS, name, lambda key, shape, dtype, value=value: jnp.full(shape, value, dtype))
     model = small(init="glorot_normal", shortcut="B", head="fc", fc_sizes=(8,))

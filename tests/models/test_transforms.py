@@ -11,7 +11,7 @@ from cnn_jax.core.errors import UserError
 from cnn_jax.nn import graph
 from tiers import quick
 
-# What a call or two do not repay: LLVM's optimizations, and fused loops that go through MLIR.
+# LLVM's optimizations and fused loops through MLIR do not pay off for one or two calls.
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 NETWORKS = {
     "toy": {},

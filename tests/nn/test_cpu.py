@@ -1,4 +1,4 @@
-"""Which form layers take where. What the kernels compute is tested in tests/kernels."""
+"""Where layers use the kernels, and where XLA's operations. The kernels themselves are tested in tests/kernels."""
 
 import math
 import threading
@@ -38,7 +38,7 @@ def conv(x, kernel, **options):
 
 
 def primitives(function, *arrays, enabled=True) -> str:
-    """Returns the operations of a function inside of `fast`."""
+    """Returns the operations of a function inside `fast`."""
     return str(jax.make_jaxpr(cpu.fast(enabled)(function))(*arrays))
 
 

@@ -103,7 +103,7 @@ def test_groups_that_do_not_divide_the_channels_are_an_error():
             Conv(channels_in, channels_out, 3, groups=3, init="he_fan_in", rngs=keys())
 
 
-def test_a_kernel_larger_than_its_padded_input_is_an_error_of_that_layer():
+def test_a_kernel_larger_than_its_padded_input_is_an_error():
     conv = nnx.eval_shape(lambda: Conv(1, 1, 3, padding=1, dilation=3, init="he_fan_in", rngs=keys()))
     with pytest.raises(DoesNotFitError, match="kernel of 3 with padding 1 does not fit its 6x4") as error:
         conv(jnp.zeros((1, 6, 4, 1)))  # 4 + 2 < 3 * 2 + 1
@@ -169,7 +169,7 @@ def test_adaptive_pooling_is_that_of_pytorch():
         np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1).numpy(), atol=1e-6)
 
 
-def test_the_convolutional_head_averages_the_activated_maps_of_the_classes():
+def test_the_convolutional_head_averages_activated_class_maps():
     head = network.Head((3, 2, 4), 5, kind="conv", init="he_fan_in", classifier_init="he_fan_in", rngs=keys())
     x = noise(2, 3, 2, 4)
     maps = np.maximum(x @ np.asarray(head.classifier.kernel[...])[0, 0], 0)
@@ -429,7 +429,7 @@ def test_the_classifier_has_its_own_initial_values():
         np.testing.assert_array_equal(layer.bias[...], 0)
 
 
-def test_dropout_before_the_classifier_zeroes_its_share_and_scales_the_rest():
+def test_dropout_zeroes_its_share_and_scales_the_rest():
     rate, size = 0.3, 200
     model = head((size,), size, kind="flatten", dropout=rate)
     model.classifier.kernel[...] = jnp.eye(size)  # shows what comes in

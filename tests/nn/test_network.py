@@ -1,4 +1,4 @@
-"""The fields that families share: each changes what it says, by numbers that are counted here."""
+"""The fields that families share: each has its documented effect, checked by numbers counted here."""
 
 import jax
 import jax.numpy as jnp
@@ -242,7 +242,7 @@ def test_the_linear_layers_of_a_larger_image_are_convolutions():
     np.testing.assert_allclose(model(x), maps.mean((2, 3)), rtol=1e-4, atol=1e-6)
 
 
-def test_an_image_that_is_smaller_than_the_head_was_built_for_is_an_error():
+def test_an_image_too_small_for_the_head_is_an_error():
     model = nnx.view(models.create("lenet5"), deterministic=True)
     with pytest.raises(UserError, match="give images of at least that size"):
         model(jax.numpy.zeros((1, 24, 28, 1)))

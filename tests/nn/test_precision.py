@@ -1,4 +1,4 @@
-"""What layers in bfloat16 sum in float32: gradients of biases and of BatchNorm, against float64."""
+"""Sums in float32 inside bfloat16 layers: gradients of biases and of BatchNorm, against float64."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Blocks that are computed again: the same numbers in less memory."""
+"""Blocks that are recomputed: the same numbers in less memory."""
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def test_backward_pass_keeps_the_inputs_of_blocks_only(name):
 
 @pytest.mark.slow
 def test_loop_over_equal_blocks_takes_less_memory():
-    """On a CPU, too; XLA joins what is computed twice outside of loops there."""
+    """On a CPU, too; outside of loops, XLA merges the repeated computations there."""
     options = dict(depth=254, input_shape=(16, 16, 3), width=0.25)
     network, params, stats = networks("cifar_resnet", **options)
     batch = batch_of(options["input_shape"], size=32)

@@ -25,7 +25,7 @@ from several_shardings import MESHES
 
 
 def specs(model, *, data=1, preset="replicated", rules=(), **fields):
-    """Returns ({name: shape}, {name: spec}) of a network on a mesh that need not be here."""
+    """Returns ({name: shape}, {name: spec}) of a network on a mesh that need not exist here."""
     _, params, _ = graph.split(jax.eval_shape(lambda: cnn_jax.create(**fields)))
     config = recipes.get_config("alexnet").mesh
     config.update(dict(preset=preset, rules=rules))
@@ -144,7 +144,7 @@ def found_by(folder, part, devices):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Returns (folder, what 8 devices found, what 2 found that went on from there)."""
+    """Returns (folder, results of 8 devices, results of 2 devices that resumed from there)."""
     folder = tmp_path_factory.mktemp("meshes")
     return folder, found_by(folder, "on_eight", 8), found_by(folder, "on_two", 2)
 

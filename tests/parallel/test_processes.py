@@ -1,4 +1,4 @@
-"""Which processes are alone, and what is printed for impossible flags."""
+"""Which processes run alone, and the messages for impossible flags."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Processes that read shares of a stream, killed at any moment, can be gone on with by any number of processes."""
+"""Any number of processes can resume what processes that read shares of a stream left when they were killed."""
 
 import hashlib
 import subprocess

@@ -144,7 +144,7 @@ def test_torchvision_takes_its_names_strictly(tmp_path, name, channels):
         ("vgg11", (32, 32), {"width": 0.125}, "image_size (32, 32), there (224, 224)"),
     ],
 )
-def test_what_torchvision_does_not_have_is_refused(tmp_path, name, size, fields, told):
+def test_networks_that_torchvision_lacks_are_refused(tmp_path, name, size, fields, told):
     with pytest.raises(UserError) as error:
         export.write_weights(network(name, size, **fields), tmp_path / "x.safetensors", names="torchvision")
     assert told in str(error.value)
@@ -205,7 +205,7 @@ def test_a_function_of_sequences_takes_floats(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["safetensors", "stablehlo"])
-def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(tmp_path, form):
+def test_a_failed_write_leaves_the_earlier_file(tmp_path, form):
     resource = pytest.importorskip("resource")
     source, path = network("lenet5", (28, 28), 1), tmp_path / f"x.{form}"
     path.write_bytes(b"before")

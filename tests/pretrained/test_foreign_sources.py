@@ -144,7 +144,7 @@ def state():
     return small_state()
 
 
-def test_half_precision_is_converted_and_said(tmp_path, state):
+def test_half_precision_is_converted_and_reported(tmp_path, state):
     half = {name: value.astype(np.float16) for name, value in state.items()}
     save_file(half, tmp_path / "x.safetensors")
     found = pretrained.open_source(str(tmp_path / "x.safetensors"))
@@ -175,14 +175,14 @@ def test_a_variant_is_refused_with_all_that_does_not_fit(tmp_path, state):
         assert part in str(error.value)
 
 
-def test_what_is_no_known_network_is_refused_with_the_file_named(tmp_path):
+def test_an_unknown_network_is_refused_with_the_file_named(tmp_path):
     save_file({"Conv2d_1a_3x3.conv.weight": np.zeros((2, 3, 3, 3), np.float32)}, tmp_path / "inception_v3.safetensors")
     with pytest.raises(UserError, match=r"inception_v3.safetensors cannot be used: .*Known are AlexNet"):
         pretrained.open_source(str(tmp_path / "inception_v3.safetensors"))
 
 
 @pytest.mark.parametrize("name, shape", [("fc.weight", (1, 512)), ("layer1.0.conv1.weight", (3,))])
-def test_sizes_of_which_there_is_no_network(tmp_path, state, name, shape):
+def test_sizes_that_no_network_has(tmp_path, state, name, shape):
     save_file(state | {name: np.zeros(shape, np.float32)}, tmp_path / "x.safetensors")
     with pytest.raises(
         UserError, match=r"x.safetensors looks like resnet18, .*(num_classes is 1|conv1.weight is \[3\])"

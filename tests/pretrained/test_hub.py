@@ -112,7 +112,7 @@ def refused(source, *parts):
         assert part in str(error.value), error.value
 
 
-def test_weights_with_what_timm_says_of_them(served):
+def test_weights_with_timms_configuration(served):
     put(served)
     found = pretrained.open_source("hub:timm/resnet18.a1")
     assert found.name == f"hub:timm/resnet18.a1@{COMMIT}"  # for good
@@ -151,7 +151,7 @@ def test_safetensors_come_first_and_bin_if_there_are_none(served):
     assert "as in torchvision" in second.description
 
 
-def test_what_is_not_there(served):
+def test_missing_repositories_files_and_revisions(served):
     put(served)
     refused("hub:timm/none", "the Hub has no timm/none")
     refused("hub:timm/resnet18.a1@v2", "has no revision 'v2'")
@@ -163,7 +163,7 @@ def test_what_is_not_there(served):
         refused(f"hub:{name}", "names nothing: write hub:OWNER/NAME")
 
 
-def test_without_a_network_what_was_fetched_is_read_and_all_else_is_one_message(served, tmp_path, monkeypatch):
+def test_offline_reads_the_cache_or_gives_one_message(served, tmp_path, monkeypatch):
     put(served)
     found = pretrained.open_source("hub:timm/resnet18.a1")
     library = sys.modules["huggingface_hub"]
@@ -191,7 +191,7 @@ def test_the_file_before_2023_has_its_fields_in_one_level():
     assert (fields["test_resize"], fields["mean"]) == (101, [0.5, 0.4, 0.3])
 
 
-def test_every_departure_is_said():
+def test_every_difference_from_timm_is_reported():
     assert described(interpolation="bilinear", crop_pct=0.875)[1] == []
     assert described(interpolation="bicubic")[0]["interpolation"] == "bicubic"
     fields, notes = described(interpolation="lanczos")

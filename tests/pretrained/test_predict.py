@@ -22,7 +22,7 @@ from cnn_jax.pretrained import source as pretrained
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_top_classes_are_the_most_probable_ones_the_first_of_equals_first():
+def test_top_classes_are_sorted_with_ties_in_class_order():
     found = predictions.top_classes(np.array([[0.2, 0.5, 0.2, 0.1], [0.25] * 4], np.float32), [*"abcd"], 3)
     assert [[name for name, _ in best] for best in found] == [["b", "a", "c"], ["a", "b", "c"]]
     assert found[0][0][1] == 0.5
@@ -144,7 +144,7 @@ CONFIGS = {
 TABLE = (ROOT / "cnn_jax/pretrained/weights/README.md").read_text(encoding="utf-8")
 
 
-def test_every_bundled_network_is_small_and_stands_in_the_table():
+def test_every_bundled_network_is_small_and_in_the_table():
     files = pretrained.bundled()
     assert set(files) == set(CONFIGS) == set(re.findall(r"^\| `(\S+)` \|", TABLE, re.M))
     assert all(path.stat().st_size < 2_000_000 for path in files.values())
@@ -153,7 +153,7 @@ def test_every_bundled_network_is_small_and_stands_in_the_table():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_bundled_network_is_as_good_as_the_table_says(name):
+def test_a_bundled_network_has_the_accuracy_of_the_table(name):
     recipe, dataset = CONFIGS[name]
     config = recipes.get_config(recipe, dataset)
     try:

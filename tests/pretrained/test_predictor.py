@@ -45,7 +45,7 @@ def test_batches_of_any_size_give_what_the_network_gives_alone(trained, pictures
     np.testing.assert_allclose(done.values, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_a_predictor_says_what_it_is(trained):
+def test_a_predictor_describes_itself(trained):
     assert repr(trained) == "Predictor(lenet5 of bundled:lenet5-digits; images 28x28x1, 10 classes)"
 
 
@@ -57,7 +57,7 @@ def test_pixels_are_the_normalized_values(trained, pictures):
     np.testing.assert_allclose(found, ((values - mean) / std).reshape(1, -1), rtol=1e-4, atol=1e-5)
 
 
-def test_a_file_that_cannot_be_read_ends_the_command_or_is_left_out_and_counted(trained, pictures, capsys):
+def test_an_unreadable_file_ends_the_command_or_is_left_out(trained, pictures, capsys):
     files = sorted(pictures.rglob("*.png"))
     whole = trained.compute(files, "features").values
     files[1].write_bytes(files[1].read_bytes()[:90])
@@ -147,7 +147,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
-def test_what_cannot_be_written_leaves_nothing(tmp_path):
+def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         cli.check_output(tmp_path / "no/f.npz", "--output", ".npz")
     with pytest.raises(UserError, match="is a folder"):

@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     return config, folder
 
 
-def test_a_folder_is_its_latest_checkpoint_and_a_name_for_good_is_returned(run):
+def test_a_folder_is_its_latest_checkpoint_named_by_step(run):
     _, folder = run
     found = pretrained.open_source(str(folder))
     assert found.name == f"{folder}@6" and "step 6" in found.description

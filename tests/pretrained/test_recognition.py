@@ -101,7 +101,7 @@ def test_the_names_and_shapes_are_those_that_timm_has(name):
         ({}, "no network that is known"),
     ],
 )
-def test_what_is_no_known_network(shapes, told):
+def test_an_unknown_network_is_refused(shapes, told):
     with pytest.raises(UserError) as error:
         recognition.recognize(shapes)
     assert told in str(error.value)
@@ -124,7 +124,7 @@ def test_a_head_of_another_form_is_left_out(name, kind):
 
 
 @pytest.mark.parametrize("prefix", ["net.", "backbone.", "encoder.body."])
-def test_any_one_prefix_may_stand_before_all_names(prefix):
+def test_all_names_may_have_any_one_prefix(prefix):
     shapes = {f"{prefix}{full}": shape for full, shape in theirs("resnet18", num_classes=7).items()}
     found = recognition.recognize(shapes | {"queue": (128,)})
     assert (found.name, found.num_classes, found.prefix) == ("resnet18", 7, prefix)

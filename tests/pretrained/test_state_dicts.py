@@ -64,7 +64,7 @@ def test_files_of_torch_of_both_formats(tmp_path, torch, kind, zipped):
     np.testing.assert_array_equal(found.read()["a"], VALUES.T)
 
 
-def test_what_was_read_stays_when_the_file_changes(tmp_path, torch):
+def test_loaded_arrays_do_not_change_with_the_file(tmp_path, torch):
     path = tmp_path / "x.pth"
     torch.save({"a": torch.from_numpy(VALUES)}, path)
     values = numpy_of(path)["a"]
@@ -107,7 +107,7 @@ def test_state_dicts_as_training_scripts_save_them(tmp_path, torch, wrapped, not
         ),
     ],
 )
-def test_a_state_dict_is_found_by_what_it_holds(tmp_path, torch, wrapped, note):
+def test_a_state_dict_is_found_by_its_content(tmp_path, torch, wrapped, note):
     state = {"0.weight": torch.from_numpy(VALUES), "0.bias": torch.ones(2)}
     torch.save(wrapped(state, torch.tensor(71.5)), tmp_path / "x.pth")
     found = state_dicts.read(tmp_path / "x.pth")
@@ -141,7 +141,7 @@ def test_the_content_says_what_a_file_is(tmp_path, torch, suffix):
     ],
 )
 @pytest.mark.parametrize("suffix", ["pth", "safetensors", "ckpt"])
-def test_what_is_no_file_of_weights_is_named(tmp_path, content, told, suffix):
+def test_a_file_without_weights_is_named(tmp_path, content, told, suffix):
     (tmp_path / f"x.{suffix}").write_bytes(content)
     refused(tmp_path / f"x.{suffix}", "cannot be read as weights", told)
 
@@ -167,7 +167,7 @@ def test_infinite_values_are_listed(tmp_path, torch):
     refused(tmp_path / "y.safetensors", "large")
 
 
-def test_integers_and_sparse_tensors_are_no_weights(tmp_path, torch):
+def test_integers_and_sparse_tensors_are_not_weights(tmp_path, torch):
     save_file({"a": VALUES, "b": np.int8([1])}, tmp_path / "x.safetensors")
     refused(tmp_path / "x.safetensors", "b (I8)")
     torch.save({"a": torch.eye(3).to_sparse(), "b": torch.tensor([True])}, tmp_path / "x.pth")
@@ -176,7 +176,7 @@ def test_integers_and_sparse_tensors_are_no_weights(tmp_path, torch):
     refused(tmp_path / "y.safetensors", "holds no weights")
 
 
-def test_what_is_no_state_dict(tmp_path, torch):
+def test_a_file_without_a_state_dict_is_refused(tmp_path, torch):
     refused(tmp_path / "none.pth", "there is no file")
     refused(tmp_path / "none.safetensors", "there is no file")
     for name, value, told in (("list", [1.0], "a list"), ("odd", {"a": 1, "weights": {}}, "the entries a, weights")):

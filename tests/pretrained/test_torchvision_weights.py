@@ -70,7 +70,7 @@ def test_all_networks_are_expected():
 
 
 @pytest.mark.parametrize("name", quick(EXPECTED, ("alexnet", "vgg11_bn", "squeezenet1_1", "resnet18")))
-def test_every_parameter_and_statistic_has_a_name_of_its_own(name):
+def test_every_parameter_and_statistic_has_its_own_name(name):
     model, (count, some) = shapes(name), EXPECTED[name]
     names = torchvision_weights.names(model)
     assert names.keys() == leaves(model).keys()

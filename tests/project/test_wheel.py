@@ -1,4 +1,4 @@
-"""The wheel in a folder of its own: everything works without the clone."""
+"""The wheel in a separate folder: everything works without the clone."""
 
 import importlib.util
 import os

@@ -55,11 +55,11 @@ def test_the_lectures_ensembles_are_here():
 def test_no_result_is_listed_twice():
     keys = [(r.by, r.network, r.dataset, r.evaluation, r.source, str(r.fields)) for r in published.RESULTS]
     assert len(set(keys)) == len(keys)
-    assert len({(r.top1, r.top5) for r in published.RESULTS}) == len(keys)  # nor does a number of another network
+    assert len({(r.top1, r.top5) for r in published.RESULTS}) == len(keys)  # nor is one listed under another network
 
 
 def test_the_deepest_networks_of_a_paper_are_its_best():
-    """Digits that are swapped or rows that have slipped would break the order that the papers point out."""
+    """Swapped digits or shifted rows would break the order that the papers report."""
     by_table = {}
     for result in published.RESULTS:
         fields = {name: value for name, value in result.fields.items() if name != "variant"}

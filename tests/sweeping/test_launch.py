@@ -184,7 +184,7 @@ def test_a_job_array_runs_the_tasks_and_keeps_why_one_failed(tmp_path, monkeypat
     check_not_submitted(tmp_path, found[1:])  # the list is gone
 
 
-def test_a_job_whose_time_is_over_lets_the_run_save_and_is_queued_again(tmp_path):
+def test_a_job_at_its_time_limit_saves_and_is_queued_again(tmp_path):
     pytest.importorskip("submitit")
     wait = (
         "import pathlib, signal, sys, time\n"

@@ -22,7 +22,7 @@ def test_the_plan_has_the_sizes_of_each_arm_by_hand():
     assert narrow.parameters == 256 * 5 + 5 + 5 * 10 + 10 and narrow.macs == 256 * 5 + 5 * 10
 
 
-def test_arms_of_equal_parameters_pass_and_others_are_refused_with_their_numbers():
+def test_arms_of_unequal_parameters_are_refused():
     first, second = plan(RESNETS)
     assert first.parameters == second.parameters and first.macs == second.macs
     depths = tuple(grid("configs/cifar_resnet.py", {"model.depth": (8, 14)}))
@@ -56,7 +56,7 @@ def test_arms_of_one_configuration_collide():
         plan(replace(RESNETS, arms=(*first, *second)))
 
 
-def test_tasks_go_seed_by_seed_and_refuse_a_folder_of_another_configuration(tmp_path):
+def test_tasks_go_seed_by_seed_and_refuse_other_configurations(tmp_path):
     planned = plan(SMALL)
     found = tasks(planned, range(2), tmp_path)
     assert [task.name for task in found] == [

@@ -32,7 +32,7 @@ def test_the_command_of_an_arm_is_one_that_a_shell_reads_back():
     ]
 
 
-def test_arms_that_differ_in_the_compared_field_only_make_a_group_with_the_first_as_reference():
+def test_arms_that_differ_in_one_field_make_a_group():
     arms = grid("configs/a.py", {"model.depth": (20, 32), "model.residual": (True, False)})
     experiment = Experiment(
         arms=(*arms, *grid("configs/b.py", {"model.residual": (True, False)})),

@@ -29,7 +29,7 @@ def values(tasks):
     return [float(task.folder.name) for task in tasks]
 
 
-def test_a_search_begins_with_the_values_given_as_ordinary_runs_of_another_seed(tmp_path):
+def test_a_search_begins_with_the_given_values_and_its_own_seed(tmp_path):
     _, (first, second) = found_after(tmp_path, {})
     assert values(first.pending) == values(second.pending) == [0.01, 0.1] and not first.scores
     task = first.pending[1]

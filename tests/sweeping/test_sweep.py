@@ -37,7 +37,7 @@ def test_a_sweep_runs_resumes_and_reports(call, tmp_path):
     (folder / "report.html").unlink()
     made = sweep(SMALL + ":full", f"--folder={folder}", "--report")
     assert "report.html" in made.out and (folder / "report.html").exists()
-    text = (folder / "report.md").read_text()  # the seed that one arm alone has is not a pair
+    text = (folder / "report.md").read_text()  # a seed that only one arm has is not a pair
     assert "1 seed" in text or "one seed says nothing" in text
 
     other = sweep(SMALL, f"--folder={folder}", code=2)

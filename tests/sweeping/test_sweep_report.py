@@ -99,7 +99,7 @@ def test_a_band_is_the_mean_of_the_seeds_and_one_deviation_to_each_side():
     np.testing.assert_allclose(heights, [2 - 2**0.5, 2 + 2**0.5], atol=1e-5)
 
 
-def test_responses_are_those_of_normalizations_and_gradients_those_of_kernels_without_shortcuts():
+def test_figures_of_responses_and_gradients_leave_out_shortcuts():
     names = (
         ("conv1", "conv", 1.0),
         ("norm1", "norm", 2.0),
@@ -115,7 +115,7 @@ def test_responses_are_those_of_normalizations_and_gradients_those_of_kernels_wi
     assert figures.responses(plain).tolist() == [1]
 
 
-def test_a_band_of_values_of_many_magnitudes_is_one_of_their_logarithms(tmp_path):
+def test_a_band_over_magnitudes_is_computed_on_logarithms(tmp_path):
     figure, axis = plots.subplots(1)
     x = np.arange(2)
     figures.band(axis, [(x, np.array([1e-6, 1.0])), (x, np.array([1.0, 4.0]))], log=True)

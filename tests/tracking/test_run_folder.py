@@ -46,7 +46,7 @@ def test_a_folder_is_locked_by_one_run_and_released(tmp_path):
         pass
 
 
-def test_other_data_of_the_same_name_are_refused_once_there_is_a_checkpoint(tmp_path, small_config):
+def test_other_data_of_the_same_name_are_refused(tmp_path, small_config):
     data = {"name": "mnist/3.0.1", "examples": {"train": 10}}
     run_folder.prepare(small_config, tmp_path, data=data)
     newer = data | {"name": "mnist/4.0.0"}

@@ -66,7 +66,7 @@ def test_a_start_says_what_ran_on_what_and_for_how_long(tmp_path, small_config):
     assert start["versions"]["jax"] == jax.__version__ and start["versions"]["python"] == platform.python_version()
 
 
-def test_starts_add_up_and_a_run_that_begins_anew_drops_what_was_before(tmp_path, small_config):
+def test_starts_add_up_and_a_new_run_drops_earlier_ones(tmp_path, small_config):
     def ended(first_step, last_step, error=None):
         try:
             with begin(tmp_path, small_config, first_step=first_step) as record:

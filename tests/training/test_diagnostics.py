@@ -26,7 +26,7 @@ def test_every_layer_has_its_deviation_and_every_parameter_its_norms(small_confi
         np.testing.assert_allclose(
             row["gradient_norm"], np.linalg.norm(np.asarray(gradient).ravel()), rtol=1e-3, atol=1e-6
         )
-    # Average pooling keeps signs apart in no layer of this batch; a bias far below zero kills a channel for all of it.
+    # Every channel is positive somewhere; a bias far below zero kills one for the whole batch.
     assert found["layers"][0]["never_positive"] == 0
     state.params["conv1"]["conv"]["bias"] = state.params["conv1"]["conv"]["bias"].at[0].set(-1e3)
     channels = state.params["conv1"]["conv"]["bias"].shape[0]

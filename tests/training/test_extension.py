@@ -1,4 +1,4 @@
-"""Networks, data, losses, metrics and augmentations of the user's own, by import path."""
+"""The user's own networks, data, losses, metrics and augmentations, by import path."""
 
 import re
 from pathlib import Path

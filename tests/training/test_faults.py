@@ -1,4 +1,4 @@
-"""What happens to a run of several processes when one of them is stopped, killed, or fails: with real processes."""
+"""A run of several real processes when one of them is stopped, killed, or fails."""
 
 import resource
 import signal

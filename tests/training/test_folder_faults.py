@@ -1,4 +1,4 @@
-"""What happens to a run whose folder, records or pictures fail under it, in this process."""
+"""A run in this process whose folder, records or pictures fail."""
 
 import json
 import shutil

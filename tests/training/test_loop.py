@@ -66,7 +66,7 @@ def test_layers_are_recorded_without_any_other_number_changing(tmp_path, small_c
     found = read_jsonl(tmp_path / "run" / "layers.jsonl")
     assert [record["step"] for record in found] == [0, 8, 16, 20] and (tmp_path / "run" / "layers.png").exists()
     assert found[0]["layers"][0]["name"] == "conv1/conv" and found[0] != found[1]
-    # A run that stopped after step 10 records the steps behind it again.
+    # A run that stopped after step 10 records the later steps again.
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         if int(path.name) > 10:
             shutil.rmtree(path)
@@ -175,7 +175,7 @@ def test_a_finished_run_can_be_started_again_and_says_the_same(tmp_path, small_c
     assert records(tmp_path) == before and "(this run is finished; --extend" in console.file.getvalue()
 
 
-def test_another_configuration_in_the_same_folder_is_refused_with_the_difference(tmp_path, small_config, console):
+def test_another_configuration_in_the_folder_is_refused(tmp_path, small_config, console):
     train.run(small_config, tmp_path, Options(console=console))
     small_config.optim.momentum = 0.5
     with pytest.raises(UserError, match=r"config\.optim\.momentum: 0\.9 in the folder, 0\.5 now"):
@@ -234,7 +234,7 @@ def test_an_evaluation_with_another_configuration_is_refused(tmp_path, small_con
         evaluate_run.evaluate_run(small_config, tmp_path, "latest", console=console)
 
 
-def test_the_plateau_divides_the_learning_rate_when_the_validation_error_stays(tmp_path, small_config, console):
+def test_the_plateau_divides_the_learning_rate(tmp_path, small_config, console):
     small_config.optim.schedule.name = "plateau"
     small_config.optim.schedule.warmup = "0 steps"
     small_config.optim.schedule.patience = 1
@@ -293,7 +293,7 @@ def test_batches_are_asked_for_ahead_of_the_step_that_takes_them():
 
 @pytest.mark.slow
 def test_the_recipe_of_imagenet_trains_on_photographs_of_any_size(tmp_path, console):
-    """Streamed JPEG files, random crops, a center crop for the test, bfloat16: all but the size of the real thing."""
+    """Streamed JPEG files, random crops, a center crop for the test, bfloat16: all but the size of ImageNet."""
     random = np.random.default_rng(0)
 
     def photograph(_split, i):

@@ -112,7 +112,7 @@ def test_a_rule_that_matches_no_whole_name_is_an_error(fields, message):
         optimizers.make_optimizer(optim_config(**fields), initial())
 
 
-def test_the_rate_of_each_parameter_is_multiplied_by_the_first_rule_that_matches():
+def test_the_first_matching_rule_multiplies_the_rate():
     config = optim_config(lr_multipliers=((".*bias", 2.0), ("fc/.*", 0.5)))
     (after,) = train(optimizers.make_optimizer(config, initial()), rates=[0.1], gradients=gradient_of_ones)
     before = initial()

@@ -111,7 +111,7 @@ def test_killed_run_ends_with_the_numbers_of_one_never_stopped(tmp_path, whole, 
         if kill % 2:  # inside a save
             wait_until(process, lambda: any((tmp_path / "checkpoints").glob("*.partial")))
         else:
-            if kill % 4 == 0:  # behind a new checkpoint, however slow the machine is
+            if kill % 4 == 0:  # after a new checkpoint, however slow the machine is
                 known = saved_steps(tmp_path)
                 wait_until(process, lambda known=known: saved_steps(tmp_path) != known)
             time.sleep(moments.uniform(0, 0.6))
@@ -196,7 +196,7 @@ def test_a_full_disk_stops_the_run_and_keeps_earlier_checkpoints(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.select("latest", pytest.fail) == 10
     assert (tmp_path / "checkpoints" / "10" / "manifest.json").read_text() == before
-    # Threads that write for orbax may outlive its error: what they leave does not count, and the next start removes it.
+    # Orbax's writer threads may outlive its error: their files do not count, and the next start removes them.
     left = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name != "10"]
     assert all(re.fullmatch(r"20\.\d\.partial", name) for name in left), left
     assert finish(start(tmp_path, *short[1:], "--config.duration=30steps", "--extend"))[0] == 0

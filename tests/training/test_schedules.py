@@ -86,7 +86,7 @@ def test_resnet110_warms_up_at_a_tenth_for_400_steps():
         np.testing.assert_allclose(schedule(jnp.int32(step)), rate, rtol=1e-6)
 
 
-def test_cosine_and_polynomial_reach_their_end_after_the_last_step_and_stay():
+def test_cosine_and_polynomial_end_after_the_last_step():
     for name in ("cosine", "polynomial"):
         schedule = schedules.make_schedule(optim_config(dict(name=name, end=0.25), learning_rate=0.4), TOTAL, in_steps)
         for step in (TOTAL, TOTAL + 50):
@@ -312,7 +312,7 @@ def test_the_plateau_equals_plain_python_and_resumes(errors, patience, least, fa
     options = dict(patience=patience, min_improvement=least, factor=factor)
     np.testing.assert_allclose(plateau_scales(errors, **options), expected, rtol=1e-5)
 
-    # Saved after some validations, as a checkpoint does it, and gone on with.
+    # Saved after some validations, as in a checkpoint, and resumed.
     state = schedules.Plateau.start()
     schedule = optim_config(options).schedule
     for error in errors[:saved]:

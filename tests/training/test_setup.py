@@ -27,7 +27,7 @@ def test_a_batch_that_divides_passes(small_config):
 
 
 def test_the_estimate_of_memory_is_near_what_the_compiler_plans(small_config):
-    small_config.model.width = 2.0  # the activations weigh
+    small_config.model.width = 2.0  # activations dominate
     run = build(small_config)
     state = jax.eval_shape(States(run).create)
     batch = next(run.data.parts["train"].train_batches(0, 1, small_config.batch_size))
@@ -117,7 +117,7 @@ def test_an_evaluation_batch_is_not_larger_than_its_part(small_config):
 
 @pytest.mark.skipif(cpu.target() is None, reason="no kernels here: no C++ compiler, or CNN_JAX_KERNELS=0")
 def test_the_form_of_the_step_follows_the_devices(small_config):
-    """The devices need not exist: these differ from CPUs by what they call themselves."""
+    """The devices need not exist: these differ from CPUs only in their names."""
 
     class Chip:
         platform, device_kind, process_index = "gpu", "a chip", 0

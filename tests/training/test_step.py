@@ -29,7 +29,7 @@ RATE = 0.1
 
 
 class Toy(nnx.Module):
-    """Convolution, BatchNorm, ReLU, head: the least network with statistics and dropout; compiles in a second."""
+    """Convolution, BatchNorm, ReLU, head: the smallest network with statistics and dropout; compiles in a second."""
 
     def __init__(self, *, dropout: float = 0.0, rngs: InitKeys):
         self.conv = layers.Conv(1, 4, 3, 2, 1, bias=False, init="he_fan_out", rngs=rngs)
@@ -206,7 +206,7 @@ def run(made):
 
 
 def test_dropout_differs_from_step_to_step_and_is_a_function_of_the_step():
-    train_step, fresh = make(toy, fields=(("dropout", 0.5),), rate=0.0)  # the parameters stay: only dropout differs
+    train_step, fresh = make(toy, fields=(("dropout", 0.5),), rate=0.0)  # parameters stay: only dropout differs
     losses = []
     for number in (0, 1, 2, 0):
         state = replace(fresh(), step=jnp.int32(number))
@@ -336,7 +336,7 @@ def test_micro_batches_without_batchnorm_equal_the_whole_batch():
     assert_close(copied(parts.sums), copied(whole.sums), rtol=1e-5)
 
 
-def test_micro_batches_update_the_running_averages_one_after_another_and_average_their_gradients():
+def test_micro_batches_average_gradients_and_update_statistics():
     train_step, fresh = make(toy, accumulation=4, momentum=0.0)
     network, params, stats = network_of(toy)
     batch = image_batch(0)
@@ -352,7 +352,7 @@ def test_micro_batches_update_the_running_averages_one_after_another_and_average
     after = train_step(fresh(), make_batch(), None)
     np.testing.assert_allclose(after.stats["norm"]["mean"], mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(after.stats["norm"]["var"], variance, rtol=1e-5)
-    # Backwards the averages are others, by far more than rounding: the test sees the order.
+    # In reverse order the averages differ by far more than rounding: the test detects the order.
     backwards = functools.reduce(lambda old, new: 0.9 * old + 0.1 * new, means[::-1], stats["norm"]["mean"])
     assert np.abs(backwards - mean).max() > 1e-4
     expected = jax.tree.map(lambda p, *g: p - RATE * sum(g) / 4, params, *gradients)
@@ -404,7 +404,7 @@ def test_micro_batches_mix_among_themselves(name="mixup:0.4"):
 # ---------------------------------------------------------------- moving average
 
 
-def test_the_moving_average_follows_its_formula_for_parameters_and_statistics():
+def test_the_moving_average_follows_its_formula():
     train_step, fresh = make(toy, ema=0.15)
     state = fresh()
     expected = copied({"params": state.params, "stats": state.stats})  # it starts at the first parameters
@@ -428,7 +428,7 @@ def test_the_moving_average_does_not_change_the_training():
 
 
 def test_a_nonfinite_update_is_a_failed_step():
-    """As where an optimizer divides by a rate of 0: loss and gradient are finite, the parameters would not be."""
+    """As if an optimizer divided by a rate of 0: loss and gradient are finite, the parameters would not be."""
     network, params, stats = network_of(resnet8)
     sgd = optimizers.make_optimizer(base.get_config().optim, params)
 

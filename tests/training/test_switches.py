@@ -1,4 +1,4 @@
-"""Every switch of every family's recipe, trained on its bundled data: it learns, or the run says that it has not.
+"""Every switch of every family's recipe, trained on its bundled data: it learns, or the run reports that it did not.
 
 All take hours on two cores. One family: `pytest -m nightly tests/training/test_switches.py -k toy`.
 """
@@ -15,7 +15,7 @@ from cnn_jax.training import loop as train
 from cnn_jax.training.session import Options
 from recipes import NETWORKS, get_config
 
-# Of families whose networks differ in depth only, the smallest.
+# For families whose networks differ only in depth, the smallest.
 SMALLEST = {"resnet:ResNet": "resnet18", "resnet:SmallResNet": "resnet20", "vgg:VGG": "vgg11"}
 BY_FAMILY = {models.MODELS[get_config(name).model.name].family: name for name in NETWORKS} | SMALLEST
 

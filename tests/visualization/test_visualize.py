@@ -98,7 +98,7 @@ def test_small_images_are_enlarged_without_blur(tmp_path):
         values = np.asarray(picture.convert("L"))
     counts = np.bincount(values.ravel(), minlength=256) / values.size
     assert counts[60] > 0.2 and abs(counts[60] - counts[200]) < 0.01
-    assert counts[61:200].sum() < 0.02  # letters and frames alone have values between
+    assert counts[61:200].sum() < 0.02  # only letters and frames have values in between
 
 
 @pytest.mark.parametrize(
