@@ -113,7 +113,7 @@ def features(
     """Returns (features float32 [N, ...], labels int32 [N]) of all examples of a part, preprocessed as in evaluation.
 
     Args:
-      features_step: from `eval_steps.make_features_step`. params: parameters and statistics.
+      features_step: from `eval_steps.make_features_step`. params: parameters and BatchNorm statistics.
     """
     found, labels = [], []
     for batch in part.test_batches(batch_size):

@@ -1,4 +1,4 @@
-"""A page of the errors of a network: the worst examples with their pictures, the classes that are confused most.
+"""A page of a network's errors: the worst examples with their pictures, and the classes that are confused most.
 
 The page is one file: pictures are embedded, nothing else is loaded and no script runs.
 """

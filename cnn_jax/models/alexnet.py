@@ -51,13 +51,13 @@ ZFNET_UNPADDED = ((96, 7, 4, 0), (256, 5, 1, 0), (512, 3, 1, 0), (1024, 3, 1, 0)
 
 VARIANTS = {
     "grouped": Variant(PADDED, groups=2),  # the paper's, halved over two GPUs
-    "ungrouped": Variant(PADDED),  # as most lectures have it, on 227x227, or on 224x224 with sizes rounded down
+    "ungrouped": Variant(PADDED),  # as in most lectures, on 227x227, or on 224x224 with sizes rounded down
     "grouped_224": Variant(PADDED_224, groups=2),  # on 224x224, with padding 2 in conv1: the same maps as on 227x227
     "ungrouped_224": Variant(PADDED_224),
-    "unpadded": Variant(UNPADDED),  # as some lectures have it: no padding at all, ends in 2x2
+    "unpadded": Variant(UNPADDED),  # as in some lectures: no padding at all, ends in 2x2
     "one_tower": Variant(ONE_TOWER),  # Krizhevsky 2014; with norm="none" on 224x224 it is torchvision's
     "zfnet": Variant(ZFNET, pool_padding=1),  # the paper's
-    "zfnet_wide": Variant(ZFNET_WIDE, pool_padding=1),  # as lectures have it: 512, 1024, 512 maps
+    "zfnet_wide": Variant(ZFNET_WIDE, pool_padding=1),  # as in lectures: 512, 1024, 512 maps
     "zfnet_stride_1": Variant(ZFNET_STRIDE_1),  # conv1 without padding, and no stride in conv2
     "zfnet_strides_2": Variant(ZFNET_STRIDES_2),  # the paper's strides, and no padding at all
     "zfnet_unpadded": Variant(ZFNET_UNPADDED),  # "unpadded" with a 7x7 kernel and these maps: no stride changes
@@ -74,7 +74,7 @@ class AlexNet(Family):
 
     variant: str = option(
         "grouped",
-        "grouped: the paper's, halved over two GPUs; ungrouped, unpadded: as lectures have it; ..._224: of images of "
+        "grouped: the paper's, halved over two GPUs; ungrouped, unpadded: as in lectures; ..._224: for images of "
         "224x224, with padding 2 in conv1; one_tower: Krizhevsky 2014, with norm=none torchvision's; zfnet: ZFNet's; "
         "zfnet_wide, zfnet_unpadded, zfnet_stride_1, zfnet_strides_2: ZFNet's elsewhere.",
         Choice(*VARIANTS),

@@ -178,7 +178,7 @@ class LeNet5(Family):
     )
     c5: str = option(
         "linear",
-        "conv: C5 as a 5x5 convolution, the same layer, which slides over larger images and which other heads keep.",
+        "conv: C5 as a 5x5 convolution: the same layer, but it slides over larger images and other heads keep it.",
         Choice("linear", "conv"),
     )
     num_classes: int = 10

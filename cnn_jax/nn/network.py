@@ -1,4 +1,4 @@
-"""What a network is: named layers in a row, then a head that makes class scores."""
+"""A network: named layers in a row, then a head that computes class scores."""
 
 import math
 from collections.abc import Sequence

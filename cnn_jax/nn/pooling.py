@@ -109,7 +109,7 @@ def make_pool(
     dtype: Any = None,
     rngs: InitKeys,
 ) -> Pool | Conv:
-    """Returns what makes maps smaller: "max", "average", or "conv", a strided convolution that learns how.
+    """Returns a layer that makes maps smaller: "max", "average", or "conv", a strided convolution that learns how.
 
     The convolution (after Springenberg et al. 2014) keeps the channels and is linear, as an average is.
     """

@@ -1,4 +1,4 @@
-"""Windows of convolutions and pools: what they may be, whether they fit an input, stacks of small ones."""
+"""Windows of convolutions and pools: checks of their sizes, whether they fit an input, stacks of small ones."""
 
 from collections.abc import Sequence
 from typing import Any

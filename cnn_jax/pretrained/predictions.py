@@ -69,7 +69,7 @@ def top_classes(probabilities: Any, classes: list[str], top: int) -> list[Best]:
 
 
 def render(files: Sequence[str], found: Sequence[Best], form: str, **about: Any) -> str:
-    """Returns predictions as a table, JSON or CSV. about: what JSON says next to them."""
+    """Returns predictions as a table, JSON or CSV. about: further entries of the JSON."""
     if form == "json":
         predictions = [
             {"file": file, "classes": [{"class": name, "probability": share} for name, share in best]}

@@ -135,7 +135,7 @@ def run_search(
     launcher: str,
     settings: dict[str, Any],
 ) -> list[search.Search]:
-    """Runs the unfinished runs of the search and returns its findings; on a cluster they are submitted and stay
+    """Runs the unfinished runs of the search and returns what is found; on a cluster, runs are submitted and stay
     pending.
 
     Raises:
