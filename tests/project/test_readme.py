@@ -27,6 +27,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 # What a command prints, by its name, by one of its flags, or by both.
 PRINTED = {
     "--cost": "Fire 4",
+    "--find-lr": "the loss falls fastest at",
     "--help": "--config",
     "main --list": "resnet1202",
     "sweep --list": "residual",
@@ -144,7 +145,8 @@ def test_command_does_what_it_says(command, folder):
     ]
     result = process("-m", module, *itertools.chain.from_iterable(files), cwd=folder, timeout=900)
     said = f"{result.stdout}\n{result.stderr}"
-    keys = (*(f"{name(module)} {word}" for word in words), *words, name(module))
+    flags = [word.partition("=")[0] for word in words]
+    keys = (*(f"{name(module)} {word}" for word in words), *flags, name(module))
     if message := refusal(command):
         assert (result.returncode, message in result.stderr) == (2, True), said
         return
