@@ -186,7 +186,8 @@ def check_output(path: Path, flag: str) -> None:
         check(not path.is_dir(), f"{flag}: {str(path)!r} is a folder: name a file")
         check(path.parent.is_dir(), f"{flag}: there is no folder {str(path.parent)!r}")
         if _is_written_through(path):
-            check(os.access(path, os.W_OK), f"{flag}: {str(path)!r} cannot be written")
+            if not os.access(path, os.W_OK):
+                raise StorageError(f"{flag}: {str(path)!r} cannot be written")
             return
         target = Path(os.path.realpath(path))
         trial = target.with_name(target.name + ".partial")  # as `written` has it
@@ -195,6 +196,25 @@ def check_output(path: Path, flag: str) -> None:
         trial.unlink()
     except OSError as error:
         raise StorageError(f"{flag}: {str(path)!r} cannot be written: {error.strerror}") from None
+
+
+def check_output_folder(path: Path, flag: str) -> None:
+    """Checks, before anything is computed, that a folder can be made, or written to, at the `path` that `flag` names.
+
+    Raises:
+      UserError: it is a file.
+      StorageError: the system refuses a folder there, or a file in it.
+    """
+    try:
+        check(path.is_dir() or not path.exists(), f"{flag}: {path} is a file: name a folder")
+        missing = next((each for each in (*reversed(path.absolute().parents), path) if not each.exists()), None)
+        if missing is not None:
+            missing.mkdir()
+            missing.rmdir()
+        elif not os.access(path, os.W_OK):
+            raise StorageError(f"{flag}: {path} cannot be written")
+    except OSError as error:
+        raise StorageError(f"{flag}: {path} cannot be made: {error.strerror}") from None
 
 
 def _is_written_through(path: Path) -> bool:

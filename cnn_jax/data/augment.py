@@ -208,6 +208,18 @@ def cutmix(key: jax.Array, image: jax.Array, other: jax.Array, alpha: float) -> 
     return jnp.where(inside[..., None], other, image), 1 - inside.mean()
 
 
+def _mixed(
+    kind: str, numbers: Sequence[float], key: jax.Array, images: jax.Array, positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns (images, shares) of `mix` for one kind of `MIXING`."""
+    function = {"mixup": mixup, "cutmix": cutmix}[kind]
+
+    def one(position: jax.Array, image: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return function(jax.random.fold_in(key, position), image, other, *numbers)
+
+    return jax.vmap(one)(positions, images, partners(images))
+
+
 def mix(
     key: jax.Array, images: jax.Array, positions: jax.Array, names: Sequence[str]
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -220,16 +232,11 @@ def mix(
       (images [B, H, W, C], after mixup float32 in [0, 1]; the share of each that is its own, float32 [B], or None if
       nothing mixes).
     """
-    results = []
-    for i, (kind, numbers) in enumerate(map(parse, names)):
-        if kind in MIXING:
-            stage, function = jax.random.fold_in(key, i), {"mixup": mixup, "cutmix": cutmix}[kind]
-
-            def one(position: jax.Array, image: jax.Array, other: jax.Array, stage=stage, call=(function, numbers)):
-                function, numbers = call
-                return function(jax.random.fold_in(stage, position), image, other, *numbers)
-
-            results.append(jax.vmap(one)(positions, images, partners(images)))
+    results = [
+        _mixed(kind, numbers, jax.random.fold_in(key, i), images, positions)
+        for i, (kind, numbers) in enumerate(map(parse, names))
+        if kind in MIXING
+    ]
     if len(results) < 2:
         return results[0] if results else (images, None)
     # By the number of the batch's first example: the same for all of the batch, another in the next one.

@@ -6,6 +6,7 @@ output.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from jax.core import ShapedArray
 from jax.interpreters import ad, batching
 
 from cnn_jax.kernels import lowering
+
+MOST_SHIFTS = 64  # places of a window, each an array in the program: 8x8, 4x4x4
 
 
 class Windows(NamedTuple):
@@ -70,8 +73,13 @@ def _scatter(x: jax.Array, cotangent: jax.Array, *, windows: Windows, target: st
 
 
 def _sum_of_shifts(x: jax.Array, cotangent: jax.Array, *, windows: Windows, target: str) -> jax.Array:
-    """Returns `_scatter` without a scatter: each place of a window adds its share of the cotangent, in float32."""
+    """Returns `_scatter` without a scatter: each place of a window adds its share of the cotangent, in float32.
+
+    Windows of more than `MOST_SHIFTS` places, which would make a large program, have XLA's scatter.
+    """
     kernel, strides, padding = windows
+    if math.prod(kernel) > MOST_SHIFTS:
+        return _scatter(x, cotangent, windows=windows, target=target)
     wide = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
     outputs = cotangent.shape[1:-1]
     places = list(itertools.product(*map(range, kernel)))  # of a window, in row-major order
@@ -80,11 +88,11 @@ def _sum_of_shifts(x: jax.Array, cotangent: jax.Array, *, windows: Windows, targ
         ends = [at + (count - 1) * stride + 1 for at, count, stride in zip(place, outputs, strides, strict=True)]
         return lax.slice(wide, (0, *place, 0), (x.shape[0], *ends, x.shape[-1]), (1, *strides, 1))
 
-    best, which = seen(places[0]), jnp.zeros(cotangent.shape, jnp.int16)
+    best, which = seen(places[0]), jnp.zeros(cotangent.shape, jnp.int8)
     for i, place in enumerate(places[1:], 1):
         value = seen(place)
         better = (value > best) | (jnp.isnan(value) & ~jnp.isnan(best))
-        best, which = jnp.where(better, value, best), jnp.where(better, jnp.int16(i), which)
+        best, which = jnp.where(better, value, best), jnp.where(better, jnp.int8(i), which)
     total = jnp.zeros(wide.shape, jnp.float32)
     for i, place in enumerate(places):
         share = jnp.where(which == i, cotangent, 0).astype(jnp.float32)

@@ -218,20 +218,25 @@ class LocalResponseNorm(nnx.Module):
 
 
 class ChannelNorm(nnx.Module):
-    """What normalizations of single images share: a scale and an offset for each channel, and float32 inside."""
+    """What normalizations of single images share: a scale and an offset for each channel."""
 
-    def __init__(self, channels: int, *, epsilon: float, zero_scale: bool, dtype: Any, rngs: InitKeys):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        epsilon: float = 1e-5,
+        zero_scale: bool = False,
+        dtype: Any = None,
+        rngs: InitKeys,
+    ):
         self.epsilon, self.compute_dtype = epsilon, dtype
         self.scale = nnx.Param((ZEROS if zero_scale else ONES)(rngs.key, (channels,)))
         self.bias = nnx.Param(ZEROS(rngs.key, (channels,)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.normal(wide(x)) * self.scale[...] + self.bias[...]
+    def scaled(self, x: jax.Array, normal: jax.Array) -> jax.Array:
+        """Returns scale * normal + bias in the type of the computation; `normal` is x, normalized in float32."""
+        y = normal * self.scale[...] + self.bias[...]
         return emit(self, x, y.astype(self.compute_dtype or x.dtype))
-
-    def normal(self, x: jax.Array) -> jax.Array:
-        """Returns x [B, *spatial, C] with mean 0 and variance 1."""
-        raise NotImplementedError
 
 
 class GroupNorm(ChannelNorm):
@@ -240,43 +245,24 @@ class GroupNorm(ChannelNorm):
     It has no running averages: training and evaluation compute the same, whatever the batch.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        groups: int = 32,
-        *,
-        epsilon: float = 1e-5,
-        zero_scale: bool = False,
-        dtype: Any = None,
-        rngs: InitKeys,
-    ):
+    def __init__(self, channels: int, groups: int = 32, **options: Any):
         check(groups > 0 and channels % groups == 0, f"groups is {groups}, but must divide {channels} channels")
-        super().__init__(channels, epsilon=epsilon, zero_scale=zero_scale, dtype=dtype, rngs=rngs)
+        super().__init__(channels, **options)
         self.groups = groups
 
-    def normal(self, x: jax.Array) -> jax.Array:
-        grouped = x.reshape(*x.shape[:-1], self.groups, -1)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        grouped = wide(x).reshape(*x.shape[:-1], self.groups, -1)
         mean, var = map(whole_image, mean_and_variance(grouped, (*range(1, x.ndim - 1), x.ndim)))
-        return ((grouped - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        return self.scaled(x, ((grouped - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape))
 
 
 class LayerNorm(ChannelNorm):
     """Layer normalization over the channels of each position (Ba et al. 2016; Liu et al. 2022, "A ConvNet")."""
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        epsilon: float = 1e-5,
-        zero_scale: bool = False,
-        dtype: Any = None,
-        rngs: InitKeys,
-    ):
-        super().__init__(channels, epsilon=epsilon, zero_scale=zero_scale, dtype=dtype, rngs=rngs)
-
-    def normal(self, x: jax.Array) -> jax.Array:
-        mean, var = mean_and_variance(x, (x.ndim - 1,))
-        return (x - mean) * lax.rsqrt(var + self.epsilon)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        values = wide(x)
+        mean, var = mean_and_variance(values, (x.ndim - 1,))
+        return self.scaled(x, (values - mean) * lax.rsqrt(var + self.epsilon))
 
 
 NORMS = ("none", "lrn", "batch", "group", "layer")

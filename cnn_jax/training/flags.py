@@ -275,7 +275,8 @@ def evaluate_source(flags: cli.Flags, words: Sequence[str]) -> None:
     json_file, output = (Path(name) if name else None for name in (flags.json, flags.output))
     if json_file is not None:
         cli.check_output(json_file, "--json")
-    check(output is None or output.is_dir() or not output.exists(), f"--output: {output} is a file: name a folder")
+    if output is not None:
+        files.check_output_folder(output, "--output")
     if flags.data is None:
         check(flags.part is None, "--part goes with --data: a run is evaluated on its validation and its test part")
         for word in words:

@@ -125,3 +125,15 @@ def test_a_file_that_can_be_written_is_left_as_it_is(tmp_path):
     for path in (tmp_path / "old", tmp_path / "new", Path(os.devnull)):
         files.check_output(path, "--json")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old", "before")]
+
+
+def test_an_output_folder_is_tried_before_the_work_and_not_left(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "new" / "deep"):
+        files.check_output_folder(path, "--output")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(UserError, match=r"--output: .*file is a file: name a folder"):
+        files.check_output_folder(tmp_path / "file", "--output")
+    for path in (tmp_path / "file" / "x", tmp_path / (300 * "a"), Path("/proc/x/y")):
+        with pytest.raises(StorageError, match=r"--output: .* cannot be made: "):
+            files.check_output_folder(path, "--output")

@@ -11,7 +11,7 @@ from jax import export, lax
 from cnn_jax.kernels import build, pooling
 
 TARGET = build.target()
-pytestmark = pytest.mark.skipif(TARGET is None, reason="no kernels here: no C++ compiler, or CNN_JAX_KERNELS=0")
+needs_library = pytest.mark.skipif(TARGET is None, reason="no kernels here: no C++ compiler, or CNN_JAX_KERNELS=0")
 
 
 def ours(x, kernel, strides, padding):
@@ -44,6 +44,7 @@ def pools(draw):
 
 
 @given(pools(), st.sampled_from([jnp.float32, jnp.bfloat16]))
+@needs_library
 def test_any_pool_has_the_values_and_gradients_of_xlas_with_many_ties(case, dtype):
     x, *window = case
     x = jnp.asarray(x, dtype)
@@ -64,7 +65,7 @@ def test_the_sum_of_shifts_is_xlas_gradient_with_many_ties(case, dtype):
     np.testing.assert_allclose(gradient, by_xla, rtol=0, atol={jnp.float32: 1e-5, jnp.bfloat16: 5e-2}[dtype])
 
 
-@pytest.mark.parametrize("target", [TARGET, ""])
+@pytest.mark.parametrize("target", [pytest.param(TARGET, marks=needs_library), ""])
 def test_the_gradient_on_a_gpu_has_no_scatter(target):
     def gradient(x):
         return jax.grad(lambda x: pooling.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)), target=target).sum())(x)
@@ -77,12 +78,22 @@ def test_the_gradient_on_a_gpu_has_no_scatter(target):
     assert has_scatter == {"cuda": False, "rocm": False, "tpu": True, "cpu": not target}
 
 
+def test_a_large_window_on_a_gpu_has_xlas_scatter():
+    def gradient(x):
+        return jax.grad(lambda x: pooling.max_pool(x, (9, 9), (9, 9), ((0, 0), (0, 0)), target="").sum())(x)
+
+    text = jax.jit(gradient).trace(jnp.zeros((1, 18, 18, 4))).lower(lowering_platforms=("cuda",)).as_text()
+    assert "select_and_scatter" in text
+
+
+@needs_library
 def test_the_first_maximum_in_row_major_order_receives_the_gradient():
     x = jnp.asarray([[1, 5, 5], [5, 0, 5]], jnp.float32).reshape(1, 2, 3, 1)
     _, gradients = jax.vjp(lambda x: ours(x, (2, 3), (1, 1), ((0, 0), (0, 0))), x)
     np.testing.assert_array_equal(gradients(jnp.full((1, 1, 1, 1), 7.0))[0][0, :, :, 0], [[0, 7, 0], [0, 0, 0]])
 
 
+@needs_library
 def test_a_maximum_over_nan_is_nan():
     x = jnp.asarray([1, np.nan, 3, 4, 5, np.nan, np.nan, 2, -np.inf, -np.inf]).reshape(1, 10, 1)
     y = ours(x, (2,), (2,), ((0, 0),))[0, :, 0]
@@ -91,6 +102,7 @@ def test_a_maximum_over_nan_is_nan():
 
 
 @pytest.mark.parametrize("window", [((3, 3), (2, 2), ((1, 1), (1, 1))), ((2, 2), (2, 2), ((0, 0), (0, 0)))])
+@needs_library
 def test_max_pooling_keeps_every_transformation(window):
     x, tangent = (jnp.asarray(np.random.default_rng(seed).normal(size=(2, 3, 6, 6, 2)), jnp.float32) for seed in (0, 1))
 
@@ -110,6 +122,7 @@ def test_max_pooling_keeps_every_transformation(window):
 
 
 @pytest.mark.parametrize("axis", [0, 2])
+@needs_library
 def test_forward_mode_and_vmap_are_those_of_xlas(axis):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3, 5, 4)), jnp.float32)
     window = ((2, 3), (2, 1), ((0, 0), (1, 1)))
@@ -119,6 +132,7 @@ def test_forward_mode_and_vmap_are_those_of_xlas(axis):
     np.testing.assert_array_equal(*(jax.vmap(lambda x, f=f: f(x, *window), axis)(x) for f in (ours, xlas)))
 
 
+@needs_library
 def test_an_exported_pool_has_xlas_operations():
     def gradient(x):
         return jax.grad(lambda x: ours(x, (2, 2), (2, 2), ((0, 0), (0, 0))).sum())(x)
