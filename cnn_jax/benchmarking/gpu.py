@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.core.errors import check
 from cnn_jax.core.files import write_text
 from cnn_jax.tracking.recorder import read_jsonl
 
@@ -80,8 +81,13 @@ def measure(
 
     {"minutes", "parts": [{"name", "command", "seconds", "result" or "why"}]}: "why" says why there is no result. A run
     that is cut off resumes with its command. If PyTorch is missing, its part is left out.
+
+    Raises:
+      UserError: jax has no GPU here, and sizes are not `small`.
     """
     began = time.monotonic()
+    platform = backend()
+    check(small or platform == "gpu", f"jax computes on {platform!r}, not on a GPU: --small tries the command here")
     found: dict[str, Any] = {"minutes": minutes, "small": small, "parts": []}
     for part in parts(output.with_suffix(""), small=small, seconds=seconds):
         left = began + 60 * minutes - time.monotonic()
@@ -93,6 +99,14 @@ def measure(
         found["parts"].append({"name": part.name, "command": words, "seconds": taken, **outcome})
         write_text(output, json.dumps(found, indent=1) + "\n")
     return found
+
+
+def backend() -> str:
+    """Returns the platform that jax computes on, asked in a process of its own: this one leaves the GPU alone."""
+    line = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    check(done.returncode == 0, f"jax finds no device: {done.stderr.strip()[-300:]}")
+    return done.stdout.strip()
 
 
 def one(part: Part, limit: float) -> dict[str, Any]:

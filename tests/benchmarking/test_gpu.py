@@ -45,6 +45,7 @@ def test_the_table_has_speeds_accuracies_and_what_is_missing():
     ("words", "message"),
     [
         (("gpu", "--output=x.txt"), "--output is 'x.txt', but must be a file that ends in .json"),
+        (("gpu",), "jax computes on 'cpu', not on a GPU: --small tries the command here"),
         (("gpu", "--minutes=0"), "--minutes is 0.0, but must be above 0"),
         (("gpu", "--config=lenet5"), "--config does not go with gpu"),
         (("--config=lenet5", "--small"), "--small goes with gpu"),
