@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cnn_jax.sweeping.arm_results import ArmResult
 from cnn_jax.sweeping.intervals import Mean, paired_difference
 from cnn_jax.sweeping.learning import judge
-from cnn_jax.sweeping.question import Arm, Experiment, without
+from cnn_jax.sweeping.question import ARM, Arm, Experiment, without
 
 NOISE = "no difference beyond the noise of the seeds"
 ONE_SEED = "one seed says nothing about the noise"
@@ -119,6 +119,8 @@ def sentence(pair: Sequence[Comparison], seeds: int) -> str:
 
 def subject(one: Comparison) -> str:
     """Returns what is compared, such as "depth=20: residual=False for True"."""
+    if one.field == ARM:
+        return f"{one.arm.without_recipe} for {one.reference.without_recipe}"
     name = one.field.split(".")[-1]
     value, beside = (
         arm.changes[one.field] if arm.changes[one.field] != "" else "none" for arm in (one.arm, one.reference)

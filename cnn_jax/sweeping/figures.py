@@ -9,12 +9,18 @@ import numpy as np
 from cnn_jax.display.plots import save, subplots
 from cnn_jax.sweeping.arm_results import ArmResult
 from cnn_jax.sweeping.intervals import mean
-from cnn_jax.sweeping.question import Experiment, without, word
+from cnn_jax.sweeping.question import Experiment, name_in_group, without
 
 
 def draw(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> list[tuple[Path, str]]:
     """Draws what the experiment asks for, and returns (path, caption) of each picture."""
-    drawers = {"curves": draw_curves, "cost": draw_cost, "layers": draw_layers, "trend": draw_trend}
+    drawers = {
+        "curves": draw_curves,
+        "cost": draw_cost,
+        "layers": draw_layers,
+        "trend": draw_trend,
+        "timeline": draw_timeline,
+    }
     return [drawers[name](experiment, results, folder / f"{name}.png") for name in experiment.figures]
 
 
@@ -29,7 +35,7 @@ def facets(experiment: Experiment, results: Sequence[ArmResult], **options: Any)
     by_name = {result.arm.name: result for result in results}
     found = []
     for axis, group in zip(axes.flat, groups, strict=False):
-        members = [(word(field, arm.changes[field]), f"C{i}", by_name[arm.name]) for i, arm in enumerate(group)]
+        members = [(name_in_group(arm, field), f"C{i}", by_name[arm.name]) for i, arm in enumerate(group)]
         axis.set_title(without(group[0], field), fontsize=10)
         axis.grid(alpha=0.3)
         found.append((axis, members))
@@ -84,23 +90,61 @@ def draw_curves(experiment: Experiment, results: Sequence[ArmResult], path: Path
 
 def draw_cost(experiment: Experiment, results: Sequence[ArmResult], path: Path) -> tuple[Path, str]:
     """Draws the test error against parameters, MACs and time."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
     figure, axes = subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     by_name = {result.arm.name: result for result in results}
     for i, group in enumerate(experiment.groups(experiment.compare[0])):
         for j, arm in enumerate(group):
-            result = by_name[arm.name]
-            if not result.runs:
-                continue
-            error = mean(list(result.test_errors.values()))
-            seconds = list(result.training_seconds.values())
-            time = mean(seconds).mean if seconds else None
-            half = [[error.mean - error.low], [error.high - error.mean]] if error.count > 1 else None
-            for axis, x in zip(axes, (result.planned.parameters, result.planned.macs, time), strict=True):
-                if x is not None:
-                    label = arm.name if axis is axes[0] else None
-                    axis.errorbar(x, error.mean, half, fmt="os^Dvp*"[j % 7], color=f"C{i}", capsize=3, label=label)
+            style = dict(fmt="os^Dvp*"[j % 7], color=f"C{i}", label=arm.name)
+            _draw_point(axes, _costs(by_name[arm.name]), by_name[arm.name], style)
+    _name_costs(axes)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    return save(figure, path), "Test error against what it costs: mean over seeds and its 95% interval"
+
+
+def draw_timeline(experiment: Experiment, results: Sequence[ArmResult], path: Path) -> tuple[Path, str]:
+    """Draws the test error against the year of publication and the costs: a color for each network."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = subplots(1, 4, figsize=(14, 4.4), sharey=True, layout="constrained")
+    recipes = list(dict.fromkeys(result.arm.recipe for result in results))
+    names = list(dict.fromkeys(result.arm.without_recipe for result in results))
+    for result in results:
+        color, marker = f"C{names.index(result.arm.without_recipe)}", "os^D"[recipes.index(result.arm.recipe) % 4]
+        style = dict(fmt=marker, color=color, label=result.arm.name)
+        _draw_point(axes, (result.arm.year, *_costs(result)), result, style)
+    axes[0].set_xlabel("year")
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].grid(alpha=0.3)
+    _name_costs(axes[1:])
+    axes[1].set_ylabel("")
+    axes[0].set_ylabel("test error, %")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    caption = "Test error against the year of publication and what it costs: mean over seeds and its 95% interval"
+    return save(figure, path), caption
+
+
+def _costs(result: ArmResult) -> tuple[float | None, ...]:
+    """Returns (parameters, MACs, seconds of training) of an arm; None where no run recorded it."""
+    seconds = list(result.training_seconds.values())
+    return result.planned.parameters, result.planned.macs, mean(seconds).mean if seconds else None
+
+
+def _draw_point(axes: Any, places: Sequence[float | None], result: ArmResult, style: dict[str, Any]) -> None:
+    """Draws the mean test error of an arm with its interval on each axis, at its place there."""
+    if not result.runs:
+        return
+    error = mean(list(result.test_errors.values()))
+    half = [[error.mean - error.low], [error.high - error.mean]] if error.count > 1 else None
+    for axis, x in zip(axes, places, strict=True):
+        if x is not None:
+            own = style if axis is axes[0] else style | {"label": None}
+            axis.errorbar(x, error.mean, half, capsize=3, **own)
+
+
+def _name_costs(axes: Any) -> None:
+    """Names the axes of parameters, MACs and time."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     for axis, name in zip(axes, ("parameters", "MACs of one image", "training without compilation, s"), strict=True):
         axis.set_xlabel(name)
         axis.set_xscale("log")
@@ -110,8 +154,6 @@ def draw_cost(experiment: Experiment, results: Sequence[ArmResult], path: Path) 
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("test error, %")
     axes[0].set_ylim(bottom=0)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    return save(figure, path), "Test error against what it costs: mean over seeds and its 95% interval"
 
 
 def draw_trend(experiment: Experiment, results: Sequence[ArmResult], path: Path) -> tuple[Path, str]:
@@ -154,7 +196,7 @@ def draw_layers(experiment: Experiment, results: Sequence[ArmResult], path: Path
     by_name = {result.arm.name: result for result in results}
     for (above, below), group in zip(axes.T, groups, strict=True):
         for i, arm in enumerate(group):
-            label = word(field, arm.changes[field])
+            label = name_in_group(arm, field)
             styles: dict[str, dict[str, Any]] = {"first": dict(ls=":", lw=1.2), "last": dict(lw=1.8, label=label)}
             for when, style in styles.items():
                 for axis, series in ((above, responses), (below, gradients)):

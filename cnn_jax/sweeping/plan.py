@@ -80,13 +80,16 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def differing(experiment: Experiment, planned: Sequence[Planned]) -> Sheet:
-    """Returns a table of the arms that are compared: in which fields a configuration differs from its reference."""
+    """Returns a table of the arms that are compared: in which fields a configuration differs from its reference.
+
+    Fields that only one of two networks has are left out.
+    """
     configs = {one.arm.name: flat(_plain(one.config)) for one in planned}
     lines = []
     for _, reference, arm in experiment.pairs():
         own, other = configs[arm.name], configs[reference.name]
-        fields = [name for name in sorted(own | other) if own.get(name) != other.get(name)]
-        told = ", ".join(f"{name}: {own.get(name)} for {other.get(name)}" for name in fields)
+        fields = [name for name in sorted(own.keys() & other.keys()) if own[name] != other[name]]
+        told = ", ".join(f"{name}: {own[name]} for {other[name]}" for name in fields)
         lines.append((arm.name, reference.name, told))
     return Sheet("What differs between the arms", ("arm", "compared with", "differs in"), lines)
 

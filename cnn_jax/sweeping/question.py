@@ -20,7 +20,8 @@ from cnn_jax.core.errors import UserError, check, near
 PACKAGE = Path(__file__).parents[1]
 FOLDERS = (PACKAGE / "questions", PACKAGE.parent / "experiments")  # in a wheel, in a clone
 EQUAL = ("parameters", "macs")  # what an experiment can require to be equal
-FIGURES = ("curves", "cost", "layers", "trend")
+FIGURES = ("curves", "cost", "layers", "trend", "timeline")
+ARM = "arm"  # what `compare` names where arms are compared that differ in many fields
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Arm:
     config: str  # FILE:DATASET, as --config takes it
     changes: Mapping[str, Any]  # dotted field -> value
     recipe: str = ""  # the name of the recipe of the experiment that it is trained with
+    year: int = 0  # of its publication, for the figure "timeline"
     found: Mapping[str, Any] = field(default_factory=dict)  # dotted field -> value that a search found best for it
 
     @property
@@ -73,7 +75,8 @@ class Experiment:
     """A question, the arms that answer it, and what to compare.
 
     compare: fields. For each of them, arms that are equal in all other fields make a group, and each arm is compared
-    with the first one. Pictures show the groups of the first field.
+    with the first one. Pictures show the groups of the first field. ("arm",) compares whole networks with their own
+    configurations: all arms of a recipe make a group.
     equal: names in `EQUAL`: what the arms of a group of the first field must have in common, or a sweep refuses to run.
     seeds: their number for each arm, from 0; with the same seed, arms see the same examples in the same order.
     figures: names in `FIGURES`. trend: the field with numbers on the horizontal axis of the figure of that name.
@@ -107,7 +110,7 @@ class Experiment:
         found: dict[str, list[Arm]] = {}
         for arm in self.arms:
             rest = {name: value for name, value in arm.changes.items() if name != field}
-            found.setdefault(repr((arm.config, rest)), []).append(arm)
+            found.setdefault(arm.recipe if field == ARM else repr((arm.config, rest)), []).append(arm)
         return list(found.values())
 
     def pairs(self) -> list[tuple[str, Arm, Arm]]:
@@ -120,8 +123,15 @@ def word(field: str, value: Any) -> str:
     return f"{field.split('.')[-1]}={value}".replace(" ", "")
 
 
+def name_in_group(arm: Arm, field: str) -> str:
+    """Returns what distinguishes an arm from the others of its group: depth=20, or the name of the arm."""
+    return arm.without_recipe if field == ARM else word(field, arm.changes[field])
+
+
 def without(arm: Arm, field: str) -> str:
     """Returns the name of an arm without a field: what it has in common with its group."""
+    if field == ARM:
+        return arm.recipe
     own = word(field, arm.changes[field])
     words = " ".join(part for part in arm.without_recipe.split(" ") if part != own)
     return ", ".join(filter(None, (words, arm.recipe)))
@@ -197,7 +207,7 @@ def load(spec: str) -> Experiment:
     for name in found.compare:
         for arm in found.arms:
             check(
-                name in arm.changes,
+                name == ARM or name in arm.changes,
                 f"{file} compares {name!r}, but the arm {arm.name!r} does not set it{near(name, arm.changes)}",
             )
     check(bool(found.pairs()), f"{file}: no two arms differ in one of the fields to compare alone")

@@ -5,7 +5,7 @@ import pytest
 
 from cnn_jax.sweeping.answers import answer, compare
 from cnn_jax.sweeping.plan import tasks
-from cnn_jax.sweeping.question import load, with_recipes
+from cnn_jax.sweeping.question import ARM, load, with_recipes
 from sweeps import ERRORS, SMALL, read, sweep
 
 
@@ -20,6 +20,12 @@ def test_the_answer_has_the_paired_difference_and_its_interval(tmp_path):
         "width=0.05 for 0.1: worse; test error +5.00 points (+2.52 to +7.48), "
         "training error +2.50 points (+1.26 to +3.74)."
     ]
+
+
+def test_whole_networks_are_named_in_the_answer(tmp_path):
+    experiment = replace(load(str(SMALL)), compare=(ARM,))
+    (sentence,) = answers(tmp_path, ERRORS, experiment=experiment)
+    assert sentence.startswith("width=0.05 for width=0.1: worse; test error +5.00 points")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cnn_jax.core.errors import UserError
-from cnn_jax.sweeping.question import Arm, Experiment, experiments, grid, load, without
+from cnn_jax.sweeping.question import ARM, Arm, Experiment, experiments, grid, load, name_in_group, without
 
 SMALL = str(Path(__file__).parents[1] / "helpers" / "small_experiment.py")
 
@@ -47,6 +47,21 @@ def test_arms_that_differ_in_one_field_make_a_group():
     assert len(pairs) == 5
     assert pairs[0] == ("model.residual", "depth=20 residual=True", "depth=20 residual=False")
     assert pairs[3] == ("model.depth", "depth=20 residual=True", "depth=32 residual=True")
+
+
+def test_whole_networks_of_one_recipe_make_a_group():
+    arms = [
+        Arm(f"{name}, {recipe}", f"configs/{name}.py", {"duration": f"{i} epochs"}, recipe=recipe)
+        for i, recipe in enumerate(("short", "long"))
+        for name in ("a", "b", "c")
+    ]
+    experiment = Experiment(arms=tuple(arms), compare=(ARM,))
+    assert [[arm.name[0] for arm in group] for group in experiment.groups(ARM)] == [["a", "b", "c"]] * 2
+    assert [without(group[0], ARM) for group in experiment.groups(ARM)] == ["short", "long"]
+    assert [(name_in_group(one, ARM), name_in_group(other, ARM)) for _, one, other in experiment.pairs()] == [
+        ("a", "b"),
+        ("a", "c"),
+    ] * 2
 
 
 def test_values_with_spaces_are_named_without_them():

@@ -136,3 +136,22 @@ def test_a_trend_has_a_line_for_arms_that_differ_in_its_field_only(tmp_path, mon
     np.testing.assert_allclose(line.get_xdata().astype(float), [0.05, 0.1])
     np.testing.assert_allclose(line.get_ydata().astype(float), [16, 11])
     assert axis.get_xlabel() == "width" and caption.startswith("Test error over width")
+
+
+def test_a_timeline_has_each_network_at_its_year_and_its_costs(tmp_path, monkeypatch):
+    experiment, planned = sweep(tmp_path, ERRORS)
+    results = [
+        replace(one, planned=replace(one.planned, arm=replace(one.arm, year=year)))
+        for year, one in zip((1998, 2012), read(planned, tmp_path), strict=True)
+    ]
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure) or path)
+    _, caption = figures.draw_timeline(experiment, results, tmp_path / "timeline.png")
+    places = [[tuple(bars.lines[0].get_xydata()[0]) for bars in axis.containers] for axis in drawn[0].axes]
+    assert [x for x, _ in places[0]] == [1998, 2012] and [x for x, _ in places[1]] == [
+        one.parameters for one in planned
+    ]
+    for points in places:
+        np.testing.assert_allclose([error for _, error in points], [11, 16])
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["width=0.1", "width=0.05"]
+    assert "year" in caption
