@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnn_jax import __version__
-from cnn_jax.core import huge_pages
+from cnn_jax.core import large_arrays
 from cnn_jax.core.errors import near
 
 
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
     if argv is None:
-        huge_pages.restart_with()
+        large_arrays.restart_with()
     return importlib.import_module(f"cnn_jax.{COMMANDS[name].module}").main(rest)
 
 

@@ -254,9 +254,10 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
         return sums["loss"] / sums["examples"]
 
     def step(state: Any, count: int) -> Any:
-        for i in range(count):
+        pace = mesh.Pace()
+        for _ in range(count):
             state = train_step(state, batch, images)
-            mesh.pace(i, state, setup.mesh)
+            pace(state)
         return mean_loss(state)
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -274,9 +275,10 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
         return 0.0
 
     def both(state: Any, count: int) -> Any:  # as the training loop does it
-        for i, arrays in enumerate(ahead(map(setup.put, batches(count)))):
+        pace = mesh.Pace()
+        for arrays in ahead(map(setup.put, batches(count))):
             state = train_step(state, arrays, images)
-            mesh.pace(i, state, setup.mesh)
+            pace(state)
         return mean_loss(state)
 
     eval_step = eval_steps.make_eval_step(setup.network, **setup.data.normalization, confusion=False)
@@ -286,7 +288,10 @@ def ours(setup: Setup, examples: Batch, *, compiles: bool) -> tuple[dict[str, An
 
     def evaluation(state: Any, count: int) -> Any:
         others = trees.merged(state.stats, state.frozen)
-        sums = [eval_step(state.params, others, tested, None) for _ in range(count)]
+        pace, sums = mesh.Pace(), []
+        for _ in range(count):
+            sums.append(eval_step(state.params, others, tested, None))
+            pace(sums[-1])
         return sum(float(one["loss"] / one["examples"]) for one in sums) / count
 
     return compiled, {
@@ -366,6 +371,7 @@ def timed(name: str, contender: Contender, count: int) -> float:
     """Returns the seconds of `count` steps of a contender; raises UserError if their mean loss is not finite."""
     begin, steps = contender
     state = jax.block_until_ready(begin())
+    steps(begin(), 1)  # so that memory and caches are as in the middle of a run, not as another contender left them
     started = time.perf_counter()
     loss = steps(state, count)
     taken = time.perf_counter() - started

@@ -29,7 +29,7 @@ from typing import Any, TextIO
 from absl.flags import DEFINE_bool, DEFINE_string, Error, Flag, FlagValues, UnrecognizedFlagError
 
 from cnn_jax.config.configuration import Configuration
-from cnn_jax.core import files, huge_pages
+from cnn_jax.core import files, large_arrays
 from cnn_jax.core.errors import Stopped, StorageError, UserError, check, near
 from cnn_jax.core.text import printable
 
@@ -139,7 +139,7 @@ def call(
       prints_config: whether --print_config is done here; `run` does it where it completes the configuration.
     """
     if argv is None:
-        huge_pages.restart_with()
+        large_arrays.restart_with()
     with _streams(), _interrupts():
         try:
             return _run(define, run, Flags(sys.argv[1:] if argv is None else argv), usage, prints_config)

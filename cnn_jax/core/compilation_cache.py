@@ -5,8 +5,6 @@ import platform
 import sys
 from pathlib import Path
 
-import jax
-
 from cnn_jax.core.files import cache_folder
 
 MAX_BYTES = 4 * 2**30  # the programs that were not used for the longest time are removed beyond this
@@ -17,6 +15,8 @@ def enable() -> None:
 
     JAX_COMPILATION_CACHE_DIR is another place, JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
     """
+    import jax
+
     if jax.config.values["jax_compilation_cache_dir"] is None:
         try:
             folder().mkdir(parents=True, exist_ok=True)

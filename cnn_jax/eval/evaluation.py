@@ -17,7 +17,7 @@ from cnn_jax.data.loader import Split
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.eval import views
 from cnn_jax.parallel import collectives
-from cnn_jax.parallel.mesh import IN_FLIGHT
+from cnn_jax.parallel.mesh import IN_FLIGHT, Pace
 
 NOTHING = "none of the examples of a part can be read: check the data set"
 
@@ -42,9 +42,11 @@ def evaluate(
     """
     total: Tree = None
     sums: list[Tree] = []
+    pace = Pace()
     for batch in part.test_batches(batch_size):
         # Gathered separately, so that parts of all sizes share one compiled evaluation step.
         sums.append(eval_step(params, others, gather(put(batch), resident), None))
+        pace(sums[-1])
         # Sums of a batch are exact counts in float32; float64 adds them up over batches.
         if len(sums) == IN_FLIGHT:
             total, sums = _add(total, sums), []

@@ -10,6 +10,7 @@ What an optimizer keeps of each parameter, and moving averages, are where their 
 """
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from cnn_jax.core.errors import check
 
 # Steps that are dispatched before one waits for them: devices of one CPU can block each other beyond 32.
 IN_FLIGHT = 16
+SHORT = 0.1  # seconds of a step: waiting takes about a millisecond
 EVERYWHERE = PartitionSpec(MESH_AXES)  # of a batch
 
 Axes = str | Sequence[str | None]
@@ -79,10 +81,39 @@ def put(batch: Any, mesh: Mesh) -> Any:
     return jax.device_put(batch, split)
 
 
-def pace(steps: int, state: Any, mesh: Mesh) -> None:
-    """Waits for `state` after some of the steps where XLA could block: the devices of one CPU share its threads."""
-    if platform(mesh) == "cpu" and mesh.size > 1 and steps % IN_FLIGHT == 0:
-        jax.block_until_ready(state)
+class Pace:
+    """Waits for what a step computes, where the next one must not be dispatched yet; called after each step of a loop.
+
+    Devices of one CPU share its threads, and can block each other where too many steps are dispatched. On one device of
+    a CPU, a step that is dispatched while another one computes takes temporary memory of its own, which the system must
+    clear first. That costs more than waiting, unless steps are short.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.never_waits = False
+        self.last: float | None = None  # when the last step was over, seconds
+
+    def __call__(self, result: Any) -> None:
+        """Waits, or not.
+
+        Args:
+          result: arrays that the step computes.
+        """
+        if self.never_waits:
+            return
+        first = jax.tree.leaves(result)[0]
+        devices = first.sharding.device_set
+        self.steps += 1
+        if next(iter(devices)).platform != "cpu":
+            self.never_waits = True
+        elif len(devices) == 1:
+            first.block_until_ready()  # the others are ready with it
+            now = time.perf_counter()
+            self.never_waits = self.last is not None and now - self.last < SHORT
+            self.last = now
+        elif self.steps % IN_FLIGHT == 0:
+            jax.block_until_ready(result)
 
 
 # ---------------------------------------------------------------- rules

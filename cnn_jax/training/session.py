@@ -204,6 +204,7 @@ class Session:
     def batches(self) -> Iterator[tuple[int, Any]]:
         """Yields (step, batch on the devices) of the steps that are left."""
         self.throughput = Throughput(self.first_step)
+        self.pace = mesh.Pace()
         self.run_record.switch("training")
         self.progress.start()
         part, total = self.setup.data.parts["train"], self.setup.total_steps
@@ -219,7 +220,7 @@ class Session:
 
     def due(self, step: int, state: TrainState) -> Due:
         """Returns what happens after `step`, which computes `state`."""
-        mesh.pace(step, state, self.setup.mesh)
+        self.pace(state)
         self.trace.after(step, state)
         self.progress.advance(step)
         self.improved = False

@@ -1,13 +1,13 @@
-"""The library is built once, by one process, and never loaded damaged; without a compiler one line says so."""
+"""The kernels are built once; without a compiler one line says so."""
 
 import os
 import shutil
-import stat
 import subprocess
 import sys
 
 import pytest
 
+from cnn_jax.core import native
 from cnn_jax.kernels import build
 
 TARGET = build.target()
@@ -29,7 +29,7 @@ def compiler(tmp_path, monkeypatch):
 
     def make(text=COMPILER, seconds=0):
         path, log = tmp_path / "fast-c++", tmp_path / "log"
-        library = build.folder() / f"kernels-{TARGET}.so"
+        library = native.folder() / f"kernels-{TARGET}.so"
         path.write_text(text.format(log=log, library=library, seconds=seconds))
         path.chmod(0o755)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -69,49 +69,13 @@ def test_a_second_process_takes_the_library_of_the_first(compiler, load, capsys,
 
 
 @needs_library
-@pytest.mark.parametrize("damage", [lambda content: content[:-1000], lambda content: b"", lambda c: b"x" + c[1:]])
-def test_a_damaged_library_is_built_again(compiler, damage):
-    log = compiler()
-    command = build.compiler()
-    path = build.folder() / "kernels-x.so"
-    build.load(command, path)
-    whole = path.read_bytes()
-    path.write_bytes(damage(whole))
-    assert not build.is_whole(path)
-    build.load(command, path)
-    assert path.read_bytes() == whole and log.read_text() == "built\n" * 2
-
-
-@needs_library
-def test_only_the_owner_can_write_to_the_folder(compiler):
-    compiler()
-    path = build.folder()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o700
-    path.chmod(0o777)
-    assert stat.S_IMODE(build.folder().stat().st_mode) == 0o700
-
-
-@needs_library
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
 def test_a_folder_of_another_user_is_not_used(compiler, load, capsys, monkeypatch):
     compiler()
-    build.folder()
-    monkeypatch.setattr(build.os, "getuid", lambda: 12345)
+    native.folder()
+    monkeypatch.setattr(native.os, "getuid", lambda: 12345)
     found, err = load(capsys)
     assert found is None and "belongs to another user; XDG_CACHE_HOME names another place" in err
-
-
-def test_the_library_depends_on_source_compiler_and_processor(compiler, tmp_path, monkeypatch):
-    compiler()
-    command = build.compiler()
-    keys = [build.key_of(command), build.key_of([*command, "-g"])]
-    monkeypatch.setattr(build.compilation_cache, "_instructions", lambda: "other")
-    keys.append(build.key_of(command))
-    other = tmp_path / "kernels.cc"
-    other.write_text(build.SOURCE.read_text() + "\n")
-    monkeypatch.setattr(build, "SOURCE", other)
-    keys.append(build.key_of(command))
-    assert len(set(keys)) == 4
 
 
 def test_without_a_compiler_one_line_says_how_to_get_one(load, capsys, monkeypatch):
@@ -136,7 +100,7 @@ def test_a_build_that_fails_says_the_first_error(compiler, load, capsys):
     compiler(script)
     found, err = load(capsys)
     assert found is None and "fast-c++ fails: x.cc:1: error: bad" in err and err.count("\n") == 2
-    assert not list(build.folder().glob("*.partial"))
+    assert not list(native.folder().glob("*.partial"))
 
 
 def test_the_environment_turns_the_kernels_off(monkeypatch):

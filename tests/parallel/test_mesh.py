@@ -1,4 +1,6 @@
 import pickle
+import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -196,3 +198,42 @@ def test_a_checkpoint_resumes_on_fewer_devices_with_other_rules(trained):
     found, expected = Evaluator(this).evaluate(state, "test"), eight["fc"]["test"]
     assert_close([found[name] for name in ("examples", "loss", "error")], [359, expected["loss"], expected["error"]])
     assert_close(jax.device_get(several_shardings.train(this, state, 4, 6)), eight["longer"])
+
+
+# ---------------------------------------------------------------- pace
+
+
+class Device:
+    def __init__(self, platform):
+        self.platform = platform
+
+
+class Result:
+    """An array on devices of a platform that is ready after some seconds; `waits` counts who waited for it."""
+
+    def __init__(self, platform, devices, seconds):
+        self.sharding = SimpleNamespace(device_set={Device(platform) for _ in range(devices)})
+        self.seconds, self.waits = seconds, 0
+
+    def block_until_ready(self):
+        self.waits += 1
+        time.sleep(self.seconds)
+        return self
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "seconds", "waits"),
+    [("cpu", 1, mesh.SHORT + 0.02, 5), ("cpu", 1, 0, 2), ("gpu", 1, mesh.SHORT + 0.02, 0), ("cpu", 4, 0, 0)],
+)
+def test_long_steps_on_one_cpu_wait_for_each_other(platform, devices, seconds, waits):
+    result, pace = Result(platform, devices, seconds), mesh.Pace()
+    for _ in range(5):
+        pace(result)
+    assert result.waits == waits
+
+
+def test_several_devices_of_a_cpu_wait_now_and_then():
+    result, pace = Result("cpu", 2, 0), mesh.Pace()
+    for _ in range(2 * mesh.IN_FLIGHT + 1):
+        pace(result)
+    assert result.waits == 2
