@@ -37,7 +37,7 @@ def compiler(flags: tuple[str, ...]) -> list[str]:
 
 
 def key_of(command: list[str], source: Path, *more: str) -> str:
-    """Returns the hash of everything that a library depends on: `more` beside source, compiler and processor."""
+    """Returns the hash of everything that a library depends on: source, compiler, processor, and `more`."""
     try:
         version = subprocess.run([command[0], "--version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError) as error:
