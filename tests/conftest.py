@@ -96,5 +96,5 @@ def small_config():
     config.eval.every = "5 steps"
     config.checkpoint.every = "10 steps"
     config.log.every = "4 steps"
-    config.log.tensorboard = False
+    config.log.trackers = ""
     return config.lock()

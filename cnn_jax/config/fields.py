@@ -30,6 +30,7 @@ from cnn_jax.core.rules import (
 from cnn_jax.models import options
 
 MESH_AXES = ("data", "model")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 def _is_multiplier(rule: Any) -> bool:
@@ -345,7 +346,19 @@ FIELDS: dict[str, Field] = {
         Duration(),
         resume=True,
     ),
-    "log.tensorboard": Field(True, "Write TensorBoard files.", resume=True),
+    "log.trackers": Field(
+        "tensorboard",
+        "Programs that show runs, separated by commas: tensorboard (files in the run's folder), wandb, mlflow, trackio "
+        "(pip install 'cnn-jax[wandb]' and so on), or the import path of a class of your own, mypackage.trackers:Mine "
+        "(cnn_jax/tracking/trackers.py); empty: none. Only the first process reports. An error of a tracker does not "
+        "end the run.",
+        Rule(
+            "words of tensorboard, wandb, mlflow and trackio or import paths, separated by commas, or empty",
+            lambda text: all(name in TRACKERS or is_path(name) for name in text.replace(" ", "").split(",") if name),
+        ),
+        resume=True,
+        type=str,
+    ),
     "log.stall": Field(
         600.0, "Seconds without a batch after which all stack traces are printed; 0: never.", NOT_NEGATIVE, resume=True
     ),

@@ -25,6 +25,8 @@ def read(run: str | Path) -> ConfigDict:
         config.model = stored.pop("model")
         for field in fields.OPEN:
             _take(config, stored, field)
+        if (files := stored.get("log", {}).pop("tensorboard", None)) is not None:  # older runs have it
+            stored["log"]["trackers"] = "tensorboard" if files else ""
         config.lock()  # from here on an unknown field is an error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):

@@ -1,4 +1,4 @@
-"""What a run records: metrics.jsonl (the record) and TensorBoard files."""
+"""What a run records: metrics.jsonl, and a copy of it for trackers."""
 
 import json
 import math
@@ -11,6 +11,7 @@ import numpy as np
 
 from cnn_jax.core.errors import UserError
 from cnn_jax.core.files import read_text, write_text
+from cnn_jax.tracking.trackers import Trackers
 
 FINAL = ("test", "train_part")  # kinds of records of the final evaluation
 
@@ -52,7 +53,7 @@ def _record(line: str) -> dict[str, Any] | None:
 
 
 class Recorder:
-    """Appends records to a file in WORKDIR, metrics.jsonl, and writes their numbers as TensorBoard scalars.
+    """Appends records to a file in WORKDIR, metrics.jsonl, and reports their numbers to trackers.
 
     A record is a flat dict: "kind" ("train", "validation", and at the end those of `FINAL`), "step", "epoch", then
     metrics. Records after `step`, left by a run that went further than its last checkpoint, are dropped, and so are the
@@ -60,6 +61,7 @@ class Recorder:
 
     Args:
       step: of the checkpoint. report: is called with a sentence if records before it are missing, or one is cut off.
+      trackers: get the records that they lack.
 
     Raises:
       UserError: see `read_jsonl`.
@@ -70,7 +72,7 @@ class Recorder:
         workdir: Path,
         *,
         step: int,
-        tensorboard: bool,
+        trackers: Trackers | None = None,
         report: Callable[[str], Any] = lambda text: None,
         name: str = "metrics.jsonl",
     ):
@@ -83,33 +85,30 @@ class Recorder:
         kept = [record for record in records if record["step"] <= step and record["kind"] not in FINAL]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file = self.path.open("ab")
-        self.writer = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self.trackers = trackers
+        if trackers is not None:
+            for record in kept:
+                trackers.record(record)
 
     def write(self, kind: str, step: int, epoch: float, **metrics: Any) -> None:
         """Writes one record."""
         record = {"kind": kind, "step": step, "epoch": round(epoch, 6)} | metrics
         self.file.write((json.dumps(jsonable(record)) + "\n").encode())
         self.file.flush()
-        if self.writer is not None:
-            for name, value in metrics.items():
-                if isinstance(value, (int, float)):
-                    self.writer.add_scalar(f"{kind}/{name}", value, step)
+        if self.trackers is not None:
+            self.trackers.record(record)
 
     def sync(self) -> None:
         """Returns when all records are on the disk, so that a checkpoint never outlives the records before it."""
         os.fsync(self.file.fileno())
+        if self.trackers is not None:
+            self.trackers.flush()
 
     def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.file.close()
-        if self.writer is not None:
-            self.writer.close()
 
 
 def jsonable(value: Any) -> Any:

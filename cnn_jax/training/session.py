@@ -15,6 +15,7 @@ from rich.console import Console
 from cnn_jax.analysis import layer_sheets
 from cnn_jax.checkpoint.manager import Checkpoints
 from cnn_jax.checkpoint.saver import Saver
+from cnn_jax.config.compare import flat
 from cnn_jax.config.durations import parse_duration
 from cnn_jax.core import files
 from cnn_jax.core.errors import FolderGoneError, Stopped, UserError
@@ -22,9 +23,10 @@ from cnn_jax.core.imports import is_path
 from cnn_jax.display import layer_plots, plots, terminal
 from cnn_jax.eval import evaluation
 from cnn_jax.parallel import collectives, mesh
-from cnn_jax.tracking import run_folder
+from cnn_jax.tracking import run_folder, trackers
 from cnn_jax.tracking.recorder import Recorder, jsonable, scalars
 from cnn_jax.tracking.run_record import RunRecord
+from cnn_jax.tracking.trackers import Trackers
 from cnn_jax.training import averages, diagnostics, nan_report
 from cnn_jax.training.evaluator import Evaluator
 from cnn_jax.training.preemption import NoSignals, StopSignals
@@ -35,6 +37,7 @@ from cnn_jax.training.state import States
 from cnn_jax.training.step import TrainState, zero_sums
 from cnn_jax.training.throughput import Throughput
 
+TRACKED_IMAGES = 32  # training images that trackers show
 PLOT_EVERY = 30  # seconds between drawings of the curves: one takes as long as many short steps
 
 
@@ -134,20 +137,22 @@ class Session:
                 arguments=self.options.arguments,
             )
         )
-        self.recorder = hold(
-            Recorder(
+        self.trackers = hold(
+            Trackers(
+                config.log.trackers if collectives.is_first() else "",
                 self.records,
+                name=str(self.name),
+                config=flat(json.loads(config.to_json())),
                 step=self.first_step,
-                tensorboard=config.log.tensorboard and collectives.is_first(),
                 report=self.tell,
             )
         )
+        options: dict[str, Any] = dict(step=self.first_step, report=self.tell)
+        self.recorder = hold(Recorder(self.records, trackers=self.trackers, **options))
         if self.records_layers:
-            known = (self.records / "layers.jsonl").exists()
-            options = dict(report=self.tell) if known else {}
-            self.layers = hold(
-                Recorder(self.records, name="layers.jsonl", step=self.first_step, tensorboard=False, **options)
-            )
+            if not (self.records / "layers.jsonl").exists():
+                options.pop("report")
+            self.layers = hold(Recorder(self.records, name="layers.jsonl", **options))
         self.trace = hold(
             Trace(
                 self.options.profile if collectives.is_first() else None,
@@ -176,6 +181,8 @@ class Session:
             state = self.states.restore(self.checkpoints, self.latest) if resumed else self.states.create()
             run_folder.write_input(self.records, self.setup.data.input)
             self.images = self.setup.resident("train")
+            if self.latest is None and self.trackers.open:
+                self._show_examples()
         if self.latest is None:
             if self.config.eval.layers:
                 self._write_layers(state, "first")
@@ -194,6 +201,15 @@ class Session:
         self.best_step = collectives.decided(lambda: self.checkpoints.best() or 0)
         self.is_over = self._is_out_of_patience(self.first_step)
         return state
+
+    def _show_examples(self) -> None:
+        """Shows the layer table and the first training images, augmented, in the trackers."""
+        self.trackers.text("network", (self.records / "summary.txt").read_text(encoding="utf-8"))
+        config = self.config
+        is_image = len(config.data.image_size) == 2 and config.data.channels in (1, 3, 4)
+        if is_image and not config.cache_features and jax.process_count() == 1:
+            images = diagnostics.augmented(config, self._first_batch)[:TRACKED_IMAGES]
+            self.trackers.image(0, "train/images", trackers.grid(images))
 
     def _put(self, batch: Any) -> Any:
         self.stall.feed()
@@ -352,6 +368,9 @@ class Session:
         for part, kind in (("train", "train_part"), ("test", "test")):
             if part in final:
                 self._write(kind, step, scalars(final[part]))
+        self.trackers.results = {
+            f"{part}/{name}": float(metrics[name]) for part, metrics in final.items() for name in ("error", "loss")
+        }
         if collectives.is_first():
             self._draw(plots.plot_curves, self.records)
             if self.records_layers:
@@ -421,6 +440,7 @@ def ahead(batches: Iterable[Any], count: int = 2) -> Iterator[Any]:
 
 def check_start(setup: Setup, folder: Path, options: Options, *, name: Path | str) -> None:
     """Raises UserError unless a run can start, or resume, in `folder`, and all processes run the same."""
+    trackers.check_installed(setup.config.log.trackers)
     run_folder.check_same(setup.config, folder, extend=options.extend)
     check_steps(options.profile, first=1, last=setup.total_steps)
     command = {"--workdir": str(name), "--extend": str(options.extend), "--dry-run": str(options.dry_run)}

@@ -3,16 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.core.errors import check
-from cnn_jax.data import augment, crops
+from cnn_jax.data import crops
 from cnn_jax.data.splits import Splits
 from cnn_jax.display import plots
-from cnn_jax.eval import steps as eval_steps
-from cnn_jax.training import step
+from cnn_jax.training import diagnostics
 from cnn_jax.training.config_check import check_config
 
 EXAMPLES, EPOCHS = 6, 5  # rows, and columns besides the first
@@ -42,7 +39,7 @@ def data(config: Any, path: Path) -> str:
     # The position of each of them in every epoch.
     epochs = [np.arange(epoch * size, (epoch + 1) * size) for epoch in range(EPOCHS)]
     positions = np.stack([epoch[np.argsort(part.order.indices(epoch))[chosen]] for epoch in epochs], axis=1)
-    images, labels, shares = as_trained(config, part, positions.ravel())
+    images, labels, shares = diagnostics.as_trained(config, part, positions.ravel())
     names = opened.class_names
     captions = [
         "" if share == 1 else f"{share:.0%} {names[own]}, {1 - share:.0%} {names[other]}"
@@ -59,33 +56,3 @@ def data(config: Any, path: Path) -> str:
         captions=[["", *captions[i * EPOCHS : (i + 1) * EPOCHS]] for i in range(count)],
     )
     return f"{count} examples of {title}"
-
-
-def as_trained(config: Any, part: Any, positions: Any) -> tuple[Any, Any, Any]:
-    """Returns training examples as the network sees them, before normalization.
-
-    Args:
-      part: the train part. positions: in the run, int [N].
-
-    Returns:
-      (images uint8 [N, H, W, C], labels int [N, 2]: its own and that of the partner that it is mixed with, the share of
-      its own [N]).
-    """
-    # Each after its partner, where mixing expects it: in a run, the one before it in its micro-batch.
-    slots = positions % config.batch_size
-    partners = positions - slots + (slots - config.accumulation) % config.batch_size
-    pairs = np.stack([partners, positions], axis=1).ravel()
-    read = [batch for position in pairs for batch in part.train_batches(position, position + 1, 1)]
-    read = [eval_steps.gather(batch, part.resident) for batch in read]
-    images, labels = (np.concatenate([batch[name] for batch in read]) for name in ("image", "label"))
-
-    @jax.jit
-    def augmented(images: jax.Array, positions: jax.Array) -> Any:
-        key = step.make_keys(jnp.uint32(config.seed), jnp.int32(0)).augmentation  # the same in all steps
-        images = augment.augment(key, images, positions, config.data.augment)
-        return augment.mix(key, images, positions, config.data.augment)
-
-    seen, shares = augmented(images, pairs.astype(np.uint32))
-    shares = np.ones(len(pairs)) if shares is None else np.asarray(shares)
-    pixels = np.round(255 * augment.values(seen[1::2])).astype(np.uint8)
-    return pixels, labels.reshape(-1, 2)[:, ::-1], shares[1::2]

@@ -27,8 +27,8 @@ def parsed(*arguments):
         (("--config.duration", "5 epochs", "b"), ["duration=5 epochs"], ["b"]),
         (("--config.seed", "-1"), ["seed=-1"], []),
         (("-config.seed=1", "--config.seed=2"), ["seed=1", "seed=2"], []),
-        (("--config.log.tensorboard", "--json"), ["log.tensorboard=true"], []),
-        (("--noconfig.log.tensorboard", "b"), ["log.tensorboard=false"], ["b"]),
+        (("--config.eval.layers", "--json"), ["eval.layers=true"], []),
+        (("--noconfig.eval.layers", "b"), ["eval.layers=false"], ["b"]),
         (("--config.recipe=a=b\nc",), ["recipe=a=b\nc"], []),
         (("--config.model.residual=False", "--config=x.py"), ["model.residual=False"], []),
     ],
@@ -79,10 +79,10 @@ def test_command_without_a_configuration_says_so():
 
 def test_overrides_change_a_locked_copy_in_their_order():
     first = Configuration.from_recipe("lenet5", ["seed=1"])
-    second = first.with_overrides(["model.width=2", "seed=3", "data.image_size=(20, 20)", "log.tensorboard=false"])
+    second = first.with_overrides(["model.width=2", "seed=3", "data.image_size=(20, 20)", "eval.layers=false"])
     assert (first.config.seed, second.config.seed, second.config.model.width) == (1, 3, 2.0)
-    assert second.config.data.image_size == (20, 20) and second.config.log.tensorboard is False
-    assert second.overridden == {"seed", "model.width", "data.image_size", "log.tensorboard"}
+    assert second.config.data.image_size == (20, 20) and second.config.eval.layers is False
+    assert second.overridden == {"seed", "model.width", "data.image_size", "eval.layers"}
     assert first.config.is_locked and second.config.is_locked
 
 

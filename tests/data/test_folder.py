@@ -332,7 +332,7 @@ def test_a_run_on_a_folder_takes_its_classes_and_resumes(tmp_path, console):
     config.model.width = 0.25
     config.batch_size = config.eval.batch_size = 8
     config.duration, config.log.every, config.eval.every = "6 steps", "3 steps", "3 steps"
-    config.log.tensorboard = False
+    config.log.trackers = ""
     config.data.update(SHARES | dict(dir=str(root), channels=1, image_size=(28, 28), mean=(0.5,), std=(0.5,)))
     config.data.on_error = "skip"
     config.lock()
@@ -455,7 +455,7 @@ def test_sequences_are_standardized_by_their_statistics(tmp_path):
 def short(config, root, **data):
     config.batch_size = config.eval.batch_size = 4
     config.duration = config.log.every = config.eval.every = "3 steps"
-    config.log.tensorboard = False
+    config.log.trackers = ""
     config.data.update(SHARES | dict(dir=str(root)) | data)
     return config.lock()
 

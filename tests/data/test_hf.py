@@ -155,7 +155,7 @@ def test_a_run_resumes_on_a_copy_and_on_no_other_data(hf, tmp_path, console):
     config.update({"duration": "2 steps", "batch_size": 8})
     config.optim.schedule.warmup = "0 steps"
     config.data.update(dict(channels=1, mean=(0.5,), std=(0.5,)))
-    config.log.tensorboard = False
+    config.log.trackers = ""
     losses = []
     for name in ("one", "copy"):
         config.data.dir = str(tmp_path / name)

@@ -207,7 +207,7 @@ def test_a_run_on_a_table_resumes_on_a_copy_and_no_other(tmp_path, console):
     config.update({"duration": "2 steps", "batch_size": 8})
     config.optim.schedule.warmup = "0 steps"
     config.data.update(dict(SHARES, dir=str(file), channels=1, mean=(0.5,), std=(0.5,)))
-    config.log.tensorboard = False
+    config.log.trackers = ""
     first = loop.run(config, tmp_path / "run", Options(console=console))
     assert first["test"]["examples"] == 6
     shutil.copytree(tmp_path / "data", tmp_path / "moved")

@@ -15,7 +15,7 @@ def has_color(path, color):
 
 
 def test_curves_are_drawn_from_the_record_alone(tmp_path):
-    with Recorder(tmp_path, step=0, tensorboard=False) as recorder:
+    with Recorder(tmp_path, step=0) as recorder:
         for step in range(1, 5):
             recorder.write("train", step, step / 2, loss=1 / step, error=0.5 / step, learning_rate=0.1)
         path = plots.plot_curves(tmp_path)
@@ -29,7 +29,7 @@ def test_curves_are_drawn_from_the_record_alone(tmp_path):
 
 
 def test_curves_without_validation_or_with_a_nonfinite_loss(tmp_path):
-    with Recorder(tmp_path, step=0, tensorboard=False) as recorder:
+    with Recorder(tmp_path, step=0) as recorder:
         recorder.write("train", 1, 0.5, loss=1.0, error=0.9, learning_rate=0.1)
         recorder.write("train", 2, 1.0, loss=float("nan"), error=0.9, learning_rate=0.1)
     assert pixels(plots.plot_curves(tmp_path)).shape == (900, 1200, 3)

@@ -15,7 +15,7 @@ def run(tmp_path_factory):
         "duration": "12 steps",
         "optim.schedule.warmup": "0 steps",
         "model.width": 0.25,
-        "log.tensorboard": False,
+        "log.trackers": "",
     }
     config.update_from_flattened_dict(changes)
     folder = tmp_path_factory.mktemp("run") / "run"

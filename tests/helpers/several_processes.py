@@ -13,7 +13,7 @@ SMALL = (
     "--config.model.width=0.25",
     "--config.batch_size=32",
     "--config.optim.schedule.warmup=2steps",
-    "--config.log.tensorboard=False",
+    "--config.log.trackers=",
 )
 
 

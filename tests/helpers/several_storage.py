@@ -21,7 +21,7 @@ def get_config(preset):
     config.checkpoint.every = "2 steps"
     config.optim.schedule.warmup = "0 steps"
     config.mesh.preset = preset
-    config.log.tensorboard = False
+    config.log.trackers = ""
     return config.lock()
 
 

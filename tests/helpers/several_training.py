@@ -35,7 +35,7 @@ def get_config(placement):
         config.optim.schedule.name, config.optim.schedule.patience = "plateau", 1
         config.eval.every = "2 steps"
         config.loss, config.class_weights = "focal", "balanced"
-    config.log.tensorboard = False
+    config.log.trackers = ""
     return config.lock()
 
 

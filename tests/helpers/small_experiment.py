@@ -8,7 +8,7 @@ from cnn_jax.sweeping.question import Experiment, grid
 
 def get_experiment(dataset: str = "digits", full: bool = False) -> Experiment:
     fixed = {"duration": "4 steps", "log.every": "2 steps", "eval.every": "2 steps", "optim.schedule.warmup": "0 steps"}
-    fixed |= {"eval.train_part": True, "log.tensorboard": False}
+    fixed |= {"eval.train_part": True, "log.trackers": ""}
     if full:
         fixed["eval.layers"] = True
     return Experiment(

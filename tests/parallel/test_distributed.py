@@ -86,7 +86,7 @@ def test_two_processes_fine_tune_as_one_does(tmp_path):
     line = (
         "--config=configs/finetune.py:lenet5,digits,partial:1",
         "--checkpoint=bundled:lenet5-mnist",
-        *("--config.duration=4steps", "--config.log.every=2steps", "--config.log.tensorboard=False"),
+        *("--config.duration=4steps", "--config.log.every=2steps", "--config.log.trackers="),
         *("--config.eval.every=4steps", "--config.optim.schedule.warmup=0steps", "--config.mesh.preset=fsdp"),
     )
     states, records = [], []

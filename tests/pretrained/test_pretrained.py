@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     config.optim.schedule.warmup = "0 steps"
     config.duration, config.batch_size, config.ema_decay = "6 steps", 32, 0.5
     config.eval.every = config.checkpoint.every = "3 steps"
-    config.log.tensorboard = False
+    config.log.trackers = ""
     folder = tmp_path_factory.mktemp("runs") / "run@home"
     train.run(config, folder)
     return config, folder

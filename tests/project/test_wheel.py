@@ -67,7 +67,7 @@ def test_wheel_has_one_package_with_recipes_and_questions(wheel):
 def test_installed_commands_work_in_an_empty_folder(run):
     assert run("--version") == f"cnn_jax {__version__}\n"
     assert "resnet50 " in run("train", "--list") and "residual" in run("sweep", "--list")
-    small = ("--config.duration=4 steps", "--config.optim.schedule.warmup=0 steps", "--config.log.tensorboard=False")
+    small = ("--config.duration=4 steps", "--config.optim.schedule.warmup=0 steps", "--config.log.trackers=")
     trained = run("train", "--config=lenet5", "--config.model.width=0.25", *small, "--workdir=run")
     assert "top-1 accuracy" in trained
     assert "61,706" in run("summary", "--config=lenet5")

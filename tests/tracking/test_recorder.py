@@ -8,7 +8,7 @@ from cnn_jax.tracking.recorder import Recorder, read_jsonl, scalars
 
 
 def test_records_are_lines_of_json_in_the_order_of_writing(tmp_path):
-    with Recorder(tmp_path, step=0, tensorboard=False) as recorder:
+    with Recorder(tmp_path, step=0) as recorder:
         recorder.write("train", 10, 0.5, loss=1.25, images_per_second=None)
         recorder.write("validation", 20, 1.0, error=0.5, class_accuracy=[1.0, 0.0])
     assert read_jsonl(tmp_path / "metrics.jsonl") == [
@@ -18,7 +18,7 @@ def test_records_are_lines_of_json_in_the_order_of_writing(tmp_path):
 
 
 def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
-    with Recorder(tmp_path, step=0, tensorboard=False) as recorder:
+    with Recorder(tmp_path, step=0) as recorder:
         recorder.write("validation", 1, 1.0, loss=float("nan"), class_accuracy=[float("nan"), 1.0])
 
     def refuse(constant):
@@ -33,7 +33,7 @@ def test_resuming_truncates_the_records_to_the_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [{"kind": "train", "step": step} for step in (1, 2, 3)] + [{"kind": "test", "step": 2}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr')
-    with Recorder(tmp_path, step=2, tensorboard=False) as recorder:
+    with Recorder(tmp_path, step=2) as recorder:
         recorder.write("train", 3, 1.0, loss=0.5)
     assert [record["step"] for record in read_jsonl(path)] == [1, 2, 3]
     assert read_jsonl(path)[-1]["loss"] == 0.5
@@ -44,22 +44,6 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path):
     path.write_text('{"kind": "train", "step": 1}\n{"st\n{"kind": "train", "step": 3}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: line 2 is not a record, '{\"st'"):
         read_jsonl(path)
-
-
-def test_tensorboard_files_hold_the_numbers(tmp_path):
-    from tensorboardX.proto.event_pb2 import Event
-
-    with Recorder(tmp_path, step=0, tensorboard=True) as recorder:
-        recorder.write("train", 7, 0.5, loss=1.25, images_per_second=None)
-    (file,) = (tmp_path / "tensorboard").glob("events*")
-    data, found = file.read_bytes(), []
-    while data:  # records of length (8 bytes), checksum (4), event, checksum (4)
-        length = int.from_bytes(data[:8], "little")
-        event = Event()
-        event.ParseFromString(data[12 : 12 + length])
-        found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-        data = data[12 + length + 4 :]
-    assert found == [("train/loss", 7, 1.25)]
 
 
 def test_a_record_of_an_evaluation_has_no_matrix():

@@ -124,7 +124,7 @@ def trained(tmp_path_factory):
     config.log.every, config.eval.every = "1 steps", "4 steps"
     config.checkpoint.every, config.checkpoint.keep = "1 steps", 12
     config.eval.recompute_statistics = 3
-    config.log.tensorboard = False
+    config.log.trackers = ""
     folder = tmp_path_factory.mktemp("swa")
     return config.lock(), folder, loop.run(config, folder, Options())
 

@@ -25,7 +25,7 @@ def small(seed: int, **fields):
             "duration": "12 steps",
             "optim.schedule.warmup": "0 steps",
             "model.width": 0.25,
-            "log.tensorboard": False,
+            "log.trackers": "",
         }
         | fields
     )

@@ -26,7 +26,7 @@ def config_of(**changes):
     config = fields.get_config("digits", "own_parts:Small")
     config.update({"model": {"blocks": 1}, "duration": "6 steps", "batch_size": 32})
     config.data.update({"name": "mine", "source": "own_parts:open_dataset", "num_classes": 2})
-    config.log.update({"every": "3 steps", "tensorboard": False})
+    config.log.update({"every": "3 steps", "trackers": ""})
     for name, value in changes.items():
         section, _, leaf = name.rpartition("__")
         place = config[section] if section else config
@@ -57,7 +57,7 @@ def test_plain_flax_network_trains(tmp_path, console):
     config = fields.get_config("digits", "own_parts:Plain")
     config.model.channels = 4
     config.update({"duration": "4 steps", "batch_size": 32})
-    config.log.tensorboard = False
+    config.log.trackers = ""
     final = loop.run(config.lock(), tmp_path, Options(console=console))
     assert final["test"]["examples"] == 359
     assert "own_parts:Plain" in console.file.getvalue()

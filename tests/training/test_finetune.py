@@ -6,7 +6,7 @@ import pytest
 
 from cnn_jax import main
 
-SMALL = ("--config.duration=2 steps", "--config.log.tensorboard=False")
+SMALL = ("--config.duration=2 steps", "--config.log.trackers=")
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def small(**fields):
     config.optim.schedule.warmup = "0 steps"
     config.duration = "4 steps"
     config.batch_size = 32
-    config.log.tensorboard = False
+    config.log.trackers = ""
     with config.unlocked():
         for name, value in fields.items():
             config[name] = value

@@ -27,7 +27,7 @@ def records(folder, kind=None):
 
 
 def test_a_run_writes_all_that_inspection_and_resuming_need(tmp_path, small_config, console):
-    small_config.log.tensorboard = True
+    small_config.log.trackers = "tensorboard"
     small_config.eval.confusion_matrix = True
     final = train.run(small_config, tmp_path / "run", Options(console=console))
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -274,7 +274,7 @@ def test_averages_micro_batches_and_recomputed_statistics_work_together(tmp_path
     config.accumulation = 2
     config.ema_decay = 0.9
     config.eval.recompute_statistics = 3
-    config.log.tensorboard = False
+    config.log.trackers = ""
     final = train.run(config.lock(), tmp_path, Options(console=console))
     again = evaluate_run.evaluate_run(config, tmp_path, "latest", console=console)
     assert again["test"]["loss"] == final["test"]["loss"]
@@ -307,7 +307,7 @@ def test_the_recipe_of_imagenet_trains_on_photographs_of_any_size(tmp_path, cons
     config.model.width = 0.0625
     config.duration, config.batch_size, config.eval.batch_size = "3 steps", 8, 8
     config.optim.schedule.warmup = "1 steps"
-    config.log.tensorboard = False
+    config.log.trackers = ""
     final = train.run(config.lock(), tmp_path / "run", Options(console=console))
     assert final["test"]["examples"] == 9 and final["validation"]["examples"] == 1
     assert (

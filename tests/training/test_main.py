@@ -106,7 +106,7 @@ SMALL = (
     "--config.duration=10steps",
     "--config.optim.schedule.warmup=2steps",
     "--config.model.width=0.25",
-    "--config.log.tensorboard=False",
+    "--config.log.trackers=",
 )
 
 

@@ -33,7 +33,7 @@ SMALL = (
     "--config.eval.every=75steps",
     "--config.checkpoint.every=10steps",
     "--config.log.every=4steps",
-    "--config.log.tensorboard=False",
+    "--config.log.trackers=",
     "--config.data.augment=('pad_crop:2',)",
     "--config.model.dropout=0.1",
 )

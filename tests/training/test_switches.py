@@ -37,7 +37,7 @@ def shortened(config, share: float):
     number, unit = parse_duration(config.duration)
     config.duration = f"{number * share} {unit}"
     config.eval.every = config.checkpoint.every = config.duration
-    config.log.tensorboard = False
+    config.log.trackers = ""
     return config
 
 

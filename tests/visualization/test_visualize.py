@@ -11,7 +11,7 @@ from cnn_jax.data import augment
 from cnn_jax.data.splits import Splits
 from cnn_jax.display import plots
 from cnn_jax.eval import steps as eval_steps
-from cnn_jax.training import step
+from cnn_jax.training import diagnostics, step
 from cnn_jax.visualization import visualize_data
 
 augmented, mixed = (jax.jit(function, static_argnums=3) for function in (augment.augment, augment.mix))
@@ -42,7 +42,7 @@ def test_the_images_are_those_of_the_training_step(accumulation, augmentations):
     part = Splits(config.data, config.seed).parts["train"]
     number = 107  # a batch that begins in one epoch and ends in the next: 1258 examples
     positions = np.arange(number * 12 - 12, number * 12 + 12)
-    images, labels, shares = visualize_data.as_trained(config, part, positions)
+    images, labels, shares = diagnostics.as_trained(config, part, positions)
     assert images.dtype == np.uint8
     key = step.make_keys(jnp.uint32(3), jnp.int32(number)).augmentation
     for start in (0, 12):
@@ -63,7 +63,7 @@ def test_streamed_examples_are_cropped_as_in_training():
     config.data.augment = ("flip",)
     part = Splits(config.data, config.seed).parts["train"]
     positions = np.arange(12, 24)
-    images, labels, _ = visualize_data.as_trained(config, part, positions)
+    images, labels, _ = diagnostics.as_trained(config, part, positions)
     (batch,) = part.train_batches(1, 2, 12)
     key = step.make_keys(jnp.uint32(config.seed), jnp.int32(0)).augmentation
     np.testing.assert_array_equal(images, augmented(key, batch["image"], batch["position"], ("flip",)))
