@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnn_jax.ahead_of_time.chips import CHIPS, GPU, TPU
 from cnn_jax.core.errors import UserError, check, near
+from cnn_jax.parallel.chips import CHIPS, GPU, TPU
 
 EXAMPLES = "v5e:4x4 or h100x8"
 

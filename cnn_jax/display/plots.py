@@ -55,6 +55,28 @@ def plot_curves(workdir: Path) -> Path:
     return save(figure, workdir / "curves.png")
 
 
+def plot_learning_rate(epochs: np.ndarray, rates: np.ndarray, path: Path, *, title: str) -> Path:
+    """Draws the learning rate over epochs; on a logarithmic axis where the rates above 0 span more than a decade and
+    change in a few jumps.
+
+    Args:
+      epochs, rates: [steps].
+    """
+    figure, axis = subplots(1, figsize=(7, 3.6), layout="constrained")
+    axis.plot(epochs, rates, color="C2", lw=1.8)
+    above = rates[rates > 0]
+    if len(above) and above.max() > 10 * above.min() and len(np.unique(rates)) < max(8, len(rates) // 4):
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
+    axis.set_xlim(0, epochs[-1])
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("learning rate")
+    axis.set_title(title, fontsize=10, wrap=True)
+    axis.grid(alpha=0.3)
+    return save(figure, path)
+
+
 def plot_confusion(confusion: np.ndarray, class_names: list[str], path: Path) -> Path:
     """Draws a confusion matrix, int [K, K] with true classes as rows; colors show the shares within each row."""
     confusion = np.asarray(confusion)

@@ -58,6 +58,8 @@ class ProgressLine:
         """Shows a training record."""
         speed = metrics["images_per_second"]
         numbers = f"loss {metrics['loss']:.3f}, accuracy {1 - metrics['error']:.1%}, {speed or 0:,.0f} images/s"
+        if metrics.get("mfu"):
+            numbers += f", MFU {metrics['mfu']:.0%}"
         self.bar.update(self.task, numbers=numbers)
         now = time.perf_counter()
         if not self.console.is_terminal and now - self.printed > 30:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from cnn_jax.core.errors import check
 from cnn_jax.core.files import read_json, write_text
 from cnn_jax.core.text import markdown
-from cnn_jax.sweeping.page import page
+from cnn_jax.display.page import page
 
 
 def make(folder: Path) -> Path:

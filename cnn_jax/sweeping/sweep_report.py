@@ -10,13 +10,13 @@ from pathlib import Path
 from cnn_jax.core.errors import check
 from cnn_jax.core.files import read_json, write_text
 from cnn_jax.core.text import markdown
+from cnn_jax.display.page import page
 from cnn_jax.display.tables import Code, Sheet, Short, render
 from cnn_jax.sweeping import cost, figures, search
 from cnn_jax.sweeping.answers import Comparison, answer, compare, told_difference
 from cnn_jax.sweeping.arm_results import ArmResult, missing, read
 from cnn_jax.sweeping.intervals import mean
 from cnn_jax.sweeping.learning import REST, judge
-from cnn_jax.sweeping.page import page
 from cnn_jax.sweeping.plan import Planned, differing, seeds_in, tasks
 from cnn_jax.sweeping.question import Experiment
 from cnn_jax.tracking import run_record

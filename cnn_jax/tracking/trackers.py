@@ -75,7 +75,7 @@ def check_installed(text: str) -> None:
 class Trackers:
     """All trackers of a run, while the block runs.
 
-    Where one raises an error, `report` is called with a sentence, and the run goes on without it. The next start gives
+    Where one raises an error, `report` is called with a sentence, and the run continues without it. The next start gives
     it what it has missed.
 
     Args:

@@ -35,6 +35,9 @@ def define(flags: cli.Flags) -> None:
     with flags.under("The run"):
         define_workdir(flags, "FOLDER: the run's results; a run that is there resumes. Default: a new one in runs/.")
         DEFINE_bool("dry-run", False, "Print what would run and stop.", flag_values=flags)
+        DEFINE_string(
+            "plot", None, "FILE.png: with --dry-run, draw the learning rate of the whole run.", flag_values=flags
+        )
         DEFINE_bool(
             "extend",
             False,
@@ -156,8 +159,13 @@ def _train(
 
     data = config.data.name.replace("/", "-").replace(":", "-")
     default = Path("runs") / f"{name}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    plot = files.expanded(flags.plot) if flags.plot is not None else None
+    if plot is not None:
+        check(flags["dry-run"].value, "--plot goes with --dry-run: a run draws curves.png")
+        cli.check_output(plot, "--plot", ".png")
     options = Options(
         dry_run=flags["dry-run"].value,
+        plot=plot if collectives.is_first() else None,
         extend=flags.extend,
         profile=profiling.steps_to_trace(flags.profile) if flags.profile is not None else None,
         console=console or collectives.console(),

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from cnn_jax import models
@@ -12,6 +14,7 @@ from cnn_jax.analysis.layer_table import dropped
 from cnn_jax.config.fields import model_fields
 from cnn_jax.core import trees
 from cnn_jax.data.dataset import KINDS
+from cnn_jax.display import plots
 from cnn_jax.display.tables import human
 from cnn_jax.display.terminal import facts, say
 from cnn_jax.tracking.run_folder import has_checkpoint
@@ -81,6 +84,17 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
         )
     if not has_checkpoint(folder):  # a run that resumes has taken it
         print_transfer(setup, states, console)
+
+
+def plot_learning_rate(setup: Setup, path: Path, console: Console) -> None:
+    """Draws the learning rate of every step of the run into `path`."""
+    config, count = setup.config, min(setup.total_steps, 10_000)
+    steps = np.unique(np.linspace(0, setup.total_steps - 1, count).astype(np.int32))
+    rates = np.asarray(jax.vmap(setup.schedule)(jnp.asarray(steps)))
+    title = f"{config.model.name} on {config.data.name}: {optimizers.describe(config)}"
+    plots.plot_learning_rate((steps + 1) / setup.steps_per_epoch, rates, path, title=title)
+    after = "; the plateau schedule lowers it after validations" if config.optim.schedule.name == "plateau" else ""
+    say(console, f"learning rate: first {rates[0]:.3g}, highest {rates.max():.3g}, last {rates[-1]:.3g}: {path}{after}")
 
 
 def print_transfer(setup: Setup, states: States, console: Console) -> None:

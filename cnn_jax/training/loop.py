@@ -52,6 +52,8 @@ def run(
         check_start(setup, here, options, name=folder)
         header.print_header(setup, states, folder, here, options.console)
         if options.dry_run:
+            if options.plot is not None:
+                header.plot_learning_rate(setup, options.plot, options.console)
             return {}
         with Session(setup, states, here, options, name=folder) as session:
             # ------------------------------------------------------------ train

@@ -35,7 +35,7 @@ from cnn_jax.training.setup import Setup
 from cnn_jax.training.stall import StallTimer
 from cnn_jax.training.state import States
 from cnn_jax.training.step import TrainState, zero_sums
-from cnn_jax.training.throughput import Throughput
+from cnn_jax.training.throughput import Throughput, seconds_at_peak
 
 TRACKED_IMAGES = 32  # training images that trackers show
 PLOT_EVERY = 30  # seconds between drawings of the curves: one takes as long as many short steps
@@ -45,7 +45,7 @@ PLOT_EVERY = 30  # seconds between drawings of the curves: one takes as long as 
 class Options:
     """How a run starts, besides its configuration.
 
-    dry_run: stop after the header; nothing is written.
+    dry_run: stop after the header; nothing is written, but a picture of the learning rate into `plot`.
     extend: allow config.duration to be longer, and config.eval.patience another, than those of the run in the folder.
     profile: the first and the last step of a trace in FOLDER/profile, by the first process.
     stop: the signals that stop the run; by default they are left alone.
@@ -53,6 +53,7 @@ class Options:
     """
 
     dry_run: bool = False
+    plot: Path | None = None
     extend: bool = False
     profile: tuple[int, int] | None = None
     console: Console = field(default_factory=collectives.console)
@@ -219,7 +220,11 @@ class Session:
 
     def batches(self) -> Iterator[tuple[int, Any]]:
         """Yields (step, batch on the devices) of the steps that are left."""
-        self.throughput = Throughput(self.first_step)
+        macs = sum(row.macs for row in self.setup.layers) if self.setup.trainable.is_all else None
+        devices = self.setup.mesh.devices.flatten()
+        self.throughput = Throughput(
+            self.first_step, at_peak=None if macs is None else seconds_at_peak(macs, devices.tolist())
+        )
         self.pace = mesh.Pace()
         self.run_record.switch("training")
         self.progress.start()

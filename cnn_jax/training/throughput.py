@@ -6,19 +6,26 @@ waits for them all: so the speed between two records is that of the devices.
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 
+from cnn_jax.parallel import chips
+
 # Metrics of a training record that no two runs have in common.
-MEASURED = ("images_per_second", "input_wait", "memory_bytes", "peak_memory_bytes")
+MEASURED = ("images_per_second", "mfu", "input_wait", "memory_bytes", "peak_memory_bytes")
 
 
 class Throughput:
-    """Measures training between records, without validations and saves."""
+    """Measures training between records, without validations and saves.
 
-    def __init__(self, step: int):
+    Args:
+      at_peak: the time for one image at the peak of all devices, seconds; see `seconds_at_peak`. None: not known.
+    """
+
+    def __init__(self, step: int, *, at_peak: float | None = None):
+        self._at_peak = at_peak
         self.restart(step)
 
     def restart(self, step: int) -> None:
@@ -42,9 +49,11 @@ class Throughput:
     def read(self, step: int, batch_size: int) -> dict[str, float | int | None]:
         """Returns what was measured since the last call, and begins anew.
 
-        images_per_second, and input_wait: the share of the time, in [0, 1], in which the loop waited for batches (an
-        upper bound: the devices may have had work left); None without a step. memory_bytes and peak_memory_bytes of the
-        fullest device of this process, where jax counts them.
+        images_per_second. mfu, the model FLOPs utilization (Chowdhery et al. 2022, appendix B): the FLOP/s of forward
+        and backward pass / the devices' dense bfloat16 peak, where that is known. input_wait: the share of the time, in
+        [0, 1], in which the loop waited for batches (an upper bound: the devices may have had work left). These are
+        None without a step. memory_bytes and peak_memory_bytes of the fullest device of this process, where jax counts
+        them.
         """
         seconds = time.perf_counter() - self._since
         steps = step - self._step
@@ -52,6 +61,8 @@ class Throughput:
             "images_per_second": round(steps * batch_size / seconds, 1) if steps else None,
             "input_wait": round(min(1.0, self._waited / seconds), 4) if steps else None,
         }
+        if self._at_peak is not None:
+            found["mfu"] = round(steps * batch_size * self._at_peak / seconds, 4) if steps else None
         self.restart(step)
         return found | memory()
 
@@ -62,6 +73,21 @@ class Throughput:
         started = time.perf_counter()
         yield
         self._since += time.perf_counter() - started
+
+
+def seconds_at_peak(macs: int, devices: Sequence[Any]) -> float | None:
+    """Returns the seconds that training on one image takes at the peak of all devices together.
+
+    Forward and backward pass are 3 times the multiplications and additions of the forward pass.
+
+    Args:
+      macs: of the forward pass. devices: of jax, all alike.
+
+    Returns:
+      None where the peak is not known, as that of CPUs.
+    """
+    peak = chips.peak(devices[0].device_kind)
+    return None if peak is None else 3 * 2 * macs / (peak * len(devices))
 
 
 def memory() -> dict[str, int]:

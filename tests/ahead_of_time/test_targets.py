@@ -7,8 +7,8 @@ from dataclasses import fields
 import pytest
 
 from cnn_jax.ahead_of_time import targets
-from cnn_jax.ahead_of_time.chips import CHIPS, GPU
 from cnn_jax.core.errors import UserError
+from cnn_jax.parallel.chips import CHIPS, GPU
 
 
 @pytest.mark.parametrize(

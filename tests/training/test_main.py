@@ -144,3 +144,15 @@ def test_run_its_evaluation_and_its_repetition(call, refused, tmp_path):
 def test_the_installed_package_declares_what_it_ships():
     files = {str(file) for file in importlib.metadata.files("cnn-jax") or []}
     assert files, "the package is not installed: pip install -e '.[test]'"
+
+
+def test_a_dry_run_draws_the_learning_rate(call, refused, tmp_path):
+    path = tmp_path / "rate.png"
+    schedule = (
+        "--config.optim.learning_rate=0.5",
+        "--config.duration=40 steps",
+        "--config.optim.schedule.warmup=4 steps",
+    )
+    printed = call("main", "--config=lenet5", "--dry-run", f"--plot={path}", *schedule)
+    assert "learning rate: first 0, highest 0.5, last " in printed.out and path.exists()
+    assert "--plot goes with --dry-run" in refused("main", "--config=lenet5", f"--plot={path}")

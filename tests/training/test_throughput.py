@@ -36,6 +36,20 @@ def test_speed_and_waiting_are_those_of_the_steps(now):
     assert set(empty) <= set(MEASURED) and set(empty.values()) == {None}
 
 
+def test_mfu_is_the_share_of_the_peak(now):
+    class Device:
+        device_kind = "NVIDIA H200"
+
+    # ResNet-50, 4.1 GMACs: 24.6 GFLOPs a training image, so 2 x 989 TFLOP/s would train 80,407 a second.
+    at_peak = throughput.seconds_at_peak(4_100_000_000, [Device(), Device()])
+    assert at_peak is not None and 1 / at_peak == pytest.approx(80_407, abs=1)
+    measured = Throughput(0, at_peak=at_peak)
+    now[0] += 2.0
+    assert measured.read(10, batch_size=4020)["mfu"] == pytest.approx(0.25, abs=1e-3)
+    assert throughput.seconds_at_peak(1, jax.devices("cpu")) is None
+    assert "mfu" not in Throughput(0).read(0, 1)
+
+
 def test_pause_counts_for_nothing(now):
     measured = Throughput(0)
     now[0] += 1

@@ -128,3 +128,14 @@ CHIPS: dict[str, TPU | GPU] = {
         source=f"NVIDIA H200 datasheet; {_XLA}/h200.txtpb",
     ),
 }
+
+# How jax calls the chips: the beginnings of `device_kind`.
+_KINDS = {
+    **{"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5p": "v5p", "TPU v6": "v6e"},
+    **{"NVIDIA A100-SXM": "a100", "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h200"},
+}
+
+
+def peak(device_kind: str) -> float | None:
+    """Returns the dense bfloat16 FLOP/s of a device that jax calls so, or None if it is not in `CHIPS`."""
+    return next((CHIPS[name].peak for kind, name in _KINDS.items() if device_kind.startswith(kind)), None)
