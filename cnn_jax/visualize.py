@@ -12,10 +12,13 @@
   filters    the kernels of the first convolution
   features   the strongest maps of a layer for one picture; the first layer's, if none is named
   cam        which parts of pictures speak for a class: class activation maps of a head that averages, else Grad-CAM
+  saliency, integrated_gradients, smoothgrad, occlusion
+             which pixels a class's score depends on: the gradient, the gradient summed on the way from black, the mean
+             gradient of noisy pictures, how far the score falls where a black square hides
   deconv     what caused the strongest activations of a layer's maps, by a deconvolutional network
   embedding  what the last layer sees of pictures, in two dimensions
 
-The last four take pictures: files, folders, or the test examples of the data set of --config.
+All but the first two take pictures: files, folders, or the test examples of the data set of --config.
 """
 
 import sys
@@ -27,13 +30,14 @@ from absl.flags import DEFINE_bool, DEFINE_enum, DEFINE_integer, DEFINE_list, DE
 from cnn_jax.config import cli
 from cnn_jax.core.errors import check, check_choice
 
-PICTURES = ("data", "filters", "features", "cam", "deconv", "embedding")
+ATTRIBUTIONS = ("saliency", "integrated_gradients", "smoothgrad", "occlusion")
+PICTURES = ("data", "filters", "features", "cam", *ATTRIBUTIONS, "deconv", "embedding")
 # flag -> the pictures that it is for
 USED = {
     "checkpoint": PICTURES[1:],
-    "examples": ("features", "cam", "deconv", "embedding"),
+    "examples": ("features", "cam", *ATTRIBUTIONS, "deconv", "embedding"),
     "layer": ("features", "cam", "deconv"),
-    "class": ("cam",),
+    "class": ("cam", *ATTRIBUTIONS),
     "maps": ("features", "deconv"),
     "method": ("embedding",),
     "thumbnails": ("embedding",),
@@ -51,7 +55,7 @@ def define(flags: cli.Flags) -> None:
     DEFINE_multi_string(
         "class",
         [],
-        "NAME: cam: a class to show; may be repeated. Default: the likeliest 3.",
+        "NAME: cam, saliency and the like: a class to show; may be repeated. Default: the likeliest 3.",
         flag_values=flags,
     )
     DEFINE_integer(

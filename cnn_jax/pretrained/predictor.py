@@ -15,9 +15,9 @@ from flax import nnx
 from PIL import Image
 
 from cnn_jax import models
-from cnn_jax.analysis import introspection
+from cnn_jax.analysis import attribution, introspection
 from cnn_jax.core import trees
-from cnn_jax.core.errors import UserError, check, near
+from cnn_jax.core.errors import UserError, check, check_choice, near
 from cnn_jax.core.progress import progress_bar
 from cnn_jax.core.text import printable
 from cnn_jax.data import augment, crops
@@ -193,6 +193,31 @@ class Predictor:
 
             self._outputs[layer] = jax.jit(output)
         return self._outputs[layer](self._state, self.prepare(images))
+
+    def attribution(self, images: Any, method: str, classes: Any = None, *, prepared: bool = False) -> np.ndarray:
+        """Returns which positions of each image speak for classes, float32 [B, H, W, N]; see `analysis.attribution`.
+
+        The baseline of integrated gradients and what hides in occlusion is a black image.
+
+        Args:
+          method: saliency, integrated_gradients, smoothgrad or occlusion. classes: int [B, N]; None: the likeliest one.
+
+        Raises:
+          UserError: no such method, the examples are not images, or it has no classifier.
+        """
+        check_choice("method", method, attribution.NAMES)
+        check(len(self.image_size) == 2, "attributions are of images, but this network takes other examples")
+        images = images if prepared else self.prepare(images)
+        if classes is None:
+            classes = np.argmax(self.probabilities(images, prepared=True), axis=-1)[:, None]
+        _, values = self._merged(self._state, jnp.asarray(images))
+        _, black = self._merged(self._state, jnp.zeros_like(jnp.asarray(images[:1])))
+        classes = jnp.asarray(classes)
+        if method == "occlusion":
+            return attribution.occlusion(self.model, values, classes, black)
+        function = getattr(attribution, method)
+        rest = {"integrated_gradients": (black,), "smoothgrad": (jax.random.key(0),)}.get(method, ())
+        return np.asarray(introspection.applied(self.model, function)(values, classes, *rest))
 
     def pixels(self, images: Any, *, prepared: bool = False) -> jax.Array:
         """Returns the network's input values of each image, float32 [B, F]: the baseline for features."""

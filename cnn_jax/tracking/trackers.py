@@ -75,8 +75,8 @@ def check_installed(text: str) -> None:
 class Trackers:
     """All trackers of a run, while the block runs.
 
-    Where one raises an error, `report` is called with a sentence, and the run continues without it. The next start gives
-    it what it has missed.
+    Where one raises an error, `report` is called with a sentence, and the run continues without it. The next start
+    gives it what it has missed.
 
     Args:
       text: config.log.trackers. step: of the checkpoint that the run resumes from, or 0: the trackers begin new runs.

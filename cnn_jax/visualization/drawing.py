@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.analysis import attribution
 from cnn_jax.core import compilation_cache
 from cnn_jax.core.errors import StorageError, check
 from cnn_jax.pretrained import predictor
@@ -11,7 +12,14 @@ from cnn_jax.visualization import pictures, visualize_data, visualize_network
 from cnn_jax.visualization.visualize_network import DrawOptions
 
 # How many examples of a data set each picture uses by default; filters uses none.
-EXAMPLES = {"filters": 0, "features": 1, "cam": 4, "deconv": 1000, "embedding": 1000}
+EXAMPLES = {
+    "filters": 0,
+    "features": 1,
+    "cam": 4,
+    **dict.fromkeys(attribution.NAMES, 4),
+    "deconv": 1000,
+    "embedding": 1000,
+}
 
 
 def draw(

@@ -131,10 +131,11 @@ def plot_cams(
     *,
     title: str,
     scale: str,
+    contours: bool = True,
 ) -> Path:
     """Draws class activation maps over their images, a row for each image with one scale from zero.
 
-    Lines are at half of a map's largest value.
+    With `contours`, lines are at half of a map's largest value.
 
     Args:
       rows: (image uint8 [H, W, C], its caption, (name, probability, map [h, w]) of each class).
@@ -158,7 +159,7 @@ def plot_cams(
         for axis, (name, share, values) in zip(row[1:], maps, strict=False):
             enlarged = _enlarged(values, (height, width))
             show(axis, overlay(image, enlarged, colors))
-            if values.max() > 0:  # so that it is visible without colors
+            if contours and values.max() > 0:  # so that it is visible without colors
                 line = axis.contour(enlarged, levels=[0.5 * float(values.max())], colors="white", linewidths=1)
                 line.set_path_effects([withStroke(linewidth=2, foreground="black")])
             axis.set_xlabel(f"{short(name, side - 0.5)}  {share:.1%}", fontsize=8)

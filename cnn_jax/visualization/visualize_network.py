@@ -1,5 +1,6 @@
 """The pictures of a trained network: its filters, maps, class activation maps, deconvolution, embeddings."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.analysis import introspection
+from cnn_jax.analysis import attribution, introspection
 from cnn_jax.core.errors import UserError, check, check_choice
 from cnn_jax.data import augment
 from cnn_jax.nn.layers import Conv
@@ -109,17 +110,8 @@ def cam(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Pa
     Raises:
       UserError: too many pictures, an unknown class, no such layer, or one without maps.
     """
-    count = len(pictures.images)
-    check(count <= MOST_ROWS, f"cam draws a row for each picture, at most {MOST_ROWS}, but {count} are named")
-    known = predictor.classes
-    for name in options.classes:
-        check_choice("--class", name, known)
     model, shapes, x = predictor.model, layer_shapes(predictor), normalized(predictor, pictures.images)
-    shares = np.asarray(predictor.probabilities(pictures.images))
-    if options.classes:
-        classes = np.array([[known.index(name) for name in options.classes]] * count)
-    else:
-        classes = np.argsort(-shares, axis=1, kind="stable")[:, :3]
+    classes = chosen(predictor, pictures, options, "cam")
     if model.head.kind in ("gap", "conv") and options.layer is None:
         how, scale = "class activation maps", "part of the class's score"
         maps = np.take_along_axis(
@@ -134,20 +126,62 @@ def cam(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Pa
         draw = introspection.applied(model, lambda model, x, classes: introspection.grad_cam(model, x, layer, classes))
         maps = np.asarray(draw(x, jnp.asarray(classes)))
         maps = maps / np.maximum(maps.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)  # own scale for each class
-    rows = [
-        (
-            pictures.images[i],
-            pictures.names[i],
-            [(known[k], float(shares[i, k]), maps[i, ..., j]) for j, k in enumerate(classes[i])],
-        )
-        for i in range(count)
-    ]
     height, width = maps.shape[1:3]
     about = f"{_about(predictor)}: {how}, {height}x{width}"
     if height * width == 1:
         about += ": one value for the whole picture shows no position; choose an earlier layer with --layer"
-    inside_plots.plot_cams(rows, path, title=about, scale=scale)
+    inside_plots.plot_cams(_rows(predictor, pictures, classes, maps), path, title=about, scale=scale)
     return about
+
+
+def chosen(predictor: Predictor, pictures: Pictures, options: DrawOptions, picture: str) -> np.ndarray:
+    """Returns the classes to show of each picture, int [B, N]: those of --class, else the likeliest 3.
+
+    Raises:
+      UserError: too many pictures, or an unknown class.
+    """
+    count = len(pictures.images)
+    check(count <= MOST_ROWS, f"{picture} draws a row for each picture, at most {MOST_ROWS}, but {count} are named")
+    for name in options.classes:
+        check_choice("--class", name, predictor.classes)
+    if options.classes:
+        return np.array([[predictor.classes.index(name) for name in options.classes]] * count)
+    return np.argsort(-np.asarray(predictor.probabilities(pictures.images)), axis=1, kind="stable")[:, :3]
+
+
+def _rows(predictor: Predictor, pictures: Pictures, classes: np.ndarray, maps: np.ndarray) -> list[Any]:
+    """Returns the rows of `inside_plots.plot_cams`."""
+    shares = np.asarray(predictor.probabilities(pictures.images))
+    return [
+        (
+            pictures.images[i],
+            pictures.names[i],
+            [(predictor.classes[k], float(shares[i, k]), maps[i, ..., j]) for j, k in enumerate(classes[i])],
+        )
+        for i in range(len(pictures.images))
+    ]
+
+
+def attributed(method: str, predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
+    """Draws over pictures what `Predictor.attribution` returns for classes; see `cam`.
+
+    Raises:
+      UserError: too many pictures, or an unknown class.
+    """
+    classes = chosen(predictor, pictures, options, method)
+    maps = predictor.attribution(pictures.images, method, classes, prepared=True)
+    # Few single pixels would hide all others: Smilkov et al. 2017, section 3.1, cap them at the 99th percentile.
+    largest = np.quantile(maps, 0.99, axis=(1, 2), keepdims=True)
+    maps = np.minimum(maps / np.maximum(largest, np.finfo(np.float32).tiny), 1)
+    about = f"{_about(predictor)}: {attribution.NAMES[method]}"
+    scale = "share of the map's 99th percentile"
+    inside_plots.plot_cams(_rows(predictor, pictures, classes, maps), path, title=about, scale=scale, contours=False)
+    return about
+
+
+saliency, integrated_gradients, smoothgrad, occlusion = (
+    functools.partial(attributed, method) for method in attribution.NAMES
+)
 
 
 def deconv(predictor: Predictor, pictures: Pictures, options: DrawOptions, path: Path) -> str:
