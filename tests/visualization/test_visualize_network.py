@@ -156,6 +156,16 @@ def test_class_activation_maps_of_likely_or_named_classes(small_resnet, files, d
         visualize_network.cam(small_resnet, found, DrawOptions(classes=["bea"]), tmp_path / "a.png")
 
 
+def test_attributions_are_drawn_up_to_their_99th_percentile(lenet, files, drawn, tmp_path):
+    found = pictures.from_files(lenet, [str(files / "photos" / "ant")])
+    told = visualize_network.saliency(lenet, found, DrawOptions(classes=["cat"]), tmp_path / "a.png")
+    assert "saliency (Simonyan et al. 2014)" in told
+    whole = lenet.attribution(found.images, "saliency", np.full((5, 1), 2), prepared=True)[..., 0]
+    for (_, _, ((name, _, values),)), expected in zip(drawn["cams"][0][0], whole, strict=True):
+        assert name == "cat" and values.shape == (14, 14)
+        np.testing.assert_allclose(values, np.minimum(expected / np.quantile(expected, 0.99), 1), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("network", "layer"), [("lenet", None), ("small_resnet", "conv3_x/0")])
 def test_grad_cam_for_other_heads_or_a_named_layer(network, layer, request, files, drawn, tmp_path):
     trained = request.getfixturevalue(network)
@@ -231,7 +241,8 @@ def test_an_embedding_is_of_the_features(lenet, files, drawn, tmp_path):
         ("filters --checkpoint=no/such --layer=conv1", "--layer is for features, cam, deconv, and not for filters"),
         (
             "data --checkpoint=no/such",
-            "--checkpoint is for filters, features, cam, deconv, embedding, and not for data",
+            "--checkpoint is for filters, features, cam, saliency, integrated_gradients, smoothgrad, occlusion, "
+            "deconv, embedding, and not for data",
         ),
         ("filters --checkpoint=no/such", "there is no trained network 'no/such'"),
         ("filters --checkpoint=lenet5.safetensors photos", "filters takes no pictures"),
