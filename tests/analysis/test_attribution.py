@@ -21,6 +21,7 @@ def linear(weights):
     return lambda x: jnp.einsum("bhwc,hwck->bk", x, weights)
 
 
+@pytest.mark.slow
 def test_saliency_is_the_gradient_of_pytorch():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
@@ -42,6 +43,7 @@ def test_saliency_is_the_gradient_of_pytorch():
         np.testing.assert_allclose(found[..., column], gradient.abs().amax(1).numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_complete(lenet):
     x, baseline = jnp.asarray(noise(2, 14, 14, 1)), jnp.full((1, 14, 14, 1), -0.4)
     classes = jnp.array([[0, 2], [1, 0]])
