@@ -22,8 +22,8 @@ from cnn_jax.parallel import collectives
 from cnn_jax.tracking import run_folder
 from cnn_jax.tracking.recorder import scalars
 from cnn_jax.training.evaluator import Evaluator
-from cnn_jax.training.session import check_processes
 from cnn_jax.training.setup import Setup, build
+from cnn_jax.training.start_check import check_processes_agree
 from cnn_jax.training.state import States
 
 Member = tuple[Any, Path, str]  # configuration, folder of the run, and "latest", "best" or a step
@@ -57,7 +57,7 @@ def evaluate_run(
         run_folder.check_same(setup.config, here, may_differ=MAY_DIFFER)
         if not os.access(here, os.W_OK):
             terminal.say(console, f"{folder} cannot be written: the numbers will be printed, and not recorded there")
-        check_processes(setup, {"--workdir": str(folder), "--checkpoint": which})
+        check_processes_agree(setup, {"--workdir": str(folder), "--checkpoint": which})
         own = run_folder.identity(run_folder.stored_config(here))
         with Checkpoints(here, shared=isinstance(folder, Path)) as checkpoints:
 

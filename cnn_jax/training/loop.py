@@ -11,8 +11,9 @@ from cnn_jax.data.dataset import Dataset
 from cnn_jax.data.sources import published
 from cnn_jax.pretrained.source import Pretrained
 from cnn_jax.training import header
-from cnn_jax.training.session import Options, Session, check_start
+from cnn_jax.training.session import Options, Session
 from cnn_jax.training.setup import build
+from cnn_jax.training.start_check import check_start
 from cnn_jax.training.state import States
 
 
