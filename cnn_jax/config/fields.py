@@ -305,14 +305,14 @@ FIELDS: dict[str, Field] = {
     "mesh.model": Field(
         1,
         'Devices on the mesh axis "model"; must divide their number. The batch is split over all devices '
-        "(cnn_jax/parallel/sharding.py).",
+        "(cnn_jax/parallel/mesh.py).",
         POSITIVE,
         resume=True,
     ),
     "mesh.preset": Field(
         "replicated",
         "Where parameters, momentum and EMA live: replicated, on every device; fc: the linear layers split over "
-        '"model"; fsdp: every parameter split over "data".',
+        '"model"; fsdp: every large parameter split over "data".',
         Choice("replicated", "fc", "fsdp"),
         resume=True,
     ),

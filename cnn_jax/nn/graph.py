@@ -18,6 +18,7 @@ class Graph:
     from_features: its input is what its head's `reduce` returns, and it computes the rest of the head.
     kernels: its steps use the kernels for CPUs, where there are any (`nn.cpu`).
     remat: its training step recomputes blocks in the backward pass (`nn.remat`).
+    rounded: names of the parameters of which it uses nothing but their bfloat16 values.
     """
 
     train: nnx.GraphDef
@@ -25,6 +26,7 @@ class Graph:
     from_features: bool = False
     kernels: bool = True
     remat: bool = False
+    rounded: frozenset[str] = frozenset()
 
 
 def split(model: nnx.Module, frozen: Collection[str] = ()) -> tuple[Graph, Tree, Tree]:

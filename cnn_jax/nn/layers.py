@@ -13,6 +13,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax import lax
 
+from cnn_jax.core import trees
 from cnn_jax.core.errors import check, check_choice
 from cnn_jax.nn import cpu
 from cnn_jax.nn.hooks import emit
@@ -137,6 +138,17 @@ class Linear(nnx.Linear):
     def __call__(self, x: jax.Array) -> jax.Array:
         values, kernel = promote_dtype((x, self.kernel[...]), dtype=self.dtype)
         return emit(self, x, add_bias(values @ kernel, self.bias))
+
+
+def rounded_kernels(model: nnx.Module) -> frozenset[str]:
+    """Returns the names of the kernels that layers round to bfloat16 before anything else."""
+    return frozenset(
+        f"{trees.path_name(path)}/kernel"
+        for path, layer in nnx.iter_graph(model)
+        if isinstance(layer, Conv | Linear)
+        and layer.dtype == jnp.bfloat16
+        and not (isinstance(layer, Conv) and layer.standardize)
+    )
 
 
 def _as_they_are(arrays: Any, **_: Any) -> Any:

@@ -24,7 +24,7 @@ from cnn_jax.data.splits import Splits
 from cnn_jax.eval import protocols
 from cnn_jax.eval import steps as eval_steps
 from cnn_jax.nn import cpu, graph
-from cnn_jax.nn.layers import BatchNorm
+from cnn_jax.nn.layers import BatchNorm, rounded_kernels
 from cnn_jax.nn.own_network import CustomNetwork
 from cnn_jax.parallel import mesh
 from cnn_jax.pretrained.channels import with_channels
@@ -165,6 +165,7 @@ class Setup:
             average=self.average,
             checks_updates=self.config.optim.name != "sgd",
             shardings=shardings,
+            rounded=self.network.rounded,
         )
 
 
@@ -210,7 +211,13 @@ def build(
     network, params, stats = graph.split(model, trainable.frozen_layers)
     placed = mesh.make_mesh(config.mesh.model, devices)
     kernels = config.cpu_kernels and mesh.platform(placed) == "cpu"
-    network = replace(network, kernels=kernels, remat=config.remat, from_features=config.cache_features)
+    network = replace(
+        network,
+        kernels=kernels,
+        remat=config.remat,
+        rounded=rounded_kernels(model),
+        from_features=config.cache_features,
+    )
     check_dense(config, network, params, stats)
     layer_rules = finetuning.layer_rules(config.optim.layer_decay, model.order, params)
     trained, _ = trees.partition(params, trainable.mask)

@@ -14,7 +14,7 @@ Frozen parameters and the statistics of frozen layers are a tree of their own: n
 average of them exist, and nothing writes to them. Their layers compute as in evaluation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -159,6 +159,7 @@ def make_train_step(
     average: EMA | SWA | None = None,
     checks_updates: bool = False,
     shardings: Tree = None,
+    rounded: Collection[str] = (),
 ) -> Callable[[TrainState, Batch, Batch | None], TrainState]:
     """Returns the jitted step (state, batch, resident images or None) -> state; it donates the state.
 
@@ -173,6 +174,7 @@ def make_train_step(
       average: of the weights.
       checks_updates: of an optimizer that can make an update of finite gradients that is not finite: then it counts.
       shardings: of the state that is returned; None: as XLA chooses.
+      rounded: names of the parameters that the network rounds to bfloat16; see `mesh.gather`.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -199,7 +201,7 @@ def make_train_step(
         batch = gather(batch, resident)
         keys = make_keys(state.seed, state.step)
         gradient = accumulated if accumulation > 1 else value_and_grad
-        params = state.params if shardings is None else mesh.gather(state.params, shardings.params)
+        params = state.params if shardings is None else mesh.gather(state.params, shardings.params, rounded)
         (loss, (stats, correct)), grads = gradient(params, state.stats, state.frozen, batch, keys)
         if shardings is not None:
             grads = mesh.scatter(grads, shardings.params)

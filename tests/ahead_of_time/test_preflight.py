@@ -17,6 +17,8 @@ HAS_CUDA = sys.version_info >= (3, 12) and importlib.util.find_spec("jax_cuda13_
 needs_tpu = pytest.mark.skipif(not HAS_TPU, reason="libtpu is not installed: pip install -e '.[tpu]'")
 needs_cuda = pytest.mark.skipif(not HAS_CUDA, reason="no jax for CUDA here: pip install -e '.[cuda]', Python 3.12")
 SMALL_RESNET = ("cifar_resnet:cifar10", "model.depth=8", "precision=bfloat16")
+FSDP = ("model.width=4.0", "mesh.preset=fsdp")
+LARGE = 9 * (64 * 128 + 128 * 128 + 128 * 256 + 256 * 256)  # values of the kernels that it then splits
 
 
 @pytest.fixture
@@ -120,10 +122,22 @@ def test_a_tpu_copies_no_data_set_to_gather_a_batch():
 @needs_tpu
 @pytest.mark.slow
 def test_fsdp_gathers_parameters_and_splits_no_convolution():
-    result = found(*SMALL_RESNET, "mesh.preset=fsdp", target="v5e:2x2")
-    whole = found(*SMALL_RESNET, target="v5e:2x2")
+    result = found(*SMALL_RESNET, *FSDP, target="v5e:2x2")
+    whole = found(*SMALL_RESNET, "model.width=4.0", target="v5e:2x2")
     assert {row.kind for row in result.train.account.exchanges} <= {"all-gather", "all-reduce", "reduce-scatter"}
     assert result.train.account.convolutions == whole.train.account.convolutions
+    (gathers,) = rows(result, "all-gather")
+    assert (gathers.count, gathers.dtype, gathers.bytes) == (4, "bf16", 2 * LARGE)
+    assert result.train.memory.state < 0.4 * whole.train.memory.state
+    assert result.train.memory.total < whole.train.memory.total
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_fsdp_on_gpus_scatters_the_sums_of_gradients():
+    result = found(*SMALL_RESNET, *FSDP, target="h100x4")
+    (gathers,), (sums,) = rows(result, "all-gather"), rows(result, "reduce-scatter")
+    assert (gathers.dtype, gathers.bytes) == (sums.dtype, sums.bytes) == ("bf16", 2 * LARGE)
 
 
 @needs_tpu

@@ -194,7 +194,7 @@ def wait_for_part(process, part):
 
 
 def test_two_processes_save_in_a_bucket_without_a_shared_disk(files, tmp_path):
-    alone = States(build(several_storage.get_config("replicated"))).create()
+    alone = States(build(several_storage.get_config())).create()
     with (
         bucket.opened("s3://bucket/one", hold=True) as here,
         Saver(Checkpoints(here, shared=False), keep=1) as saver,
@@ -216,7 +216,7 @@ def test_two_processes_save_in_a_bucket_without_a_shared_disk(files, tmp_path):
         for process in running:
             process.kill()
     found = [pickle.loads((tmp_path / f"{process}.pickle").read_bytes()) for process in range(2)]
-    one = several_storage.restored("s3://bucket/two", "replicated")
+    one = several_storage.restored("s3://bucket/two")
     assert int(one.step) == 4
     for other in (found[0]["bucket"], found[1]["bucket"], found[0]["folder"], found[1]["folder"]):
         jax.tree.map(np.testing.assert_array_equal, other, one)

@@ -18,7 +18,15 @@ from cnn_jax.training.setup import build
 from cnn_jax.training.state import States
 
 RULES = (("conv1/.*kernel", (None, None, None, "data")), ("head/.*", "model"))
-MESHES = {"replicated": (1, ()), "fc": (2, ()), "fsdp": (1, ()), "replicated and rules": (2, RULES)}
+MESHES = {
+    "replicated": (1, ()),
+    "fc": (2, ()),
+    "fsdp": (1, ()),
+    "replicated and rules": (2, RULES),
+    "replicated in bfloat16": (1, ()),
+    "fsdp in bfloat16": (1, ()),
+}
+REFERENCES = ("replicated", "replicated in bfloat16")
 
 
 def get_run(name):
@@ -28,6 +36,7 @@ def get_run(name):
     config.duration, config.optim.schedule.warmup = "6 steps", "0 steps"
     config.data.augment = ("pad_crop:2",)
     config.mesh.preset = name.split()[0]
+    config.precision = "bfloat16" if "in bfloat16" in name else "float32"
     config.mesh.model, config.mesh.rules = MESHES[name]
     return build(config.lock())
 

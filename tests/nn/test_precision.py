@@ -1,4 +1,4 @@
-"""Sums in float32 inside bfloat16 layers: gradients of biases and of BatchNorm, against float64."""
+"""What is rounded in bfloat16 layers: kernels are, sums of gradients of biases and of BatchNorm are not."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import cnn_jax
+from cnn_jax.core import trees
 from cnn_jax.models.lenet import Subsampling, TableConv
 from cnn_jax.models.local import LocallyConnected
+from cnn_jax.nn import graph
 from cnn_jax.nn.init import InitKeys
-from cnn_jax.nn.layers import BatchNorm, Conv, Linear
+from cnn_jax.nn.layers import BatchNorm, Conv, Linear, rounded_kernels
 
 KEYS = InitKeys(jax.random.key(0))
 OPTIONS = dict(init="he_fan_in", dtype=jnp.bfloat16, rngs=KEYS)
@@ -70,3 +73,34 @@ def test_batch_norm_has_float32_scales_and_their_gradients():
     found, weights = gradients(layer, x)
     np.testing.assert_allclose(found["bias"], weights.sum((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(found["scale"], (weights * normal).sum((0, 1, 2)), rtol=1e-3, atol=0.05)
+
+
+def kernels(**fields):
+    """Returns (names of rounded kernels, names of all kernels) of a small ResNet-18."""
+    model = jax.eval_shape(lambda: cnn_jax.create("resnet18", width=0.125, num_classes=10, **fields))
+    _, params, _ = graph.split(model)
+    names = {name for name, _ in trees.named_leaves(params)}
+    return rounded_kernels(model), {name for name in names if name.endswith("/kernel")}
+
+
+def test_kernels_are_rounded_in_bfloat16_unless_standardized():
+    found, every = kernels(dtype=jnp.bfloat16)
+    assert found == every and len(every) == 21
+    assert kernels()[0] == frozenset()
+    assert kernels(dtype=jnp.bfloat16, weight_standardization=True)[0] == {"head/classifier/kernel"}
+
+
+def test_a_rounded_kernel_gives_the_same_scores():
+    model = cnn_jax.create("lenet5", dtype=jnp.bfloat16)
+    graphdef, params = nnx.split(model)
+    rounded = rounded_kernels(model)
+
+    def one(path, leaf):
+        return leaf.astype(jnp.bfloat16).astype(jnp.float32) if trees.path_name(path) in rounded else leaf
+
+    values = nnx.to_pure_dict(params)
+    changed = jax.tree_util.tree_map_with_path(one, values)
+    assert any(bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (values, changed)), strict=True))
+    x = noise(0, (2, 32, 32, 1))
+    scores = [nnx.merge(graphdef, tree)(x) for tree in (values, changed)]
+    np.testing.assert_array_equal(*scores)

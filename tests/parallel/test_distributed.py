@@ -87,7 +87,11 @@ def test_two_processes_fine_tune_as_one_does(tmp_path):
         "--config=configs/finetune.py:lenet5,digits,partial:1",
         "--checkpoint=bundled:lenet5-mnist",
         *("--config.duration=4steps", "--config.log.every=2steps", "--config.log.trackers="),
-        *("--config.eval.every=4steps", "--config.optim.schedule.warmup=0steps", "--config.mesh.preset=fsdp"),
+        *(
+            "--config.eval.every=4steps",
+            "--config.optim.schedule.warmup=0steps",
+            "--config.mesh.rules=(('.*','data'),)",
+        ),
     )
     states, records = [], []
     for count in (1, 2):
