@@ -105,6 +105,8 @@ def _outputs(eqn: Any, given: list[ReceptiveField | None]) -> list[ReceptiveFiel
     if name in ELEMENTWISE:
         whole = _union(zip(given, shapes, strict=True), len(eqn.outvars[0].aval.shape))
         return [whole] * len(eqn.outvars)
+    if name == "cond":  # forms of one computation for several platforms
+        return _run(eqn.params["branches"][0].jaxpr, given[1:])
     if name == "optimization_barrier":
         return given
     if eqn.params.get("name") == "whole_image":  # of nn.layers

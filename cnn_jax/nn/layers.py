@@ -5,10 +5,12 @@ All arrays are channels-last: images are [B, H, W, C]. Paddings and strides are 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax import lax
@@ -210,8 +212,28 @@ class BatchNorm(nnx.BatchNorm):
         return ((images - mean) * (lax.rsqrt(var + self.epsilon) * scale[...]) + bias[...]).reshape(x.shape)
 
 
+def sum_of_neighbors(x: jax.Array, size: int) -> jax.Array:
+    """Returns the sums over the `size` channels around each channel, [..., C] -> [..., C]."""
+    window, ones, half = (1,) * (x.ndim - 1) + (size,), (1,) * x.ndim, size // 2
+    return lax.reduce_window(x, 0.0, lax.add, window, ones, ((0, 0),) * (x.ndim - 1) + ((half, half),))
+
+
+def sum_of_neighbors_by_product(x: jax.Array, size: int, dtype: Any) -> jax.Array:
+    """Returns `sum_of_neighbors` as a product with a matrix of bands [C, C], of values that are rounded to `dtype`.
+
+    XLA for TPUs fuses it with what is before and after. It would write the input and the output of windows to memory:
+    AlexNet's step in bfloat16 took 58% more temporaries and 13% more cycles, by its own account.
+    """
+    channels = np.arange(x.shape[-1])
+    band = np.abs(channels[:, None] - channels) <= size // 2
+    precision = None if dtype == jnp.bfloat16 else lax.Precision.HIGHEST
+    return jnp.matmul(x.astype(dtype), band.astype(dtype), precision=precision, preferred_element_type=x.dtype)
+
+
 class LocalResponseNorm(nnx.Module):
     """Local response normalization over neighboring channels, [..., C] -> [..., C], in float32.
+
+    TPUs round the squares to the type of the input.
 
     x_i / (k + alpha * sum of x_j**2 over the `size` channels around i)**beta, with the constants of Krizhevsky et al.
     2012, section 3.3. Caffe and torch divide alpha by the size: their alpha=1e-4, size=5 is alpha=2e-5 here.
@@ -223,9 +245,11 @@ class LocalResponseNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         values = x.astype(jnp.float32)
-        window, ones, half = (1,) * (x.ndim - 1) + (self.size,), (1,) * x.ndim, self.size // 2
-        padding = ((0, 0),) * (x.ndim - 1) + ((half, half),)
-        total = lax.reduce_window(jnp.square(values), 0.0, lax.add, window, ones, padding)
+        total = lax.platform_dependent(
+            jnp.square(values),
+            tpu=partial(sum_of_neighbors_by_product, size=self.size, dtype=x.dtype),
+            default=partial(sum_of_neighbors, size=self.size),
+        )
         return emit(self, x, (values * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype))
 
 

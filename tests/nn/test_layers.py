@@ -308,6 +308,16 @@ def test_local_response_normalization_has_the_formula_of_the_paper(constants, ch
     np.testing.assert_allclose(LocalResponseNorm(**constants)(jnp.asarray(x)), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2**-8)])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_the_form_for_tpus_sums_the_same_channels(size, dtype, error):
+    x = jnp.square(noise(2, 3, 7))
+    expected = layers.sum_of_neighbors(x, size)
+    found = layers.sum_of_neighbors_by_product(x, size, dtype)
+    assert found.dtype == expected.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=error)
+
+
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_local_response_normalization_is_torchs_with_another_alpha(size):
     torch = pytest.importorskip("torch")
