@@ -9,7 +9,7 @@ it for their own gradients, and it is the output of the activation function befo
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,24 +249,51 @@ def training_bytes(
     copies_of_parameters: float,
     resident_bytes: int = 0,
     remat: bool = False,
+    fused: bool = False,
+    loops: bool = False,
 ) -> int:
     """Returns an estimate of a device's memory during training, bytes.
 
-    All layer outputs are kept for the backward pass, which needs about as much again at its widest point; parameters
-    are float32, with `copies_of_parameters` copies (the parameters, their gradient, the optimizer's state, moving
-    average).
+    What the gradients need is kept until the backward pass, which frees it from the last layer to the first and needs
+    the gradients of one layer's output and input at a time. Parameters are float32, with `copies_of_parameters` copies
+    (the parameters, their gradient, the optimizer's state, moving average).
 
     Args:
       images: of one micro-batch on one device. bytes_per_value: of the activations.
       remat: only the outputs of blocks are kept, and those of the layers of one block at a time.
+      fused: XLA computes a normalization inside of a block again, as part of the layer that takes it, as for TPUs.
+      loops: most blocks are in a loop, outside of which XLA computes nothing again (`nn.scan.Repeated`).
     """
-    outputs = sum(row.outputs for row in rows)
     if remat:
         of_blocks: dict[str, list[int]] = {}
         for row in rows:
             of_blocks.setdefault(block_of(row.name), []).append(row.outputs)
         outputs = sum(sizes[-1] for sizes in of_blocks.values()) + max(map(sum, of_blocks.values()))
-    widest = max(row.outputs for row in rows)
-    activations = (outputs + 2 * widest) * images * bytes_per_value
+        most = outputs + 2 * max(row.outputs for row in rows)
+    else:
+        kept, most = 0, 0
+        for row, size in zip(rows, _kept(rows, fused and not loops, loops), strict=True):
+            kept += size
+            most = max(most, kept + row.outputs + row.kept)
     parameters = sum(row.parameters for row in _distinct(rows))
-    return activations + round(4 * copies_of_parameters * parameters) + resident_bytes
+    return most * images * bytes_per_value + round(4 * copies_of_parameters * parameters) + resident_bytes
+
+
+def _kept(rows: Sequence[LayerRow], fused: bool, loops: bool) -> Iterator[int]:
+    """Yields how many values compilers keep for the gradients of each layer.
+
+    Its input; and its output, if that is no layer's input, but a part of one: XLA keeps both parts and concatenation.
+    A loop keeps the outputs of normalizations, too: the activation function behind them needs them.
+    """
+    for before, row, after in zip((None, *rows[:-1]), rows, (*rows[1:], None), strict=True):
+        is_again = (
+            fused
+            and row.kind != "norm"
+            and before is not None
+            and before.kind == "norm"
+            and before.outputs == row.kept
+            and block_of(before.name) == block_of(row.name)
+        )
+        is_part = row.kind != "norm" and after is not None and after.kept != row.outputs
+        is_extra = is_part or (loops and row.kind == "norm")
+        yield (0 if is_again else row.kept) + (row.outputs if is_extra else 0)

@@ -61,6 +61,7 @@ def plan(experiment: Experiment) -> list[Planned]:
             images=config.batch_size // config.accumulation,
             bytes_per_value=2 if config.precision == "bfloat16" else 4,
             copies_of_parameters=2 + optimizers.state_copies(config.optim) + has_average(config),
+            remat=config.remat,
         )
         planned.append(Planned(arm, config, sums.parameters, sums.macs, memory))
     by_name = {one.arm.name: one for one in planned}

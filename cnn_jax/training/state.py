@@ -137,6 +137,8 @@ class States:
         activations = training_bytes(
             setup.layers,
             remat=config.remat and (mesh.platform(setup.mesh) != "cpu" or loops),
+            fused=mesh.platform(setup.mesh) == "tpu",
+            loops=loops,
             images=config.batch_size // setup.mesh.size // config.accumulation,
             bytes_per_value=jnp.dtype(PRECISION[config.precision]).itemsize,
             copies_of_parameters=1,

@@ -81,19 +81,45 @@ def test_nothing_is_computed_for_the_table(monkeypatch):
     assert len(created) == 1 and isinstance(created[0], jax.core.Tracer)
 
 
-def test_training_memory_equals_the_count_by_hand():
+# A block of two convolutions with a normalization between them.
+BLOCK = [
+    LayerRow("block/0/conv1", "conv", "", (4, 4, 2), 56, 0, kept=48),
+    LayerRow("block/0/norm1", "norm", "", (4, 4, 2), 4, 0, kept=32),
+    LayerRow("block/0/conv2", "conv", "", (4, 4, 1), 18, 0, kept=32),
+    LayerRow("head", "linear", "", (10,), 170, 0, kept=16),
+]
+
+
+@pytest.mark.parametrize(
+    ("how", "most"),
+    [
+        # The gradients of what conv2 returns and takes are there when all but the last input is still kept.
+        ({}, (48 + 32 + 32) + 16 + 32),
+        (dict(fused=True), (48 + 32) + 32 + 32),  # conv2 keeps nothing, so that there is most at norm1
+        (dict(loops=True), (48 + 2 * 32 + 32) + 16 + 32),
+        (dict(loops=True, fused=True), (48 + 2 * 32 + 32) + 16 + 32),
+    ],
+)
+def test_training_memory_equals_the_count_by_hand(how, most):
+    given = dict(images=5, bytes_per_value=2, copies_of_parameters=3)  # parameters, gradient, momentum in float32
+    parameters = 3 * 248 * 4
+    assert training_bytes(BLOCK, **given, **how) == most * 5 * 2 + parameters
+    assert training_bytes(BLOCK, **given, **how, resident_bytes=1000) == most * 5 * 2 + parameters + 1000
+
+
+def test_parts_of_a_concatenation_are_kept_beside_it():
     rows = [
-        LayerRow("conv", "conv", "", (4, 4, 2), 56, 0),
-        LayerRow("norm", "norm", "", (4, 4, 2), 4, 0),
-        LayerRow("linear", "linear", "", (10,), 330, 0),
+        LayerRow("a", "conv", "", (10,), 0, 0, kept=8),
+        LayerRow("b", "conv", "", (20,), 0, 0),  # of the same input
+        LayerRow("c", "linear", "", (5,), 0, 0, kept=30),
     ]
-    outputs, widest = 32 + 32 + 10, 32
-    activations = (outputs + 2 * widest) * 5 * 2  # 5 images, 2 bytes a value
-    parameters = 3 * 390 * 4  # parameters, gradient, momentum in float32
-    given = dict(images=5, bytes_per_value=2, copies_of_parameters=3)
-    assert training_bytes(rows, **given) == activations + parameters == 1380 + 4680
-    assert training_bytes(rows, **given, resident_bytes=1000) == 7060
-    assert training_bytes([*rows, rows[2]], **given) == 1380 + 10 * 5 * 2 + 4680  # its parameters count once
+    given = dict(images=1, bytes_per_value=1, copies_of_parameters=0)
+    assert training_bytes(rows, **given) == (8 + 10 + 20 + 30) + 5 + 30
+
+
+def test_parameters_of_a_layer_that_is_called_twice_count_once():
+    given = dict(images=0, bytes_per_value=2, copies_of_parameters=3)
+    assert training_bytes([*BLOCK, BLOCK[0]], **given) == training_bytes(BLOCK, **given)
 
 
 def test_training_memory_grows_with_everything():
@@ -103,8 +129,8 @@ def test_training_memory_grows_with_everything():
     for field, more in (("images", 65), ("bytes_per_value", 4), ("copies_of_parameters", 4), ("resident_bytes", 1)):
         assert training_bytes(rows, **(given | {field: more})) > base
     assert training_bytes([*rows, ROWS[0]], **given) > base
-    # At least what must be there: parameters, gradient and momentum, and all outputs once.
-    assert base > 3 * 4 * 61_706 + 64 * 2 * sum(row.outputs for row in rows)
+    # At least what must be there: parameters, gradient and momentum, and every layer's input once.
+    assert base > 3 * 4 * 61_706 + 64 * 2 * sum(row.kept for row in rows)
 
 
 # ---------------------------------------------------------------- totals
@@ -356,6 +382,5 @@ def test_estimate_with_blocks_computed_again_keeps_their_outputs():
         for name, size in zip(names, (100, 10, 20, 30, 40), strict=True)
     ]
     given = dict(images=2, bytes_per_value=4, copies_of_parameters=1)
-    assert training_bytes(rows, **given) == (200 + 2 * 100) * 2 * 4
     # Outputs of blocks, all of the largest block, and the gradients at the widest layer.
     assert training_bytes(rows, **given, remat=True) == (100 + 20 + 40 + 100 + 2 * 100) * 2 * 4

@@ -22,6 +22,15 @@ def test_the_plan_has_the_sizes_of_each_arm_by_hand():
     assert narrow.parameters == 256 * 5 + 5 + 5 * 10 + 10 and narrow.macs == 256 * 5 + 5 * 10
 
 
+def test_an_arm_that_computes_blocks_again_takes_less_memory():
+    fields = {"model.depth": (20,), "model.residual": (True, False)}
+    again, whole = (
+        plan(replace(RESNETS, arms=tuple(grid("configs/cifar_resnet.py", fields | {"remat": (remat,)}))))[0].memory
+        for remat in (True, False)
+    )
+    assert again < 0.7 * whole
+
+
 def test_arms_of_unequal_parameters_are_refused():
     first, second = plan(RESNETS)
     assert first.parameters == second.parameters and first.macs == second.macs
