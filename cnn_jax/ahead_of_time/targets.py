@@ -95,7 +95,10 @@ def devices(target: Target) -> Sequence[Any]:
                 # Another process may use libtpu, too, since no device is used; and there is no metadata server to ask.
                 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
                 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-                topology = topologies.get_topology_desc(target.name, platform="tpu", **dict(target.chip.options))
+                options: dict[str, Any] = dict(target.chip.options)
+                if min(target.shape[:2]) == 1:  # a part of a machine, which libtpu 0.0.42 (jax 0.10) refuses otherwise
+                    options["chips_per_host_bounds"] = (*target.shape, 1)[:3]
+                topology = topologies.get_topology_desc(target.name, platform="tpu", **options)
     except Exception as error:  # its class depends on the plugin
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"--for is {target.name!r}, which the compiler refuses: {reason}") from None
