@@ -101,7 +101,7 @@ def run(flags: cli.Flags, words: list[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.call(define, run, argv, usage=f"cnn_jax visualize {{{','.join(PICTURES)}}} [PICTURES...] [flags]")
+    return cli.call(define, run, argv, usage="cnn_jax visualize WHAT [PICTURES...] [flags]")
 
 
 if __name__ == "__main__":
