@@ -1,5 +1,7 @@
-"""Writes a trained network to one file: its weights, or its whole function."""
+"""Writes a trained network for use elsewhere: its weights or its whole function into a file, or onto the Hub."""
 
+import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import written
 from cnn_jax.data import augment
 from cnn_jax.display import terminal
-from cnn_jax.pretrained import predictor, torchvision_weights
+from cnn_jax.pretrained import hub, model_card, predictor, torchvision_weights
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained.source import NAMES
 
@@ -24,12 +26,17 @@ SUFFIXES = (".safetensors", ".stablehlo")
 PLATFORMS = ("cpu", "cuda", "tpu")  # the platforms that a .stablehlo runs on
 
 
-def write(checkpoint: str, output: str, *, names: str, overwrite: bool) -> None:
-    """Writes the trained network of a SOURCE to a file, and prints what it is and how to use it.
+def write(checkpoint: str, output: str, *, names: str, overwrite: bool, private: bool) -> None:
+    """Writes the trained network of a SOURCE to a file or onto the Hub, and prints what it is and how to use it.
 
     Args:
-      output: ends in one of `SUFFIXES`. names, overwrite: see `check_output` and `write_weights`.
+      output: a file that ends in one of `SUFFIXES`, or hub:OWNER/NAME. names, overwrite: see `check_output` and
+        `write_weights`. private: see `hub.push`.
     """
+    if output.startswith(hub.PREFIX):
+        push(checkpoint, output, names=names, overwrite=overwrite, private=private)
+        return
+    check(not private, f"--private is about a repository of the Hub, but --output is {output!r}")
     path = Path(output)
     check_output(path, names=names, overwrite=overwrite)
     console = Console()
@@ -39,6 +46,28 @@ def write(checkpoint: str, output: str, *, names: str, overwrite: bool) -> None:
     with terminal.waiting(console, f"writing {path}"):
         use = write_function(source, path) if path.suffix == ".stablehlo" else write_weights(source, path, names=names)
     terminal.say(console, f"{path}: {path.stat().st_size:,} bytes; {use}")
+
+
+def push(checkpoint: str, target: str, *, names: str, overwrite: bool, private: bool) -> None:
+    """Pushes the trained network of a SOURCE to hub:OWNER/NAME: weights, config.json and a model card.
+
+    Raises:
+      UserError: see `hub.check_target` and `hub.push`.
+    """
+    console = Console()
+    with terminal.waiting(console, f"asking the Hub for {target}"):
+        license = hub.check_target(target, overwrite=overwrite)
+    with terminal.waiting(console, "reading the trained network"):
+        source = pretrained.open_source(checkpoint)
+    terminal.say(console, source.description)
+    with terminal.waiting(console, f"pushing to {target}"), tempfile.TemporaryDirectory(prefix="cnn_jax-") as scratch:
+        folder = Path(scratch)
+        write_weights(source, folder / hub.FILES[0], names=names)
+        config = json.dumps(model_card.config(source), indent=2) + "\n"
+        (folder / "config.json").write_text(config, encoding="utf-8")
+        (folder / hub.CARD).write_text(model_card.card(source, target, license=license), encoding="utf-8")
+        address = hub.push(folder, target, private=private)
+    terminal.say(console, f"{address}: cnn_jax.load({target!r}) takes it; {hub.CARD} there is its model card")
 
 
 def check_output(path: Path, *, names: str, overwrite: bool) -> None:

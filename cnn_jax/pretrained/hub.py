@@ -1,4 +1,4 @@
-"""Weights by name from the Hugging Face Hub, with what timm writes about them.
+"""Weights by name from the Hugging Face Hub, with what timm writes about them; and folders pushed there.
 
     hub:OWNER/NAME, hub:OWNER/NAME@REVISION
 
@@ -21,7 +21,9 @@ from cnn_jax.data.dataset import INTERPOLATIONS
 from cnn_jax.pretrained.recognition import PLAIN
 
 PREFIX = "hub:"
+NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = ("model.safetensors", "pytorch_model.bin")
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,10 @@ def fetch(source: str) -> Fetched:
     """
     name, _, revision = source.removeprefix(PREFIX).partition("@")
     check(
-        re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None,
+        NAME.fullmatch(name) is not None,
         f"{source!r} names nothing: write {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION",
     )
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ImportError:
-        raise UserError(f"{source} needs the library huggingface_hub: pip install -e '.[hub]'") from None
+    huggingface_hub, errors = _library(source)
 
     def get(file: str) -> Path | None:
         """Returns the path of a file, or None if the repository has none of this name."""
@@ -89,6 +87,114 @@ def fetch(source: str) -> Fetched:
     return Fetched(f"{PREFIX}{name}@{revision}", weights, _read(path, source) if path else None)
 
 
+def _library(name: str) -> tuple[Any, Any]:
+    """Returns huggingface_hub and its module of errors; raises UserError if it is not installed."""
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError:
+        raise UserError(f"{name} needs the library huggingface_hub: pip install -e '.[hub]'") from None
+    return huggingface_hub, errors
+
+
+# ---------------------------------------------------------------- push
+
+
+def check_target(target: str, *, overwrite: bool) -> str | None:
+    """Checks, before anything is computed, that files can be pushed to `hub:OWNER/NAME`.
+
+    Returns:
+      The license that the model card there names, or None.
+
+    Raises:
+      UserError: the name is malformed, the library is missing, nobody is logged in, the Hub cannot be reached, or the
+        repository has weights and `overwrite` is false.
+    """
+    name = target.removeprefix(PREFIX)
+    check(
+        NAME.fullmatch(name) is not None,
+        f"{target!r} names no repository: write {PREFIX}OWNER/NAME, without @REVISION",
+    )
+    library, errors = _library(target)
+    check(
+        bool(library.get_token()),
+        f"{target}: you are not logged in to the Hub: hf auth login, or set HF_TOKEN to a token that may write",
+    )
+    with _refusals(target, errors):
+        try:
+            found = library.HfApi().model_info(name)
+        except errors.RepositoryNotFoundError:
+            return None  # also what the Hub says of a private one of somebody else
+    there = [file.rfilename for file in found.siblings or []]
+    check(
+        overwrite or not set(there) & set(FILES),
+        f"{target} has weights already: name another, or add --overwrite (the Hub keeps the earlier commit)",
+    )
+    return found.card_data.get("license") if found.card_data else None
+
+
+def push(folder: Path, target: str, *, private: bool) -> str:
+    """Pushes the files of a folder to `hub:OWNER/NAME` in one commit; returns the address of its page.
+
+    Args:
+      private: a repository that is not there yet is made private.
+
+    Raises:
+      UserError: as `check_target`, or the token may not write there.
+    """
+    library, errors = _library(target)
+    name = target.removeprefix(PREFIX)
+    with _refusals(target, errors), _quiet(), _without_bars():
+        api = library.HfApi()
+        address = api.create_repo(name, private=private or None, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Push a network of cnn_jax")
+    return str(address)
+
+
+@contextlib.contextmanager
+def _refusals(target: str, errors: Any) -> Iterator[None]:
+    """Raises one UserError for what the library raises where the Hub refuses or cannot be reached."""
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise UserError(f"{target}: {error}") from None
+    except errors.OfflineModeIsEnabled:
+        raise UserError(f"{target}: HF_HUB_OFFLINE is set, and nothing can be pushed without a network") from None
+    except errors.HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", None)
+        if code == 401:
+            reason = "the Hub does not know your token: log in again, hf auth login"
+        elif code == 403:
+            reason = "your token may not write there: take one that may, or a name of your own as OWNER"
+        else:
+            reason = f"the Hub refuses: {error}"
+        raise UserError(f"{target}: {reason}") from None
+    except RuntimeError as error:  # of the upload of a large file
+        raise UserError(f"{target}: {error} {error.__cause__ or ''}".rstrip()) from None
+    except (OSError, errors.HTTPError) as error:  # the latter: of the library's HTTP client
+        raise UserError(
+            f"{target}: the Hub cannot be reached ({error}). Write a file where there is no network, "
+            "--output=FILE.safetensors, and push it later"
+        ) from None
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """The library draws progress bars of its own."""
+    from huggingface_hub import utils
+
+    shown = not utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            utils.enable_progress_bars()
+
+
+# ---------------------------------------------------------------- what the library says
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The library logs each of its attempts to reach the Hub; the last one is an exception."""
@@ -99,6 +205,9 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+# ---------------------------------------------------------------- config.json
 
 
 def _read(path: Path, source: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ A SOURCE is
     FOLDER, FOLDER@best, FOLDER@STEP   a run of ours; FOLDER alone is its latest checkpoint, and gs:// and s3:// work
     FILE.safetensors                   what `cnn_jax.export` wrote, or weights of others
     FILE.pth, .pt, .bin, .pth.tar      weights of others: torchvision's and timm's state dicts
-    hub:OWNER/NAME[@REVISION]          the same, from the Hugging Face Hub
+    hub:OWNER/NAME[@REVISION]          the same two, from the Hugging Face Hub
     bundled:NAME                       a small network that comes with the package: cnn_jax/pretrained/weights/README.md
 
 Nothing in a file is executed.
@@ -89,7 +89,9 @@ def open_source(source: str) -> Pretrained:
         return _ours(state_dicts.read(bundled()[_bundled_name(source)]), source)
     if source.startswith(hub.PREFIX):
         fetched = hub.fetch(source)
-        return _foreign(state_dicts.read(fetched.weights), fetched.source, fetched.config)
+        found = state_dicts.read(fetched.weights)
+        ours = METADATA in found.metadata
+        return _ours(found, fetched.source) if ours else _foreign(found, fetched.source, fetched.config)
     source = str(files.expanded(source)) if source.startswith("~") else source
     if is_file_or_name(source):
         found = state_dicts.read(Path(source))

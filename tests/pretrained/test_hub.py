@@ -1,13 +1,9 @@
-"""The Hugging Face Hub, as a server on this computer that answers as it does."""
+"""Networks read from the Hugging Face Hub, a server on this computer, and what their config.json says."""
 
 import functools
-import hashlib
-import http.server
 import json
 import re
 import sys
-import threading
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+import hub_server
 import torchvision_models
 from cnn_jax import models
 from cnn_jax.core.errors import UserError
 from cnn_jax.pretrained import hub, torchvision_weights
 from cnn_jax.pretrained import source as pretrained
+from hub_server import COMMIT
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
     "architecture": "resnet18",
     "num_classes": 3,
@@ -46,59 +43,10 @@ def weights():
     return save(torchvision_weights.export(torchvision_models.random_weights(model)))
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers /OWNER/NAME/resolve/REVISION/FILE from `repositories`: {"OWNER/NAME": {file: bytes}}."""
-
-    repositories: ClassVar[dict] = {}
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, *, body):
-        owner, name, _, revision, file = self.path.split("?")[0].strip("/").split("/", 4)
-        files = self.repositories.get(f"{owner}/{name}")
-        problem = None
-        if files is None:
-            problem = (401, "RepoNotFound")
-        elif files == "gated":
-            problem = (403, "GatedRepo")
-        elif revision not in ("main", "v1", COMMIT):
-            problem = (404, "RevisionNotFound")
-        elif file not in files:
-            problem = (404, "EntryNotFound")
-        content = b"" if problem else files[file]
-        self.send_response(problem[0] if problem else 200)
-        if problem:
-            self.send_header("X-Error-Code", problem[1])
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """Repositories that the library finds; the real client talks to them over HTTP."""
-    library = pytest.importorskip("huggingface_hub")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(Handler, "repositories", {})
-    options = dict(endpoint=endpoint, cache_dir=tmp_path / "cache", token=False)
-    monkeypatch.setattr(library, "hf_hub_download", functools.partial(library.hf_hub_download, **options))
-    yield Handler.repositories
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with hub_server.serving(tmp_path / "cache", monkeypatch) as repositories:
+        yield repositories
 
 
 def put(served, config=CONFIG, name="timm/resnet18.a1", **files):
