@@ -3,6 +3,7 @@
     cnn_jax export --checkpoint=runs/mine@best --output=mine.safetensors
     cnn_jax export --checkpoint=runs/mine --output=mine.safetensors --names=torchvision
     cnn_jax export --checkpoint=runs/mine --output=mine.stablehlo
+    cnn_jax export --checkpoint=runs/mine --output=mine.onnx
     cnn_jax export --checkpoint=runs/mine@best --output=hub:OWNER/NAME
 
 A .safetensors holds the weights, and in its header the network, its normalization and the names of its classes: it is
@@ -12,6 +13,8 @@ a SOURCE itself. A .stablehlo holds the whole computation, with normalization an
 
     function = jax.export.deserialize(bytearray(Path("mine.stablehlo").read_bytes()))
     probabilities = function.call(images)
+
+A .onnx holds the same function for onnxruntime and others; it needs the library onnx.
 
 hub:OWNER/NAME is a repository of the Hub, made if it is not there: it gets the .safetensors, config.json and README.md,
 the model card, from what the run recorded. The license is yours to name, in the first lines of the card.
@@ -28,7 +31,7 @@ from cnn_jax.core.errors import check
 
 def define(flags: cli.Flags) -> None:
     DEFINE_string("checkpoint", None, f"SOURCE: the trained network: {cli.SOURCES}.", flag_values=flags)
-    DEFINE_string("output", None, "FILE that ends in .safetensors or .stablehlo, or hub:OWNER/NAME.", flag_values=flags)
+    DEFINE_string("output", None, "FILE.safetensors, .stablehlo or .onnx, or hub:OWNER/NAME.", flag_values=flags)
     DEFINE_enum(
         "names", "ours", ["ours", "torchvision"], "Whose names the arrays in a .safetensors have.", flag_values=flags
     )
@@ -39,7 +42,7 @@ def define(flags: cli.Flags) -> None:
 def run(flags: cli.Flags, words: list[str]) -> None:
     cli.check_no_words(words)
     check(bool(flags.checkpoint), "name the trained network: --checkpoint=SOURCE")
-    check(bool(flags.output), "name the file to write: --output=FILE.safetensors, FILE.stablehlo or hub:OWNER/NAME")
+    check(bool(flags.output), "name the file to write: --output=FILE.safetensors, .stablehlo, .onnx or hub:OWNER/NAME")
     from cnn_jax.pretrained import exporting
 
     exporting.write(flags.checkpoint, flags.output, names=flags.names, overwrite=flags.overwrite, private=flags.private)

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from cnn_jax.core.errors import UserError, check
 from cnn_jax.core.files import written
 from cnn_jax.data import augment
 from cnn_jax.display import terminal
-from cnn_jax.pretrained import hub, model_card, predictor, torchvision_weights
+from cnn_jax.pretrained import hub, model_card, onnx_writer, predictor, torchvision_weights
 from cnn_jax.pretrained import source as pretrained
 from cnn_jax.pretrained.source import NAMES
 
-SUFFIXES = (".safetensors", ".stablehlo")
+SUFFIXES = (".safetensors", ".stablehlo", ".onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")  # the platforms that a .stablehlo runs on
 
 
@@ -44,7 +44,10 @@ def write(checkpoint: str, output: str, *, names: str, overwrite: bool, private:
         source = pretrained.open_source(checkpoint)
     terminal.say(console, source.description)
     with terminal.waiting(console, f"writing {path}"):
-        use = write_function(source, path) if path.suffix == ".stablehlo" else write_weights(source, path, names=names)
+        if path.suffix == ".safetensors":
+            use = write_weights(source, path, names=names)
+        else:
+            use = write_function(source, path) if path.suffix == ".stablehlo" else write_onnx(source, path)
     terminal.say(console, f"{path}: {path.stat().st_size:,} bytes; {use}")
 
 
@@ -72,12 +75,12 @@ def push(checkpoint: str, target: str, *, names: str, overwrite: bool, private: 
 
 def check_output(path: Path, *, names: str, overwrite: bool) -> None:
     """Raises UserError unless `path` can be the file to write."""
-    check(path.suffix in SUFFIXES, f"--output={path} must end in {' or '.join(SUFFIXES)}")
+    check(path.suffix in SUFFIXES, f"--output={path} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     files.check_output(path, "--output")
     check(not path.exists() or overwrite, f"--output={path} is there already: name another, or add --overwrite")
     check(
         path.suffix == ".safetensors" or names == NAMES[0],
-        f"--names={names} is about the arrays in a .safetensors: a .stablehlo has no names",
+        f"--names={names} is about the arrays in a .safetensors: a {path.suffix} has no names",
     )
 
 
@@ -140,17 +143,38 @@ def write_function(source: pretrained.Pretrained, path: Path) -> str:
     Raises:
       StorageError: the file cannot be written.
     """
-    graphdef, state = nnx.split(predictor.build(source))
-    mean, std = (np.asarray(source.input[name], np.float32) for name in ("mean", "std"))
-
-    def probabilities(images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(nnx.merge(graphdef, state)(augment.normalize(images, mean, std)))
-
     sizes = (*source.input["image_size"], source.input["channels"])
-    images = jax.ShapeDtypeStruct(
-        export.symbolic_shape(", ".join(["b", *map(str, sizes)])), jnp.uint8 if len(sizes) > 2 else jnp.float32
-    )
-    exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
+    images = jax.ShapeDtypeStruct(export.symbolic_shape(", ".join(["b", *map(str, sizes)])), _dtype(source))
+    exported = export.export(jax.jit(probabilities(source)), platforms=PLATFORMS)(images)
     with written(path) as partial:
         partial.write_bytes(exported.serialize())
     return f"jax.export.deserialize(...).call(images) takes {images.dtype} {list(images.shape)}, any b"
+
+
+def write_onnx(source: pretrained.Pretrained, path: Path) -> str:
+    """Writes the function from images to probabilities as ONNX, with the names of classes; returns how to use it.
+
+    Raises:
+      UserError: onnx is not installed, or the network has an operation that `onnx_writer` does not write.
+      StorageError: the file cannot be written.
+    """
+    images = jax.ShapeDtypeStruct((*source.input["image_size"], source.input["channels"]), _dtype(source))
+    model = onnx_writer.to_onnx(probabilities(source), images, names=("images", "probabilities"))
+    if source.classes:
+        classes = model.metadata_props.add()
+        classes.key, classes.value = "classes", json.dumps(source.classes)
+    with written(path) as partial:
+        partial.write_bytes(model.SerializeToString())
+    sizes = ", ".join(map(str, ("b", *images.shape)))
+    return f"onnxruntime.InferenceSession({str(path)!r}) takes images, {images.dtype} [{sizes}], any b"
+
+
+def probabilities(source: pretrained.Pretrained) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function from images [B, *image_size, C], as `_dtype` says, to probabilities [B, K], float32."""
+    graphdef, state = nnx.split(predictor.build(source))
+    mean, std = (np.asarray(source.input[name], np.float32) for name in ("mean", "std"))
+    return lambda images: jax.nn.softmax(nnx.merge(graphdef, state)(augment.normalize(images, mean, std)))
+
+
+def _dtype(source: pretrained.Pretrained) -> Any:
+    return jnp.uint8 if len(source.input["image_size"]) > 1 else jnp.float32

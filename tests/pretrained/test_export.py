@@ -242,7 +242,7 @@ def test_file_is_written_once_and_replaced_on_request(call, refused, tmp_path):
     [
         ((), "name the trained network"),
         (("--checkpoint=runs/x",), "name the file to write"),
-        (("--checkpoint=runs/x", "--output=x.pth"), "must end in .safetensors or .stablehlo"),
+        (("--checkpoint=runs/x", "--output=x.pth"), "must end in .safetensors, .stablehlo or .onnx"),
         (("--checkpoint=nowhere", "--output=x.safetensors"), "no trained network 'nowhere'"),
         (("--config=lenet5",), "this command takes no --config"),
         (("more",), "unexpected argument 'more'"),
@@ -255,7 +255,7 @@ def test_mistake_gets_one_message(refused, arguments, message):
 @pytest.mark.parametrize(
     "output, names, told",
     [
-        ("x.pth", "ours", "must end in .safetensors or .stablehlo"),
+        ("x.pth", "ours", "must end in .safetensors, .stablehlo or .onnx"),
         ("none/x.safetensors", "ours", "there is no folder"),
         ("folder.stablehlo", "ours", "is a folder"),
         ("x.stablehlo", "torchvision", "is about the arrays in a .safetensors"),
