@@ -144,6 +144,9 @@ class Graph:
         if kind in CALLS:
             inner = params.get("call_jaxpr", params.get("jaxpr"))
             return self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
+        if kind == "cond" and not isinstance(inputs[0], Value):  # such as one form of a layer for each platform
+            inner = params["branches"][int(inputs[0])]
+            return self.run(inner.jaxpr, inner.consts, inputs[1:])
         if not any(isinstance(value, Value) for value in inputs) and not of_batch(out.shape):
             outputs = equation.primitive.bind(*map(jax.numpy.asarray, inputs), **params)
             return [np.asarray(each) for each in (outputs if equation.primitive.multiple_results else [outputs])]
