@@ -131,7 +131,7 @@ class Graph:
         found |= dict(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Any) -> Any:
-            return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else found[atom]
+            return np.asarray(atom.val, getattr(atom.aval, "dtype", None)) if isinstance(atom, Literal) else found[atom]
 
         for equation in jaxpr.eqns:
             outputs = self.equation(equation, [read(atom) for atom in equation.invars])
