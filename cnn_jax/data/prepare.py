@@ -125,7 +125,8 @@ def check_installed() -> None:
     missing = [name for name in ("tensorflow", "importlib_resources") if importlib.util.find_spec(name) is None]
     check(
         not missing,
-        f"preparing a data set needs {' and '.join(missing)}, once; training does not:\n  pip install -e '.[prepare]'\n"
+        f"preparing a data set needs {' and '.join(missing)}, once; training does not:\n"
+        "  pip install 'cnn-jax[prepare]'\n"
         "What is prepared on another machine (file_format='array_record') can be copied here as a folder",
     )
 

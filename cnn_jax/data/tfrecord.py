@@ -27,7 +27,7 @@ def masked_crc(data: bytes) -> int:
     try:
         import google_crc32c
     except ImportError:
-        raise UserError("TFRecord needs google-crc32c: pip install -e '.[tfrecord]'") from None
+        raise UserError("TFRecord needs google-crc32c: pip install 'cnn-jax[tfrecord]'") from None
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 

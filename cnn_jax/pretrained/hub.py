@@ -93,7 +93,7 @@ def _library(name: str) -> tuple[Any, Any]:
         import huggingface_hub
         from huggingface_hub import errors
     except ImportError:
-        raise UserError(f"{name} needs the library huggingface_hub: pip install -e '.[hub]'") from None
+        raise UserError(f"{name} needs the library huggingface_hub: pip install 'cnn-jax[hub]'") from None
     return huggingface_hub, errors
 
 

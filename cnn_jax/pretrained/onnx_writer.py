@@ -54,7 +54,7 @@ def to_onnx(
         onnx = importlib.import_module("onnx")
         importlib.import_module("onnx.numpy_helper")
     except ImportError:
-        raise UserError("a .onnx needs the library onnx: pip install -e '.[onnx]'") from None
+        raise UserError("a .onnx needs the library onnx: pip install 'cnn-jax[onnx]'") from None
     traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((BATCH, *images.shape), images.dtype))
     graph = Graph(onnx)
     batch = Value(names[0], (BATCH, *images.shape), images.dtype)

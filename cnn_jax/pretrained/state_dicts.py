@@ -153,7 +153,7 @@ def _torch(path: Path) -> StateDict:
         import torch
     except ImportError:
         raise UserError(
-            f"{path} needs PyTorch to be read: pip install -e '.[torch]'. Or write it as .safetensors where PyTorch "
+            f"{path} needs PyTorch to be read: pip install 'cnn-jax[torch]'. Or write it as .safetensors where PyTorch "
             "is, with safetensors.torch.save_file(state_dict, 'weights.safetensors'): that needs no PyTorch here"
         ) from None
 

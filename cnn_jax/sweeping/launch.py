@@ -167,7 +167,7 @@ def submit(pending: Sequence[Task], folder: Path, *, cluster: str, options: dict
     try:
         import submitit
     except ImportError:
-        raise UserError("--launcher=slurm needs submitit: pip install -e '.[slurm]'") from None
+        raise UserError("--launcher=slurm needs submitit: pip install 'cnn-jax[slurm]'") from None
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UserError("--launcher=slurm: there is no sbatch here; start it on a login node of the cluster")
     check("timeout_min" in options, "say how long a run may take, minutes: --submit=timeout_min=120")

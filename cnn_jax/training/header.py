@@ -78,7 +78,7 @@ def print_header(setup: Setup, states: States, workdir: Path | str, folder: Path
     if has_unused_gpu():
         console.print(
             "[bold red]warning:[/bold red] this machine has an NVIDIA GPU, but jax computes on the CPU: "
-            "install the GPU build with  pip install -e '.\\[cuda]'",
+            "install the GPU build with  pip install 'cnn-jax\\[cuda]'",
             highlight=False,
             soft_wrap=True,
         )

@@ -179,7 +179,7 @@ def test_room_for_imagenet_is_checked_before_anything_else(tmp_path, monkeypatch
 def test_preparing_names_the_packages_that_are_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match=r"needs tensorflow and importlib_resources, once; .*\n  pip install -e '\.\[prep"
+        UserError, match=r"needs tensorflow and importlib_resources, once; .*\n  pip install 'cnn-jax\[prep"
     ):
         prepare_data.check_installed()
 

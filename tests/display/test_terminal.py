@@ -24,7 +24,7 @@ def test_a_gpu_that_is_not_used_gets_a_plain_warning(small_config, console, tmp_
     monkeypatch.setattr(header, "has_unused_gpu", lambda: True)
     header.print_header(run, States(run), tmp_path, tmp_path, console)
     assert "warning: this machine has an NVIDIA GPU" in console.file.getvalue()
-    assert "pip install -e '.[cuda]'" in console.file.getvalue()
+    assert "pip install 'cnn-jax[cuda]'" in console.file.getvalue()
 
 
 def test_without_a_terminal_progress_is_an_occasional_line(console, monkeypatch):

@@ -123,7 +123,7 @@ def test_offline_reads_the_cache_or_gives_one_message(served, tmp_path, monkeypa
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    refused("hub:timm/resnet18.a1", "pip install -e '.[hub]'")
+    refused("hub:timm/resnet18.a1", "pip install 'cnn-jax[hub]'")
 
 
 # ---------------------------------------------------------------- config.json

@@ -177,7 +177,7 @@ def test_one_message_without_library_login_or_rights(served, monkeypatch):
     monkeypatch.setattr(sys.modules["huggingface_hub"], "get_token", lambda: None)
     assert "you are not logged in to the Hub: hf auth login, or set HF_TOKEN" in refused()
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "needs the library huggingface_hub: pip install -e '.[hub]'" in refused()
+    assert "needs the library huggingface_hub: pip install 'cnn-jax[hub]'" in refused()
     assert not served
 
 

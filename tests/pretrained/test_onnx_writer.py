@@ -71,5 +71,5 @@ def test_an_operation_that_is_not_written_is_named():
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(UserError, match=r"a .onnx needs the library onnx: pip install -e '.\[onnx\]'"):
+    with pytest.raises(UserError, match=r"a .onnx needs the library onnx: pip install 'cnn-jax\[onnx\]'"):
         onnx_writer.to_onnx(jnp.tanh, jax.ShapeDtypeStruct((4,), jnp.float32))

@@ -235,7 +235,7 @@ def test_an_old_pytorch_is_not_trusted(tmp_path, torch, monkeypatch):
 def test_without_pytorch_the_message_names_the_way(tmp_path, monkeypatch):
     (tmp_path / "x.pth").write_bytes(b"PK")
     monkeypatch.setitem(sys.modules, "torch", None)
-    refused(tmp_path / "x.pth", "pip install -e '.[torch]'", "safetensors.torch.save_file")
+    refused(tmp_path / "x.pth", "pip install 'cnn-jax[torch]'", "safetensors.torch.save_file")
 
 
 # ---------------------------------------------------------------- damaged, and lying

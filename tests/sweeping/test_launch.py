@@ -211,7 +211,7 @@ def test_a_missing_cluster_or_unknown_option_is_one_message(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"--submit: .*color"):
         submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options=time_limit | {"color": "red"})
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"pip install -e '.\[slurm\]'"):
+    with pytest.raises(UserError, match=r"pip install 'cnn-jax\[slurm\]'"):
         submit(programs(tmp_path, FINISH), tmp_path, cluster="local", options=time_limit)
 
 
