@@ -71,7 +71,7 @@ class Examination:
     estimated.
 
     parameters, statistics: their numbers. checkpoint: bytes of all arrays of a state. image_bytes: of an example as the
-      devices receive it.
+      devices receive it. estimate: of the memory of a device in training, without a compiler, bytes.
     """
 
     target: Target
@@ -86,6 +86,7 @@ class Examination:
     image_bytes: int
     largest: int | None
     is_compiled: bool
+    estimate: int
 
     @property
     def fits(self) -> bool:
@@ -125,7 +126,11 @@ class Examination:
             "mesh": {"preset": config.mesh.preset, "model": config.mesh.model},
             "fits": self.fits,
             "steps": {name: _step_json(step, target) for name, step in steps.items() if step is not None},
-            "estimate": {"images_per_second": self.speed, "utilization": self.utilization},
+            "estimate": {
+                "images_per_second": self.speed,
+                "utilization": self.utilization,
+                "memory_without_compiler": self.estimate,
+            },
             "input_bytes_per_image": self.image_bytes,
             "checkpoint_bytes": self.checkpoint,
             "largest_batch": self.largest,
@@ -207,6 +212,7 @@ def examine(config: Any, target: Target, *, thorough: bool = False, search: bool
         image_bytes=0 if programs.is_resident else train.program.batch * target.count // config.batch_size,
         largest=largest,
         is_compiled=search,
+        estimate=programs.states.memory_bytes(),
     )
 
 

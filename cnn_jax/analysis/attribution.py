@@ -13,10 +13,7 @@ import numpy as np
 from cnn_jax.analysis.introspection import applied
 
 STEPS = 64  # of integrated gradients; Sundararajan et al. 2017, section 5: 20 to 300
-SAMPLES, NOISE = (
-    25,
-    0.15,
-)  # of SmoothGrad; Smilkov et al. 2017, section 3.2: 10% to 20% noise, few gains above 50 samples
+SAMPLES, NOISE = 25, 0.15  # of SmoothGrad; Smilkov et al. 2017, section 3.2: 10% to 20%, few gains above 50 samples
 PATCH, STRIDE = 1 / 7, 0.5  # of occlusion: the share of a side, and of the patch
 
 NAMES = {

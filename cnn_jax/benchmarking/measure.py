@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,9 +83,10 @@ def benchmark(
         work: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(ROUNDS):
             for name, contender in contenders.items():
-                images, before = steps_in(name, counts[name]) * config.batch_size, time.process_time()
-                speeds[name].append(images / timed(name, contender, counts[name]))
-                work[name].append((time.process_time() - before) / images)
+                images = steps_in(name, counts[name]) * config.batch_size
+                taken = timed(name, contender, counts[name])
+                speeds[name].append(images / taken.seconds)
+                work[name].append(taken.cpu_seconds / images)
     with terminal.waiting(progress, "measuring matrix products"):
         peak = matmul_peak(config.precision, seconds) if trains else None
 
@@ -107,8 +108,7 @@ def benchmark(
         "seconds": seconds,
         "steps": counts,
         "images_per_second": {name: speed.get(name) for name in dict.fromkeys((*PARTS, *speed))},
-        # CPU time of all threads of this process, including the start from initial parameters; decoding workers are
-        # left out.
+        # CPU time of all threads of this process; decoding workers are left out.
         "cpu_seconds_per_image": {name: summarize(values) for name, values in work.items()},
         "ratios": ratios(speeds, against if trains else None),
         "stream": stream(setup),
@@ -367,14 +367,21 @@ def matmul_peak(precision: str, seconds: float) -> float:
 # ---------------------------------------------------------------- how it is measured
 
 
-def timed(name: str, contender: Contender, count: int) -> float:
-    """Returns the seconds of `count` steps of a contender; raises UserError if their mean loss is not finite."""
+class Taken(NamedTuple):
+    """What steps took: time, and CPU time of all threads of this process."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def timed(name: str, contender: Contender, count: int) -> Taken:
+    """Returns what `count` steps of a contender take; raises UserError if their mean loss is not finite."""
     begin, steps = contender
     state = jax.block_until_ready(begin())
     steps(begin(), 1)  # so that memory and caches are as in the middle of a run, not as another contender left them
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     loss = steps(state, count)
-    taken = time.perf_counter() - started
+    taken = Taken(time.perf_counter() - started, time.process_time() - worked)
     if not math.isfinite(loss):
         raise UserError(
             f"the loss of {name!r} is {float(loss)} after {count:,} steps: its speed says nothing. A lower "
@@ -387,7 +394,7 @@ def calibrate(name: str, contender: Contender, seconds: float) -> int:
     """Returns how many steps take about `seconds`, at least 2; compiles and warms up."""
     count = 2
     timed(name, contender, count)
-    while (taken := timed(name, contender, count)) < seconds / 4:
+    while (taken := timed(name, contender, count).seconds) < seconds / 4:
         count *= 2
     return max(2, round(count * seconds / taken))
 

@@ -153,7 +153,7 @@ def _serve(connection: Connection, config: Any, count: int, batches: dict[str, i
         connection.send(facts)
         while True:
             kind = connection.recv()
-            taken = measure.timed(kind, contenders[kind], steps[kind])
+            taken = measure.timed(kind, contenders[kind], steps[kind]).seconds
             connection.send({"images_per_second": steps[kind] * batches[kind] / taken})
     except UserError as error:
         connection.send(str(error))

@@ -59,7 +59,27 @@ class TensorBoard:
         self.writer.close()
 
 
-class Wandb:
+class _Logging:
+    """What tools share that log dicts of values to a run."""
+
+    run: Any
+    pixels: Any  # the tool's class of pictures
+    had: int  # the last step that it has already
+
+    def last(self, name: str) -> int:
+        return self.had
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        self.run.log({name: self.pixels(pixels)}, step=step)
+
+    def flush(self) -> None:
+        """They send in the background."""
+
+
+class Wandb(_Logging):
     """Weights & Biases: WANDB_PROJECT, WANDB_MODE=offline and its other variables."""
 
     def __init__(self, folder: Path, *, name: str, config: Mapping[str, Any], step: int, run_id: str | None):
@@ -86,22 +106,10 @@ class Wandb:
         # Offline it does not know the steps of its own earlier starts: those up to the checkpoint were sent then.
         self.had = step if run_id and self.run.offline else self.run.step - 1
 
-    def last(self, name: str) -> int:
-        return self.had
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=step)
-
-    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        self.run.log({name: self.pixels(pixels)}, step=step)
-
     def text(self, name: str, text: str) -> None:
         from html import escape
 
         self.run.log({name: self.page(f"<pre>{escape(text)}</pre>")}, step=max(0, self.run.step))
-
-    def flush(self) -> None:
-        """It sends by a process of its own."""
 
     def finish(self, results: Mapping[str, float] | None) -> None:
         self.run.summary.update(dict(results or {}))
@@ -159,7 +167,7 @@ class MLflow:
         self.client.set_terminated(self.run_id, "FINISHED" if results is not None else "KILLED")
 
 
-class Trackio:
+class Trackio(_Logging):
     """trackio, on this machine or in a Space: TRACKIO_DIR, TRACKIO_SPACE_ID."""
 
     def __init__(self, folder: Path, *, name: str, config: Mapping[str, Any], step: int, run_id: str | None):
@@ -178,20 +186,8 @@ class Trackio:
         self.pixels, self.markdown = trackio.Image, trackio.Markdown
         self.had = getattr(self.run, "_next_step", step + 1) - 1 if run_id else -1
 
-    def last(self, name: str) -> int:
-        return self.had
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=step)
-
-    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        self.run.log({name: self.pixels(pixels)}, step=step)
-
     def text(self, name: str, text: str) -> None:
         self.run.log({name: self.markdown(f"```\n{text}\n```")}, step=0)
-
-    def flush(self) -> None:
-        """It writes by a thread of its own."""
 
     def finish(self, results: Mapping[str, float] | None) -> None:
         self.run.finish()

@@ -224,11 +224,7 @@ def build(
     examples = len(data.parts["train"])
     steps = functools.partial(in_steps, batch_size=config.batch_size, num_examples=examples)
     total_steps = whole(steps(config.duration))
-    check(
-        total_steps * config.batch_size < 2**32,
-        f"config.duration is {config.duration!r} = {total_steps * config.batch_size:,} examples, but must be below "
-        "2**32: positions in a run are counted in 32 bits",
-    )
+    check_positions(config, total_steps)
     losses.losses_of(config)
     losses.given_weights(config)
     schedule = schedules.make_schedule(config.optim, total_steps, steps, peak=schedules.peak(config))
@@ -337,6 +333,15 @@ def check_first_rate(optim: Any, schedule: Schedule) -> None:
         float(schedule(jnp.int32(0))) > 0,
         f"config.optim.name is {optim.name!r}, which divides by the learning rate of the first step, but that is 0: "
         f"{other}",
+    )
+
+
+def check_positions(config: Any, steps: int) -> None:
+    """Raises UserError unless the positions of all examples of a run fit into 32 bits."""
+    check(
+        steps * config.batch_size < 2**32,
+        f"config.duration is {config.duration!r} = {steps * config.batch_size:,} examples, but must be below "
+        "2**32: positions in a run are counted in 32 bits",
     )
 
 

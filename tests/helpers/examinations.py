@@ -36,6 +36,18 @@ def examination(target="v5e:4x4", **changes):
     train = replace(train, **{name: changes.pop(name) for name in ("account", "memory") if name in changes})
     evaluation = replace(train, program=replace(program, name="evaluation", passes=1))
     found = Examination(
-        parse(target), False, config, train, evaluation, None, 5 * 10**7, 10**5, 2 * 10**8, 150_000, 8192, False
+        parse(target),
+        False,
+        config,
+        train,
+        evaluation,
+        None,
+        5 * 10**7,
+        10**5,
+        2 * 10**8,
+        150_000,
+        8192,
+        False,
+        2 * 10**9,
     )
     return replace(found, **changes)
