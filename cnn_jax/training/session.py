@@ -413,7 +413,7 @@ class Session:
             raise FolderGoneError(self.name)
         if files.inode(self.records / ".lock") not in (None, self.lock):
             raise UserError(
-                f"{self.name} is in use by another run: somebody removed its .lock, which this run held. "
+                f"{self.name} is in use by another run: somebody removed the .lock of this run. "
                 "It stops, so that the two do not write into each other's files"
             )
 
